@@ -1,6 +1,7 @@
 """What keeps messages from reaching phones: that they go to a simulator, or that no upstream takes them."""
 
 import sqlite3
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +23,8 @@ class Obstacle:
     """Why messages that wait go on waiting, and how many they are.
 
     `reason` is one of the five above, or `binds.DISABLED`, `REFUSED` or `UNBOUND`: the state of `upstream`, the first
-    one that they could take. `error` is what keeps it from being bound, or from taking anything.
+    one that they could take; empty where the reason is of no upstream. `error` is what keeps it from being bound, or
+    from taking anything.
     """
 
     reason: str
@@ -43,15 +45,15 @@ def is_simulator_default(conn: sqlite3.Connection) -> bool:
     return bool(is_simulator)
 
 
-def find_obstacle(conn: sqlite3.Connection) -> Obstacle | None:
-    """Why what waits isn't sent; None where nothing waits, or an upstream takes it. Where messages of several routes
-    wait, the reason is that of most of them.
+def list_obstacles(conn: sqlite3.Connection) -> list[Obstacle]:
+    """Why what waits isn't sent, what keeps most messages first: one for each upstream, or other reason, that messages
+    wait for. None where nothing waits, or an upstream takes it.
 
     Cheap while nothing waits, and while what waits is taken; otherwise it takes as long as
     `queue.count_waiting_messages_by_path`.
     """
     if not queue.has_queue(conn):
-        return None
+        return []
     is_running = session_records.is_component_alive(conn, "smsc")
     states = {each.upstream.id: each for each in binds.list_upstream_states(conn)}
     default_path = tuple(upstream_id for upstream_id, each in states.items() if each.upstream.is_default)
@@ -65,13 +67,12 @@ def find_obstacle(conn: sqlite3.Connection) -> Obstacle | None:
         if obstacle is not None:
             blocked[path] = obstacle
     if not blocked:
-        return None
-    counts = queue.count_waiting_messages_by_path(conn)
-    waiting_count = sum(counts.get(path, 0) for path in blocked)
-    if not waiting_count:
-        return None
-    fullest = max(blocked, key=lambda path: counts.get(path, 0))
-    return replace(blocked[fullest], waiting_count=waiting_count)
+        return []
+    counts: Counter[Obstacle] = Counter()
+    for path, count in queue.count_waiting_messages_by_path(conn).items():
+        if path in blocked:
+            counts[blocked[path]] += count
+    return [replace(each, waiting_count=count) for each, count in counts.most_common() if count]
 
 
 def _find_obstacle_of(states: Sequence[UpstreamState], reason: str, *, is_running: bool) -> Obstacle | None:
@@ -88,7 +89,9 @@ def _find_obstacle_of(states: Sequence[UpstreamState], reason: str, *, is_runnin
         error = next((bind.error for bind in each.binds if bind.error and bind.state == found), "")
         if found == TAKES_NOTHING:
             error = each.health.reason
-        obstacles.append(Obstacle(found, 0, each.upstream.name, error))
+        # That the server isn't running is the same for all upstreams.
+        name = "" if found == SERVER_STOPPED else each.upstream.name
+        obstacles.append(Obstacle(found, 0, name, error))
     return obstacles[0] if obstacles else Obstacle(reason, 0)
 
 

@@ -63,7 +63,7 @@ def build_layout_context(account: Account | None, sessions: int | None = None) -
     values: dict[str, Any] = {
         "current_user": access.get_current_user(),
         "may_change": access.may_change(),
-        "notice": notices.get_notice(),
+        "notices": notices.get_notices(),
         "sidebar_accounts": tuple(build_account_view(each) for each in access.list_own_accounts()),
     }
     if account is not None:

@@ -149,7 +149,7 @@ def render_live_page(
         context.get_client_address(),
         account,
         tuple(access.list_own_accounts()),
-        notices.get_notice(),
+        notices.get_notices(),
         counters,
         clock.now_ms() // _MAX_CACHE_AGE_MS,
     )

@@ -1,4 +1,4 @@
-"""The notice over every page that messages reach no phone: they go to a simulator, or nothing takes what waits."""
+"""The notices over every page that messages reach no phone: they go to a simulator, or nothing takes what waits."""
 
 import re
 from collections.abc import Sequence
@@ -78,23 +78,21 @@ _REASONS = [
 ]
 
 
-def get_notice() -> Notice | None:
+def get_notices() -> Sequence[Notice]:
     """What the page of this request says over everything else; read once a request."""
-    if "notice" not in g:
-        g.notice = _read_notice()
-    notice: Notice | None = g.notice
-    return notice
+    if "notices" not in g:
+        g.notices = _read_notices()
+    notices: Sequence[Notice] = g.notices
+    return notices
 
 
-def _read_notice() -> Notice | None:
+def _read_notices() -> Sequence[Notice]:
     is_operator = access.get_current_user().is_operator
-    obstacle = obstacles.find_obstacle(context.get_conn()) if is_operator else None
-    if obstacle is not None:
-        return _describe_obstacle(obstacle)
-    if not obstacles.is_simulator_default(context.get_conn()):
-        return None
+    listed = obstacles.list_obstacles(context.get_conn()) if is_operator else []
+    if listed or not obstacles.is_simulator_default(context.get_conn()):
+        return tuple(map(_describe_obstacle, listed))
     sentence = _("Messages go to the simulator: nothing reaches a phone.")
-    return Notice("info", sentence, command=_format_command(_find_remedy()) if is_operator else "")
+    return (Notice("info", sentence, command=_format_command(_find_remedy()) if is_operator else ""),)
 
 
 def _find_remedy() -> str:

@@ -272,7 +272,7 @@ def _describe_waiting(queued: Sequence[MessageDetails]) -> CourseStep:
         words.append(i18n.ngettext("Tried %(num)s time", "Tried %(num)s times", tried.attempts))
         if access.get_current_user().is_operator:
             words.append(_(tried.error) if tried.error else "")
-    if obstacles.find_obstacle(context.get_conn()) is not None:
+    if obstacles.list_obstacles(context.get_conn()):
         words.append(_("Messages aren’t sent on at this moment"))
     elif tried is None:
         words.append(_("It waits for its turn"))

@@ -11,7 +11,7 @@ from portal.services.accounts import session_records
 from portal.services.common.audit import SHELL
 from portal.services.upstreams import binds, obstacles, upstreams
 from portal.services.upstreams.binds import BindState
-from portal.services.upstreams.obstacles import Obstacle, find_obstacle, is_simulator_default
+from portal.services.upstreams.obstacles import Obstacle, is_simulator_default, list_obstacles
 from portal.services.upstreams.upstreams import Upstream
 from tests.services.submitting import store_messages
 from tests.support import prepare_submit
@@ -62,13 +62,13 @@ def test_messages_go_to_a_simulator_that_is_the_default_upstream(conn, keys, cre
     assert is_simulator_default(conn)
     wait(conn)
     session_records.record_component_heartbeat(conn, "smsc", 0)
-    assert find_obstacle(conn) is None
+    assert list_obstacles(conn) == []
 
 
 def test_where_nothing_waits_nothing_is_in_the_way(conn, create):
-    assert find_obstacle(conn) is None
+    assert list_obstacles(conn) == []
     create()
-    assert find_obstacle(conn) is None
+    assert list_obstacles(conn) == []
 
 
 @pytest.mark.parametrize("states", [("bound", "bound"), ("bound", "refused")])
@@ -76,7 +76,7 @@ def test_what_waits_for_an_upstream_that_takes_it_is_all_right(conn, create, sta
     create(binds=2)
     record(conn, *states)
     wait(conn)
-    assert find_obstacle(conn) is None
+    assert list_obstacles(conn) == []
 
 
 @pytest.mark.parametrize(
@@ -97,15 +97,15 @@ def test_what_is_bound_as_receiver_only_takes_nothing(conn, create, states, reas
     ]
     binds.record_bind_states(conn, 1, rows)
     wait(conn)
-    assert find_obstacle(conn) == (Obstacle(reason, 1, "carrier", f"why tx {reason}") if reason else None)
+    assert list_obstacles(conn) == ([Obstacle(reason, 1, "carrier", f"why tx {reason}")] if reason else [])
 
 
 def test_without_an_upstream(conn, create, acme_1):
     wait(conn, 2, store_messages(conn, [prepare_submit(conn, acme_1.id)] * 3))
-    assert find_obstacle(conn) == Obstacle(obstacles.NO_UPSTREAM, 5)
+    assert list_obstacles(conn) == [Obstacle(obstacles.NO_UPSTREAM, 5)]
     create()
     conn.execute("UPDATE upstreams SET is_default = 0")
-    assert find_obstacle(conn) == Obstacle(obstacles.NO_DEFAULT, 5)
+    assert list_obstacles(conn) == [Obstacle(obstacles.NO_DEFAULT, 5)]
 
 
 def test_what_waits_after_a_refusal_waits_too(conn, create, acme_1):
@@ -113,25 +113,25 @@ def test_what_waits_after_a_refusal_waits_too(conn, create, acme_1):
     record(conn, "unbound")
     held = store_messages(conn, [prepare_submit(conn, acme_1.id)] * 2)
     wait(conn, 0, held)
-    assert find_obstacle(conn) == Obstacle("unbound", 2, "carrier", "why unbound")
+    assert list_obstacles(conn) == [Obstacle("unbound", 2, "carrier", "why unbound")]
     # What is being tried at this moment holds up others, and waits for nothing itself.
     conn.execute("UPDATE messages SET upstream = 1")
     conn.execute("UPDATE held_messages SET not_before = NULL")
-    assert find_obstacle(conn) is None
+    assert list_obstacles(conn) == []
 
 
 def test_the_default_upstream_s_state_says_why(conn, create):
     carrier = create(binds=2)
     wait(conn)
-    assert find_obstacle(conn) == Obstacle(obstacles.SERVER_STOPPED, 1, "carrier")
+    assert list_obstacles(conn) == [Obstacle(obstacles.SERVER_STOPPED, 1)]
     record(conn, "unbound", "refused")
-    assert find_obstacle(conn) == Obstacle("refused", 1, "carrier", "why refused")
+    assert list_obstacles(conn) == [Obstacle("refused", 1, "carrier", "why refused")]
     record(conn, "unbound", "connecting")
-    assert find_obstacle(conn) == Obstacle("unbound", 1, "carrier", "why unbound")
+    assert list_obstacles(conn) == [Obstacle("unbound", 1, "carrier", "why unbound")]
     upstreams.disable_upstream(conn, SHELL, carrier)
-    assert find_obstacle(conn) == Obstacle("disabled", 1, "carrier")
+    assert list_obstacles(conn) == [Obstacle("disabled", 1, "carrier")]
     upstreams.enable_upstream(conn, SHELL, carrier)
     record(conn, "bound", "bound")
-    assert find_obstacle(conn) is None
+    assert list_obstacles(conn) == []
     upstreams.drain_upstream(conn, SHELL, carrier)
-    assert find_obstacle(conn) == Obstacle(obstacles.DRAINING, 1, "carrier")
+    assert list_obstacles(conn) == [Obstacle(obstacles.DRAINING, 1, "carrier")]

@@ -18,7 +18,7 @@ from portal.services.operations import self_check
 from portal.services.upstreams import claims, health, obstacles, paths, queue, rerouting, takeovers, upstreams
 from portal.services.upstreams.claims import ClaimedIds
 from portal.services.upstreams.health import FAILING, GOOD, TRYING, UpstreamHealth
-from portal.services.upstreams.obstacles import Obstacle, find_obstacle
+from portal.services.upstreams.obstacles import Obstacle, list_obstacles
 from portal.services.upstreams.paths import UpstreamPath
 from portal.services.upstreams.rerouting import ReroutingPosition
 from tests.services.submitting import store_messages
@@ -352,24 +352,33 @@ def test_it_is_told_that_all_upstreams_of_a_route_fail(conn, acme_1, enqueue, id
     first, second = ids
     enqueue(acme_1.id, (first, second), NUMBER, NUMBER)
     session_records.record_component_heartbeat(conn, "smsc", 0)
-    assert find_obstacle(conn) == Obstacle("unbound", 2, "first")
+    assert list_obstacles(conn) == [Obstacle("unbound", 2, "first")]
     conn.execute(
         "INSERT INTO upstream_binds (upstream, number, kind, state, since) VALUES (?, 1, 'trx', 'bound', 1)", (second,)
     )
-    assert find_obstacle(conn) is None
+    assert list_obstacles(conn) == []
     health.record_health(conn, second, UpstreamHealth(FAILING, NOW, "it answers nothing"))
-    assert find_obstacle(conn) == Obstacle("unbound", 2, "first")
+    assert list_obstacles(conn) == [Obstacle("unbound", 2, "first")]
     conn.execute(
         "INSERT INTO upstream_binds (upstream, number, kind, state, since) VALUES (?, 1, 'trx', 'bound', 1)", (first,)
     )
     health.record_health(conn, first, UpstreamHealth(FAILING, NOW, "it answers nothing"))
-    assert find_obstacle(conn) == Obstacle(obstacles.TAKES_NOTHING, 2, "first", "it answers nothing")
-    # Where messages of several routes wait, that of most of them is told.
+    assert list_obstacles(conn) == [Obstacle(obstacles.TAKES_NOTHING, 2, "first", "it answers nothing")]
+    # Where messages of several routes wait, each reason is told with its own, that of most of them first.
     enqueue(acme_1.id, (), NUMBER)
     upstreams.set_default_upstream(conn, SHELL, None)
-    assert find_obstacle(conn) == Obstacle(obstacles.TAKES_NOTHING, 3, "first", "it answers nothing")
+    assert list_obstacles(conn) == [
+        Obstacle(obstacles.TAKES_NOTHING, 2, "first", "it answers nothing"),
+        Obstacle(obstacles.NO_DEFAULT, 1),
+    ]
     enqueue(acme_1.id, (), *[NUMBER] * 2)
-    assert find_obstacle(conn) == Obstacle(obstacles.NO_DEFAULT, 5)
+    assert list_obstacles(conn) == [
+        Obstacle(obstacles.NO_DEFAULT, 3),
+        Obstacle(obstacles.TAKES_NOTHING, 2, "first", "it answers nothing"),
+    ]
+    conn.execute("DELETE FROM components")
+    upstreams.set_default_upstream(conn, SHELL, upstreams.get_upstream(conn, "first"))
+    assert list_obstacles(conn) == [Obstacle(obstacles.SERVER_STOPPED, 5)]
 
 
 def test_states_of_health_are_forgotten_with_the_upstream_and_the_server(conn, ids):

@@ -9,7 +9,7 @@ from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.accounts import session_records
 from portal.services.common.audit import SHELL
-from portal.services.upstreams import binds, upstreams
+from portal.services.upstreams import binds, queue, upstreams
 from portal.services.upstreams.binds import BindState
 from tests.support import Cast, Person
 from tests.web.acting import extract_text
@@ -170,6 +170,24 @@ def test_each_reason_has_its_remedy(
     page = read(olga, "/admin/")
     assert "1 message waits. " in page
     assert told in page
+
+
+def test_each_upstream_that_messages_wait_for_is_told_with_their_number(
+    olga: Browser, conn: db.Connection, keys: Keys, add: Callable[[], None]
+) -> None:
+    add()
+    upstreams.create_upstream(conn, keys, SHELL, "other", password="x", host="h", system_id="s")
+    record_bind(conn, "unbound")
+    wait(conn, 3)
+    rows = [((2,), 1, 0, 1000 + each) for each in range(5)]
+    with db.write_transaction(conn):
+        queue.enqueue_messages(conn, rows)
+    page = read(olga, "/admin/")
+    first = "5 messages wait. “other” is not connected. Try: app.py upstream test other"
+    second = "3 messages wait. “carrier” is not connected. Try: app.py upstream test carrier"
+    assert first in page
+    assert second in page
+    assert page.index(first) < page.index(second)
 
 
 def test_a_simulator_that_is_disabled_takes_nothing_either(
