@@ -366,7 +366,7 @@
     narrow.addEventListener('change', fold);
     fold();
     document.querySelector('[aria-invalid=true]')?.focus();
-    for (const current of document.querySelectorAll('.tabs [aria-current],.accounts [aria-current]')) {
+    for (const current of document.querySelectorAll('.accounts [aria-current]')) {
       const box = current.closest('nav');
       box.scrollLeft = current.offsetLeft - (box.clientWidth - current.offsetWidth) / 2;
     }

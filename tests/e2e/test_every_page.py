@@ -27,6 +27,8 @@ async () => {
 }
 """
 
+HAS_CUT_TABS = "[...document.querySelectorAll('.tabs')].some((tabs) => tabs.scrollWidth > tabs.clientWidth)"
+
 LABELS = {
     "/accounts/smpp-acme-1": [
         "Informazioni generali",
@@ -75,14 +77,17 @@ def test_each_is_light_and_quiet_and_accessible_in_both_themes(
 def test_each_is_in_the_browsers_language_and_scrolls_in_none_sideways_on_a_phone(
     browser: Browser, gallery: PageGallery
 ) -> None:
-    texts, too_wide = {}, {}
+    texts, too_wide, cut = {}, {}, []
     with gallery.visit_pages(browser, locale="it-IT", viewport=PHONE) as visits:
         for visit in visits:
             assert visit.page.locator("html").get_attribute("lang") == "it", visit.address
             texts[visit.viewer, visit.address] = visit.page.locator("body").text_content() or ""
             if (width := width_of(visit.page)) > PHONE["width"]:
                 too_wide[visit.address] = width
+            if visit.page.evaluate(HAS_CUT_TABS):
+                cut.append(visit.address)
     assert too_wide == {}
+    assert cut == []
     for address, labels in LABELS.items():
         assert [each for each in labels if each not in texts[OWNER, address]] == [], address
     told = [text for (viewer, _), text in texts.items() if viewer == OPERATOR]
