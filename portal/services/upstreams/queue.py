@@ -131,21 +131,26 @@ def _schedule_first_tried(conn: sqlite3.Connection, flow: tuple[int, str], at: i
     """Of what was tried of an account to a destination, the first is tried again then, unless it has a time for that;
     not while an upstream has any of them: what becomes of that decides about the others.
     """
-    tried = conn.execute(
-        "SELECT message_id, not_before, upstream IS NOT NULL FROM held_messages INDEXED BY held_messages_tried"
-        f" JOIN messages ON id = message_id AND state = {ENROUTE} WHERE held_messages.account_id = ?"
-        " AND held_messages.destination = ? AND attempts > 0 ORDER BY message_id",
-        flow,
-    ).fetchall()
-    if not tried or any(is_under_way for *_, is_under_way in tried):
-        return
-    first_id, not_before, _ = tried[0]
-    if not_before is None:
+    first = _find_tried(conn, flow)
+    if first is not None and first[1] is None and _find_tried(conn, flow, "AND upstream IS NOT NULL") is None:
         conn.execute(
             "UPDATE held_messages INDEXED BY held_messages_tried SET not_before = CASE message_id WHEN ? THEN ? END"
-            " WHERE account_id = ? AND destination = ? AND attempts > 0",
-            (first_id, at, *flow),
+            " WHERE account_id = ? AND destination = ? AND attempts > 0 AND (message_id = ? OR not_before IS NOT NULL)",
+            (first[0], at, *flow, first[0]),
         )
+
+
+def _find_tried(conn: sqlite3.Connection, flow: tuple[int, str], condition: str = "") -> tuple[int, int | None] | None:
+    """The first of what was tried of an account to a destination that meets a condition: its id, and when it is to be
+    tried again. There may be thousands, so no more than that one is read where it comes first.
+    """
+    row: tuple[int, int | None] | None = conn.execute(
+        "SELECT message_id, not_before FROM held_messages AS h INDEXED BY held_messages_tried"
+        f" CROSS JOIN messages ON id = message_id AND state = {ENROUTE} WHERE h.account_id = ? AND h.destination = ?"
+        f" AND attempts > 0 {condition} ORDER BY message_id LIMIT 1",
+        flow,
+    ).fetchone()
+    return row
 
 
 def has_held_messages_of(conn: sqlite3.Connection, account_id: int) -> bool:
@@ -252,38 +257,36 @@ def release_held_messages(conn: sqlite3.Connection, message_ids: Collection[int]
 
     Returns the accounts for which that leaves nothing that waits.
     """
-    emptied_account_ids = []
+    flows: dict[tuple[int, str], None] = {}
     for message_id in message_ids:
         flow = conn.execute(
             "DELETE FROM held_messages WHERE message_id = ?1 AND (account_id, destination) ="
             " (SELECT account_id, destination FROM messages WHERE id = ?1) RETURNING account_id, destination",
             (message_id,),
         ).fetchone()
-        if flow is None:
-            continue
-        # Others that were tried, too, go one by one: of each it stays known how often it was not answered.
-        tried = conn.execute(
-            "SELECT message_id, not_before IS NOT NULL OR upstream IS NOT NULL FROM held_messages AS h"
-            f" INDEXED BY held_messages_tried JOIN messages ON id = message_id AND state = {ENROUTE}"
-            " WHERE h.account_id = ? AND h.destination = ? AND attempts > 0 ORDER BY message_id",
+        if flow is not None:
+            flows[tuple(flow)] = None
+    for flow in flows:
+        _release_flow(conn, flow)
+    return [each for each in {account_id for account_id, _ in flows} if not has_waiting_messages(conn, each)]
+
+
+def _release_flow(conn: sqlite3.Connection, flow: tuple[int, str]) -> None:
+    # Others that were tried, too, go one by one: of each it stays known how often it was not answered.
+    first = _find_tried(conn, flow)
+    if first is None:
+        conn.execute(
+            "INSERT INTO queued_messages (path, account_id, priority_rank, message_id)"
+            f" SELECT h.path, h.account_id, {_RANK_SQL}, message_id FROM held_messages AS h"
+            f" JOIN messages ON id = message_id AND state = {ENROUTE} WHERE h.account_id = ? AND h.destination = ?",
             flow,
-        ).fetchall()
-        if not tried:
-            conn.execute(
-                "INSERT INTO queued_messages (path, account_id, priority_rank, message_id)"
-                f" SELECT h.path, h.account_id, {_RANK_SQL}, message_id FROM held_messages AS h"
-                f" JOIN messages ON id = message_id AND state = {ENROUTE} WHERE h.account_id = ? AND h.destination = ?",
-                flow,
-            )
-            conn.execute("DELETE FROM held_messages WHERE account_id = ? AND destination = ?", flow)
-        elif not any(is_active for _, is_active in tried):
-            conn.execute(
-                "UPDATE held_messages SET not_before = ? WHERE account_id = ? AND destination = ? AND message_id = ?",
-                (now_ms(), *flow, tried[0][0]),
-            )
-        if not has_waiting_messages(conn, flow[0]):
-            emptied_account_ids.append(flow[0])
-    return emptied_account_ids
+        )
+        conn.execute("DELETE FROM held_messages WHERE account_id = ? AND destination = ?", flow)
+    elif _find_tried(conn, flow, "AND (not_before IS NOT NULL OR upstream IS NOT NULL)") is None:
+        conn.execute(
+            "UPDATE held_messages SET not_before = ? WHERE account_id = ? AND destination = ? AND message_id = ?",
+            (now_ms(), *flow, first[0]),
+        )
 
 
 def has_held_messages(conn: sqlite3.Connection) -> bool:

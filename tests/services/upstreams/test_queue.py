@@ -6,9 +6,9 @@ import pytest
 from portal.core.db import Connection, write_transaction
 from portal.services.common import message_states
 from portal.services.messages import outcomes, query_cancel
-from portal.services.upstreams import claims, queue
+from portal.services.upstreams import claims, queue, takeovers
 from portal.services.upstreams.claims import ClaimedIds
-from tests.services.upstreams.waiting import queue_messages, queue_of_each
+from tests.services.upstreams.waiting import add_upstream, queue_messages, queue_of_each
 
 UPSTREAM = 1
 NOW = 1_800_000_000_000
@@ -323,6 +323,37 @@ def test_a_row_without_its_message_is_passed_over(conn, cast):
     claimed = claim(conn, 5)
     assert (claimed.message_ids, claimed.left_count) == ([message_id], 0)
     assert not queue.has_queue(conn)
+
+
+@pytest.mark.parametrize("becomes", ["held", "put back", "released"])
+def test_what_becomes_of_one_of_many_to_a_number_does_not_look_at_all_of_them(conn, keys, cast, becomes):
+    """Else a thousand of them would take the writer seconds."""
+    add_upstream(conn, keys)
+    steps = []
+    for count in (20, 80):
+        destination = f"3934012300{count}"
+        ids = queue_messages(conn, cast.smpp_acme_1.id, count, destination=destination)
+        assert {*claim(conn, 200).message_ids} >= {*ids}
+        with write_transaction(conn):
+            if becomes != "held":
+                takeovers.hold_followers(conn, [UPSTREAM])
+        steps.append(0)
+
+        def count_step() -> None:
+            steps[-1] += 1
+
+        with write_transaction(conn):
+            conn.set_progress_handler(count_step, 10)
+            if becomes == "held":
+                for each in ids:
+                    queue.hold_message(conn, each, "ESME_RSYSERR 0x08", NOW)
+            elif becomes == "put back":
+                queue.put_back_messages(conn, ids, NOW)
+            else:
+                queue.release_held_messages(conn, ids)
+            conn.set_progress_handler(None, 0)
+    # Four times as many; all of them for each would be nearly sixteen.
+    assert steps[1] < steps[0] * 6
 
 
 def test_what_is_tried_again_has_one_turn_among_the_accounts(conn, cast):
