@@ -11,6 +11,7 @@ from portal.services.accounts import session_records
 from portal.services.accounts.accounts import Account
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
+from portal.services.operations import metrics
 from portal.services.operations.metrics import render_metrics
 from portal.services.upstreams import binds, counters, upstreams
 from portal.services.upstreams.binds import BindState
@@ -91,6 +92,19 @@ def test_what_has_waited_since_its_date_hides_nothing_that_has_waited_longer(con
         put_into_queue(conn, acme_1, wait_since(conn, acme_1, now - hours * HOUR_MS), is_held=is_held)
     age = read_value(conn, "smpp_portal_messages_waiting_oldest_seconds")
     assert 4 * 3600 <= age < 4 * 3600 + 60
+
+
+def test_no_more_messages_with_dates_are_looked_past_than_so_many(conn, acme_1, globex_1, monkeypatch):
+    monkeypatch.setattr(metrics, "_MAX_DATED", 2)
+    now = now_ms()
+    globex = {"account": globex_1, "source": "GLOBEX"}
+    for account, count, values in ((acme_1, 3, {"account": acme_1}), (globex_1, 1, globex)):
+        for _ in range(count):
+            dated = wait_since(conn, at=now - 6 * HOUR_MS, scheduled_at=now - HOUR_MS, **values)
+            put_into_queue(conn, account, dated, is_held=False)
+    put_into_queue(conn, globex_1, wait_since(conn, at=now - 4 * HOUR_MS, **globex), is_held=False)
+    age = read_value(conn, "smpp_portal_messages_waiting_oldest_seconds")
+    assert 3600 <= age < 3600 + 60
 
 
 def put_into_queue(conn: Connection, account: Account, message_id: int, *, is_held: bool) -> None:

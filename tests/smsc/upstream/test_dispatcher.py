@@ -71,6 +71,9 @@ async def test_without_a_bind_messages_wait_and_go_out_in_their_order(config, ca
                 bind.answer(each)
             await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 4)
             assert upstreams.count_waiting_messages(conn) == {}
+            # The same holds for one that waits for nothing.
+            await esme.submit(text=b"direct", priority=9)
+            assert (await bind.read_submit()).priority == 3
 
 
 async def test_clients_that_never_pause_keep_their_order_for_each_number(

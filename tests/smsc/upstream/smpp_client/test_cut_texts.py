@@ -6,8 +6,10 @@ from typing import Any
 
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams.settings import UpstreamSettings
+from portal.smsc.protocol.constants import CommandStatus
 from portal.smsc.upstream.smpp_client.cut_texts import CutTexts
 from portal.smsc.upstream.smpp_client.submit_sm import split_text
+from tests.smsc.esme import wait_until
 from tests.smsc.upstream.smpp_client.carrier import run_bound_client, submit_all
 
 SETTINGS = UpstreamSettings()
@@ -24,10 +26,10 @@ class CountedDeque(deque[Any]):
             yield each
 
 
-def send_text(texts: CutTexts, message_id: int) -> None:
+def send_text(texts: CutTexts, message_id: int, *, is_retry: bool = False) -> None:
     destination = f"39333{message_id:07}"
     message = SubmittedMessage(1, "ACME", 5, 0, destination, "IT", "a" * 300, None, 0, 0, None, 1, 2)
-    message.id = message_id
+    message.id, message.is_retry = message_id, is_retry
     texts.send(message, split_text(message, SETTINGS), SETTINGS)
 
 
@@ -49,3 +51,12 @@ async def test_many_texts_are_taken_back_at_once():
         assert [each.message_id for each in session.pending] == [-2]
         assert pending.look_count <= 2 * len(pending)
         assert texts.cancel_messages(range(1, 205)) == []
+
+
+async def test_a_text_that_is_tried_again_slows_down_nobody():
+    async with run_bound_client(throughput=1_000) as (client, _, carrier, __):
+        events: Any = None  # no part is decided
+        send_text(CutTexts(client, events, asyncio.get_running_loop()), 1, is_retry=True)
+        carrier.answer(await carrier.read_submit(), CommandStatus.ESME_RMSGQFUL, "")
+        await wait_until(lambda: client.counters.throttled)
+        assert client.rate == 1_000

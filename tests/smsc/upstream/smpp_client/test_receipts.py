@@ -130,6 +130,7 @@ def build_rules(**settings: str) -> ReceiptRules:
         ("text", "ref:(.+)", ()),
         # Nothing is looked for where no receipt has an id.
         ("text", "Ciao{1,9}(x+)", ()),
+        ("text", "o(x)", ()),
     ],
 )
 def test_the_id_is_where_the_settings_say(id_from, pattern, ids):

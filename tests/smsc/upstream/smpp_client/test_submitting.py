@@ -252,6 +252,22 @@ async def test_throughput_counts_over_all_binds():
     assert {1, 2} == set(reports.bind_numbers)
 
 
+async def test_what_waits_goes_out_though_time_passes_while_what_is_ahead_of_it_is_written():
+    loop = asyncio.get_running_loop()
+
+    def renew_slowly() -> SubmitSm:
+        until = loop.time() + 0.15
+        while loop.time() < until:
+            pass
+        return build_submit("2", "393330000002")
+
+    async with run_bound_client(throughput=10) as (client, _, connection, _):
+        client.submit(1, build_submit("1", "393330000001"))
+        client.submit(2, build_submit("2", "393330000002"), renew=renew_slowly)
+        client.submit(3, build_submit("3", "393330000003"))
+        assert [each.short_message for each in await connection.read_submits(3)] == [b"1", b"2", b"3"]
+
+
 async def test_what_cannot_be_encoded_is_refused_at_once():
     async with run_bound_client() as (client, _, __, ___):
         with pytest.raises(ValueError):
