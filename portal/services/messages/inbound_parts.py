@@ -92,9 +92,8 @@ class PartJoiner:
         """
         assert part.segment is not None
         key, number = get_key(part), part.segment.number
-        start = _HASH_OCTETS * (number - 1)
-        known_hash = self._known_hashes.get(key, b"")[start : start + _HASH_OCTETS]
-        part.is_repeated = known_hash == _hash_content(part.content)
+        hashes, start = self._known_hashes.get(key, b""), _HASH_OCTETS * (number - 1)
+        part.is_repeated = bool(hashes) and hashes[start : start + _HASH_OCTETS] == _hash_content(part.content)
         waiting = self._waiting.setdefault(key, {})
         ended: list[InboundPart] = []
         if number in waiting:
@@ -109,7 +108,7 @@ class PartJoiner:
             if any(each.is_repeated for each in waiting.values()):
                 self._store_again(key)
             else:
-                self._known_hashes[key] = b"".join(_hash_content(each.content) for _, each in sorted(waiting.items()))
+                self._known_hashes[key] = _hash_parts(waiting)
                 self._joined_keys.add(key)
                 ended += self._end(key)
         return ended
@@ -154,6 +153,10 @@ def _hash_content(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=_HASH_OCTETS).digest()
 
 
+def _hash_parts(parts: Mapping[int, InboundPart]) -> bytes:
+    return b"".join(_hash_content(part.content) for _, part in sorted(parts.items()))
+
+
 def _is_whole(parts: Mapping[int, InboundPart]) -> bool:
     return any(each.segment is not None and each.segment.total == len(parts) for each in parts.values())
 
@@ -195,15 +198,17 @@ def _remove_concatenation(udh: bytes | None) -> bytes | None:
 
 
 def take_old_parts(conn: sqlite3.Connection, now: int, limit: int) -> tuple[list[InboundPart], bool]:
-    """Take out parts that have waited for the others too long at a moment (milliseconds), and those that are too many:
-    as they came, the oldest first, and with each all that are there of its message. Some `limit` messages at once.
+    """Take out parts that have waited too long at a moment (milliseconds), and those that are too many: the oldest
+    first, and with each all that are there of its message. Some `limit` messages at once.
 
     Returns:
-        The parts, and whether there may be more to take.
+        The parts as they came, without those that a carrier has repeated, or the whole message where all are there; and
+        whether there may be more to take.
     """
     keys, has_more = _list_old_keys(conn, "inbound_parts", now, limit)
     found = _read_parts(conn, keys)
     _delete_keys(conn, "inbound_parts", found)
+    _INSERT_JOINED.run(conn, [(*key, now, _hash_parts(parts)) for key, parts in found.items() if _is_whole(parts)])
     return [part for parts in found.values() for part in _release_parts(parts)], has_more
 
 

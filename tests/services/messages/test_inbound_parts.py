@@ -124,6 +124,9 @@ def test_another_text_with_the_same_part_under_the_same_reference_is_whole_a_min
     store(conn, *(parts[each] for each in order), at=at + 1)
     assert inbound.release_old_parts(conn, at + 1 + HOLD_MS).account_ids == set()
     assert inbound.release_old_parts(conn, at + 2 + HOLD_MS).account_ids == {account.id}
+    # Now it is this one whose parts may come again.
+    store(conn, parts[1], at=at + 3 + HOLD_MS)
+    inbound.release_old_parts(conn, at + 4 + HOLD_MS + PART_WAIT_MS)
     assert texts(conn) == ["alarm: door open", "alarm: window open"]
     assert count_waiting(conn) == 0
 
@@ -141,11 +144,12 @@ def test_a_text_that_comes_again_whole_is_another_message(conn, account):
     parts = build_parts([b"one ", b"two"])
     store(conn, *parts, at=at)
     store(conn, *parts, at=at + 1)
-    inbound.release_old_parts(conn, at + 2 + HOLD_MS)
+    later = at + 2 + HOLD_MS
+    inbound.release_old_parts(conn, later)
     assert texts(conn) == ["one two"] * 2
     # After an hour nothing is compared any more.
-    inbound.release_old_parts(conn, at + 3 + PART_WAIT_MS)
-    store(conn, *parts, at=at + 4 + PART_WAIT_MS)
+    inbound.release_old_parts(conn, later + PART_WAIT_MS + 1)
+    store(conn, *parts, at=later + PART_WAIT_MS + 1)
     assert texts(conn) == ["one two"] * 3
 
 
