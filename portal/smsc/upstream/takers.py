@@ -220,9 +220,8 @@ class PathTakers:
     def _add_path(self, upstream_ids: UpstreamPath) -> OutboundPath:
         path = OutboundPath(upstream_ids, self._put_backs)
         path.is_changing = self._holdings > 0
-        if self._reroutings:
-            # Of accounts that wait anywhere, something may come to wait here.
-            path.set_waiting(self._list_waiting_accounts())
+        # What waits on another path may hold up what takes this one.
+        path.set_waiting(self._list_waiting_accounts())
         self._paths[upstream_ids] = path
         self.update()
         return path
@@ -362,6 +361,10 @@ class PathTakers:
                 path = self._paths[upstream_ids] = OutboundPath(upstream_ids, self._put_backs)
                 path.is_changing = self._holdings > 0
             path.add_waiting([account_id])
+        # What is held on one path holds up what its account sends on any.
+        account_ids = self._list_waiting_accounts()
+        for path in self._paths.values():
+            path.add_waiting(account_ids)
 
     # --- routes that change
 

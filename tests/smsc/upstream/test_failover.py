@@ -469,12 +469,12 @@ async def test_a_route_that_changes_lets_nothing_pass_what_is_under_way(run, cas
         assert two.list_upstreams() == [1, 2, 2]
 
 
-def add_other_sender(two: TwoCarriers, account_name: str) -> None:
-    """What SHOP sends goes to the second carrier."""
+def add_other_sender(two: TwoCarriers, account_name: str, upstream_names: str = "second") -> None:
+    """What SHOP sends has a route of its own."""
     account = accounts.get_account(two.conn, account_name)
     senders.add_sender(two.conn, SYSTEM, account, "SHOP")
     senders.decide_sender(two.conn, SYSTEM, account, "SHOP", approve=True)
-    two.add_route("second", sender="SHOP")
+    two.add_route(upstream_names, sender="SHOP")
 
 
 async def test_what_another_sender_s_route_has_ready_waits_behind_a_refused_message(run, cast, conn):
@@ -502,6 +502,36 @@ async def test_what_another_sender_s_route_tries_again_waits_behind_a_refused_me
         await two.second.expect_nothing()
         two.first.answer(await two.first.read_submit(), CommandStatus.ESME_RX_T_APPN)
         await wait_until(lambda: count_waiting(conn) == 2)
+
+
+async def test_what_takes_a_way_for_the_first_time_waits_behind_a_refused_message(run, cast):
+    async with run(failover_seconds=3600) as two:
+        add_other_sender(two, cast.smpp_acme_1.name, "second,first")
+        esme = await bind(two, cast)
+        await esme.submit(text=b"refused")
+        two.first.answer(await two.first.read_submit(), CommandStatus.ESME_RX_T_APPN)
+        await two.wait_for_held(1)
+        await wait_until(lambda: not two.server.dispatcher.put_backs)
+        await esme.submit(source="SHOP", text=b"waits")
+        await two.wait_for_held(2)
+
+
+async def test_after_a_change_of_routes_what_takes_another_one_waits_behind_a_refused_message(run, cast):
+    async with run(failover_seconds=3600) as two:
+        add_other_sender(two, cast.smpp_acme_1.name)
+        esme = await bind(two, cast)
+        await esme.submit(text=b"refused")
+        two.first.answer(await two.first.read_submit(), CommandStatus.ESME_RX_T_APPN)
+        await two.wait_for_held(1)
+        await wait_until(lambda: not two.server.dispatcher.put_backs)
+        two.add_route("second", prefix="4470")
+        # The routes have changed, and then the claim that follows has ended.
+        for _ in range(2):
+            is_done = asyncio.Event()
+            two.server.storage.outbound.reroute_messages(lambda _, is_done=is_done: is_done.set())
+            await is_done.wait()
+        await esme.submit(source="SHOP", text=b"waits")
+        await two.wait_for_held(2)
 
 
 async def test_another_default_upstream_lets_nothing_pass_what_is_under_way(run, cast, conn):
@@ -695,6 +725,17 @@ async def test_once_the_server_stops_no_upstream_takes_anything(config, add_upst
         takers.stop()
         takers.add_waiting([((upstream.id, 2), 1)])
         assert takers.list_claimable_paths(channel) == []
+
+
+async def test_what_a_restart_finds_held_on_one_path_holds_up_what_takes_another(config, add_upstream):
+    upstream = add_upstream(1)
+    async with run_smsc(config) as server:
+        storage = server.storage.outbound
+        channel = UpstreamChannel(UpstreamConfig(upstream, None), server.dispatcher, storage)
+        takers = PathTakers(storage, {upstream.id: channel}, lambda: None, asyncio.get_running_loop())
+        takers.set_default_upstream(upstream.id)
+        takers.handle_recovered({((upstream.id,), 1)})
+        assert takers.default.waiting_account_ids == {1}
 
 
 async def test_an_upstream_that_cannot_be_made_stops_no_other(config, cast, conn, add_upstream):
