@@ -194,10 +194,11 @@ _RoutesBySender = Mapping[str, _DestinationIndex]
 class RouteTable:
     """All routes at one moment, in memory; nothing of it changes.
 
-    `default` is the decision where no route fits; without `has_routes` it always is.
+    `default` is the decision where no route fits; without `has_routes` it always is. `tells_senders_apart`: whether
+    what an account sends to one number may take different ways.
     """
 
-    __slots__ = ("_for_accounts", "_for_all", "default", "has_routes")
+    __slots__ = ("_for_accounts", "_for_all", "default", "has_routes", "tells_senders_apart")
 
     def __init__(
         self, routes: Sequence[Route], customers_by_account: Mapping[int, int], default_upstream_id: int | None
@@ -212,6 +213,7 @@ class RouteTable:
         """
         self.default = RouteDecision(None, () if default_upstream_id is None else (default_upstream_id,))
         self.has_routes = bool(routes)
+        self.tells_senders_apart = any(each.sender for each in routes)
         grouped = _group_routes(routes)
         self._for_all = _find_all(grouped, [(None, None)])
         # Accounts without routes of their own share what is for all.

@@ -173,12 +173,14 @@ class Dispatcher:
         self._takers.begin_put_back(flow[0])
         self.put_backs[flow] += 1
 
-    def put_back_followers(self, channel: UpstreamChannel | None) -> None:
-        for each in self._channels.values():
-            each.put_back_followers()
-            if self._takers.is_choosing and each is not channel:
-                # Routes may have another upstream for other senders, and the same number.
-                each.take_back_followers()
+    def put_back_followers(self, channel: UpstreamChannel) -> None:
+        channel.put_back_followers()
+        if self._takers.tells_senders_apart:
+            # Other upstreams may have messages of other senders to the same number.
+            for each in self._channels.values():
+                if each is not channel:
+                    each.put_back_followers()
+                    each.take_back_followers()
 
     def _finish_put_back(self, flow: Flow) -> None:
         self.put_backs[flow] -= 1
@@ -201,7 +203,8 @@ class Dispatcher:
                     flow = (each.account_id, each.destination)
                     self.begin_put_back(flow)
                     self._storage.store_unsent_message(UnsentMessage(upstream_id, each.id, UnsentReason.PUT_BACK, flow))
-                self.put_back_followers(None)
+                for channel in self._channels.values():
+                    channel.put_back_followers()
 
     def cancel_message(self, message: MessageStatus, resolve: CancelCallback) -> None:
         """Call a message back: one whose date is still to come, one that waits, or one that a simulator has not ended.

@@ -190,6 +190,11 @@ class PathTakers:
 
     # --- which path a message takes
 
+    @property
+    def tells_senders_apart(self) -> bool:
+        """Whether what an account sends to one number may take several paths."""
+        return self._routes.tells_senders_apart
+
     def choose_path(self, message: SubmittedMessage) -> OutboundPath | None:
         """Return a message's path; None where nothing takes it."""
         decision = self._routes.choose(message.account_id, message.destination, message.country, message.source)
@@ -403,9 +408,7 @@ class PathTakers:
         self._holdings -= 1
         if self._holdings:
             return
-        account_ids = self._list_waiting_accounts()
         for path in self._paths.values():
-            path.add_waiting(account_ids)
             path.is_changing = False
         self.update()
 
