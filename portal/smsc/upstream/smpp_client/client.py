@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from portal.services.upstreams.binds import BindState
 from portal.smsc.protocol.constants import CommandStatus
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
-from portal.smsc.upstream.smpp_client.client_session import ANSWER_SECONDS, ClientSession
+from portal.smsc.upstream.smpp_client.client_session import ANSWER_SECONDS, BIND_COMMANDS, ClientSession
 from portal.smsc.upstream.smpp_client.connector import BindTurns, Connector
 from portal.smsc.upstream.smpp_client.interface import (
     ClientCounters,
@@ -75,7 +75,8 @@ class SmppClient:
         self._loop = loop
         self.counters = ClientCounters()
         self._resolver = HostResolver(loop)
-        self._bind_turns = BindTurns()
+        # By kind: a refused transmitter keeps no receiver from bringing receipts.
+        self._bind_turns = {kind: BindTurns() for kind in BIND_COMMANDS}
         self._connectors: dict[int, Connector] = {}
         self._closing_tasks: set[asyncio.Task[None]] = set()
         self._submitters: list[ClientSession] = []
@@ -99,7 +100,7 @@ class SmppClient:
         for number, kind in enumerate(kinds * self._settings.binds, start=1):
             if number not in self._connectors:
                 connector = Connector(
-                    self._name, number, kind, self._settings, self, self._resolver, self._bind_turns, self._loop
+                    self._name, number, kind, self._settings, self, self._resolver, self._bind_turns[kind], self._loop
                 )
                 self._connectors[number] = connector
                 # A carrier that counts binds would refuse this one while those before it still wait for answers.
@@ -115,6 +116,10 @@ class SmppClient:
         self.status_map = build_status_map(settings.status_map)
         if (settings.throughput, settings.throttle_seconds) != (old.throughput, old.throttle_seconds):
             self._pacer.change_settings(settings.throughput, settings.throttle_seconds, self._loop.time())
+        if settings.bind != old.bind:
+            # These are new ones, and the password may be, too.
+            for turns in self._bind_turns.values():
+                turns.allow_one()
         kept = settings.binds * (1 if settings.bind == "trx" else 2) if settings.bind == old.bind else 0
         for number, connector in list(self._connectors.items()):
             if number <= kept:
@@ -259,7 +264,7 @@ class SmppClient:
     def handle_bound(self, session: ClientSession) -> None:
         if session.kind != "rx":
             self._submitters.append(session)
-        self._bind_turns.allow_all()
+        self._bind_turns[session.kind].allow_all()
         for connector in self._connectors.values():
             connector.handle_bound(session)
         self._settle_soon()

@@ -52,7 +52,7 @@ class ConnectorOwner(SessionOwner, Protocol):
 
 
 class BindTurns:
-    """Which binds of an upstream may try.
+    """Which binds of an upstream, of one kind, may try.
 
     Only one does, until a bind is accepted, at the start, after other settings, and once the carrier has refused one
     for good: by as many refusals as there are binds it might lock the account. Where that one fails otherwise than by
@@ -204,7 +204,9 @@ class Connector:
             self._first_host = 0 if session is None or bound_at else 1 - self._first_host
             status = session.bind_status if session else 0
             is_refused = status not in (0, *_PASSING_REFUSALS)
-            self._turns.record_end(self, was_bound=bool(bound_at), is_refused=is_refused)
+            if not self._woken.is_set():
+                # Otherwise it has ended for other settings, which says nothing of these.
+                self._turns.record_end(self, was_bound=bool(bound_at), is_refused=is_refused)
             pause = self._choose_pause(is_refused)
             state = BindStatus.REFUSED if status else BindStatus.UNBOUND
             self._set_state(state, error, status, now_ms() + int(pause * 1000))

@@ -13,7 +13,7 @@ import pytest
 from portal.core.clock import now_ms
 from portal.services.upstreams.binds import BindState
 from portal.smsc.admission.tls import create_tls_context, ensure_certificate
-from portal.smsc.protocol.constants import CommandId, CommandStatus
+from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus
 from portal.smsc.protocol.pdu import BindResp, DeliverSm, HeaderOnlyPdu
 from portal.smsc.upstream.smpp_client.interface import BindStatus, ClientSettings
 from tests.smsc.esme import DEADLINE_S, wait_until
@@ -108,6 +108,22 @@ async def test_one_that_was_bound_waits_for_none_that_is_refused():
         await carrier.accept()
         await reports.wait_for_state(BindStatus.BOUND)
         await carrier.accept_all(2)
+
+
+async def test_a_receiver_waits_for_no_transmitter_that_is_refused():
+    async with (
+        run_carrier() as carrier,
+        run_client(carrier.port, bind="tx+rx", reconnect_seconds=60) as (
+            client,
+            reports,
+        ),
+    ):
+        for _ in range(2):
+            connection = await carrier.wait_for_connection()
+            bind = await connection.read_bind()
+            status = CommandStatus.ESME_RBINDFAIL if bind.command == CommandId.BIND_TRANSMITTER else 0
+            connection.send(BindResp(bind.command | RESPONSE_BIT, bind.sequence, status))
+        await reports.wait_for(lambda: [each.state for each in client.bind_states] == ["refused", "bound"])
 
 
 async def test_where_one_fails_without_a_refusal_all_are_tried():

@@ -7,7 +7,14 @@ import pytest
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import HeaderOnlyPdu
 from portal.smsc.upstream.smpp_client.interface import BindStatus, ClientSettings
-from tests.smsc.upstream.smpp_client.carrier import run_bound_client, run_carrier, run_client, submit_all
+from tests.smsc.upstream.smpp_client.carrier import (
+    Carrier,
+    Reports,
+    run_bound_client,
+    run_carrier,
+    run_client,
+    submit_all,
+)
 
 
 def settings_for(port, **values):
@@ -146,6 +153,34 @@ async def test_other_binds_wait_for_none_that_was_refused_and_is_no_more():
         await reports.wait_for_state(BindStatus.REFUSED)
         client.change_settings(settings_for(carrier.port, bind="tx+rx"))
         await carrier.accept_all(2)
+
+
+async def refuse_binds(carrier: Carrier, reports: Reports, count: int) -> set[int]:
+    """Refuse the next binds; returns their numbers."""
+    for _ in range(count):
+        await carrier.accept(CommandStatus.ESME_RINVPASWD)
+    await reports.wait_for(lambda: [each.state for each in reports.states].count(BindStatus.REFUSED) == count)
+    return {each.number for each in reports.states if each.state == BindStatus.REFUSED}
+
+
+async def test_another_kind_of_binds_with_another_password_is_tried_by_one_of_each():
+    async with run_carrier() as carrier, run_client(carrier.port, binds=3) as (client, reports):
+        connections = await carrier.accept_all(3)
+        await reports.wait_for(lambda: len(client.sessions) == 3)
+        client.change_settings(
+            settings_for(carrier.port, bind="tx+rx", binds=3, password="other", reconnect_seconds=0.05)
+        )
+        for each in connections[CommandId.BIND_TRANSCEIVER]:
+            await each.answer_unbind()
+        assert await refuse_binds(carrier, reports, 4) == {1, 2}
+
+
+async def test_a_bind_that_other_settings_interrupt_lets_no_others_try():
+    async with run_carrier() as carrier, run_client(carrier.port, binds=3) as (client, reports):
+        connection = await carrier.wait_for_connection()
+        await connection.read_bind()
+        client.change_settings(settings_for(carrier.port, binds=3, password="other", reconnect_seconds=0.05))
+        assert await refuse_binds(carrier, reports, 3) == {1}
 
 
 async def test_another_password_is_tried_by_one_bind_alone():
