@@ -241,12 +241,9 @@ class UpstreamChannel:
         room = connection.room
         if not room:
             return
-        sent: list[SubmittedMessage] = []
-        while ready and len(sent) < room:
-            message = ready.popleft()
-            if not self.is_simulated:
-                self._flows[message.id] = (message.account_id, message.destination)
-            sent.append(message)
+        sent = [ready.popleft() for _ in range(min(room, len(ready)))]
+        if not self.is_simulated:
+            self._flows.update({each.id: (each.account_id, each.destination) for each in sent})
         connection.send_messages(sent)
 
     def resume_messages(self, messages: Sequence[SubmittedMessage]) -> None:

@@ -158,22 +158,28 @@ class Dispatcher:
         if not self._uses_upstreams:
             self._simulator.send_messages(outbound)
             return
-        for upstream_id, count in Counter([each.upstream for each in submits]).items():
-            if upstream_id in self._channels:
-                self._channels[upstream_id].reserved -= count
+        channels: set[UpstreamChannel] = set()
         for each in submits:
             if each.is_queued:
                 self._takers.finish_enqueue(each)
+            elif each.upstream in self._channels:
+                channel = self._channels[each.upstream]
+                channel.reserved -= 1
+                channels.add(channel)
         self._send_by_upstream(outbound)
-        for channel in self._channels.values():
+        for channel in channels:
             channel.update_available()
-        self._claim()
+        if len(outbound) < len(submits):
+            # Some wait, or have left their room to others.
+            self._claim()
 
     def begin_put_back(self, flow: Flow) -> None:
         self._takers.begin_put_back(flow[0])
         self.put_backs[flow] += 1
 
     def put_back_followers(self, channel: UpstreamChannel) -> None:
+        if not self.put_backs:
+            return
         channel.put_back_followers()
         if self._takers.tells_senders_apart:
             # Other upstreams may have messages of other senders to the same number.
@@ -189,10 +195,11 @@ class Dispatcher:
         self._takers.finish_put_back(flow[0])
 
     def _send_by_upstream(self, outbound: Sequence[SubmittedMessage]) -> None:
-        by_upstream: dict[int | None, list[SubmittedMessage]] = {}
-        for each in outbound:
-            by_upstream.setdefault(each.upstream, []).append(each)
-        for upstream_id, messages in by_upstream.items():
+        upstream_ids = {each.upstream for each in outbound}
+        for upstream_id in upstream_ids:
+            messages = outbound
+            if len(upstream_ids) > 1:
+                messages = [each for each in outbound if each.upstream == upstream_id]
             if upstream_id is None:
                 self._simulator.send_messages(messages)
             elif upstream_id in self._channels:
