@@ -281,7 +281,7 @@ def _remove_upstream(context: CommandContext, upstream: Upstream) -> CommandOutp
     upstreams.remove_upstream(context.conn, SHELL, upstream)
     warning = (
         f"Messages that it has accepted and that have no final receipt: {unreported_count}. None will match them any"
-        " more: they end as expired when their validity does. Next time drain it first, until all receipts have come."
+        " more: they end when their validity does. Next time drain it first, until the receipts have come."
     )
     return CommandOutput(
         {"name": upstream.name},
@@ -326,7 +326,7 @@ def _list_unmatched_receipts(context: CommandContext, upstream_id: int | None, l
 @upstream_group.command("unowned", example="upstream unowned carrier --limit 20")
 @_kept_arguments
 def _list_unowned_messages(context: CommandContext, upstream_id: int | None, limit: int) -> CommandOutput:
-    """List messages from handsets to numbers that no account has, newest first."""
+    """List messages from handsets that no account takes, newest first."""
     names = upstreams.get_upstream_names(context.conn)
     rows = [
         {
@@ -406,8 +406,8 @@ def _format_change(
         and upstream.settings.missing_characters == UCS2
     ):
         text += (
-            f"\nTexts with a character that {charset} lacks, such as €, go out in UCS-2, and may be two parts for the"
-            " carrier that are one for their customer: see --missing-characters."
+            f"\nTexts with a character that {charset} lacks, such as the euro sign, go out in UCS-2, and may be two"
+            " parts for the carrier that are one for their customer: see --missing-characters."
         )
     return text
 
@@ -417,7 +417,7 @@ def _format_changed_settings(settings: UpstreamSettings, before: Upstream | None
     formatted = {name: format_setting(name, getattr(settings, name)) for name in RULES}
     former = {name: format_setting(name, getattr(before.settings if before else DEFAULTS, name)) for name in RULES}
     return {
-        name: f"{former[name] or '(empty)'} → {value or '(empty)'}" if before else value
+        name: f"{value or '(empty)'}, before {former[name] or '(empty)'}" if before else value
         for name, value in formatted.items()
         if value != former[name]
     }

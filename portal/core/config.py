@@ -151,16 +151,21 @@ class Config:
     limits: LimitSettings = field(default_factory=LimitSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     setting_origins: tuple[SettingOrigin, ...] = ()
+    # None: that of the data folder, or none.
+    file: Path | None = None
 
     def format_command(self, command: str) -> str:
         """Return a command of this program as somebody has to type it for this installation.
 
         Args:
-            command: without the program's name and `--data`.
+            command: without the program's name, `--data` and `--config`.
         """
-        program = Path(sys.executable).name if getattr(sys, "frozen", False) else "app.py"
-        is_default = self.data == Path(_DEFAULT_FOLDER).absolute()
-        return f"{program} {command}" + ("" if is_default else f" --data {shlex.quote(str(self.data))}")
+        words = [Path(sys.executable).name if getattr(sys, "frozen", False) else "app.py", command]
+        if self.data != Path(_DEFAULT_FOLDER).absolute():
+            words += ["--data", shlex.quote(str(self.data))]
+        if self.file is not None:
+            words += ["--config", shlex.quote(str(self.file))]
+        return " ".join(words)
 
     @property
     def database_file(self) -> Path:
@@ -233,7 +238,9 @@ def load_config(file: Path | None = None, data: Path | None = None, env: Mapping
             raise ConfigError(f"{section}: must be a section, [{section}]")
         values[section] = cls(**_read_section(cls, section, table, env, str(config_file), origins))
     values |= _read_section(Config, "", tree, env, str(config_file), origins, only=("name", "timezone"))
-    config = Config(data=data_folder, setting_origins=tuple(origins), **values)
+    is_elsewhere = config_file.absolute() != data_folder / FILE_NAME and config_file.exists()
+    file_elsewhere = config_file.absolute() if is_elsewhere else None
+    config = Config(data=data_folder, setting_origins=tuple(origins), file=file_elsewhere, **values)
     _check_config(config)
     return config
 

@@ -4,7 +4,10 @@ import re
 import shlex
 
 from portal.core.crypto import Keys
+from portal.core.db import write_transaction
 from portal.services.accounts import session_records
+from portal.services.messages import message_parts
+from portal.services.messages.message_parts import AcceptedPart, TextPart
 from portal.services.upstreams import binds, counters, health, message_ids, unowned_messages, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import UpstreamHealth
@@ -210,18 +213,22 @@ def test_one_that_messages_wait_for_is_not_removed(ok, refused, monkeypatch):
 
 def test_a_drained_one_and_a_removed_one_tell_of_receipts_that_have_not_come(ok, run_app, conn, cast):
     ok(*ADD, stdin="x")
-    message_ids = queue_messages(conn, cast.smpp_acme_1.id, 3)
+    *message_ids, cut_id = queue_messages(conn, cast.smpp_acme_1.id, 4)
     conn.execute("DELETE FROM queued_messages")
     conn.execute("UPDATE messages SET upstream = 1, bind = 1")
-    # One that was accepted, one whose receipt has come, and one that is under way.
+    # One that was accepted, one whose receipt has come, one that is under way, and one that was accepted in two parts.
     for message_id, upstream_id in zip(message_ids[:2], ("a1", "a2"), strict=True):
         conn.execute("UPDATE messages SET upstream_id = ? WHERE id = ?", (upstream_id, message_id))
     conn.execute("UPDATE messages SET state = 2 WHERE id = ?", (message_ids[1],))
-    assert re.search(r"^without a final receipt +1$", run_app("upstream", "drain", "carrier").stdout, re.M)
+    parts = [AcceptedPart(cut_id, TextPart(each, 2, "{}"), 1, f"p{each}", 1, 1) for each in (1, 2)]
+    with write_transaction(conn):
+        message_parts.store_accepted_parts(conn, parts)
+        message_parts.store_answered_messages(conn, [cut_id])
+    assert re.search(r"^without a final receipt +2$", run_app("upstream", "drain", "carrier").stdout, re.M)
     conn.execute("DELETE FROM messages WHERE id = ?", (message_ids[2],))
     removed = run_app("upstream", "remove", "carrier")
     assert (removed.returncode, removed.stdout) == (0, "carrier removed\n")
-    assert "no final receipt: 1. None will match them any more" in removed.stderr
+    assert "no final receipt: 2. None will match them any more" in removed.stderr
 
 
 def test_check_names_a_password_from_before_a_lost_key_until_it_is_entered_anew(ok, run_app, conn):
@@ -337,8 +344,8 @@ def test_people_are_told_what_a_change_has_changed_and_what_came_of_it(run_app, 
     ok("upstream", "default", "other")
     assert tell("change", "carrier", "--window", "30", "--system-type", "VMA", "--password-stdin", stdin="y") == [
         "name carrier",
-        "system_type (empty) → VMA",
-        "window 20 → 30",
+        "system_type VMA, before (empty)",
+        "window 30, before 20",
         "password changed",
         state,
     ]

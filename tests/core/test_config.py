@@ -202,6 +202,9 @@ def test_a_command_is_told_with_the_data_folder_unless_that_is_the_default_one(t
     assert other.format_command("upstream test A") == f"app.py upstream test A --data '{tmp_path}/my data'"
     monkeypatch.chdir(tmp_path)
     assert settings.load_config(env={}).format_command("check") == "app.py check"
+    file = tmp_path / "smpp.toml"
+    file.write_text("")
+    assert settings.load_config(file, env={}).format_command("check") == f"app.py check --config {file}"
 
 
 def test_a_file_that_was_named_must_be_there(tmp_path):

@@ -108,8 +108,6 @@ class PartJoiner:
             if any(each.is_repeated for each in waiting.values()):
                 self._store_again(key)
             else:
-                self._known_hashes[key] = _hash_parts(waiting)
-                self._joined_keys.add(key)
                 ended += self._end(key)
         return ended
 
@@ -119,8 +117,12 @@ class PartJoiner:
 
     def _end(self, key: _Key) -> list[InboundPart]:
         """Take out all parts of a message."""
-        ended = _release_parts(self._waiting[key])
-        self._waiting[key].clear()
+        waiting = self._waiting[key]
+        ended = _release_parts(waiting)
+        if _is_whole(waiting):
+            self._known_hashes[key] = _hash_parts(waiting)
+            self._joined_keys.add(key)
+        waiting.clear()
         self._new_parts.pop(key, None)
         self._outdated_keys.add(key)
         return ended
@@ -202,8 +204,8 @@ def take_old_parts(conn: sqlite3.Connection, now: int, limit: int) -> tuple[list
     first, and with each all that are there of its message. Some `limit` messages at once.
 
     Returns:
-        The parts as they came, without those that a carrier has repeated, or the whole message where all are there; and
-        whether there may be more to take.
+        The parts as they came, but for messages of which only repeated ones are there, or the whole message where all
+        are; and whether there may be more to take.
     """
     keys, has_more = _list_old_keys(conn, "inbound_parts", now, limit)
     found = _read_parts(conn, keys)

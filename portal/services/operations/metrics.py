@@ -38,7 +38,7 @@ _METRICS = {
     ),
     "smpp_portal_unowned_messages": (
         "gauge",
-        "Messages from handsets to numbers that no account has",
+        "Messages from handsets that no account takes",
         "SELECT count(*) FROM unowned_messages",
     ),
 }

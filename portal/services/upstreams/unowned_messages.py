@@ -1,4 +1,4 @@
-"""Messages from handsets to numbers that no account has, for operators: what came, and from whom."""
+"""Messages from handsets that no account takes, for operators: what came, and from whom."""
 
 import logging
 import sqlite3

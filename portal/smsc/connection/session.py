@@ -504,7 +504,7 @@ class SmppSession(PduStream):
     def _handle_submit(self, message: SubmitSm | DataSm) -> None:
         refusal_status = self._find_submit_error_status()
         if refusal_status:
-            self._write(pdu.encode_response(message.COMMAND, message.sequence, refusal_status))
+            self._refuse_submit(message, refusal_status)
             return
         assert self._account
         storage = self._server_context.storage
@@ -513,19 +513,18 @@ class SmppSession(PduStream):
                 message, self._account, storage.get_price_list(self._account), storage.kept_tlv_tags
             )
         except submission.SubmitRefused as refused:
-            self._log_refusal(message, refused.status)
-            self._write(pdu.encode_response(message.COMMAND, message.sequence, refused.status))
+            self._refuse_submit(message, refused.status)
             return
         submit.session_id = self.id
         if not self._is_smpp_3_4:
             submit.needs_hex_id = True
         self.has_submitted = True
         self._in_flight += 1
-        resolve = partial(self._handle_submit_result, message.COMMAND, message.sequence)
-        self._server_context.dispatcher.store_submit(submit, resolve)
+        self._server_context.dispatcher.store_submit(submit, partial(self._handle_submit_result, message))
 
-    def _log_refusal(self, message: SubmitSm | DataSm, status: CommandStatus) -> None:
-        """Log why a message is refused: once a session for each status, for a client may send nothing else."""
+    def _refuse_submit(self, message: SubmitSm | DataSm, status: CommandStatus) -> None:
+        """Refuse a message. The log tells of it once a session for each status: a client may send nothing else."""
+        self._write(pdu.encode_response(message.COMMAND, message.sequence, status))
         if status not in self._logged_refusals:
             self._logged_refusals.add(status)
             log.info(
@@ -551,15 +550,14 @@ class SmppSession(PduStream):
         is_late = self._has_sent_unbind and self._may_submit
         return CommandStatus.ESME_RSYSERR if is_late else CommandStatus.ESME_RINVBNDSTS
 
-    def _handle_submit_result(self, command: CommandId, sequence: int, result: ClientId | StorageError) -> None:
+    def _handle_submit_result(self, message: SubmitSm | DataSm, result: ClientId | StorageError) -> None:
         if not isinstance(result, StorageError):
             self.submitted += 1
-            self._write(pdu.encode_accepted_message_resp(command, sequence, result))
+            self._write(pdu.encode_accepted_message_resp(message.COMMAND, message.sequence, result))
         elif isinstance(result, CommitInDoubt):
             self._abort("could not be told whether its message is stored")
         else:
-            status = _STATUS_BY_STORAGE_ERROR.get(type(result), CommandStatus.ESME_RSYSERR)
-            self._write(pdu.encode_response(command, sequence, status))
+            self._refuse_submit(message, _STATUS_BY_STORAGE_ERROR.get(type(result), CommandStatus.ESME_RSYSERR))
         self._finish_in_flight_request()
 
     def _handle_query(self, message: QuerySm) -> None:

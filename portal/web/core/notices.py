@@ -34,6 +34,8 @@ _SENTENCES = {
     binds.REFUSED: N_("The carrier refuses the binds of “%(upstream)s”."),
     binds.UNBOUND: N_("“%(upstream)s” is not connected."),
 }
+# Of so many upstreams each has a notice of its own.
+_MAX_OBSTACLES = 3
 _ADD_UPSTREAM = "upstream add NAME"
 _COMMANDS = {
     obstacles.NO_UPSTREAM: _ADD_UPSTREAM,
@@ -90,7 +92,7 @@ def _read_notices() -> Sequence[Notice]:
     is_operator = access.get_current_user().is_operator
     listed = obstacles.list_obstacles(context.get_conn()) if is_operator else []
     if listed or not obstacles.is_simulator_default(context.get_conn()):
-        return tuple(map(_describe_obstacle, listed))
+        return tuple(_describe_obstacles(listed))
     sentence = _("Messages go to the simulator: nothing reaches a phone.")
     return (Notice("info", sentence, command=_format_command(_find_remedy()) if is_operator else ""),)
 
@@ -107,8 +109,23 @@ def _list_upstream_names(kinds: Sequence[str] = (upstreams.SMPP,)) -> list[str]:
     return [each.name for kind in kinds for each in listed if each.kind == kind]
 
 
+def _describe_obstacles(listed: Sequence[Obstacle]) -> Sequence[Notice]:
+    notices = [*map(_describe_obstacle, listed[:_MAX_OBSTACLES])]
+    others = listed[_MAX_OBSTACLES:]
+    if others:
+        waiting = _count_waiting(sum(each.waiting_count for each in others))
+        names = ", ".join(each.upstream for each in others if each.upstream)
+        sentence = _("They are for other upstreams: %(upstreams)s.", upstreams=names)
+        notices.append(Notice("err", f"{waiting} {sentence}", _format_command("upstream list")))
+    return notices
+
+
+def _count_waiting(count: int) -> str:
+    return i18n.ngettext("%(num)s message waits.", "%(num)s messages wait.", count)
+
+
 def _describe_obstacle(obstacle: Obstacle) -> Notice:
-    waiting = i18n.ngettext("%(num)s message waits.", "%(num)s messages wait.", obstacle.waiting_count)
+    waiting = _count_waiting(obstacle.waiting_count)
     why = _(_SENTENCES[obstacle.reason], upstream=obstacle.upstream)
     if obstacle.error:
         why = f"{why.removesuffix('.')}: {_translate_reason(obstacle.error)}."

@@ -131,6 +131,17 @@ def test_another_text_with_the_same_part_under_the_same_reference_is_whole_a_min
     assert count_waiting(conn) == 0
 
 
+def test_parts_of_a_text_that_the_next_one_has_ended_may_come_again(conn, account):
+    at = now_ms()
+    for parts in ([b"a ", b"first"], [b"a ", b"second"]):
+        store(conn, *build_parts(parts), at=at)
+    store(conn, build_part(b"third", 2, 2), at=at)
+    assert texts(conn) == ["a first", "a second"]
+    store(conn, build_part(b"second", 2, 2), build_part(b"a ", 1, 2), at=at)
+    inbound.release_old_parts(conn, at + PART_WAIT_MS + 1)
+    assert texts(conn) == ["a first", "a second", "a third"]
+
+
 def test_what_is_there_of_a_text_with_a_repeated_part_goes_as_it_came(conn, account):
     at = now_ms()
     store(conn, *build_parts([b"alarm: ", b"door ", b"open"]), at=at)

@@ -259,18 +259,20 @@ async def test_what_was_submitted_before_a_bad_length_is_answered(config, cast, 
     assert len(stored(conn)) == 50
 
 
-async def test_why_messages_are_refused_is_logged_once_a_session(config, cast, caplog):
+async def test_why_messages_are_refused_is_logged_once_a_session(config, cast, conn, caplog):
     caplog.set_level(logging.INFO)
+    conn.execute("UPDATE accounts SET balance = 0")
     async with run_smsc(config) as server:
         for _ in range(2):
             esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
-            for fields in ({"data_coding": 1}, {"data_coding": 1}, {"source": "OTHER"}):
+            for fields in ({"data_coding": 1}, {"data_coding": 1}, {"source": "OTHER"}, {}, {}):
                 await esme.submit(**fields)
             await esme.request(HeaderOnlyPdu(CommandId.UNBIND, 99))
     logged = [each.getMessage() for each in caplog.records if "refused" in each.getMessage()]
     assert [each.partition(" refused: ")[2].partition(";")[0] for each in logged] == [
         "ESME_RUNSDATACODING 0x401 (sender 'ACME', data_coding 1)",
         "ESME_RINVSRCADR 0x0A (sender 'OTHER', data_coding 0)",
+        "ESME_RSUBMITFAIL 0x45 (sender 'ACME', data_coding 0)",
     ] * 2
     assert logged[0].startswith("message of smpp-acme-1 from 127.0.0.1, session ")
     assert not any(ITALIAN in each for each in logged)

@@ -188,6 +188,14 @@ def test_each_upstream_that_messages_wait_for_is_told_with_their_number(
     assert first in page
     assert second in page
     assert page.index(first) < page.index(second)
+    more = {f"more{each}": each for each in range(3, 6)}
+    for name, upstream_id in more.items():
+        upstreams.create_upstream(conn, keys, SHELL, name, password="x", host="h", system_id="s")
+        with db.write_transaction(conn):
+            queue.enqueue_messages(conn, [((upstream_id,), 1, 0, 2000 + upstream_id)])
+    page = read(olga, "/admin/")
+    assert page.count(" Try: ") == 4
+    assert "2 messages wait. They are for other upstreams: more4, more5. Try: app.py upstream list" in page
 
 
 def test_a_simulator_that_is_disabled_takes_nothing_either(
