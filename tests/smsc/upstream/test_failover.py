@@ -714,27 +714,28 @@ async def test_routes_that_change_while_what_waits_is_looked_through_begin_that_
         assert turns == [2, 2]
 
 
-async def test_once_the_server_stops_no_upstream_takes_anything(config, add_upstream):
-    upstream = add_upstream(1)
+@asynccontextmanager
+async def run_takers(config: Config, upstream: Upstream) -> AsyncIterator[tuple[PathTakers, UpstreamChannel]]:
+    """The paths of an upstream, of a server that runs."""
     async with run_smsc(config) as server:
         storage = server.storage.outbound
         channel = UpstreamChannel(UpstreamConfig(upstream, None), server.dispatcher, storage)
         takers = PathTakers(storage, {upstream.id: channel}, lambda: None, asyncio.get_running_loop())
         takers.set_default_upstream(upstream.id)
+        yield takers, channel
+
+
+async def test_once_the_server_stops_no_upstream_takes_anything(config, add_upstream):
+    async with run_takers(config, add_upstream(1)) as (takers, channel):
         assert takers.default in takers.list_claimable_paths(channel)
         takers.stop()
-        takers.add_waiting([((upstream.id, 2), 1)])
+        takers.add_waiting([((channel.id, 2), 1)])
         assert takers.list_claimable_paths(channel) == []
 
 
 async def test_what_a_restart_finds_held_on_one_path_holds_up_what_takes_another(config, add_upstream):
-    upstream = add_upstream(1)
-    async with run_smsc(config) as server:
-        storage = server.storage.outbound
-        channel = UpstreamChannel(UpstreamConfig(upstream, None), server.dispatcher, storage)
-        takers = PathTakers(storage, {upstream.id: channel}, lambda: None, asyncio.get_running_loop())
-        takers.set_default_upstream(upstream.id)
-        takers.handle_recovered({((upstream.id,), 1)})
+    async with run_takers(config, add_upstream(1)) as (takers, channel):
+        takers.handle_recovered({((channel.id,), 1)})
         assert takers.default.waiting_account_ids == {1}
 
 
