@@ -361,7 +361,7 @@ def test_people_are_told_what_a_change_has_changed_and_what_came_of_it(run_app, 
 
 
 def test_a_charset_without_the_euro_sign_is_said_to_make_more_parts(run_app, ok):
-    told = "Texts with a character that latin-1 lacks, such as €, go out in UCS-2"
+    told = "Texts with a character that latin-1 lacks, such as the euro sign, go out in UCS-2"
     assert told in run_app(*ADD, "--charset", "latin-1", stdin="x").stdout
     assert told not in run_app("upstream", "change", "carrier", "--window", "20").stdout
     assert told not in run_app("upstream", "change", "carrier", "--missing-characters", "replace").stdout
