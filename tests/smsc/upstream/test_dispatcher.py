@@ -462,7 +462,7 @@ async def test_what_was_under_way_at_the_end_is_unsure_at_the_start(config, cast
             assert counters.get_counters(conn, 1)["unsure"] == 1
 
 
-async def test_throttling_slows_down_and_loses_nothing(config, cast, conn, change_account, add_upstream):
+async def test_pain_3_throttling_slows_down_and_loses_nothing(config, cast, conn, change_account, add_upstream):
     change_account(windowing=0, throughput=0)
     async with run_bound(config, add_upstream, window=50) as (server, _, connection):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)

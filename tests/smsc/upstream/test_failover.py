@@ -190,7 +190,7 @@ async def test_without_any_upstream_messages_wait_whatever_the_default_is(run, c
         assert [tuple(row) for row in rows] == [(None, message_states.ENROUTE, 1)]
 
 
-async def test_the_next_upstream_takes_what_waits_for_one_that_is_not_bound(run, cast, conn):
+async def test_pain_4_the_next_upstream_takes_what_waits_for_one_that_is_not_bound(run, cast, conn):
     async with run() as two:
         two.add_route()
         esme = await bind(two, cast)
@@ -604,7 +604,7 @@ async def test_a_message_that_waits_on_a_route_is_called_back(run, cast, conn):
         assert conn.execute("SELECT count(*) FROM queued_messages").fetchone()[0] == 0
 
 
-async def test_order_holds_while_upstreams_take_over_from_one_another(run, cast, change_account):
+async def test_pain_4_order_holds_while_upstreams_take_over_from_one_another(run, cast, change_account):
     change_account(windowing=0, throughput=0)
     async with run(window=3) as two, asyncio.TaskGroup() as serving:
         two.add_route()

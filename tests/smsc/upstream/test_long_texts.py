@@ -269,7 +269,7 @@ async def test_the_window_counts_parts(config, cast, conn, add_upstream):
         assert [get_number(each) for each in (first, second, third)] == [1, 2, 3]
 
 
-async def test_the_throughput_counts_parts(config, cast, conn, add_upstream):
+async def test_pain_3_the_throughput_counts_parts(config, cast, conn, add_upstream):
     async with run_bound(config, add_upstream, throughput=20) as (server, _, carrier):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         began = asyncio.get_running_loop().time()

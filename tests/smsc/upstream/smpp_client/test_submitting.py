@@ -6,6 +6,7 @@ from itertools import islice
 
 import pytest
 
+from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import HeaderOnlyPdu, MessageResp, SubmitSm, encode_pdu
 from portal.smsc.upstream.smpp_client.interface import BindStatus
@@ -227,7 +228,16 @@ async def test_a_bind_that_the_carrier_does_not_know_is_made_again():
         await carrier.accept()
 
 
-async def test_throughput_counts_over_all_binds():
+async def test_pain_6_without_a_throughput_windows_alone_limit():
+    assert UpstreamSettings().throughput == 0
+    async with run_bound_client(window=500) as (client, _, connection, __):
+        submit_all(client, range(client.room))
+        # Nothing waits for its time: all are written in the same turn.
+        assert sum(len(each.in_flight) for each in client.sessions) == 500
+        assert len(await connection.read_submits(500)) == 500
+
+
+async def test_pain_6_the_throughput_counts_over_all_binds():
     per_second, seconds = 200, 0.5
     loop = asyncio.get_running_loop()
     async with run_carrier() as carrier, run_client(carrier.port, binds=2, throughput=per_second) as (client, reports):

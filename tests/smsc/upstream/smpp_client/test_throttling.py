@@ -34,7 +34,7 @@ async def test_it_is_sent_again(status):
         assert (client.counters.throttled, client.counters.retried) == (1, 1)
 
 
-async def test_nothing_behind_it_goes_out_before_it():
+async def test_pain_3_nothing_goes_out_before_what_is_throttled():
     async with run_bound_client(throttle_seconds=0.05, throughput=1_000) as (client, reports, connection, _):
         submit_all(client, [1], NUMBER)
         for _ in range(3):
