@@ -97,9 +97,11 @@ class PartJoiner:
         waiting = self._waiting.setdefault(key, {})
         ended: list[InboundPart] = []
         if number in waiting:
+            if waiting[number].content == part.content:
+                return []
             if waiting[number].is_repeated:
                 self._store_again(key)
-            elif part.is_repeated or waiting[number].content == part.content:
+            elif part.is_repeated:
                 return []
             else:
                 ended = self._end(key)

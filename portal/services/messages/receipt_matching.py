@@ -146,7 +146,8 @@ def _choose_messages(
         taken: the messages, and parts of messages, that final receipts of the batch are about; added to. Another
             receipt is of another one, where there is one: a carrier may give all parts of a text the same id.
     """
-    keys = [_list_keys(each.message_ids, allowed) for each in receipts]
+    # The message of one that comes again may have ended, so that in another form another's would be found.
+    keys = [_list_keys(each.message_ids, (trusted,) if each.is_counted else allowed) for each in receipts]
     candidates = _read_candidates(conn, upstream_id, {key for of_it in keys for _, key, _ in of_it})
     choices: list[_Choice | None] = []
     for receipt, of_it in zip(receipts, keys, strict=True):

@@ -441,7 +441,7 @@ class UpstreamChannel:
         while len(self._known_receipts) > _KNOWN_RECEIPTS:
             self._known_receipts.popitem(last=False)
         if is_matched is False and receipt.is_repeated:
-            # A crash loses it, and with it the answer of the message that it may be about.
+            # A kill loses it: then its message, if it has any, ends with its validity. It is in doubt for a second.
             receipt.is_counted = True
             self._retried_receipts.append((now_ms(), receipt))
         resolve(is_matched is not None)

@@ -131,6 +131,15 @@ def test_another_text_with_the_same_part_under_the_same_reference_is_whole_a_min
     assert count_waiting(conn) == 0
 
 
+def test_a_repeated_part_does_not_put_a_text_off_for_ever(conn, account):
+    at = now_ms()
+    for parts in ([b"a ", b"first"], [b"a ", b"second"]):
+        store(conn, *build_parts(parts), at=at)
+    store(conn, build_part(b"a ", 1, 2), at=at + HOLD_MS // 2)
+    inbound.release_old_parts(conn, at + HOLD_MS + 1)
+    assert texts(conn) == ["a first", "a second"]
+
+
 def test_parts_of_a_text_that_the_next_one_has_ended_may_come_again(conn, account):
     at = now_ms()
     for parts in ([b"a ", b"first"], [b"a ", b"second"]):

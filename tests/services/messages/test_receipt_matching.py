@@ -231,6 +231,17 @@ def test_before_a_form_is_learned_one_that_is_not_as_it_was_given_needs_the_numb
     assert receive(conn, build(given, source=OTHER_NUMBER)) == [True]
 
 
+def test_a_receipt_that_is_looked_for_again_is_of_no_message_with_its_id_in_another_form(conn, keys, cast):
+    add_upstream(conn, keys)
+    receipt = build("10")
+    receipt.is_counted = True
+    message_ids = send(conn, cast.smpp_globex_1.id, ["16"])
+    assert receive(conn, receipt) == [False]
+    assert states(conn, message_ids) == [ENROUTE]
+    receipt.is_counted = False
+    assert receive(conn, receipt) == [True]
+
+
 @pytest.mark.parametrize("is_early", [False, True])
 @pytest.mark.parametrize("addresses", [("ACME", "ACME"), ("", ""), ("48484", "ACME")])
 def test_once_a_form_is_learned_another_one_needs_the_number(conn, keys, cast, is_early, addresses):
