@@ -22,7 +22,8 @@ from portal.services.people import customers
 from portal.services.prices import countries, prices
 from portal.services.routing import routes, unreachable_routes
 from portal.services.routing.routes import NoRoute, Route, RouteDecision
-from portal.services.upstreams import upstreams
+from portal.services.upstreams import binds, upstreams
+from portal.services.upstreams.health import FAILING
 
 route_group = add_group("route")
 
@@ -151,6 +152,7 @@ def _test_route(context: CommandContext, account: Account, number: str, sender: 
     names = upstreams.get_upstream_names(context.conn)
     chosen = [names[each] for each in decision.upstream_ids]
     reason = _explain_decision(context, decision, digits, chosen)
+    reason += "".join(_explain_rest(context, each) for each in decision.upstream_ids)
     reason += _explain_refusal(context, account, digits, sender)
     if not countries.is_valid_number(digits):
         name = countries.get_country_name(country)
@@ -174,6 +176,16 @@ def _explain_decision(context: CommandContext, decision: RouteDecision, digits: 
     if upstreams.has_ever_had_upstream(context.conn):
         return "There is no upstream: messages wait."
     return "There is no upstream: messages go to the built-in simulator."
+
+
+def _explain_rest(context: CommandContext, upstream_id: int) -> str:
+    """Why an upstream gets nothing at this time, as a sentence; empty where it does, as far as it is bound."""
+    state = binds.get_upstream_state(context.conn, upstream_id)
+    upstream = state.upstream
+    if upstream.enabled and not upstream.draining and state.health.state != FAILING:
+        return ""
+    why = "disabled" if not upstream.enabled else "being drained" if upstream.draining else state.health.state
+    return f" {upstream.name} is {why}, and gets nothing at this time."
 
 
 def _explain_refusal(context: CommandContext, account: Account, digits: str, sender: str) -> str:

@@ -6,8 +6,10 @@ import pytest
 
 from portal.core.crypto import Keys
 from portal.core.db import Connection
+from portal.services.accounts import session_records
 from portal.services.common.audit import SHELL
-from portal.services.upstreams import upstreams
+from portal.services.upstreams import health, upstreams
+from portal.services.upstreams.health import UpstreamHealth
 from tests.services.upstreams.waiting import add_upstream, queue_messages
 
 
@@ -120,6 +122,18 @@ def test_what_nothing_takes_is_said_to_be_refused(ok, run_app, carriers):
     }
     assert run_app(*test).stdout.startswith("nowhere\n")
     assert ok("route", "test", "smpp-acme-1", "393401234567")["upstreams"] == ["B"]
+
+
+def test_a_test_says_which_upstreams_get_nothing(ok, conn, carriers):
+    ok("route", "add", "--upstream", "A,B,C", "--country", "IT")
+    test = ("route", "test", "smpp-acme-1", "393401234567")
+    assert "gets nothing" not in ok(*test)["reason"]
+    ok("upstream", "disable", "A")
+    ok("upstream", "drain", "B")
+    session_records.record_component_heartbeat(conn, "smsc", 0)
+    health.record_health(conn, upstreams.get_upstream(conn, "C").id, UpstreamHealth(health.FAILING, 1))
+    for sentence in ("A is disabled, and gets", "B is being drained, and gets", "C is failing, and gets nothing"):
+        assert f" {sentence}" in ok(*test)["reason"]
 
 
 def test_a_test_says_where_messages_go_without_any_upstream(ok, conn, keys):

@@ -1,5 +1,6 @@
 """What carriers send from handsets as octets, and what these mean. Needs no database."""
 
+import re
 from typing import NamedTuple
 
 from portal.core import gsm0338
@@ -9,6 +10,9 @@ GSM, GSM_PACKED = GSM_CHARSETS = ("gsm", "gsm-packed")
 CODECS = {"latin-1": "latin-1", "ascii": "ascii", "utf-8": "utf-8"}
 """The charsets of data_coding 0 that aren't GSM 03.38, and what Python calls them."""
 BINARY_DATA_CODING = 4
+_ASCII_DATA_CODING = 1
+# What no text has that is ASCII. Servers made with the package smpp of npm say data_coding 1 and write GSM 03.38.
+_NO_ASCII = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 # What one message holds of them (GSM 03.40, 9.2.3.16).
 _PACKED_OCTETS, _PACKED_SEPTETS = 140, 160
 # So many characters, or octets, fit in MAX_PARTS whatever they are: a part has room for 33 that take two code units.
@@ -52,6 +56,8 @@ def decode_content(content: bytes, data_coding: int, udh: bytes | None, charset:
     if data_coding == 0 and charset in CODECS:
         text = content.decode(CODECS[charset], "replace")
         return DecodedContent(text, int(gsm0338.choose_encoding(text)), None)
+    if data_coding == _ASCII_DATA_CODING and _NO_ASCII.search(content):
+        data_coding = 0
     data_coding = data_coding if data_coding in gsm0338.ENCODINGS else BINARY_DATA_CODING
     try:
         if udh and gsm0338.has_shift_elements(udh):

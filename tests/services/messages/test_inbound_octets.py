@@ -28,8 +28,13 @@ def test_all_others_are_what_they_say(charset):
     assert decode_content("é".encode("utf-16-be"), 8, None, charset) == ("é", 8, None)
     assert decode_content(b"\xe9", 3, None, charset) == ("é", 3, None)
     assert decode_content(b"\x00", 0x10, None, charset) == ("@", 0x10, None)
+    assert decode_content(b"a$b\r\n", 1, None, charset) == ("a$b\r\n", 1, None)
     assert decode_content(b"\x00\xff", 4, None, charset) == ("", 4, b"\x00\xff")
     assert decode_content(b"\x00\xff", 0x77, None, charset) == ("", 4, b"\x00\xff")
+
+
+def test_what_is_called_ascii_and_is_none_is_gsm_03_38():
+    assert decode_content(b"a\x00b \x1be", 1, None, "auto") == ("a@b €", 0, None)
 
 
 @given(st.binary(max_size=700).map(lambda octets: bytes(each & 0x7F for each in octets)))
