@@ -281,7 +281,7 @@ def _remove_upstream(context: CommandContext, upstream: Upstream) -> CommandOutp
     upstreams.remove_upstream(context.conn, SHELL, upstream)
     warning = (
         f"Messages that it has accepted and that have no final receipt: {unreported_count}. None will match them any"
-        " more: they end when their validity does. Next time drain it first, until the receipts have come."
+        " more: they end when their validity does. An upstream that is drained goes on getting its receipts."
     )
     return CommandOutput(
         {"name": upstream.name},
