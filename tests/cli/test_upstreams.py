@@ -213,19 +213,21 @@ def test_one_that_messages_wait_for_is_not_removed(ok, refused, monkeypatch):
 
 def test_a_drained_one_and_a_removed_one_tell_of_receipts_that_have_not_come(ok, run_app, conn, cast):
     ok(*ADD, stdin="x")
-    *message_ids, cut_id = queue_messages(conn, cast.smpp_acme_1.id, 4)
+    *message_ids, cut_id, begun_id = queue_messages(conn, cast.smpp_acme_1.id, 5)
     conn.execute("DELETE FROM queued_messages")
     conn.execute("UPDATE messages SET upstream = 1, bind = 1")
-    # One that was accepted, one whose receipt has come, one that is under way, and one that was accepted in two parts.
+    # One that was accepted, one whose receipt has come, one that is under way, one that was accepted in two parts, and
+    # one of which a part is still to be sent.
     for message_id, upstream_id in zip(message_ids[:2], ("a1", "a2"), strict=True):
         conn.execute("UPDATE messages SET upstream_id = ? WHERE id = ?", (upstream_id, message_id))
     conn.execute("UPDATE messages SET state = 2 WHERE id = ?", (message_ids[1],))
     parts = [AcceptedPart(cut_id, TextPart(each, 2, "{}"), 1, f"p{each}", 1, 1) for each in (1, 2)]
+    parts.append(AcceptedPart(begun_id, TextPart(1, 2, "{}"), 1, "p3", 1, 1))
     with write_transaction(conn):
         message_parts.store_accepted_parts(conn, parts)
         message_parts.store_answered_messages(conn, [cut_id])
     assert re.search(r"^without a final receipt +2$", run_app("upstream", "drain", "carrier").stdout, re.M)
-    conn.execute("DELETE FROM messages WHERE id = ?", (message_ids[2],))
+    conn.execute("UPDATE messages SET state = 2 WHERE id IN (?, ?)", (message_ids[2], begun_id))
     removed = run_app("upstream", "remove", "carrier")
     assert (removed.returncode, removed.stdout) == (0, "carrier removed\n")
     assert "no final receipt: 2. None will match them any more" in removed.stderr

@@ -216,9 +216,10 @@ def count_unreported_messages(conn: sqlite3.Connection, upstream: Upstream) -> i
     (count,) = conn.execute(
         f"SELECT (SELECT count(*) FROM messages INDEXED BY messages_upstream WHERE state = {ENROUTE} AND upstream = ?1"
         f" AND {key} IS NOT NULL AND upstream_id IS NOT '' AND bind IS NOT {SIMULATED_BIND})"
-        # Of a text that was cut each part has its own.
-        f" + (SELECT count(DISTINCT message_id) FROM message_parts INDEXED BY message_parts_upstream"
-        f" WHERE state = {ENROUTE} AND upstream = ?1 AND {key} IS NOT NULL AND upstream_id IS NOT '')",
+        # Of a text that was cut each part has its own. One of which parts are still to be sent waits for others.
+        f" + (SELECT count(DISTINCT message_id) FROM message_parts AS p INDEXED BY message_parts_upstream"
+        f" WHERE state = {ENROUTE} AND upstream = ?1 AND {key} IS NOT NULL AND upstream_id IS NOT ''"
+        "  AND (SELECT upstream_id FROM messages WHERE id = p.message_id) IS NOT NULL)",
         (upstream.id,),
     ).fetchone()
     return int(count)

@@ -77,6 +77,7 @@ class UpstreamChannel:
         "_retried_receipts",
         "_storage",
         "_stray_ids",
+        "_unmatched_count",
         "available",
         "claimable",
         "claiming",
@@ -118,6 +119,7 @@ class UpstreamChannel:
         # How often what was said, since the log told last.
         self._refusals: Counter[str] = Counter()
         self._delivery_refusals: Counter[str] = Counter()
+        self._unmatched_count = 0
 
     @property
     def may_send(self) -> bool:
@@ -297,8 +299,8 @@ class UpstreamChannel:
             log.warning("upstream %s refuses messages: %s", self.config.upstream.name, status)
         self._refusals[status] += count
 
-    def log_refusals(self) -> None:
-        """Tell of those since the last time."""
+    def log_counts(self) -> None:
+        """Tell of refusals, and of receipts that had no message when they came, since the last time."""
         for status, count in self._refusals.items():
             if count > 1:
                 log.warning("upstream %s has refused %d messages: %s", self.config.upstream.name, count, status)
@@ -310,8 +312,17 @@ class UpstreamChannel:
                     self.config.upstream.name,
                     status,
                 )
+        if self._unmatched_count:
+            # Some come before the answer to their submit_sm, and find their message then.
+            log.info(
+                "%d receipts of upstream %s had no message when they came; those that find none: upstream unmatched %s",
+                self._unmatched_count,
+                self.config.upstream.name,
+                self.config.upstream.name,
+            )
         self._refusals.clear()
         self._delivery_refusals.clear()
+        self._unmatched_count = 0
 
     def save_counters(self, connection: UpstreamConnection) -> None:
         """Store what a connection of this upstream has counted since the last time."""
@@ -440,7 +451,9 @@ class UpstreamChannel:
             self._known_receipts[flow_key] = None
         while len(self._known_receipts) > _KNOWN_RECEIPTS:
             self._known_receipts.popitem(last=False)
-        if is_matched is False and receipt.is_repeated:
+        if is_matched is False and not receipt.is_repeated:
+            self._unmatched_count += 1
+        elif is_matched is False:
             # A kill loses it: then its message, if it has any, ends with its validity. It is in doubt for a second.
             receipt.is_counted = True
             self._retried_receipts.append((now_ms(), receipt))

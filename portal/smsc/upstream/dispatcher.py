@@ -520,7 +520,7 @@ class Dispatcher:
 
     def _check_strays_periodically(self) -> None:
         for channel in self._channels.values():
-            channel.log_refusals()
+            channel.log_counts()
         self._takers.log_unroutable_submits()
         self.check_strays()
         self._strays_timer = self._loop.call_later(_STRAY_SECONDS, self._check_strays_periodically)

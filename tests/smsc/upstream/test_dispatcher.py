@@ -1,6 +1,7 @@
 """Messages on their way through an upstream: the whole server, and a carrier that does what a test tells it to."""
 
 import asyncio
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -300,13 +301,24 @@ async def test_what_the_upstream_may_have_goes_on_when_it_is_called_back(config,
         assert not count_waiting(conn)
 
 
+async def test_the_log_tells_how_many_receipts_had_no_message(config, cast, add_upstream, caplog):
+    caplog.set_level(logging.INFO)
+    async with run_bound(config, add_upstream) as (server, _, carrier):
+        for message_id in ("1", "2", "2"):
+            text = f"id:{message_id} stat:DELIVRD err:000 text:".encode()
+            carrier.send(DeliverSm(7, source="393331234567", destination="ACME", esm_class=4, short_message=text))
+            assert (await carrier.read_response()).status == 0
+        server.dispatcher._channels[1].log_counts()  # noqa: SLF001
+    assert "2 receipts of upstream carrier had no message when they came" in caplog.text
+
+
 async def test_the_log_tells_of_some_kinds_of_refusals_and_of_the_others_together(config, add_upstream, caplog):
     upstream = add_upstream(1)
     async with run_smsc(config) as server:
         channel = UpstreamChannel(UpstreamConfig(upstream, None), server.dispatcher, server.storage.outbound)
         for each in range(15):
             channel.count_refusals(f"0x{each:02X}")
-        channel.log_refusals()
+        channel.log_counts()
         channel.count_refusals("0x0E")
     told = [each.getMessage() for each in caplog.records if each.name == "portal.smsc.upstream.channel"]
     at_once = [f"upstream carrier refuses messages: 0x{each:02X}" for each in range(10)]
@@ -437,7 +449,7 @@ async def test_one_of_a_handset_that_no_deliver_sm_can_hold_is_refused(
         assert (delivered.source, len(delivered.body)) == (longest[0].lstrip("+"), longest[1] * septets)
         assert conn.execute("SELECT count(*) FROM received").fetchone()[0] == 1
         for _ in range(2):
-            server.dispatcher._channels[1].log_refusals()  # noqa: SLF001
+            server.dispatcher._channels[1].log_counts()  # noqa: SLF001
         reason = f"refused with {status.name} 0x{status:02X}"
         assert [each for each in caplog.messages if "refused" in each] == [
             f"a message or receipt of upstream carrier was {reason}",
