@@ -183,7 +183,7 @@ def claim_messages(
                 begun_elsewhere.append(each)
         if begun_elsewhere:
             result = SendingResult()
-            failed_ids = _take_over_texts(conn, upstream_id, begun_elsewhere, now, result)
+            failed_ids = _take_over_texts(conn, upstream_id, begun_elsewhere, blacklisted, now, result)
             sendable = [each for each in sendable if each.id not in failed_ids]
             receipts += result.receipts
             claimed.emptied_account_ids += result.emptied_account_ids
@@ -345,16 +345,24 @@ def resolve_unsure_messages(
 
 
 def _take_over_texts(
-    conn: sqlite3.Connection, upstream_id: int, texts: Sequence[SubmittedMessage], now: int, result: SendingResult
+    conn: sqlite3.Connection,
+    upstream_id: int,
+    texts: Sequence[SubmittedMessage],
+    blacklisted: Collection[Flow],
+    now: int,
+    result: SendingResult,
 ) -> Collection[int]:
     """Decide about texts that another upstream is given, since the one that has taken parts of them was removed: they
     are unsure, by the setting `unanswered` of that one, and counted of this one, as that can't be looked at any more.
+    To a number that has been blacklisted nothing is sent from its beginning.
 
     Returns the ids of those that are not sent.
     """
     failed_ids = set()
     for each in texts:
-        if each.cut is not None and upstreams.get_stored_settings(conn, each.cut.upstream).unanswered == FAIL:
+        assert each.cut is not None
+        is_blocked = (each.account_id, each.destination) in blacklisted
+        if is_blocked or upstreams.get_stored_settings(conn, each.cut.upstream).unanswered == FAIL:
             failed_ids.add(each.id)
         else:
             message_parts.forget_parts(conn, [each.id])

@@ -454,19 +454,25 @@ def test_an_answer_of_a_removed_upstream_says_nothing_of_a_text_that_another_one
     assert_sound(conn)
 
 
-def test_a_text_whose_upstream_was_removed_fails_where_that_is_set(conn, account_id, remove_with_begun_text):
-    message_id, other = remove_with_begun_text(unanswered="fail", refund="undelivered")
+@pytest.mark.parametrize("has_said_stop", [True, False])
+def test_a_text_whose_upstream_was_removed_fails_where_that_is_set_or_its_number_says_stop(
+    conn, account_id, remove_with_begun_text, has_said_stop
+):
+    message_id, other = remove_with_begun_text(unanswered="resend" if has_said_stop else "fail", refund="undelivered")
+    if has_said_stop:
+        blacklist.blacklist_stop_sender(conn, account_id, NUMBER, 1, now_ms())
     (behind,) = queue_messages(conn, account_id)
     charged = get_balance(conn, account_id)
     later = now_ms() + 10_000
-    # What waits behind it may go now.
-    assert [each.id for _ in range(2) for each in claim(conn, other.id, later)] == [behind]
+    # What waits behind it may go now, or is refused, and paid back, for the STOP.
+    assert [each.id for _ in range(2) for each in claim(conn, other.id, later)] == [behind][has_said_stop:]
+    paid_back = read_message(conn, behind)["price"] if has_said_stop else 0
     counted = counters.get_counters(conn, other.id)
     assert (counted["unsure"], counted["resent"], counted["failed"]) == (1, 0, 1)
     assert list_states(conn, message_id) == [ENROUTE, UNKNOWN, UNKNOWN]
     (receipt,) = receive(conn, 1).receipts
     assert receipt.state == UNKNOWN
-    assert get_balance(conn, account_id) == charged + read_message(conn, message_id)["price"] // 3 * 2
+    assert get_balance(conn, account_id) == charged + read_message(conn, message_id)["price"] // 3 * 2 + paid_back
     assert_sound(conn)
 
 
