@@ -12,7 +12,7 @@ from portal.core.gsm0338 import Encoding
 from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import Refused
+from portal.services.common.errors import NotFound, Refused
 
 DEFAULT_WINDOWING = 10
 DEFAULT_THROUGHPUT = 20
@@ -44,7 +44,7 @@ STATUS_LABELS = {
 }
 
 
-class NoSuchAccount(Refused):
+class NoSuchAccount(NotFound):
     sentence = N_("There is no account “%(name)s”.")
     field = "account"
 

@@ -13,7 +13,7 @@ from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import Refused
+from portal.services.common.errors import NotFound, Refused
 
 _MAX_LABEL_LENGTH = 60
 # What a customer may open at most. Wider ranges are whole providers or the internet, so the list would protect nothing.
@@ -86,7 +86,7 @@ class NotSmppAccount(Refused):
     sentence = N_("%(name)s is a classic account: no IP addresses belong to it.")
 
 
-class NoSuchAllowedIP(Refused):
+class NoSuchAllowedIP(NotFound):
     sentence = N_("That address isn't in the list.")
 
 

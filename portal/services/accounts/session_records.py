@@ -11,7 +11,7 @@ from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import Refused
+from portal.services.common.errors import NotFound
 
 BIND_TYPES = {
     "transceiver": N_("Transceiver"),
@@ -27,7 +27,7 @@ RATE_SAMPLE_MS = HEARTBEAT_MS
 """An open session has so many latest rates, each measured over so many milliseconds."""
 
 
-class NoSuchSmppSession(Refused):
+class NoSuchSmppSession(NotFound):
     sentence = N_("This session has ended already.")
 
 

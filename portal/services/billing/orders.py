@@ -16,7 +16,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.billing.packs import Pack
 from portal.services.common import audit, idempotency
 from portal.services.common.audit import Actor
-from portal.services.common.errors import Refused
+from portal.services.common.errors import NotFound, Refused
 from portal.services.credits import ledger
 
 CUSTOMER, AUTOMATIC = "customer", "automatic"
@@ -29,7 +29,7 @@ _MAX_PAYMENT_LENGTH = 200
 _BATCH_SIZE = 500
 
 
-class NoSuchOrder(Refused):
+class NoSuchOrder(NotFound):
     sentence = N_("There is no order %(number)s.")
     field = "order"
 

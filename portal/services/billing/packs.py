@@ -19,7 +19,7 @@ from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import Refused
+from portal.services.common.errors import NotFound, Refused
 
 # Of these an account may buy one automatically, where there is a price for it. Thousandths of a credit.
 RECREDIT_PACK_SIZES = tuple(size * 1000 for size in (100, 200, 250, 500, 1000, 5000, 10000))
@@ -29,7 +29,7 @@ _MAX_PRICE = 10**12
 _MAX_DIGITS = 20
 
 
-class NoSuchPack(Refused):
+class NoSuchPack(NotFound):
     sentence = N_("There is no such pack.")
     field = "pack"
 

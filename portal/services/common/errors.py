@@ -24,3 +24,7 @@ class Refused(Exception):
         """The sentence in the language in use."""
         translated = gettext(self.sentence)
         return translated % self.params
+
+
+class NotFound(Refused):
+    """What an id or a name names isn't there. A page whose address has it answers 404."""

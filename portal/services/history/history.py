@@ -14,7 +14,7 @@ from typing import NamedTuple
 from portal.core import gsm0338
 from portal.core.i18n import N_
 from portal.services.common import ids
-from portal.services.common.errors import Refused
+from portal.services.common.errors import NotFound
 from portal.services.common.message_states import DELIVERED, ENROUTE, PTT_DESCRIPTIONS, PTT_NONE
 from portal.services.messages import client_ids, message_parts, text_policy
 from portal.services.messages.message_parts import MessagePart
@@ -25,7 +25,7 @@ MISSING_SEGMENTS_MARK = "[…]"
 """Shown instead of the segments of a text that have not come."""
 
 
-class NoSuchMessage(Refused):
+class NoSuchMessage(NotFound):
     sentence = N_("That message isn't in the history.")
 
 

@@ -12,6 +12,7 @@ from portal.core import gsm0338
 from portal.core.clock import now_ms
 from portal.core.db import BulkInsert, write_transaction
 from portal.services.common import ids
+from portal.services.common.errors import NotFound
 from portal.services.common.periods import ALL_TIME_PERIOD, Period
 from portal.services.messages import (
     blacklist,
@@ -235,7 +236,7 @@ _MAX_COUNTED_WAITING = 1000
 _DELIVERY_ID_MARGIN_MS = 60_000
 
 
-class NoSuchInboundMessage(Exception):
+class NoSuchInboundMessage(NotFound):
     """The account has received no message with this id."""
 
 

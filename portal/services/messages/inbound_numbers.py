@@ -11,7 +11,7 @@ from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import Refused
+from portal.services.common.errors import NotFound, Refused
 from portal.services.messages import blacklist
 
 # A short code, or a number with its country code (E.164).
@@ -44,7 +44,7 @@ class InboundNumberTaken(Refused):
     field = "number"
 
 
-class NoSuchInboundNumber(Refused):
+class NoSuchInboundNumber(NotFound):
     sentence = N_("%(number)s isn't in the list.")
     field = "number"
 

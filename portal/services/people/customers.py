@@ -9,7 +9,7 @@ from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import DEFAULT_LANGUAGE, N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import Refused
+from portal.services.common.errors import NotFound, Refused
 
 _MAX_MIN_AGE_DAYS = 3650
 MAX_RETENTION_MONTHS = 1200
@@ -18,7 +18,7 @@ DEFAULT_RETENTION = 0
 _EMAIL_PATTERN = re.compile(r"[^@\s<>\",;:]+@[^@\s<>\",;:]+\.?[^@\s<>\",;:]*")
 
 
-class NoSuchCustomer(Refused):
+class NoSuchCustomer(NotFound):
     sentence = N_("There is no customer “%(name)s”.")
     field = "customer"
 

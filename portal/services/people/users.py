@@ -9,7 +9,7 @@ from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import Refused
+from portal.services.common.errors import NotFound, Refused
 from portal.services.people import two_factor
 from portal.services.people.customers import parse_email
 
@@ -22,7 +22,7 @@ class UserExists(Refused):
     field = "email"
 
 
-class NoSuchUser(Refused):
+class NoSuchUser(NotFound):
     sentence = N_("There is no user “%(email)s”.")
     field = "email"
 

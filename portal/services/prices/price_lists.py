@@ -8,7 +8,7 @@ from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import Refused
+from portal.services.common.errors import NotFound, Refused
 from portal.services.people.customers import Customer
 
 DEFAULT_LIST = 1
@@ -16,7 +16,7 @@ DEFAULT_LIST = 1
 _MAX_NAME_LENGTH = 60
 
 
-class NoSuchPriceList(Refused):
+class NoSuchPriceList(NotFound):
     sentence = N_("There is no price list “%(name)s”.")
     field = "price_list"
 

@@ -20,7 +20,7 @@ from portal.core.i18n import N_
 from portal.core.progress import Progress, no_progress
 from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import Actor
-from portal.services.common.errors import Refused
+from portal.services.common.errors import NotFound, Refused
 from portal.services.prices import countries, price_lists
 from portal.services.prices.price_lists import DEFAULT_LIST
 
@@ -55,7 +55,7 @@ class PastPriceDate(Refused):
     field = "valid_from"
 
 
-class NoSuchPrice(Refused):
+class NoSuchPrice(NotFound):
     sentence = N_("The list says nothing about %(destination)s.")
     field = "destination"
 

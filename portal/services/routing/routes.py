@@ -19,7 +19,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.addresses import normalize_address
 from portal.services.common.audit import Actor
-from portal.services.common.errors import Refused
+from portal.services.common.errors import NotFound, Refused
 from portal.services.people.customers import Customer
 from portal.services.prices import countries
 from portal.services.senders import senders
@@ -30,7 +30,7 @@ _MAX_PREFIX_DIGITS = 15
 _UPSTREAM_PATTERN = re.compile(r"([^:]+)(?::([0-9]{1,9}))?")
 
 
-class NoSuchRoute(Refused):
+class NoSuchRoute(NotFound):
     sentence = N_("There is no route %(route)s.")
     field = "route"
 

@@ -13,7 +13,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.addresses import INTERNATIONAL_NUMBER
 from portal.services.common.audit import Actor
-from portal.services.common.errors import Refused
+from portal.services.common.errors import NotFound, Refused
 from portal.services.prices import countries
 from portal.services.senders import documents
 from portal.services.senders.documents import Document
@@ -64,7 +64,7 @@ class SenderListFull(Refused):
     field = "address"
 
 
-class NoSuchSender(Refused):
+class NoSuchSender(NotFound):
     sentence = N_("The sender %(address)s isn't in the list.")
     field = "address"
 

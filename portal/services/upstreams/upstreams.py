@@ -15,7 +15,7 @@ from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import Refused
+from portal.services.common.errors import NotFound, Refused
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import health, paths, queue
 from portal.services.upstreams.message_ids import UNANSWERED_SQL, build_key_sql
@@ -42,7 +42,7 @@ _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,29}")
 MAX_PASSWORD_LENGTH = 8
 
 
-class NoSuchUpstream(Refused):
+class NoSuchUpstream(NotFound):
     sentence = N_("There is no upstream “%(name)s”.")
     field = "upstream"
 

@@ -74,12 +74,11 @@ def add_allowed_ip(account: Account) -> ResponseReturnValue:
         return htmx.redirect_after_post(_settings_url(account), toast)
     status_parts = live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True).values()
     if _is_authorise_button_request():
-        return htmx.render_fragments("", *status_parts, toast=toast, trigger_refresh=True)
+        return htmx.render_fragments("", *status_parts, toast=toast)
     return htmx.render_fragments(
         "accounts/allowed_ips/_tile.html",
         *status_parts,
         toast=toast,
-        trigger_refresh=True,
         **_tile_context(account, AllowedIPForm(formdata=None)),
     )
 
@@ -149,7 +148,6 @@ def remove_allowed_ip(account: Account, ip_id: int) -> ResponseReturnValue:
         *live.render_live_fragments(account, _LIST_PART).values(),
         *oob_parts.values(),
         toast=toast,
-        trigger_refresh=True,
     )
 
 
@@ -170,7 +168,6 @@ def restore_allowed_ip(account: Account) -> ResponseReturnValue:
         "",
         *live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True).values(),
         toast=toast,
-        trigger_refresh=True,
     )
 
 

@@ -66,7 +66,6 @@ def generate_password(account: Account) -> ResponseReturnValue:
     if htmx.is_htmx_request():
         return htmx.render_fragments(
             "accounts/credentials/_shown.html",
-            trigger_refresh=True,
             account=layout.build_account_view(account),
             **values,
         )

@@ -99,7 +99,6 @@ def end_smpp_session(account: Account, session_id: int) -> ResponseReturnValue:
         *live.render_live_fragments(account, _OPEN_SESSIONS_PART).values(),
         *oob_parts.values(),
         toast=toast,
-        trigger_refresh=True,
     )
 
 

@@ -1,10 +1,11 @@
 """The operator's page of an account: its state, its limits, and the forms for its credits and numbers."""
 
+from functools import partial
 from typing import Any
 
-from flask import Blueprint, abort, url_for
+from flask import Blueprint, url_for
 from flask.typing import ResponseReturnValue
-from wtforms import BooleanField, HiddenField, SelectField, StringField
+from wtforms import BooleanField, SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
 from portal.core.db import write_transaction
@@ -13,14 +14,14 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import accounts, credentials, session_records
 from portal.services.accounts.accounts import Account
-from portal.services.common import idempotency
-from portal.services.common.errors import Refused
 from portal.services.messages import inbound_numbers, smpp_config
 from portal.services.people import customers
+from portal.services.people.customers import Customer
 from portal.services.prices import countries
-from portal.web.admin.customers import AccountForm, render_customer_dialog, render_customer_page
+from portal.web.admin.customers import AccountForm, render_customer_page
 from portal.web.core import access, context, htmx, layout
-from portal.web.core.forms import TranslatedForm, add_form_error
+from portal.web.core.forms import OnceForm, TranslatedForm, refusals_on
+from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("admin_accounts", __name__, url_prefix="/admin")
 
@@ -28,14 +29,11 @@ _DATA_CODING_FIELDS = {"ascii": Encoding.ASCII, "latin_1": Encoding.LATIN_1, "bi
 _HEADER_TEMPLATES = ("_account_status.html", "_account_figures.html")
 
 
-class GrantCreditsForm(TranslatedForm):
-    """`form` makes a form that is sent twice give credits once."""
-
+class GrantCreditsForm(OnceForm):
     amount = StringField(N_("Credits"))
     note = StringField(N_("Note"))
     # The stylesheet knows a field #until, which another choice brings.
     until = StringField(N_("Valid until"), id="valid-until")
-    form = HiddenField()
 
 
 class AccountLimitsForm(TranslatedForm):
@@ -75,165 +73,159 @@ class InboundNumberForm(TranslatedForm):
 
 @blueprint.post("/customers/<int:customer_id>/accounts")
 @access.operator_required
-def create_account(customer_id: int) -> ResponseReturnValue:
-    conn, actor, customer = context.get_conn(), context.get_actor(), access.get_customer_or_404(customer_id)
-    form = AccountForm(prefix="account-")
+def create_account(customer: Customer) -> ResponseReturnValue:
+    conn, actor, form = context.get_conn(), context.get_actor(), AccountForm(prefix="account-")
     password = ""
-    try:
+    with refusals_on(form):
         with write_transaction(conn):
             account = accounts.create_account(
                 conn,
                 actor,
                 customer.id,
-                kind=form.kind.data or "",
-                name=form.name.data or "",
-                description=form.description.data or "",
+                kind=form.kind.data,
+                name=form.name.data,
+                description=form.description.data,
             )
             if account.kind == "smpp":
                 password = credentials.regenerate_smpp_password(
                     conn, context.get_crypto_keys(), actor, account, send_mail=False
                 )
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return render_customer_page(customer, account_form=form)
-    account_url = url_for("admin_accounts.show_account", name=account.name)
-    if not password:
-        return htmx.redirect_after_post(account_url, htmx.Toast(_("%(name)s was added.", name=account.name)))
-    return render_customer_dialog(
-        "admin/once.html",
-        "admin/_once.html",
-        title=_("%(name)s was added", name=account.name),
-        text=_("Its clients log in with these. The password is not shown again."),
-        values=[(_("SystemID"), account.name), (_("Password"), password)],
-        back=account_url,
-    )
+        if not password:
+            toast = Toast(_("%(name)s was added.", name=account.name))
+            return htmx.redirect_after_post(account_url(account), toast)
+        return htmx.render_dialog(
+            "admin/_once.html",
+            title=_("%(name)s was added", name=account.name),
+            text=_("Its clients log in with these. The password is not shown again."),
+            values=[(_("SystemID"), account.name), (_("Password"), password)],
+            back=account_url(account),
+        )
+    return render_customer_page(customer, account_form=form)
 
 
 @blueprint.get("/accounts/<name>")
 @access.operator_required
-def show_account(name: str) -> ResponseReturnValue:
+def show_account(account: Account) -> ResponseReturnValue:
     """The operator's page of an account; for htmx its state, which the SMPP server may still have to confirm."""
-    account = account_or_404(name)
     if htmx.is_htmx_request():
-        return render_account_tile("admin/_status.html", name, *_HEADER_TEMPLATES)
-    return render_account_page(account)
+        return htmx.render_fragments("admin/_status.html", *_HEADER_TEMPLATES, **_tile_context(account))
+    return _render_account_page(account)
 
 
 @blueprint.get("/accounts/<name>/disable")
 @access.operator_required
-def ask_disable_account(name: str) -> ResponseReturnValue:
+def ask_disable_account(account: Account) -> ResponseReturnValue:
     """Ask for confirmation: what happens to the account's clients."""
-    account = account_or_404(name)
     return htmx.render_dialog(
         "admin/_disable.html",
         account,
         title=_("Disable this account?"),
         tab="admin",
-        open_now=len(session_records.list_open_smpp_sessions(context.get_conn(), account.id)),
+        open_now=_count_open_sessions(account),
     )
 
 
 @blueprint.post("/accounts/<name>/disable")
 @access.operator_required
-def disable_account(name: str) -> ResponseReturnValue:
-    accounts.disable_account(context.get_conn(), context.get_actor(), account_or_404(name))
-    return _render_account_status(name, _("%(name)s was disabled.", name=name))
+def disable_account(account: Account) -> ResponseReturnValue:
+    accounts.disable_account(context.get_conn(), context.get_actor(), account)
+    return _answer_status(account, _("%(name)s was disabled.", name=account.name))
 
 
 @blueprint.post("/accounts/<name>/enable")
 @access.operator_required
-def enable_account(name: str) -> ResponseReturnValue:
-    accounts.enable_account(context.get_conn(), context.get_actor(), account_or_404(name))
-    return _render_account_status(name, _("%(name)s was enabled.", name=name))
+def enable_account(account: Account) -> ResponseReturnValue:
+    accounts.enable_account(context.get_conn(), context.get_actor(), account)
+    return _answer_status(account, _("%(name)s was enabled.", name=account.name))
 
 
-def _render_account_status(name: str, text: str) -> ResponseReturnValue:
-    toast = htmx.Toast(text)
-    if htmx.is_htmx_request():
-        return render_account_tile("admin/_status.html", name, *_HEADER_TEMPLATES, toast=toast)
-    return htmx.redirect_after_post(url_for("admin_accounts.show_account", name=name), toast)
+def _answer_status(account: Account, text: str) -> ResponseReturnValue:
+    return answer_account_form("admin/_status.html", account, *_HEADER_TEMPLATES, toast=Toast(text))
 
 
 @blueprint.post("/accounts/<name>/limits")
 @access.operator_required
-def change_account_limits(name: str) -> ResponseReturnValue:
-    account, form = account_or_404(name), AccountLimitsForm()
-    try:
+def change_account_limits(account: Account) -> ResponseReturnValue:
+    # What isn't sent stays as it is; what isn't ticked isn't sent.
+    form = AccountLimitsForm(data={"national_numbers": account.national_numbers})
+    toast = None
+    with refusals_on(form):
         accounts.change_account(
             context.get_conn(),
             context.get_actor(),
             account,
-            windowing=accounts.parse_account_limit("windowing", form.windowing.data or ""),
-            throughput=accounts.parse_account_limit("throughput", form.throughput.data or ""),
-            binds=accounts.parse_account_limit("binds", form.binds.data or ""),
+            windowing=accounts.parse_account_limit("windowing", form.windowing.data),
+            throughput=accounts.parse_account_limit("throughput", form.throughput.data),
+            binds=accounts.parse_account_limit("binds", form.binds.data),
             any_sender=form.any_sender.data,
             data_codings=form.selected_data_codings(),
             packed_gsm=form.packed_gsm.data,
             national_numbers=form.national_numbers.data,
         )
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        if htmx.is_htmx_request():
-            return render_account_tile("admin/_limits.html", name, status=422, limits_form=form)
-        return render_account_page(account, limits_form=form)
-    toast = htmx.Toast(_("The limits of %(name)s were changed.", name=name))
-    if htmx.is_htmx_request():
-        return render_account_tile("admin/_limits.html", name, toast=toast, limits_form=form)
-    return htmx.redirect_after_post(url_for("admin_accounts.show_account", name=name), toast)
+        toast = Toast(_("The limits of %(name)s were changed.", name=account.name))
+    return answer_account_form("admin/_limits.html", account, toast=toast, limits_form=form)
 
 
-def account_or_404(name: str) -> Account:
-    """The account that an operator's address names; 404 where there is none."""
-    try:
-        return accounts.get_account(context.get_conn(), name)
-    except accounts.NoSuchAccount:
-        abort(404)
+def account_url(account: Account) -> str:
+    """The address of the operator's page of an account."""
+    return url_for("admin_accounts.show_account", name=account.name)
 
 
-def render_account_page(account: Account, **forms: TranslatedForm) -> ResponseReturnValue:
-    """The operator's page of an account.
-
-    Args:
-        forms: `number_form`, `grant_form` or `limits_form` where one was refused; the page keeps what was typed.
-    """
-    conn = context.get_conn()
+def _render_account_page(account: Account, **forms: TranslatedForm) -> ResponseReturnValue:
     codings = {name: number in account.data_codings for name, number in _DATA_CODING_FIELDS.items()}
     values = {
         "number_form": InboundNumberForm(formdata=None),
-        "grant_form": make_blank_grant_form(),
+        "grant_form": GrantCreditsForm(formdata=None),
         "limits_form": AccountLimitsForm(formdata=None, obj=account, data=codings),
     } | forms
     return htmx.render_page(
         "admin/account.html",
-        status=422 if any(each.errors for each in values.values()) else 200,
         account=account,
-        sessions=len(session_records.list_open_smpp_sessions(conn, account.id)),
+        sessions=_count_open_sessions(account),
         tab="admin",
-        customer=customers.get_customer_by_id(conn, account.customer_id),
-        unconfirmed=smpp_config.has_unapplied_config_changes(conn, account.id),
-        inbound_numbers=inbound_numbers.list_inbound_numbers(conn, account.id),
+        customer=customers.get_customer_by_id(context.get_conn(), account.customer_id),
+        **_account_context(account),
         **values,
     )
 
 
-def render_account_tile(template: str, name: str, *other_templates: str, **values: Any) -> ResponseReturnValue:
-    """One tile of an account's page for htmx, as things are now.
+def answer_account_form(
+    template: str, account: Account, *out_of_band: str, toast: Toast | None = None, **forms: TranslatedForm
+) -> ResponseReturnValue:
+    """The answer to a form of the operator's page of an account; see `htmx.answer_form`.
 
     Args:
-        template: the tile's.
-        other_templates: fragments of the page that change with it.
-        values: see `htmx.render_fragments`.
+        template: the form's tile.
+        out_of_band: fragments of the page that change with it.
+        forms: the tile's, as `number_form`, `grant_form` or `limits_form`.
     """
-    conn, account = context.get_conn(), account_or_404(name)
-    return htmx.render_fragments(
+    return htmx.answer_form(
         template,
-        *other_templates,
-        account=layout.build_account_view(account, len(session_records.list_open_smpp_sessions(conn, account.id))),
-        unconfirmed=smpp_config.has_unapplied_config_changes(conn, account.id),
-        **values,
+        *out_of_band,
+        toast=toast,
+        address=account_url(account),
+        render_whole_page=partial(_render_account_page, account, **forms),
+        **_tile_context(account),
+        **forms,
     )
 
 
-def make_blank_grant_form() -> GrantCreditsForm:
-    """An empty form with an idempotency key of its own."""
-    return GrantCreditsForm(formdata=None, data={"form": idempotency.new_idempotency_key()})
+def _tile_context(account: Account) -> dict[str, Any]:
+    """The variables of a tile, from the account as it is now."""
+    account = accounts.get_account(context.get_conn(), account.name)
+    return {
+        "account": layout.build_account_view(account, _count_open_sessions(account)),
+        **_account_context(account),
+    }
+
+
+def _account_context(account: Account) -> dict[str, Any]:
+    conn = context.get_conn()
+    return {
+        "unconfirmed": smpp_config.has_unapplied_config_changes(conn, account.id),
+        "inbound_numbers": inbound_numbers.list_inbound_numbers(conn, account.id),
+    }
+
+
+def _count_open_sessions(account: Account) -> int:
+    return len(session_records.list_open_smpp_sessions(context.get_conn(), account.id))

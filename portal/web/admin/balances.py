@@ -1,12 +1,13 @@
 """Credits, for operators: all balances, grants, corrections and refunds."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import Blueprint, abort, request, url_for
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
-from wtforms import HiddenField, SelectField, StringField
+from wtforms import SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
 from portal.core import i18n
@@ -16,19 +17,12 @@ from portal.services.accounts.accounts import Account
 from portal.services.billing import balances
 from portal.services.billing.balances import AccountBalance
 from portal.services.common import credit_amounts, idempotency
-from portal.services.common.errors import Refused
 from portal.services.credits import credits, expiry
 from portal.services.history import history, refunds
 from portal.services.history.history import SentText
-from portal.web.admin.accounts import (
-    GrantCreditsForm,
-    account_or_404,
-    make_blank_grant_form,
-    render_account_page,
-    render_account_tile,
-)
+from portal.web.admin.accounts import GrantCreditsForm, account_url, answer_account_form
 from portal.web.core import access, context, downloads, htmx
-from portal.web.core.forms import TranslatedForm, add_form_error
+from portal.web.core.forms import OnceForm, TranslatedForm, refusals_on
 from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("admin_balances", __name__, url_prefix="/admin")
@@ -60,17 +54,15 @@ class BalanceSearchForm(TranslatedForm):
     )
 
 
-class BalanceChangeForm(TranslatedForm):
-    """Credits that are given or taken for a `reason`; `form` makes a form that is sent twice do it once."""
+class BalanceChangeForm(OnceForm):
+    """Credits that are given or taken for a `reason`."""
 
     amount = StringField(N_("Credits"))
     reason = StringField(N_("Reason"))
-    form = HiddenField()
 
 
-class RefundReasonForm(TranslatedForm):
+class RefundReasonForm(OnceForm):
     reason = StringField(N_("Reason"))
-    form = HiddenField()
 
 
 # --- everyone's balances
@@ -88,7 +80,7 @@ def list_balances() -> ResponseReturnValue:
         sort=_read_sort_column(form),
         rows=matches[:_MAX_ROWS_SHOWN],
         totals=balances.sum_balances(matches),
-        query=urlencode({"q": form.q.data or "", "sort": _read_sort_column(form)}),
+        query=urlencode({"q": form.q.data, "sort": _read_sort_column(form)}),
     )
 
 
@@ -125,7 +117,7 @@ _SORT_KEYS: dict[str, Callable[[AccountBalance], Any]] = {
 
 
 def _search_balances(form: BalanceSearchForm) -> list[AccountBalance]:
-    query = (form.q.data or "").strip().casefold()
+    query = form.q.data.strip().casefold()
     rows = [
         row
         for row in balances.list_all_balances(context.get_conn())
@@ -138,7 +130,7 @@ def _search_balances(form: BalanceSearchForm) -> list[AccountBalance]:
 
 
 def _read_sort_column(form: BalanceSearchForm) -> str:
-    sort: str = form.sort.data or ""
+    sort: str = form.sort.data
     return sort if sort.removeprefix("-") in _SORT_KEYS else "customer"
 
 
@@ -147,131 +139,120 @@ def _read_sort_column(form: BalanceSearchForm) -> str:
 
 @blueprint.post("/accounts/<name>/credits")
 @access.operator_required
-def grant_credits(name: str) -> ResponseReturnValue:
-    account, form = account_or_404(name), GrantCreditsForm()
-    try:
-        amount = credit_amounts.parse_amount(form.amount.data or "")
-        note, idempotency_key = form.note.data or "", form.form.data or ""
-        expires_at = expiry.parse_credit_expiry_date(form.until.data or "", context.get_config().timezone)
-        credits.grant_credits(
-            context.get_conn(),
-            context.get_actor(),
-            account,
-            amount,
-            note,
-            expires_at=expires_at,
-            idempotency_key=idempotency_key,
+def grant_credits(account: Account) -> ResponseReturnValue:
+    form = GrantCreditsForm()
+    with refusals_on(form):
+        amount = credit_amounts.parse_amount(form.amount.data)
+        expires_at = expiry.parse_credit_expiry_date(form.until.data, context.get_config().timezone)
+        try:
+            credits.grant_credits(
+                context.get_conn(),
+                context.get_actor(),
+                account,
+                amount,
+                form.note.data,
+                expires_at=expires_at,
+                idempotency_key=form.form.data,
+            )
+            toast = Toast(_("%(amount)s credits were granted.", amount=i18n.format_credits(amount)))
+        except idempotency.FormAlreadySent as refusal:
+            toast = Toast(refusal.localized(), "info")
+        form = GrantCreditsForm(formdata=None)
+        return answer_account_form(
+            "admin/_credits.html", account, "_account_figures.html", toast=toast, grant_form=form
         )
-        toast = Toast(_("%(amount)s credits were granted.", amount=i18n.format_credits(amount)))
-    except idempotency.FormAlreadySent as refusal:
-        toast = Toast(refusal.localized(), "info")
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        # A form that was refused has granted nothing: its idempotency key is still unused.
-        form.form.data = form.form.data or idempotency.new_idempotency_key()
-        if htmx.is_htmx_request():
-            return render_account_tile("admin/_credits.html", name, status=422, grant_form=form)
-        return render_account_page(account, grant_form=form)
-    if htmx.is_htmx_request():
-        return render_account_tile(
-            "admin/_credits.html", name, "_account_figures.html", toast=toast, grant_form=make_blank_grant_form()
-        )
-    return htmx.redirect_after_post(url_for("admin_accounts.show_account", name=name), toast)
+    return answer_account_form("admin/_credits.html", account, grant_form=form)
 
 
-# --- correcting a balance
+# --- correcting a balance, and giving credits back
 
 
-@blueprint.get("/accounts/<name>/credits/correct")
+@dataclass(frozen=True)
+class BalanceChange:
+    """A way in which an operator changes a balance: what it does, and the words of its form.
+
+    `change` returns the balance afterwards, and `describe` what was done, from the amount and that balance.
+    """
+
+    action: str
+    title: str
+    verb: str
+    get_hint: Callable[[], str]
+    parse_amount: Callable[[str], int]
+    change: Callable[..., int]
+    describe: Callable[[int, int], str]
+
+
+_CORRECTION = BalanceChange(
+    ".correct_balance",
+    N_("Correct the balance"),
+    N_("Correct"),
+    lambda: _(
+        "With a minus they are taken away. Examples: %(more)s, %(less)s", more="100", less=i18n.format_credits(-2500)
+    ),
+    credit_amounts.parse_amount_change,
+    credits.correct_balance,
+    lambda amount, balance: _(
+        "The balance was corrected: it is %(balance)s now.", balance=i18n.format_credits(balance)
+    ),
+)
+_REFUND = BalanceChange(
+    ".refund_credits",
+    N_("Refund credits"),
+    N_("Refund"),
+    lambda: _("What a single message cost is refunded from its place in the history."),
+    credit_amounts.parse_amount,
+    credits.refund_credits,
+    lambda amount, balance: _describe_refund(amount),
+)
+
+
+@blueprint.get("/accounts/<name>/credits/correct", endpoint="ask_correct_balance", defaults={"kind": _CORRECTION})
+@blueprint.get("/accounts/<name>/credits/refund", endpoint="ask_refund_credits", defaults={"kind": _REFUND})
 @access.operator_required
-def ask_correct_balance(name: str) -> ResponseReturnValue:
-    return _render_correction_form(account_or_404(name), _make_blank_change_form())
+def ask_change_balance(account: Account, kind: BalanceChange) -> ResponseReturnValue:
+    return _render_change_form(account, kind, BalanceChangeForm(formdata=None))
 
 
-@blueprint.post("/accounts/<name>/credits/correct")
+@blueprint.post("/accounts/<name>/credits/correct", endpoint="correct_balance", defaults={"kind": _CORRECTION})
+@blueprint.post("/accounts/<name>/credits/refund", endpoint="refund_credits", defaults={"kind": _REFUND})
 @access.operator_required
-def correct_balance(name: str) -> ResponseReturnValue:
+def change_balance(account: Account, kind: BalanceChange) -> ResponseReturnValue:
     """Add credits to a balance, or take some away."""
-    account, form = account_or_404(name), BalanceChangeForm()
-    try:
-        amount = credit_amounts.parse_amount_change(form.amount.data or "")
-        reason, idempotency_key = form.reason.data or "", form.form.data or ""
-        new_balance = credits.correct_balance(
-            context.get_conn(), context.get_actor(), account, amount, reason, idempotency_key=idempotency_key
-        )
-    except idempotency.FormAlreadySent as refusal:
-        return _redirect_to_account(name, Toast(refusal.localized(), "info"))
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_correction_form(account, form, status=422)
-    return _redirect_to_account(
-        name, Toast(_("The balance was corrected: it is %(balance)s now.", balance=i18n.format_credits(new_balance)))
-    )
+    form = BalanceChangeForm()
+    with refusals_on(form):
+        amount = kind.parse_amount(form.amount.data)
+        try:
+            balance = kind.change(
+                context.get_conn(),
+                context.get_actor(),
+                account,
+                amount,
+                form.reason.data,
+                idempotency_key=form.form.data,
+            )
+            toast = Toast(kind.describe(amount, balance))
+        except idempotency.FormAlreadySent as refusal:
+            toast = Toast(refusal.localized(), "info")
+        return htmx.redirect_browser_or_htmx(account_url(account), toast)
+    return _render_change_form(account, kind, form)
 
 
-def _render_correction_form(account: Account, form: BalanceChangeForm, status: int = 200) -> ResponseReturnValue:
+def _render_change_form(account: Account, kind: BalanceChange, form: BalanceChangeForm) -> ResponseReturnValue:
     return htmx.render_dialog(
         "admin/_credits_change.html",
         account,
-        title=_("Correct the balance"),
+        title=_(kind.title),
         tab="admin",
-        status=status,
         form=form,
-        action=url_for(".correct_balance", name=account.name),
-        hint=_(
-            "With a minus they are taken away. Examples: %(more)s, %(less)s",
-            more="100",
-            less=i18n.format_credits(-2500),
-        ),
-        verb=_("Correct"),
+        action=url_for(kind.action, name=account.name),
+        hint=kind.get_hint(),
+        verb=_(kind.verb),
     )
 
 
-@blueprint.get("/accounts/<name>/credits/refund")
-@access.operator_required
-def ask_refund_credits(name: str) -> ResponseReturnValue:
-    return _render_refund_form(account_or_404(name), _make_blank_change_form())
-
-
-@blueprint.post("/accounts/<name>/credits/refund")
-@access.operator_required
-def refund_credits(name: str) -> ResponseReturnValue:
-    """Give credits back."""
-    account, form = account_or_404(name), BalanceChangeForm()
-    try:
-        amount = credit_amounts.parse_amount(form.amount.data or "")
-        reason, idempotency_key = form.reason.data or "", form.form.data or ""
-        credits.refund_credits(
-            context.get_conn(), context.get_actor(), account, amount, reason, idempotency_key=idempotency_key
-        )
-    except idempotency.FormAlreadySent as refusal:
-        return _redirect_to_account(name, Toast(refusal.localized(), "info"))
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_refund_form(account, form, status=422)
-    return _redirect_to_account(name, Toast(_("Credits refunded: %(amount)s.", amount=i18n.format_credits(amount))))
-
-
-def _render_refund_form(account: Account, form: BalanceChangeForm, status: int = 200) -> ResponseReturnValue:
-    return htmx.render_dialog(
-        "admin/_credits_change.html",
-        account,
-        title=_("Refund credits"),
-        tab="admin",
-        status=status,
-        form=form,
-        action=url_for(".refund_credits", name=account.name),
-        hint=_("What a single message cost is refunded from its place in the history."),
-        verb=_("Refund"),
-    )
-
-
-def _make_blank_change_form() -> BalanceChangeForm:
-    return BalanceChangeForm(formdata=None, data={"form": idempotency.new_idempotency_key()})
-
-
-def _redirect_to_account(name: str, toast: Toast) -> ResponseReturnValue:
-    return htmx.redirect_browser_or_htmx(url_for("admin_accounts.show_account", name=name), toast)
+def _describe_refund(amount: int) -> str:
+    return _("Credits refunded: %(amount)s.", amount=i18n.format_credits(amount))
 
 
 # --- refunding a message
@@ -281,52 +262,41 @@ def _redirect_to_account(name: str, toast: Toast) -> ResponseReturnValue:
 @access.operator_required
 def ask_refund_message(message_id: int) -> ResponseReturnValue:
     """Ask for confirmation: how many credits are refunded."""
-    account, text = _account_and_text_or_404(message_id)
-    return _render_message_refund_form(
-        account, text, RefundReasonForm(formdata=None, data={"form": idempotency.new_idempotency_key()})
-    )
+    account, text = _get_account_and_text(message_id)
+    return _render_message_refund_form(account, text, RefundReasonForm(formdata=None))
 
 
 @blueprint.post("/messages/<int:message_id>/refund")
 @access.operator_required
 def refund_message(message_id: int) -> ResponseReturnValue:
-    account, text = _account_and_text_or_404(message_id)
+    account, text = _get_account_and_text(message_id)
     form = RefundReasonForm()
-    try:
-        reason, idempotency_key = form.reason.data or "", form.form.data or ""
-        amount = refunds.refund_text(
-            context.get_conn(), context.get_actor(), account, text, reason, idempotency_key=idempotency_key
-        )
-        toast = Toast(_("Credits refunded: %(amount)s.", amount=i18n.format_credits(amount)))
-    except idempotency.FormAlreadySent as refusal:
-        toast = Toast(refusal.localized(), "info")
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_message_refund_form(account, text, form, status=422)
-    return htmx.redirect_browser_or_htmx(
-        url_for("history.show_sent_message", name=account.name, message_id=text.id), toast
-    )
+    with refusals_on(form):
+        try:
+            amount = refunds.refund_text(
+                context.get_conn(), context.get_actor(), account, text, form.reason.data, idempotency_key=form.form.data
+            )
+            toast = Toast(_describe_refund(amount))
+        except idempotency.FormAlreadySent as refusal:
+            toast = Toast(refusal.localized(), "info")
+        address = url_for("history.show_sent_message", name=account.name, message_id=text.id)
+        return htmx.redirect_browser_or_htmx(address, toast)
+    return _render_message_refund_form(account, text, form)
 
 
-def _render_message_refund_form(
-    account: Account, text: SentText, form: RefundReasonForm, status: int = 200
-) -> ResponseReturnValue:
+def _render_message_refund_form(account: Account, text: SentText, form: RefundReasonForm) -> ResponseReturnValue:
     return htmx.render_dialog(
         "admin/_credits_message.html",
         account,
         title=_("Refund this message?"),
         tab="history",
-        status=status,
         form=form,
         text=text,
         amount=text.price - refunds.sum_refunds(context.get_conn(), text),
     )
 
 
-def _account_and_text_or_404(message_id: int) -> tuple[Account, SentText]:
+def _get_account_and_text(message_id: int) -> tuple[Account, SentText]:
     """A message's account, and the text that it belongs to."""
-    try:
-        account = refunds.get_account_by_message_id(context.get_conn(), message_id)
-        return account, history.get_sent_text_by_message_id(context.get_conn(), account.id, message_id)
-    except history.NoSuchMessage:
-        abort(404)
+    account = refunds.get_account_by_message_id(context.get_conn(), message_id)
+    return account, history.get_sent_text_by_message_id(context.get_conn(), account.id, message_id)

@@ -1,7 +1,6 @@
 """The operator's list of customers, and the page of one."""
 
 from collections import defaultdict
-from typing import Any
 
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
@@ -12,7 +11,6 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import accounts
 from portal.services.billing import auto_recredit
-from portal.services.common.errors import Refused
 from portal.services.messages import text_policy
 from portal.services.operations import daily_self_check
 from portal.services.people import customers, users
@@ -20,7 +18,7 @@ from portal.services.people.customers import Customer
 from portal.services.prices import price_lists
 from portal.services.senders import senders
 from portal.web.core import access, context, htmx, layout
-from portal.web.core.forms import TranslatedForm, add_form_error
+from portal.web.core.forms import TranslatedForm, refusals_on
 
 blueprint = Blueprint("admin_customers", __name__, url_prefix="/admin")
 
@@ -59,15 +57,11 @@ def list_customers() -> ResponseReturnValue:
 @access.operator_required
 def create_customer() -> ResponseReturnValue:
     form = CustomerForm()
-    try:
-        customer = customers.create_customer(
-            context.get_conn(), context.get_actor(), form.name.data or "", form.email.data or ""
-        )
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_customers_page(form)
-    toast = htmx.Toast(_("%(name)s was added. Next: a user who can log in, and an account.", name=customer.name))
-    return htmx.redirect_after_post(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
+    with refusals_on(form):
+        customer = customers.create_customer(context.get_conn(), context.get_actor(), form.name.data, form.email.data)
+        toast = htmx.Toast(_("%(name)s was added. Next: a user who can log in, and an account.", name=customer.name))
+        return htmx.redirect_after_post(url_for(".show_customer", customer_id=customer.id), toast)
+    return _render_customers_page(form)
 
 
 def _render_customers_page(form: CustomerForm) -> ResponseReturnValue:
@@ -85,7 +79,6 @@ def _render_customers_page(form: CustomerForm) -> ResponseReturnValue:
         matches.append((customer, own_accounts))
     return htmx.render_page(
         "admin/page.html",
-        status=422 if form.errors else 200,
         form=form,
         customers=matches,
         q=query,
@@ -101,8 +94,8 @@ def _any_contains(query: str, *texts: str) -> bool:
 
 @blueprint.get("/customers/<int:customer_id>")
 @access.operator_required
-def show_customer(customer_id: int) -> ResponseReturnValue:
-    return render_customer_page(access.get_customer_or_404(customer_id))
+def show_customer(customer: Customer) -> ResponseReturnValue:
+    return render_customer_page(customer)
 
 
 def render_customer_page(customer: Customer, **forms: TranslatedForm) -> ResponseReturnValue:
@@ -116,7 +109,6 @@ def render_customer_page(customer: Customer, **forms: TranslatedForm) -> Respons
     values = {"user_form": UserForm(prefix="user-"), "account_form": AccountForm(prefix="account-")} | forms
     return htmx.render_page(
         "admin/customer.html",
-        status=422 if any(each.errors for each in values.values()) else 200,
         customer=customer,
         users=users.list_users(conn, customer.id),
         owed=auto_recredit.get_owed_credits(conn, customer.id),
@@ -125,18 +117,4 @@ def render_customer_page(customer: Customer, **forms: TranslatedForm) -> Respons
         default_months=context.get_config().retention.messages_months,
         removing_texts=text_policy.is_removing_texts(conn, customer.id),
         **values,
-    )
-
-
-def render_customer_dialog(page_template: str, part_template: str, **values: Any) -> ResponseReturnValue:
-    """The content of a dialog of a customer's page; without JavaScript it is a page of its own.
-
-    Args:
-        page_template: the template of that page.
-        part_template: the template of the dialog's content.
-    """
-    return (
-        htmx.render_fragments(part_template, **values)
-        if htmx.is_htmx_request()
-        else htmx.render_page(page_template, **values)
     )

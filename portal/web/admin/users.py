@@ -5,67 +5,55 @@ from flask.typing import ResponseReturnValue
 
 from portal.core.db import write_transaction
 from portal.core.i18n import gettext as _
-from portal.services.common.errors import Refused
 from portal.services.people import enrolment, users
+from portal.services.people.customers import Customer
 from portal.services.people.users import User
-from portal.web.admin.customers import UserForm, render_customer_dialog, render_customer_page
-from portal.web.core import access, context
-from portal.web.core.forms import add_form_error
+from portal.web.admin.customers import UserForm, render_customer_page
+from portal.web.core import access, context, htmx
+from portal.web.core.forms import refusals_on
 
 blueprint = Blueprint("admin_users", __name__, url_prefix="/admin")
 
 
 @blueprint.post("/customers/<int:customer_id>/users")
 @access.operator_required
-def create_user(customer_id: int) -> ResponseReturnValue:
-    conn, customer = context.get_conn(), access.get_customer_or_404(customer_id)
-    form = UserForm(prefix="user-")
-    try:
+def create_user(customer: Customer) -> ResponseReturnValue:
+    conn, form = context.get_conn(), UserForm(prefix="user-")
+    with refusals_on(form):
         with write_transaction(conn):
             user = users.create_user(
-                conn,
-                context.get_crypto_keys(),
-                context.get_actor(),
-                form.email.data or "",
-                form.role.data or "",
-                customer.id,
+                conn, context.get_crypto_keys(), context.get_actor(), form.email.data, form.role.data, customer.id
             )
             token = enrolment.create_enrolment_link(conn, user)
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return render_customer_page(customer, user_form=form)
-    return _render_enrolment_link(user, token)
+        return _render_enrolment_link(user, token)
+    return render_customer_page(customer, user_form=form)
 
 
 @blueprint.get("/users/<int:user_id>/link")
 @access.operator_required
 def ask_renew_enrolment_link(user_id: int) -> ResponseReturnValue:
     """Ask for confirmation: what happens to the user's login."""
-    return render_customer_dialog("admin/new_link.html", "admin/_new_link.html", user=_user_or_404(user_id))
+    return htmx.render_dialog("admin/_new_link.html", title=_("New enrolment link?"), user=_get_user(user_id))
 
 
 @blueprint.post("/users/<int:user_id>/link")
 @access.operator_required
 def renew_enrolment_link(user_id: int) -> ResponseReturnValue:
-    user = _user_or_404(user_id)
+    user = _get_user(user_id)
     return _render_enrolment_link(
         user, enrolment.reset_enrolment(context.get_conn(), context.get_crypto_keys(), context.get_actor(), user)
     )
 
 
-def _user_or_404(user_id: int) -> User:
+def _get_user(user_id: int) -> User:
     """A customer's user; operators are managed on the command line."""
-    try:
-        user = users.get_user_by_id(context.get_conn(), user_id)
-    except users.NoSuchUser:
-        abort(404)
+    user = users.get_user_by_id(context.get_conn(), user_id)
     return user if user.customer_id is not None else abort(404)
 
 
 def _render_enrolment_link(user: User, token: str) -> ResponseReturnValue:
     link = context.get_config().public_url + url_for("login.enrol", token=token)
-    return render_customer_dialog(
-        "admin/once.html",
+    return htmx.render_dialog(
         "admin/_once.html",
         title=_("Enrolment link for %(email)s", email=user.email),
         text=_("Send it to them. It is good once, for seven days, and is not shown again."),

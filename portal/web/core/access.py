@@ -18,7 +18,6 @@ from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.messages import text_policy
 from portal.services.people import customers, login_sessions
-from portal.services.people.customers import Customer
 from portal.services.people.users import User
 from portal.web.core import context
 
@@ -40,9 +39,6 @@ class AccessRule(Enum):
     OPERATOR = "operators"
 
 
-_ACCOUNT_RULES = (AccessRule.ACCOUNT_ACCESS, AccessRule.ACCOUNT_CHANGE)
-
-
 def _make_access_decorator(rule: AccessRule) -> Callable[[_View], _View]:
     def set_access_rule(view: _View) -> _View:
         view.access_rule = rule  # type: ignore[attr-defined]
@@ -51,10 +47,11 @@ def _make_access_decorator(rule: AccessRule) -> Callable[[_View], _View]:
     return set_access_rule
 
 
+# An account's `<name>` and a customer's `<customer_id>` in the address arrive at the views of the last three as
+# `account`, an `accounts.Account`, and `customer`, a `customers.Customer`.
 public_view = _make_access_decorator(AccessRule.PUBLIC)
 monitoring_only = _make_access_decorator(AccessRule.MONITORING)
 login_required = _make_access_decorator(AccessRule.LOGGED_IN)
-# In the views of these two `<name>` of the address arrives as `account`, an `accounts.Account`.
 account_access_required = _make_access_decorator(AccessRule.ACCOUNT_ACCESS)
 account_change_required = _make_access_decorator(AccessRule.ACCOUNT_CHANGE)
 operator_required = _make_access_decorator(AccessRule.OPERATOR)
@@ -118,14 +115,6 @@ def list_own_accounts() -> list[Account]:
     return account_list
 
 
-def get_customer_or_404(customer_id: int) -> Customer:
-    """The customer that an operator's address names; 404 where there is none."""
-    try:
-        return customers.get_customer_by_id(context.get_conn(), customer_id)
-    except customers.NoSuchCustomer:
-        abort(404)
-
-
 def init_access_control(app: Flask) -> None:
     app.before_request(_enforce_access_rule)
 
@@ -149,26 +138,26 @@ def _enforce_access_rule() -> ResponseReturnValue | None:
         raise NotLoggedIn()
     if rule is AccessRule.OPERATOR and not get_current_user().is_operator:
         abort(404)
-    if rule in _ACCOUNT_RULES:
-        _set_request_account()
+    if rule is not AccessRule.LOGGED_IN:
+        _replace_names_in_address(request.view_args or {})
     if rule is AccessRule.ACCOUNT_CHANGE and not may_change():
         abort(403)
     return None
 
 
-def _set_request_account() -> None:
-    arguments: dict[str, Any] = request.view_args or {}
-    g.account = arguments["account"] = _find_accessible_account(arguments.pop("name")) or abort(404)
+def _replace_names_in_address(arguments: dict[str, Any]) -> None:
+    if "name" in arguments:
+        g.account = arguments["account"] = _get_accessible_account(arguments.pop("name"))
+    # Only in operators' addresses.
+    if "customer_id" in arguments:
+        arguments["customer"] = customers.get_customer_by_id(context.get_conn(), arguments.pop("customer_id"))
 
 
-def _find_accessible_account(name: str) -> Account | None:
-    if not get_current_user().is_operator:
-        # Found among the user's own, so that no mistake in a query shows somebody else's.
-        return next((each for each in list_own_accounts() if each.name == name.lower()), None)
-    try:
+def _get_accessible_account(name: str) -> Account:
+    if get_current_user().is_operator:
         return accounts.get_account(context.get_conn(), name)
-    except accounts.NoSuchAccount:
-        return None
+    # Found among the user's own, so that no mistake in a query shows somebody else's.
+    return next((each for each in list_own_accounts() if each.name == name.lower()), None) or abort(404)
 
 
 def _is_monitoring_request() -> bool:

@@ -6,9 +6,11 @@ import sqlite3
 from flask import Flask, request
 from flask.globals import request_ctx
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import HTTPException, ServiceUnavailable
+from werkzeug import exceptions
+from werkzeug.exceptions import HTTPException
 
 from portal.core.i18n import gettext as _
+from portal.services.common.errors import NotFound
 from portal.web.core import htmx
 
 _log = logging.getLogger(__name__)
@@ -16,6 +18,7 @@ _log = logging.getLogger(__name__)
 
 def init_error_handlers(app: Flask) -> None:
     app.register_error_handler(HTTPException, _handle_http_error)
+    app.register_error_handler(NotFound, lambda error: _handle_http_error(exceptions.NotFound()))
     app.register_error_handler(sqlite3.OperationalError, _handle_database_error)
 
 
@@ -43,7 +46,7 @@ def _handle_http_error(error: HTTPException) -> ResponseReturnValue:
 
 def _handle_database_error(error: sqlite3.OperationalError) -> ResponseReturnValue:
     _log.error("%s %s: %s", request.method, request.path, error)
-    return _handle_http_error(ServiceUnavailable())
+    return _handle_http_error(exceptions.ServiceUnavailable())
 
 
 def render_error(code: int, title: str, text: str) -> ResponseReturnValue:

@@ -1,20 +1,30 @@
 """Forms: what is typed is read by WTForms, and judged by the services, whose refusals come back to the field."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import TracebackType
 from typing import Any
 
 from flask_wtf import FlaskForm
-from wtforms import PasswordField, SelectField, ValidationError
+from wtforms import HiddenField, PasswordField, SelectField, StringField, ValidationError
 
 from portal.core.i18n import N_, gettext
-from portal.services.common.errors import Refused
+from portal.services.common import idempotency
+from portal.services.common.errors import NotFound, Refused
+from portal.services.common.rate_limit import TooManyAttempts
 
 _INVALID_ID = (1 << 63) - 1
 _MAX_DIGITS = len(str(_INVALID_ID))
 
 
 class TranslatedForm(FlaskForm):
-    """A form whose labels and choices are written with `N_`, and shown in the reader's language."""
+    """A form whose labels and choices are written with `N_`, and shown in the reader's language.
+
+    A text that wasn't sent is "", as one that was left empty.
+    """
+
+    refused_status = 422
+    """The HTTP status of an answer that shows what is wrong with it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -23,6 +33,19 @@ class TranslatedForm(FlaskForm):
             # RadioField is a SelectField too. Choices that a view sets afterwards are its own words.
             if isinstance(field, SelectField) and field.choices:
                 field.choices = [replace(each, label=gettext(each.label)) for each in field.choices]
+
+    def process(self, *args: Any, **kwargs: Any) -> None:
+        super().process(*args, **kwargs)
+        for field in self:
+            if field.data is None and isinstance(field, StringField | SelectField):
+                field.data = ""
+
+
+class OnceForm(TranslatedForm):
+    """A form that does something once, even where it is sent twice: `form` is its idempotency key."""
+
+    # One that was refused has done nothing, so its key is still good.
+    form = HiddenField(filters=[lambda key: key or idempotency.new_idempotency_key()])
 
 
 class NewPasswordForm(TranslatedForm):
@@ -36,19 +59,23 @@ class NewPasswordForm(TranslatedForm):
             raise ValidationError(gettext("The two passwords differ."))
 
 
+class InvalidRowId(NotFound, ValueError):
+    """A number that nobody's page has written."""
+
+
 def parse_row_id(text: str) -> int:
     """Read a number that a page has written into an address or a hidden field: an id, or an amount.
 
     Raises:
-        ValueError: nobody's page has written this; SQLite would have no room for it, or for the number after it.
+        InvalidRowId: SQLite would have no room for it, or for the number after it.
     """
     number = int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else _INVALID_ID
     if number >= _INVALID_ID:
-        raise ValueError(text)
+        raise InvalidRowId()
     return number
 
 
-def add_form_error(form: FlaskForm, error: Refused, **names: str) -> None:
+def add_form_error(form: TranslatedForm, error: Refused, **names: str) -> None:
     """Put a service's error on the form, in the reader's language.
 
     At the field that it names; where the form has no such field, over the form (`form.form_errors`).
@@ -63,3 +90,32 @@ def add_form_error(form: FlaskForm, error: Refused, **names: str) -> None:
         field.errors = [*field.errors, message]
     else:
         form.form_errors.append(message)
+    if isinstance(error, TooManyAttempts):
+        form.refused_status = 429
+
+
+class refusals_on:
+    """What refuses inside the block is put on the form (see `add_form_error`), and what follows the block answers it:
+
+    with refusals_on(form, amount="below"):
+        alerts.set_alert_rule(...)
+        return ...
+    return render_page(..., form=form)
+    """
+
+    def __init__(self, form: TranslatedForm, **names: str) -> None:
+        self._form, self._names = form, names
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> bool:
+        if isinstance(error, Refused):
+            add_form_error(self._form, error, **self._names)
+        return isinstance(error, Refused)
+
+
+def get_form_status(values: Mapping[str, Any]) -> int:
+    """The HTTP status of an answer with these variables: a refused form's, if one of them is, or else 200."""
+    forms = [each for each in values.values() if isinstance(each, TranslatedForm)]
+    return next((each.refused_status for each in forms if each.errors), 200)

@@ -1,6 +1,6 @@
 """One answer for two readers: a whole page for a browser, the parts that change for htmx."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from portal.services.accounts.accounts import Account
 from portal.web.core import layout
+from portal.web.core.forms import get_form_status
 
 # In the session: toasts that wait for the next page.
 _TOASTS_KEY = "toasts"
@@ -29,9 +30,13 @@ def is_htmx_request() -> bool:
     return "HX-Request" in request.headers
 
 
-def render_page(template: str, *, status: int = 200, **values: Any) -> ResponseReturnValue:
-    """A whole page with its frame, and the toasts that wait since a redirect; see `render_page_html`."""
-    return render_page_html(template, **values), status
+def render_page(template: str, *, status: int | None = None, **values: Any) -> ResponseReturnValue:
+    """A whole page with its frame, and the toasts that wait since a redirect; see `render_page_html`.
+
+    Args:
+        status: of HTTP; None: a refused form's, or 200.
+    """
+    return render_page_html(template, **values), status or get_form_status(values)
 
 
 def render_page_html(
@@ -50,34 +55,33 @@ def has_pending_toasts() -> bool:
     return _TOASTS_KEY in session
 
 
-def render_plain_page(template: str, *, status: int = 200, **values: Any) -> ResponseReturnValue:
+def render_plain_page(template: str, *, status: int | None = None, **values: Any) -> ResponseReturnValue:
     """A card without the frame: login, enrolment, errors."""
-    return render_template(template, toasts=_pop_toasts(), **values), status
+    return render_template(template, toasts=_pop_toasts(), **values), status or get_form_status(values)
 
 
 def render_fragments(
     target: str,
     *out_of_band: str,
-    status: int = 200,
+    status: int | None = None,
     toast: Toast | None = None,
-    trigger_refresh: bool = False,
     **values: Any,
 ) -> ResponseReturnValue:
-    """Fragments for htmx.
+    """Fragments for htmx. After a POST that wasn't refused the page polls its others at once (see `live`).
 
     Args:
         target: the template of the fragment that goes where the request's `hx-target` says; empty: none.
         out_of_band: templates of fragments that go to their own places; they are rendered with `oob=True`. Markup in
             the place of a template is a fragment that has been rendered already.
+        status: of HTTP; None: a refused form's, or 200.
         toast: shown in the page's live region.
-        trigger_refresh: the page polls its other fragments at once (see `live`), not only within two seconds.
     """
     fragments = [_render_fragment(target, **values)] if target else []
     fragments += [_render_fragment(each, oob=True, **values) for each in out_of_band]
     if toast:
         fragments.append(render_template("_toasts.html", oob=True, toasts=[toast]))
-    response = make_response("\n".join(fragments), status)
-    if trigger_refresh:
+    response = make_response("\n".join(fragments), status or get_form_status(values))
+    if request.method != "GET" and response.status_code == 200:
         response.headers["HX-Trigger"] = "changed"
     return response
 
@@ -87,14 +91,55 @@ def _render_fragment(template: str, **values: Any) -> str:
 
 
 def render_dialog(
-    template: str, account: Account, *, title: str, tab: str, status: int = 200, **values: Any
+    part: str, account: Account | None = None, *, title: str, tab: str = "", **values: Any
 ) -> ResponseReturnValue:
-    """A question or a form about an account: in the open page's dialog for htmx, otherwise a page of its own."""
+    """A question or a form: in the open page's dialog for htmx, otherwise a page of its own.
+
+    Args:
+        account: whose it is; None: it is an operator's, about something else.
+        tab: of the account's pages.
+    """
     if is_htmx_request():
-        return render_fragments(
-            template, status=status, account=layout.build_account_view(account), title=title, **values
-        )
-    return render_page("dialog.html", status=status, account=account, tab=tab, title=title, part=template, **values)
+        if account is not None:
+            values["account"] = layout.build_account_view(account)
+        return render_fragments(part, title=title, **values)
+    page = "admin/dialog.html" if account is None else "dialog.html"
+    return render_page(page, account=account, tab=tab, title=title, part=part, **values)
+
+
+def answer_done(
+    address: str, toast: Toast, template: str = "", *out_of_band: str, **values: Any
+) -> ResponseReturnValue:
+    """Say what was done: htmx gets the parts that have changed, a browser is led to the address that shows them.
+
+    Args:
+        template, out_of_band, values: see `render_fragments`.
+    """
+    if is_htmx_request():
+        return render_fragments(template, *out_of_band, toast=toast, **values)
+    return redirect_after_post(address, toast)
+
+
+def answer_form(
+    template: str,
+    *out_of_band: str,
+    toast: Toast | None = None,
+    address: str,
+    render_whole_page: Callable[[], ResponseReturnValue],
+    **values: Any,
+) -> ResponseReturnValue:
+    """The answer to a form that is a part of a page.
+
+    With a toast it has done its work: see `answer_done`. Without one it was refused: htmx gets the part, and a browser
+    the whole page, both with what was typed and the errors, and with the status 422.
+
+    Args:
+        template: the part with the form, which is among the values.
+        out_of_band: other parts that change with what was done.
+    """
+    if toast is not None:
+        return answer_done(address, toast, template, *out_of_band, **values)
+    return render_fragments(template, **values) if is_htmx_request() else render_whole_page()
 
 
 def redirect_after_post(address: str, toast: Toast | None = None) -> ResponseReturnValue:

@@ -21,6 +21,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.credits import forecast
 from portal.web.core import access, context, csrf, htmx, layout, notices
+from portal.web.core.forms import get_form_status
 
 blueprint = Blueprint("live", __name__)
 
@@ -113,12 +114,13 @@ def list_live_pages() -> list[str]:
 
 
 def render_live_page(
-    template: str, page: str, account: Account, *, status: int = 200, **values: Any
+    template: str, page: str, account: Account, *, status: int | None = None, **values: Any
 ) -> ResponseReturnValue:
     """A whole page. Its templates find its rendered fragments as `parts["area/_part.html"]`.
 
     Args:
         values: further variables of the templates, such as a form.
+        status: of HTTP; None: a refused form's, or 200.
     """
     counters = change_counters.read_change_counters(context.get_conn(), account.id)
 
@@ -137,7 +139,7 @@ def render_live_page(
         )
 
     if values or htmx.has_pending_toasts():
-        return render(), status
+        return render(), status or get_form_status(values)
     # Without those a page is the same text again when it is loaded again and nothing has happened.
     cache_key = (
         template,
@@ -153,7 +155,7 @@ def render_live_page(
         counters,
         clock.now_ms() // _MAX_CACHE_AGE_MS,
     )
-    return context.get_page_cache().get_or_render(cache_key, render), status
+    return context.get_page_cache().get_or_render(cache_key, render), 200
 
 
 def render_live_fragments(account: Account, *fragments: LiveFragment, oob: bool = False) -> dict[str, Markup]:

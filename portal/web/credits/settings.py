@@ -76,9 +76,7 @@ def change_alert(account: Account) -> ResponseReturnValue:
         return _render_page(account, alert_form=form)
     toast = Toast(_("The alert was switched off.") if below is None else _("The alert was set."))
     if htmx.is_htmx_request():
-        return htmx.render_fragments(
-            "credits/_settings_alert.html", toast=toast, trigger_refresh=True, **_tile_context(account)
-        )
+        return htmx.render_fragments("credits/_settings_alert.html", toast=toast, **_tile_context(account))
     return htmx.redirect_after_post(url_for(".show_credit_settings", name=account.name), toast)
 
 
@@ -102,9 +100,7 @@ def change_auto_recredit(account: Account) -> ResponseReturnValue:
     enabled = below is not None
     toast = Toast(_("Automatic re-credit was set.") if enabled else _("Automatic re-credit was switched off."))
     if htmx.is_htmx_request():
-        return htmx.render_fragments(
-            "credits/_settings_recredit.html", toast=toast, trigger_refresh=True, **_tile_context(account)
-        )
+        return htmx.render_fragments("credits/_settings_recredit.html", toast=toast, **_tile_context(account))
     return htmx.redirect_after_post(url_for(".show_credit_settings", name=account.name), toast)
 
 
@@ -223,8 +219,7 @@ live.register_live_page("credit-settings", _ALERT_PART, _RECREDIT_PART)
 
 @blueprint.get("/admin/customers/<int:customer_id>/credit-line")
 @access.operator_required
-def show_credit_line_form(customer_id: int) -> ResponseReturnValue:
-    customer = access.get_customer_or_404(customer_id)
+def show_credit_line_form(customer: Customer) -> ResponseReturnValue:
     form = CreditLineForm(
         formdata=None,
         data={"credit_line": i18n.format_credits(customer.credit_line), "min_age": str(customer.recredit_min_age_days)},
@@ -234,9 +229,9 @@ def show_credit_line_form(customer_id: int) -> ResponseReturnValue:
 
 @blueprint.post("/admin/customers/<int:customer_id>/credit-line")
 @access.operator_required
-def change_credit_line(customer_id: int) -> ResponseReturnValue:
+def change_credit_line(customer: Customer) -> ResponseReturnValue:
     """Set how many credits may be owed, and how old an account must be."""
-    customer, form = access.get_customer_or_404(customer_id), CreditLineForm()
+    form = CreditLineForm()
     try:
         customers.change_customer(
             context.get_conn(),

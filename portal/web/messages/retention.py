@@ -24,18 +24,17 @@ class RetentionForm(TranslatedForm):
 
 @blueprint.get("/customers/<int:customer_id>/retention")
 @access.operator_required
-def show_retention_form(customer_id: int) -> ResponseReturnValue:
+def show_retention_form(customer: Customer) -> ResponseReturnValue:
     """How long it is, and what fewer months would delete."""
-    customer = access.get_customer_or_404(customer_id)
     own_months = customer.messages_months
     return _render_form(customer, RetentionForm(formdata=None, data={"months": str(own_months) if own_months else ""}))
 
 
 @blueprint.post("/customers/<int:customer_id>/retention")
 @access.operator_required
-def change_retention(customer_id: int) -> ResponseReturnValue:
+def change_retention(customer: Customer) -> ResponseReturnValue:
     """Set it; empty: the default of the settings. Older messages are removed within the hour."""
-    customer, form = access.get_customer_or_404(customer_id), RetentionForm()
+    form = RetentionForm()
     try:
         months = customers.parse_retention_months(form.months.data or "")
         customers.change_customer(context.get_conn(), context.get_actor(), customer, messages_months=months)

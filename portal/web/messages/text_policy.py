@@ -34,17 +34,16 @@ class TextPolicyForm(TranslatedForm):
 
 @blueprint.get("/customers/<int:customer_id>/texts")
 @access.operator_required
-def show_text_policy_form(customer_id: int) -> ResponseReturnValue:
+def show_text_policy_form(customer: Customer) -> ResponseReturnValue:
     """The choices, with what each of them means."""
-    customer = access.get_customer_or_404(customer_id)
     return _render_form(customer, TextPolicyForm(formdata=None, data={"texts": customer.texts}))
 
 
 @blueprint.post("/customers/<int:customer_id>/texts")
 @access.operator_required
-def change_text_policy(customer_id: int) -> ResponseReturnValue:
+def change_text_policy(customer: Customer) -> ResponseReturnValue:
     """Set the policy; stored texts are removed in the background, if that was chosen."""
-    customer, form = access.get_customer_or_404(customer_id), TextPolicyForm()
+    form = TextPolicyForm()
     try:
         text_policy.change_text_policy(
             context.get_conn(),

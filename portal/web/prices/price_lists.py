@@ -7,7 +7,7 @@ from wtforms import StringField
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.common.errors import Refused
-from portal.services.people import customers
+from portal.services.people.customers import Customer
 from portal.services.prices import price_lists
 from portal.services.prices.price_lists import PriceListSummary
 from portal.web.core import access, context, htmx
@@ -135,20 +135,14 @@ def _render_settings_page(price_list: PriceListSummary, form: PriceListForm) -> 
 
 @blueprint.post("/admin/customers/<int:customer_id>/prices")
 @access.operator_required
-def assign_price_list(customer_id: int) -> ResponseReturnValue:
+def assign_price_list(customer: Customer) -> ResponseReturnValue:
     """Give a customer the list `price_list`."""
-    conn = context.get_conn()
+    list_id = request.form.get("price_list", 0, type=parse_row_id)
     try:
-        customer = customers.get_customer_by_id(conn, customer_id)
-    except customers.NoSuchCustomer:
-        abort(404)
-    try:
-        price_list = price_lists.assign_price_list(
-            conn, context.get_actor(), customer, request.form.get("price_list", 0, type=parse_row_id)
-        )
+        price_list = price_lists.assign_price_list(context.get_conn(), context.get_actor(), customer, list_id)
     except price_lists.NoSuchPriceList as refusal:
         # Deleted by a colleague while the page was open.
         toast = Toast(refusal.localized(), "warn")
     else:
         toast = Toast(_("%(customer)s pays by %(name)s now.", customer=customer.name, name=price_list_name(price_list)))
-    return htmx.redirect_after_post(url_for("admin_customers.show_customer", customer_id=customer_id), toast)
+    return htmx.redirect_after_post(url_for("admin_customers.show_customer", customer_id=customer.id), toast)

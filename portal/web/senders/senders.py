@@ -110,7 +110,7 @@ def add_sender(account: Account) -> ResponseReturnValue:
     toast = Toast(_("%(sender)s was added. It can be used once it has been approved.", sender=sender.address))
     if htmx.is_htmx_request():
         return htmx.render_fragments(
-            "senders/_tile.html", toast=toast, trigger_refresh=True, **_tile_context(account, SenderForm(formdata=None))
+            "senders/_tile.html", toast=toast, **_tile_context(account, SenderForm(formdata=None))
         )
     return htmx.redirect_after_post(url_for(".list_senders", name=account.name), toast)
 
@@ -268,10 +268,8 @@ def _render_list(account: Account, toast: Toast) -> ResponseReturnValue:
         return htmx.redirect_after_post(url_for(".list_senders", name=account.name, **_current_list_params()), toast)
     if request.headers.get("HX-Target") != "senders-list":
         # Undone in a toast: the page polls for the changed fragments itself.
-        return htmx.render_fragments("", toast=toast, trigger_refresh=True)
-    return htmx.render_fragments(
-        *live.render_live_fragments(account, _LIST_PART).values(), toast=toast, trigger_refresh=True
-    )
+        return htmx.render_fragments("", toast=toast)
+    return htmx.render_fragments(*live.render_live_fragments(account, _LIST_PART).values(), toast=toast)
 
 
 def _current_list_params() -> dict[str, Any]:
