@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from flask import Blueprint, redirect, request, url_for
+from flask import Blueprint, abort, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from portal.core import clock, i18n
@@ -16,7 +16,6 @@ from portal.services.accounts.credentials import SmppPasswordInfo
 from portal.services.accounts.refused_binds import RefusedBindGroup
 from portal.services.accounts.session_records import SmppSessionRecord
 from portal.services.statistics import daily_totals
-from portal.services.statistics.daily_totals import MessageCounts
 from portal.web.accounts import endpoints
 from portal.web.core import access, context, htmx, layout, live
 from portal.web.core.live import LiveFragment
@@ -51,6 +50,12 @@ def show_account(account: Account) -> ResponseReturnValue:
     if htmx.is_htmx_request():
         return htmx.render_fragments(*live.render_live_fragments(account, _STATISTICS_PART).values())
     return live.render_live_page("accounts/home.html", "home", account)
+
+
+def require_smpp_account(account: Account) -> None:
+    """Answer 404 for a classic account, which has no SMPP login."""
+    if account.kind != "smpp":
+        abort(404)
 
 
 # --- general information
@@ -133,12 +138,7 @@ def _statistics_context(account: Account, counters: ChangeCounters) -> dict[str,
     period = request.args.get("period", "")
     period = period if period in _PERIODS else _DEFAULT_PERIOD
     days, chart_days = _PERIODS[period]
-    counts_by_day = daily_totals.list_daily_totals(conn, account.id, chart_days)
-    totals = (
-        daily_totals.sum_daily_totals(conn, account.id, None)
-        if days is None
-        else _sum_message_counts([each for _day, each in counts_by_day[-days:]])
-    )
+    totals = daily_totals.sum_daily_totals(conn, account.id, days)
     return {
         "period": period,
         "periods": [
@@ -149,18 +149,11 @@ def _statistics_context(account: Account, counters: ChangeCounters) -> dict[str,
         ],
         "totals": totals,
         "delivery_rate": i18n.format_percent(totals.delivered / totals.sent) if totals.sent else "",
-        "days": [MessagesChartDay(i18n.format_day(at), each.sent, each.delivered) for at, each in counts_by_day],
+        "days": [
+            MessagesChartDay(i18n.format_day(at), each.sent, each.delivered)
+            for at, each in daily_totals.list_daily_totals(conn, account.id, chart_days)
+        ],
     }
-
-
-def _sum_message_counts(counts: list[MessageCounts]) -> MessageCounts:
-    return MessageCounts(
-        sent=sum(each.sent for each in counts),
-        delivered=sum(each.delivered for each in counts),
-        failed=sum(each.failed for each in counts),
-        stopped=sum(each.stopped for each in counts),
-        refused=sum(each.refused for each in counts),
-    )
 
 
 # --- refused clients
@@ -174,14 +167,8 @@ def _find_bind_refused_for_ip(account: Account) -> RefusedBindGroup | None:
     """The latest refused client that would get in if its address were on the list."""
     conn = context.get_conn()
     entries = allowed_ips.list_allowed_ips(conn, account.id)
-    return next(
-        (
-            each
-            for each in refused_binds.list_refused_binds(conn, account.id)
-            if is_refused_for_unlisted_ip(each, entries)
-        ),
-        None,
-    )
+    refusals = refused_binds.list_refused_binds(conn, account.id)
+    return next((each for each in refusals if is_refused_for_unlisted_ip(each, entries)), None)
 
 
 def is_refused_for_unlisted_ip(refusal: RefusedBindGroup, entries: list[allowed_ips.AllowedIP]) -> bool:

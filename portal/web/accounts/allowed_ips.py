@@ -1,9 +1,11 @@
 """Options › SMPP settings: the addresses from which an account's clients may bind."""
 
+from functools import partial
 from ipaddress import ip_address, ip_network
+from itertools import chain
 from typing import Any
 
-from flask import Blueprint, abort, request, url_for
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField
 from wtforms.fields.choices import SelectChoice
@@ -15,9 +17,9 @@ from portal.services.accounts.accounts import Account
 from portal.services.accounts.allowed_ips import AllowedIP
 from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.common.errors import Refused
-from portal.web.accounts.accounts import GENERAL_PART, STATUS_PART
+from portal.web.accounts.accounts import GENERAL_PART, STATUS_PART, require_smpp_account
 from portal.web.core import access, context, htmx, layout, live
-from portal.web.core.forms import TranslatedForm, add_form_error
+from portal.web.core.forms import TranslatedForm, refusals_on
 from portal.web.core.htmx import Toast
 from portal.web.core.live import LiveFragment
 
@@ -50,7 +52,7 @@ class AllowedIPForm(TranslatedForm):
 @access.account_access_required
 def show_smpp_settings(account: Account) -> ResponseReturnValue:
     """General information, authorised IPs, service status; for htmx the authorised IPs."""
-    _require_smpp_account(account)
+    require_smpp_account(account)
     if htmx.is_htmx_request():
         return htmx.render_fragments("accounts/allowed_ips/_tile.html", **_tile_context(account, AllowedIPForm()))
     return _render_page(account, AllowedIPForm())
@@ -60,27 +62,15 @@ def show_smpp_settings(account: Account) -> ResponseReturnValue:
 @access.account_change_required
 def add_allowed_ip(account: Account) -> ResponseReturnValue:
     """Authorise an address. The status is UPDATING_IP until the server has confirmed it."""
-    _require_smpp_account(account)
+    require_smpp_account(account)
     form = AllowedIPForm()
-    try:
-        allowed_ip = _add_within_limit(
-            account, form.network.data or "", form.label.data or "", _parse_ip_expiry_fields(form)
-        )
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_add_error(account, form, refusal)
-    toast = Toast(_("%(network)s was added.", network=allowed_ip.network))
-    if not htmx.is_htmx_request():
-        return htmx.redirect_after_post(_settings_url(account), toast)
-    status_parts = live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True).values()
-    if _is_authorise_button_request():
-        return htmx.render_fragments("", *status_parts, toast=toast)
-    return htmx.render_fragments(
-        "accounts/allowed_ips/_tile.html",
-        *status_parts,
-        toast=toast,
-        **_tile_context(account, AllowedIPForm(formdata=None)),
-    )
+    with refusals_on(form):
+        expiry_text = form.until.data if form.expires.data == "date" else form.expires.data
+        expires_at = allowed_ips.parse_ip_expiry(expiry_text, context.get_config().timezone)
+        allowed_ip = _add_within_limit(account, form.network.data, form.label.data, expires_at)
+        toast = Toast(_("%(network)s was added.", network=allowed_ip.network))
+        return _answer_add(account, AllowedIPForm(formdata=None), toast)
+    return _answer_add(account, form)
 
 
 def _add_within_limit(account: Account, network: str, label: str, expires_at: int | None) -> AllowedIP:
@@ -90,29 +80,27 @@ def _add_within_limit(account: Account, network: str, label: str, expires_at: in
     )
 
 
-def _parse_ip_expiry_fields(form: AllowedIPForm) -> int | None:
-    expiry_text = form.until.data if form.expires.data == "date" else form.expires.data
-    return allowed_ips.parse_ip_expiry(expiry_text or "", context.get_config().timezone)
-
-
-def _render_add_error(account: Account, form: AllowedIPForm, refusal: Refused) -> ResponseReturnValue:
-    if not htmx.is_htmx_request():
-        return _render_page(account, form, status=422)
-    if _is_authorise_button_request():
-        return htmx.render_fragments("", status=422, toast=Toast(refusal.localized(), "err"))
-    return htmx.render_fragments("accounts/allowed_ips/_tile.html", status=422, **_tile_context(account, form))
-
-
-def _is_authorise_button_request() -> bool:
-    """Whether a button for one address was pressed: these are in other tiles too, which are redrawn with the list."""
-    return request.headers.get("HX-Target", "").startswith("authorise")
+def _answer_add(account: Account, form: AllowedIPForm, toast: Toast | None = None) -> ResponseReturnValue:
+    status_part = live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True).values()
+    # A button for one address was pressed: these are in other tiles too, which are redrawn with the list.
+    if request.headers.get("HX-Target", "").startswith("authorise"):
+        toast = toast or Toast(" ".join(chain.from_iterable(form.errors.values())), "err")
+        return htmx.render_fragments("", *status_part, toast=toast, form=form)
+    return htmx.answer_form(
+        "accounts/allowed_ips/_tile.html",
+        *status_part,
+        toast=toast,
+        address=_settings_url(account),
+        render_whole_page=partial(_render_page, account, form),
+        **_tile_context(account, form),
+    )
 
 
 @blueprint.get("/accounts/<name>/ips/<int:ip_id>/delete")
 @access.account_change_required
 def ask_remove_allowed_ip(account: Account, ip_id: int) -> ResponseReturnValue:
     """Ask for confirmation before an address is removed."""
-    entry = _allowed_ip_or_404(account, ip_id)
+    entry = allowed_ips.get_allowed_ip_by_id(context.get_conn(), account.id, ip_id)
     return htmx.render_dialog(
         "accounts/allowed_ips/_delete.html",
         account,
@@ -128,10 +116,7 @@ def ask_remove_allowed_ip(account: Account, ip_id: int) -> ResponseReturnValue:
 @access.account_change_required
 def remove_allowed_ip(account: Account, ip_id: int) -> ResponseReturnValue:
     """Remove an address; sessions that only it allowed are closed."""
-    try:
-        allowed_ip = allowed_ips.remove_allowed_ip(context.get_conn(), context.get_actor(), account, ip_id)
-    except allowed_ips.NoSuchAllowedIP:
-        abort(404)
+    allowed_ip = allowed_ips.remove_allowed_ip(context.get_conn(), context.get_actor(), account, ip_id)
     undo_url = url_for(
         ".restore_allowed_ip",
         name=account.name,
@@ -140,14 +125,12 @@ def remove_allowed_ip(account: Account, ip_id: int) -> ResponseReturnValue:
         expires=allowed_ip.expires_at,
     )
     toast = Toast(_("%(network)s was removed.", network=allowed_ip.network), undo=undo_url)
-    if not htmx.is_htmx_request():
-        return htmx.redirect_after_post(_settings_url(account), toast)
     # Not the whole tile: something may have been typed into its form.
-    oob_parts = live.render_live_fragments(account, _USED_PART, _ADD_PART, live.STATUS_FRAGMENT, oob=True)
-    return htmx.render_fragments(
+    return htmx.answer_done(
+        _settings_url(account),
+        toast,
         *live.render_live_fragments(account, _LIST_PART).values(),
-        *oob_parts.values(),
-        toast=toast,
+        *live.render_live_fragments(account, _USED_PART, _ADD_PART, live.STATUS_FRAGMENT, oob=True).values(),
     )
 
 
@@ -162,20 +145,15 @@ def restore_allowed_ip(account: Account) -> ResponseReturnValue:
         toast = Toast(refusal.localized(), "err")
     else:
         toast = Toast(_("%(network)s is back in the list.", network=network))
-    if not htmx.is_htmx_request():
-        return htmx.redirect_after_post(_settings_url(account), toast)
-    return htmx.render_fragments(
-        "",
-        *live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True).values(),
-        toast=toast,
-    )
+    status_part = live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True).values()
+    return htmx.answer_done(_settings_url(account), toast, "", *status_part)
 
 
 # --- what the page shows
 
 
-def _render_page(account: Account, form: AllowedIPForm, status: int = 200) -> ResponseReturnValue:
-    return live.render_live_page("accounts/allowed_ips/settings.html", "options", account, status=status, form=form)
+def _render_page(account: Account, form: AllowedIPForm) -> ResponseReturnValue:
+    return live.render_live_page("accounts/allowed_ips/settings.html", "options", account, form=form)
 
 
 def _tile_context(account: Account, form: AllowedIPForm) -> dict[str, Any]:
@@ -207,13 +185,6 @@ def _is_valid_allowed_ip(address: str) -> bool:
     return True
 
 
-def _allowed_ip_or_404(account: Account, ip_id: int) -> AllowedIP:
-    try:
-        return allowed_ips.get_allowed_ip_by_id(context.get_conn(), account.id, ip_id)
-    except allowed_ips.NoSuchAllowedIP:
-        abort(404)
-
-
 def _count_sessions_losing_access(account: Account, entry: AllowedIP) -> int:
     conn = context.get_conn()
     other_entries = [each for each in allowed_ips.list_allowed_ips(conn, account.id) if each.id != entry.id]
@@ -223,11 +194,6 @@ def _count_sessions_losing_access(account: Account, entry: AllowedIP) -> int:
         for each in session_records.list_open_smpp_sessions(conn, account.id)
         if ip_address(each.address) in network and not allowed_ips.is_ip_allowed(other_entries, each.address)
     )
-
-
-def _require_smpp_account(account: Account) -> None:
-    if account.kind != "smpp":
-        abort(404)
 
 
 def _settings_url(account: Account) -> str:

@@ -2,7 +2,7 @@
 
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
-from wtforms import HiddenField, RadioField
+from wtforms import RadioField
 from wtforms.fields.choices import SelectChoice
 
 from portal.core.i18n import N_
@@ -10,17 +10,16 @@ from portal.core.i18n import gettext as _
 from portal.services.accounts import credentials
 from portal.services.accounts.accounts import Account
 from portal.services.common import idempotency
-from portal.services.common.errors import Refused
 from portal.services.people import customers
 from portal.web.accounts.accounts import password_blocked_reason
-from portal.web.core import access, context, htmx, layout
-from portal.web.core.forms import TranslatedForm, add_form_error
+from portal.web.core import access, context, htmx
+from portal.web.core.forms import OnceForm, refusals_on
 
 blueprint = Blueprint("credentials", __name__)
 
 
-class SmppPasswordForm(TranslatedForm):
-    """`grace` is a key of `credentials.GRACE_PERIODS`; `form` makes a reloaded answer generate nothing."""
+class SmppPasswordForm(OnceForm):
+    """`grace` is a key of `credentials.GRACE_PERIODS`."""
 
     grace = RadioField(
         N_("The old password"),
@@ -33,7 +32,6 @@ class SmppPasswordForm(TranslatedForm):
         default="0",
         validate_choice=False,
     )
-    form = HiddenField()
 
 
 @blueprint.get("/accounts/<name>/password")
@@ -48,45 +46,36 @@ def ask_generate_password(account: Account) -> ResponseReturnValue:
 def generate_password(account: Account) -> ResponseReturnValue:
     """Generate it, mail it, and show it in this answer: the only place where it is ever seen."""
     form = SmppPasswordForm()
-    try:
-        grace = credentials.parse_grace_period(form.grace.data or "0")
+    with refusals_on(form):
         password = credentials.regenerate_smpp_password(
             context.get_conn(),
             context.get_crypto_keys(),
             context.get_actor(),
             account,
-            grace_ms=grace,
+            grace_ms=credentials.parse_grace_period(form.grace.data),
             require_ready=True,
-            idempotency_key=form.form.data or "",
+            idempotency_key=form.form.data,
         )
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_password_dialog(account, form, status=422)
-    values = {"password": password, "contact": _masked_contact_email(account), "grace": form.grace.data}
-    if htmx.is_htmx_request():
-        return htmx.render_fragments(
+        return htmx.render_dialog(
             "accounts/credentials/_shown.html",
-            account=layout.build_account_view(account),
-            **values,
+            account,
+            title=_("Your new password"),
+            tab="home",
+            password=password,
+            contact=_masked_contact_email(account),
+            grace=form.grace.data,
         )
-    return htmx.render_page(
-        "dialog.html",
-        account=account,
-        title=_("Your new password"),
-        tab="home",
-        part="accounts/credentials/_shown.html",
-        **values,
-    )
+    return _render_password_dialog(account, form)
 
 
-def _render_password_dialog(account: Account, form: SmppPasswordForm, status: int = 200) -> ResponseReturnValue:
+def _render_password_dialog(account: Account, form: SmppPasswordForm) -> ResponseReturnValue:
+    # A new one each time: where the form was sent before, the answer asks once more.
     form.form.data = idempotency.new_idempotency_key()
     return htmx.render_dialog(
         "accounts/credentials/_ask.html",
         account,
         title=_("Generate a new password"),
         tab="home",
-        status=status,
         form=form,
         contact=_masked_contact_email(account),
         password_blocked_reason=password_blocked_reason(account),

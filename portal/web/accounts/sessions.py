@@ -14,7 +14,7 @@ from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.accounts.credentials import SmppPasswordInfo
 from portal.services.accounts.refused_binds import RefusedBindGroup
 from portal.services.accounts.session_records import NoSuchSmppSession, SmppSessionRecord
-from portal.web.accounts.accounts import is_refused_for_unlisted_ip
+from portal.web.accounts.accounts import is_refused_for_unlisted_ip, require_smpp_account
 from portal.web.core import access, context, htmx, live
 from portal.web.core.htmx import Toast
 from portal.web.core.live import LiveFragment
@@ -63,7 +63,7 @@ class RefusedBindRow:
 @blueprint.get("/accounts/<name>/sessions")
 @access.account_access_required
 def list_smpp_sessions(account: Account) -> ResponseReturnValue:
-    _require_smpp_account(account)
+    require_smpp_account(account)
     return live.render_live_page("accounts/sessions/page.html", "sessions", account, **_refused_bind_mails_context())
 
 
@@ -74,7 +74,7 @@ def list_smpp_sessions(account: Account) -> ResponseReturnValue:
 @access.account_change_required
 def ask_end_smpp_session(account: Account, session_id: int) -> ResponseReturnValue:
     """Ask for confirmation before a session is ended, and say how to keep its client out."""
-    _require_smpp_account(account)
+    require_smpp_account(account)
     try:
         session = session_records.get_open_smpp_session_by_id(context.get_conn(), account.id, session_id)
     except NoSuchSmppSession as refusal:
@@ -86,23 +86,21 @@ def ask_end_smpp_session(account: Account, session_id: int) -> ResponseReturnVal
 @access.account_change_required
 def end_smpp_session(account: Account, session_id: int) -> ResponseReturnValue:
     """Have the SMPP server unbind a session."""
-    _require_smpp_account(account)
+    require_smpp_account(account)
     try:
         session = session_records.request_smpp_session_end(context.get_conn(), context.get_actor(), account, session_id)
     except NoSuchSmppSession as refusal:
         return _render_already_ended(account, refusal)
     toast = Toast(_("The session of %(address)s is being disconnected.", address=session.address))
-    if not htmx.is_htmx_request():
-        return htmx.redirect_after_post(url_for(".list_smpp_sessions", name=account.name), toast)
-    oob_parts = live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True)
-    return htmx.render_fragments(
+    return htmx.answer_done(
+        url_for(".list_smpp_sessions", name=account.name),
+        toast,
         *live.render_live_fragments(account, _OPEN_SESSIONS_PART).values(),
-        *oob_parts.values(),
-        toast=toast,
+        *live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True).values(),
     )
 
 
-def _render_end_session_dialog(account: Account, status: int = 200, **values: Any) -> ResponseReturnValue:
+def _render_end_session_dialog(account: Account, status: int | None = None, **values: Any) -> ResponseReturnValue:
     return htmx.render_dialog(
         "accounts/sessions/_end.html",
         account,
@@ -140,9 +138,7 @@ def set_refused_bind_mails() -> ResponseReturnValue:
     enabled = "wanted" in request.form
     refusal_mails.set_refused_bind_mails_enabled(context.get_conn(), access.get_current_user(), enabled)
     toast = Toast(_("Mails about refused attempts are on.") if enabled else _("Mails about refused attempts are off."))
-    if htmx.is_htmx_request():
-        return htmx.render_fragments("", toast=toast)
-    return htmx.redirect_after_post(access.get_safe_redirect_path(request.form.get("next")), toast)
+    return htmx.answer_done(access.get_safe_redirect_path(request.form.get("next")), toast)
 
 
 def _refused_bind_mails_context() -> dict[str, Any]:
@@ -153,11 +149,6 @@ def _refused_bind_mails_context() -> dict[str, Any]:
 
 
 # --- what the page shows
-
-
-def _require_smpp_account(account: Account) -> None:
-    if account.kind != "smpp":
-        abort(404)
 
 
 def _open_sessions_cache_key(account: Account, counters: ChangeCounters) -> tuple[Any, ...]:
@@ -239,18 +230,14 @@ def _refused_binds_context(account: Account, counters: ChangeCounters) -> dict[s
 def _build_refused_bind_row(
     refusal: RefusedBindGroup, entries: list[allowed_ips.AllowedIP], password: SmppPasswordInfo | None
 ) -> RefusedBindRow:
+    remedy, is_resolved = "", False
     if refusal.reason in (refused_binds.NOT_AUTHORISED, refused_binds.NO_IP):
-        is_unlisted = is_refused_for_unlisted_ip(refusal, entries)
-        return RefusedBindRow(
-            refusal, _describe_refusal_reason(refusal), "authorise" if is_unlisted else "", is_resolved=not is_unlisted
-        )
-    if refusal.reason in (refused_binds.WRONG_PASSWORD, refused_binds.REPLACED_PASSWORD):
-        # A newer password exists already: it only has to reach the client.
-        already_replaced = password is not None and password.changed_at > refusal.last_at
-        return RefusedBindRow(
-            refusal, _describe_refusal_reason(refusal), "" if already_replaced else "password", is_resolved=False
-        )
-    return RefusedBindRow(refusal, _describe_refusal_reason(refusal), "", is_resolved=False)
+        is_resolved = not is_refused_for_unlisted_ip(refusal, entries)
+        remedy = "" if is_resolved else "authorise"
+    elif refusal.reason in (refused_binds.WRONG_PASSWORD, refused_binds.REPLACED_PASSWORD):
+        # A newer password may exist already: it only has to reach the client.
+        remedy = "" if password is not None and password.changed_at > refusal.last_at else "password"
+    return RefusedBindRow(refusal, _describe_refusal_reason(refusal), remedy, is_resolved)
 
 
 def _describe_refusal_reason(refusal: RefusedBindGroup) -> str:

@@ -9,12 +9,10 @@ from wtforms import PasswordField, StringField
 from portal.core import clock
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
-from portal.services.common.errors import Refused
-from portal.services.common.rate_limit import TooManyAttempts
 from portal.services.people import authentication, enrolment, login_sessions, users
 from portal.services.people.users import User
 from portal.web.core import access, context, htmx, stale_forms
-from portal.web.core.forms import NewPasswordForm, TranslatedForm, add_form_error
+from portal.web.core.forms import NewPasswordForm, TranslatedForm, refusals_on
 from portal.web.core.htmx import Toast
 from portal.web.people import totp_setup
 
@@ -26,11 +24,15 @@ _PENDING_LOGIN_KEY = "pending_login"
 
 
 class LoginForm(TranslatedForm):
+    refused_status = 401
+
     email = StringField(N_("E-mail address"))
     password = PasswordField(N_("Password"))
 
 
 class SecondFactorForm(TranslatedForm):
+    refused_status = 401
+
     code = StringField(N_("Code"))
     recovery = StringField(N_("Recovery code"))
 
@@ -49,20 +51,18 @@ def login() -> ResponseReturnValue:
     form = LoginForm()
     if request.method == "GET":
         return htmx.render_plain_page("people/login/page.html", form=form, notice=stale_forms.take_login_notice())
-    try:
+    # Over the form, at none of its fields: either may be wrong.
+    with refusals_on(form, email=""):
         user = authentication.check_login(
             context.get_conn(),
-            form.email.data or "",
-            form.password.data or "",
+            form.email.data,
+            form.password.data,
             context.get_client_address(),
             context.get_config().limits.login_failures,
         )
-    except Refused as refusal:
-        return htmx.render_plain_page(
-            "people/login/page.html", form=form, error=refusal.localized(), status=_http_status_from_refusal(refusal)
-        )
-    session[_PENDING_LOGIN_KEY] = {"user": user.id, "at": clock.now_ms()}
-    return redirect(url_for("login.verify_second_factor", next=request.args.get("next")), 303)
+        session[_PENDING_LOGIN_KEY] = {"user": user.id, "at": clock.now_ms()}
+        return redirect(url_for("login.verify_second_factor", next=request.args.get("next")), 303)
+    return htmx.render_plain_page("people/login/page.html", form=form)
 
 
 @blueprint.route("/login/totp", methods=["GET", "POST"])
@@ -73,23 +73,21 @@ def verify_second_factor() -> ResponseReturnValue:
     if user is None:
         return stale_forms.lead_to_first_step()
     form = SecondFactorForm()
-    if request.method == "GET":
-        return htmx.render_plain_page("people/login/totp.html", form=form)
-    try:
-        authentication.check_second_factor(
-            context.get_conn(),
-            context.get_crypto_keys(),
-            user,
-            form.recovery.data or form.code.data or "",
-            context.get_client_address(),
-            context.get_config().limits.login_failures,
-        )
-    except Refused as refusal:
-        field = form.recovery if form.recovery.data else form.code
-        field.errors = [refusal.localized()]
-        return htmx.render_plain_page("people/login/totp.html", form=form, status=_http_status_from_refusal(refusal))
-    _start_login_session(user)
-    return redirect(access.get_safe_redirect_path(request.args.get("next")), 303)
+    if request.method == "POST":
+        used_field = "recovery" if form.recovery.data else "code"
+        # Whatever is wrong stands at the field that was used.
+        with refusals_on(form, **dict.fromkeys(("code", "recovery", ""), used_field)):
+            authentication.check_second_factor(
+                context.get_conn(),
+                context.get_crypto_keys(),
+                user,
+                form[used_field].data,
+                context.get_client_address(),
+                context.get_config().limits.login_failures,
+            )
+            _start_login_session(user)
+            return redirect(access.get_safe_redirect_path(request.args.get("next")), 303)
+    return htmx.render_plain_page("people/login/totp.html", form=form)
 
 
 @blueprint.errorhandler(CSRFError)
@@ -102,8 +100,11 @@ def _handle_csrf_error(error: CSRFError) -> ResponseReturnValue:
         return redirect(access.get_safe_redirect_path(request.args.get("next")), 303)
     if request.endpoint == "login.verify_second_factor":
         return stale_forms.lead_to_first_step()
-    text = _("This page was out of date. Enter your password once more; your browser has to accept cookies.")
-    return htmx.render_plain_page("people/login/page.html", form=LoginForm(), error=text, status=422)
+    form = LoginForm()
+    form.form_errors.append(
+        _("This page was out of date. Enter your password once more; your browser has to accept cookies.")
+    )
+    return htmx.render_plain_page("people/login/page.html", form=form, status=422)
 
 
 @blueprint.post("/logout")
@@ -120,44 +121,24 @@ def logout() -> ResponseReturnValue:
 @access.public_view
 def enrol(token: str) -> ResponseReturnValue:
     """Choose a password and prove an authenticator, once, by the link that a user was given."""
-    conn = context.get_conn()
-    try:
-        user = enrolment.get_user_by_enrolment_link(conn, token)
-    except enrolment.InvalidEnrolmentLink as refusal:
-        return _render_invalid_link(refusal)
-    form = EnrolForm()
-    if not form.validate_on_submit():
-        return _render_enrol_page(user, form)
-    try:
-        codes = enrolment.enrol_by_link(
-            conn,
-            context.get_crypto_keys(),
-            token,
-            form.password.data or "",
-            form.code.data or "",
-            context.get_client_address(),
-        )
-    except enrolment.InvalidEnrolmentLink as refusal:
-        return _render_invalid_link(refusal)
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_enrol_page(user, form)
-    # The browser may have been logged in as somebody else; what follows is the new user's login.
-    if current_user.is_authenticated:
-        login_sessions.end_login_session(conn, access.get_session_token())
-    _clear_browser_session()
-    return _restrict_referrer(htmx.render_plain_page("people/enrol/codes.html", codes=codes))
-
-
-def _render_enrol_page(user: User, form: EnrolForm) -> Response:
+    conn, form = context.get_conn(), EnrolForm()
+    if form.validate_on_submit():
+        with refusals_on(form):
+            codes = enrolment.enrol_by_link(
+                conn, context.get_crypto_keys(), token, form.password.data, form.code.data, context.get_client_address()
+            )
+            # The browser may have been logged in as somebody else; what follows is the new user's login.
+            if current_user.is_authenticated:
+                login_sessions.end_login_session(conn, access.get_session_token())
+            _clear_browser_session()
+            return _restrict_referrer(htmx.render_plain_page("people/enrol/codes.html", codes=codes))
+    user = enrolment.get_user_by_enrolment_link(conn, token)
     form.email.data = user.email
-    authenticator = totp_setup.build_authenticator_setup(enrolment.read_totp_secret(context.get_conn(), user), user)
-    status = 422 if form.errors else 200
-    return _restrict_referrer(
-        htmx.render_plain_page("people/enrol/page.html", form=form, authenticator=authenticator, status=status)
-    )
+    authenticator = totp_setup.build_authenticator_setup(enrolment.read_totp_secret(conn, user), user)
+    return _restrict_referrer(htmx.render_plain_page("people/enrol/page.html", form=form, authenticator=authenticator))
 
 
+@blueprint.errorhandler(enrolment.InvalidEnrolmentLink)
 def _render_invalid_link(refusal: enrolment.InvalidEnrolmentLink) -> Response:
     heading = _("This link is no longer good")
     return _restrict_referrer(
@@ -173,10 +154,6 @@ def _restrict_referrer(answer: ResponseReturnValue) -> Response:
     response = make_response(answer)
     response.headers["Referrer-Policy"] = "strict-origin"
     return response
-
-
-def _http_status_from_refusal(refusal: Refused) -> int:
-    return 429 if isinstance(refusal, TooManyAttempts) else 401
 
 
 def _find_user_awaiting_code() -> User | None:

@@ -10,11 +10,9 @@ from wtforms import PasswordField, StringField
 from portal.core import clock, i18n
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
-from portal.services.common.errors import Refused
-from portal.services.common.rate_limit import TooManyAttempts
 from portal.services.people import authentication, enrolment, login_sessions, two_factor
 from portal.web.core import access, context, htmx
-from portal.web.core.forms import NewPasswordForm, TranslatedForm, add_form_error
+from portal.web.core.forms import NewPasswordForm, TranslatedForm, refusals_on
 from portal.web.people import totp_setup
 from portal.web.people.user_agents import describe_user_agent
 
@@ -44,7 +42,7 @@ def show_profile() -> ResponseReturnValue:
     return _render_page()
 
 
-def _render_page(status: int = 200, **forms: TranslatedForm) -> ResponseReturnValue:
+def _render_page(**forms: TranslatedForm) -> ResponseReturnValue:
     """The whole profile, with the form that was refused, if one was."""
     # Each form has a prefix, for all of them are on one page.
     values = {
@@ -54,7 +52,6 @@ def _render_page(status: int = 200, **forms: TranslatedForm) -> ResponseReturnVa
     } | forms
     return htmx.render_page(
         "people/profile/page.html",
-        status=status,
         **values,
         codes_left=two_factor.count_unused_recovery_codes(context.get_conn(), access.get_current_user().id),
         languages=i18n.LANGUAGES.items(),
@@ -67,23 +64,20 @@ def _render_page(status: int = 200, **forms: TranslatedForm) -> ResponseReturnVa
 def change_password() -> ResponseReturnValue:
     """Change the login password; the user's other sessions end."""
     form = ChangePasswordForm(prefix="password-")
-    if not form.validate_on_submit():
-        return _render_page(422, password=form)
-    try:
-        authentication.change_password(
-            context.get_conn(),
-            context.get_actor(),
-            access.get_current_user(),
-            form.current.data or "",
-            form.password.data or "",
-            access.get_session_token(),
-            context.get_config().limits.login_failures,
-        )
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_page(_http_status_from_refusal(refusal), password=form)
-    text = _("Your password has been changed. Wherever else you were logged in, you no longer are.")
-    return htmx.redirect_after_post(url_for("profile.show_profile"), htmx.Toast(text))
+    if form.validate_on_submit():
+        with refusals_on(form):
+            authentication.change_password(
+                context.get_conn(),
+                context.get_actor(),
+                access.get_current_user(),
+                form.current.data,
+                form.password.data,
+                access.get_session_token(),
+                context.get_config().limits.login_failures,
+            )
+            text = _("Your password has been changed. Wherever else you were logged in, you no longer are.")
+            return htmx.redirect_after_post(url_for("profile.show_profile"), htmx.Toast(text))
+    return _render_page(password=form)
 
 
 @blueprint.post("/authenticator")
@@ -91,15 +85,13 @@ def change_password() -> ResponseReturnValue:
 def start_authenticator_change() -> ResponseReturnValue:
     """Begin to move to another authenticator: make a secret, which changes nothing until a code has proved it."""
     form = ConfirmPasswordForm(prefix="authenticator-")
-    try:
+    with refusals_on(form):
         _confirm_password(form)
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_page(_http_status_from_refusal(refusal), authenticator=form)
-    # Sealed, for the cookie is signed but can be read.
-    sealed_secret = two_factor.new_totp_secret(context.get_crypto_keys())
-    session[_NEW_SECRET_KEY] = {"sealed": b64encode(sealed_secret).decode(), "at": clock.now_ms()}
-    return redirect(url_for("profile.show_new_authenticator"), 303)
+        # Sealed, for the cookie is signed but can be read.
+        sealed_secret = two_factor.new_totp_secret(context.get_crypto_keys())
+        session[_NEW_SECRET_KEY] = {"sealed": b64encode(sealed_secret).decode(), "at": clock.now_ms()}
+        return redirect(url_for("profile.show_new_authenticator"), 303)
+    return _render_page(authenticator=form)
 
 
 @blueprint.get("/authenticator")
@@ -114,22 +106,19 @@ def show_new_authenticator() -> ResponseReturnValue:
 def replace_authenticator() -> ResponseReturnValue:
     """Put the new secret into force; the old recovery codes end with the old one."""
     sealed_secret, form = _find_pending_secret(), TotpCodeForm()
-    if sealed_secret is None:
-        return _render_new_authenticator(form)
-    try:
-        codes = enrolment.replace_totp_secret(
-            context.get_conn(),
-            context.get_crypto_keys(),
-            context.get_actor(),
-            access.get_current_user(),
-            sealed_secret,
-            form.code.data or "",
-        )
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_new_authenticator(form)
-    del session[_NEW_SECRET_KEY]
-    return htmx.render_page("people/profile/codes.html", codes=codes, moved=True)
+    if sealed_secret is not None:
+        with refusals_on(form):
+            codes = enrolment.replace_totp_secret(
+                context.get_conn(),
+                context.get_crypto_keys(),
+                context.get_actor(),
+                access.get_current_user(),
+                sealed_secret,
+                form.code.data,
+            )
+            del session[_NEW_SECRET_KEY]
+            return htmx.render_page("people/profile/codes.html", codes=codes, moved=True)
+    return _render_new_authenticator(form)
 
 
 def _render_new_authenticator(form: TotpCodeForm) -> ResponseReturnValue:
@@ -138,9 +127,7 @@ def _render_new_authenticator(form: TotpCodeForm) -> ResponseReturnValue:
         text = _("That took too long; nothing has been changed. Begin again.")
         return htmx.redirect_after_post(url_for("profile.show_profile"), htmx.Toast(text, "warn"))
     setup = totp_setup.build_authenticator_setup(sealed_secret, access.get_current_user())
-    return htmx.render_page(
-        "people/profile/authenticator.html", form=form, authenticator=setup, status=422 if form.errors else 200
-    )
+    return htmx.render_page("people/profile/authenticator.html", form=form, authenticator=setup)
 
 
 def _find_pending_secret() -> bytes | None:
@@ -156,13 +143,11 @@ def _find_pending_secret() -> bytes | None:
 def renew_recovery_codes() -> ResponseReturnValue:
     """Make new recovery codes; the old ones end."""
     form = ConfirmPasswordForm(prefix="recovery-")
-    try:
+    with refusals_on(form):
         _confirm_password(form)
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_page(_http_status_from_refusal(refusal), recovery=form)
-    codes = enrolment.renew_recovery_codes(context.get_conn(), context.get_actor(), access.get_current_user())
-    return htmx.render_page("people/profile/codes.html", codes=codes, moved=False)
+        codes = enrolment.renew_recovery_codes(context.get_conn(), context.get_actor(), access.get_current_user())
+        return htmx.render_page("people/profile/codes.html", codes=codes, moved=False)
+    return _render_page(recovery=form)
 
 
 @blueprint.post("/sessions/<int:session_id>/end")
@@ -170,10 +155,8 @@ def renew_recovery_codes() -> ResponseReturnValue:
 def end_login_session(session_id: int) -> ResponseReturnValue:
     """End one of the user's own login sessions; with another user's number nothing ends, and the answer is the same."""
     login_sessions.end_login_session_by_id(context.get_conn(), access.get_current_user(), session_id)
-    toast = htmx.Toast(_("The session was ended."))
-    if htmx.is_htmx_request():
-        return htmx.render_fragments("people/profile/_sessions.html", toast=toast, **_login_sessions_context())
-    return htmx.redirect_after_post(url_for("profile.show_profile") + "#sessions", toast)
+    address, toast = url_for("profile.show_profile") + "#sessions", htmx.Toast(_("The session was ended."))
+    return htmx.answer_done(address, toast, "people/profile/_sessions.html", **_login_sessions_context())
 
 
 def _login_sessions_context() -> dict[str, Any]:
@@ -191,11 +174,7 @@ def _confirm_password(form: ConfirmPasswordForm) -> None:
     authentication.confirm_password(
         context.get_conn(),
         access.get_current_user(),
-        form.current.data or "",
+        form.current.data,
         context.get_client_address(),
         context.get_config().limits.login_failures,
     )
-
-
-def _http_status_from_refusal(refusal: Refused) -> int:
-    return 429 if isinstance(refusal, TooManyAttempts) else 422
