@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from dataclasses import dataclass
+from typing import Protocol
 
 from portal.core.clock import now_ms
 from portal.core.db import insert_row
@@ -28,6 +29,13 @@ class AuditEntry:
     address: str
     action: str
     details: dict[str, object]
+
+
+class _Account(Protocol):
+    @property
+    def id(self) -> int: ...
+    @property
+    def customer_id(self) -> int: ...
 
 
 def record_action(
@@ -56,6 +64,13 @@ def record_action(
         action=action,
         details=json.dumps(details),
     )
+
+
+def record_account_action(
+    conn: sqlite3.Connection, actor: Actor, action: str, account: _Account, /, **details: object
+) -> None:
+    """Like `record_action`, about an account and its customer."""
+    record_action(conn, actor, action, customer_id=account.customer_id, account_id=account.id, **details)
 
 
 def list_audit_entries(conn: sqlite3.Connection, account_id: int, limit: int = 50) -> list[AuditEntry]:

@@ -1,6 +1,10 @@
 """Refusals: a rule doesn't allow what somebody asked for, and its sentence tells them why."""
 
+from typing import TypeVar
+
 from portal.core.i18n import gettext
+
+_T = TypeVar("_T")
 
 
 class Refused(Exception):
@@ -28,3 +32,10 @@ class Refused(Exception):
 
 class NotFound(Refused):
     """What an id or a name names isn't there. A page whose address has it answers 404."""
+
+
+def require_found(found: _T | None, missing: Refused) -> _T:
+    """What was found, such as a row; raises `missing` where that is None."""
+    if found is None:
+        raise missing
+    return found
