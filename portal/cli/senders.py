@@ -17,7 +17,7 @@ from portal.core.db import write_transaction
 from portal.services.accounts.accounts import Account
 from portal.services.common.addresses import normalize_address
 from portal.services.common.audit import SHELL
-from portal.services.senders import documents, sender_requests, senders
+from portal.services.senders import documents, senders
 from portal.services.senders.senders import Sender
 
 sender_group = add_group("sender")
@@ -51,13 +51,13 @@ def _add_sender(
     """Ask for one."""
     details: dict[str, Any] = {"description": description, "reason": reason, "document": _read_document(document)}
     if not approve:
-        added = sender_requests.request_sender(context.conn, context.keys, SHELL, account, address, **details)
-        return CommandOutput(_sender_to_dict(added), _format_senders([added]))
+        return _sender_output(
+            senders.add_sender(context.conn, SHELL, account, address, mail_keys=context.keys, **details)
+        )
     # One that is approved at once was no request: no mails.
     with write_transaction(context.conn):
         added = senders.add_sender(context.conn, SHELL, account, address, **details)
-        added = senders.decide_sender(context.conn, SHELL, account, added.address, approve=True)
-    return CommandOutput(_sender_to_dict(added), _format_senders([added]))
+        return _sender_output(senders.decide_sender(context.conn, SHELL, account, added.address, approve=True))
 
 
 def _read_document(file: Path | None) -> bytes:
@@ -92,10 +92,17 @@ def _decide_sender_request(
     context: CommandContext, account: Account, address: str, comment: str, *, approve: bool
 ) -> CommandOutput:
     sender = _get_sender(context, account, address)
-    decided = sender_requests.decide_sender_request(
-        context.conn, context.keys, SHELL, account, sender.address, approve=approve, comment=comment
+    return _sender_output(
+        senders.decide_sender(
+            context.conn,
+            SHELL,
+            account,
+            sender.address,
+            approve=approve,
+            comment=comment,
+            mail_keys=context.keys,
+        )
     )
-    return CommandOutput(_sender_to_dict(decided), _format_senders([decided]))
 
 
 @sender_group.command("disable", example="sender disable smpp-acme-1 ACME")
@@ -116,8 +123,7 @@ def _enable_sender(context: CommandContext, account: Account, address: str) -> C
 
 def _set_sender_enabled(context: CommandContext, account: Account, address: str, *, enabled: bool) -> CommandOutput:
     sender = _get_sender(context, account, address)
-    switched = senders.set_sender_enabled(context.conn, SHELL, account, sender.id, enabled=enabled)
-    return CommandOutput(_sender_to_dict(switched), _format_senders([switched]))
+    return _sender_output(senders.set_sender_enabled(context.conn, SHELL, account, sender.id, enabled=enabled))
 
 
 @sender_group.command("remove", example="sender remove smpp-acme-1 ACME")
@@ -156,6 +162,10 @@ def _list_senders(context: CommandContext, account: Account) -> CommandOutput:
     """List them."""
     sender_list = senders.list_senders(context.conn, account.id)
     return CommandOutput([_sender_to_dict(each) for each in sender_list], _format_senders(sender_list))
+
+
+def _sender_output(sender: Sender) -> CommandOutput:
+    return CommandOutput(_sender_to_dict(sender), _format_senders([sender]))
 
 
 def _sender_to_dict(sender: Sender) -> dict[str, object]:

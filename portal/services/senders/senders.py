@@ -1,19 +1,23 @@
-"""Senders: the source addresses that an account's messages may carry."""
+"""Senders: the source addresses that an account's messages may carry, asking for them and deciding on them."""
 
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from portal.core.clock import now_ms
+from portal.core.clock import HOUR_MS, now_ms
+from portal.core.crypto import Keys
 from portal.core.db import write_transaction
-from portal.core.i18n import N_
+from portal.core.i18n import DEFAULT_LANGUAGE, N_
 from portal.services.accounts.accounts import Account
-from portal.services.common import audit
+from portal.services.common import audit, mail, rate_limit
 from portal.services.common.addresses import INTERNATIONAL_NUMBER
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, Refused
+from portal.services.common.rate_limit import TooManyAttempts
+from portal.services.people import customers, users
 from portal.services.prices import countries
 from portal.services.senders import documents
 from portal.services.senders.documents import Document
@@ -39,6 +43,8 @@ _MAX_TEXT_LENGTH = 200
 MAX_SENDERS = 100
 # How long a sender that was removed can be brought back as it was.
 _UNDO_MS = 15 * 60_000
+# Whoever asks, removes and asks again fills nobody's mailbox: what is above waits in the queue all the same.
+_MAX_MAILS_PER_HOUR = 20
 
 
 class InvalidSender(Refused):
@@ -162,7 +168,7 @@ def add_sender(
     description: str = "",
     reason: str = "",
     document: bytes = b"",
-    on_added: Callable[[Sender], None] | None = None,
+    mail_keys: Keys | None = None,
     now: int | None = None,
 ) -> Sender:
     """Ask for a sender; it waits for the operator's decision. One that was refused can be asked for again.
@@ -172,7 +178,7 @@ def add_sender(
         description: for the reader of the list.
         reason: what it is for, for whoever decides.
         document: what supports it: a PDF, PNG or JPEG; empty: none, or the one that it was refused with.
-        on_added: called with what was added, in the same transaction.
+        mail_keys: seal the mails to the operators; None: it is no request, and they get none.
         now: milliseconds; None: this moment.
 
     Raises:
@@ -196,13 +202,32 @@ def add_sender(
             _upsert_sender(conn, account, address, kind, description, reason, document_id, now)
             _record_audit(conn, actor, "sender.add", account, address, document=document_id)
             added = get_sender(conn, account, address)
-            if on_added is not None:
-                on_added(added)
+            if mail_keys is not None:
+                _mail_operators(conn, mail_keys, actor, account, added)
     except BaseException:
         if document_id is not None:
             documents.delete_document(conn, document_id)
         raise
     return added
+
+
+def _mail_operators(conn: sqlite3.Connection, keys: Keys, actor: Actor, account: Account, sender: Sender) -> None:
+    with suppress(TooManyAttempts):
+        rate_limit.take_token(conn, f"sender:{account.id}", _MAX_MAILS_PER_HOUR, HOUR_MS)
+        values = _mail_values(sender, account) | {
+            "customer": customers.get_customer_by_id(conn, account.customer_id).name,
+            "sender_id": sender.id,
+            "reason": sender.reason,
+            "has_document": sender.document is not None,
+            "asked_by": actor.name,
+        }
+        for operator in users.list_users(conn, None):
+            language = operator.language or DEFAULT_LANGUAGE
+            mail.queue_mail(conn, keys, operator.email, "sender_asked", language, **values)
+
+
+def _mail_values(sender: Sender, account: Account) -> dict[str, object]:
+    return {"sender": sender.address, "account": account.name, "description": sender.description}
 
 
 def _require_can_add_sender(conn: sqlite3.Connection, account: Account, address: str) -> None:
@@ -245,12 +270,14 @@ def decide_sender(
     approve: bool,
     comment: str = "",
     revision: str | None = None,
+    mail_keys: Keys | None = None,
 ) -> Sender:
     """The operator's decision; it can be changed later. The SMPP server follows at once.
 
     Args:
         comment: what the customer reads beside it.
         revision: the sender's `revision` as whoever decides has seen it; None: whatever has happened since.
+        mail_keys: seal the mail to the customer's contact address; None: it gets none.
 
     Raises:
         NoSuchSender, SenderTextTooLong, SenderChanged
@@ -268,7 +295,12 @@ def decide_sender(
         )
         action = "sender.approve" if approve else "sender.refuse"
         _record_audit(conn, actor, action, account, address, comment=comment)
-        return get_sender(conn, account, address)
+        decided = get_sender(conn, account, address)
+        if mail_keys is not None:
+            contact = customers.get_customer_by_id(conn, account.customer_id)
+            values = _mail_values(decided, account) | {"approved": approve, "comment": comment}
+            mail.queue_mail(conn, mail_keys, contact.contact_email, "sender_decided", contact.language, **values)
+        return decided
 
 
 def set_sender_enabled(

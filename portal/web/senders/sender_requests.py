@@ -10,7 +10,7 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import accounts
 from portal.services.common.errors import Refused
-from portal.services.senders import confusables, sender_requests, senders
+from portal.services.senders import confusables, senders
 from portal.services.senders.confusables import SimilarSender
 from portal.services.senders.senders import SenderRequest
 from portal.web.core import access, context, htmx
@@ -65,15 +65,15 @@ def decide_sender_request(sender_id: int) -> ResponseReturnValue:
     comment = request.form.get("comment", "")
     try:
         sender_request = senders.get_sender_request(conn, sender_id)
-        sender = sender_requests.decide_sender_request(
+        sender = senders.decide_sender(
             conn,
-            context.get_crypto_keys(),
             context.get_actor(),
             accounts.get_account(conn, sender_request.account),
             sender_request.sender.address,
             approve=approve,
             comment=comment,
             revision=request.form.get("mark", ""),
+            mail_keys=context.get_crypto_keys(),
         )
     except senders.NoSuchSender:
         toast = Toast(_("Nothing was decided: the sender has been removed meanwhile."), "warn")

@@ -17,7 +17,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.common.errors import Refused
 from portal.services.messages import inbound_numbers
-from portal.services.senders import documents, sender_requests, senders
+from portal.services.senders import documents, senders
 from portal.services.senders.senders import Sender
 from portal.web.core import access, context, htmx, layout, live, uploads
 from portal.web.core.forms import TranslatedForm, add_form_error, parse_row_id
@@ -89,15 +89,15 @@ def add_sender(account: Account) -> ResponseReturnValue:
     try:
         if upload and not content:
             raise documents.InvalidDocument()
-        sender = sender_requests.request_sender(
+        sender = senders.add_sender(
             context.get_conn(),
-            context.get_crypto_keys(),
             context.get_actor(),
             account,
             form.sender.data or "",
             description=form.description.data or "",
             reason=form.reason.data or "",
             document=content,
+            mail_keys=context.get_crypto_keys(),
         )
     except Refused as refusal:
         add_form_error(form, refusal, address="sender")

@@ -9,7 +9,7 @@ from portal.core.db import Connection
 from portal.services.common.audit import SHELL, Actor
 from portal.services.common.mail import Mailer
 from portal.services.people import users
-from portal.services.senders import sender_requests, senders
+from portal.services.senders import senders
 from tests.documents import PDF
 from tests.services.mails import get_text
 
@@ -41,8 +41,8 @@ def in_italian(conn: Connection, table: str, where: str) -> None:
 def test_a_request_reaches_every_operator_in_their_language(conn, keys, acme_1, mails):
     users.create_user(conn, keys, SHELL, "oscar@portal.example", users.OPERATOR, None)
     in_italian(conn, "users", "email = 'oscar@portal.example'")
-    sender = sender_requests.request_sender(
-        conn, keys, ALICE, acme_1, "SHOP", description="Web <shop>", reason="Orders & more", document=PDF
+    sender = senders.add_sender(
+        conn, ALICE, acme_1, "SHOP", description="Web <shop>", reason="Orders & more", document=PDF, mail_keys=keys
     )
     first, second = mails()
     assert [first[0], second[0]] == ["olga@portal.example", "oscar@portal.example"]
@@ -58,7 +58,7 @@ def test_a_request_reaches_every_operator_in_their_language(conn, keys, acme_1, 
 
 
 def test_without_words_it_says_so(conn, keys, acme_1, mails):
-    sender_requests.request_sender(conn, keys, ALICE, acme_1, "SHOP")
+    senders.add_sender(conn, ALICE, acme_1, "SHOP", mail_keys=keys)
     ((_, _, text, html),) = mails()
     assert "What it is for: Not stated" in text
     assert "Supporting document: No" in text
@@ -67,13 +67,13 @@ def test_without_words_it_says_so(conn, keys, acme_1, mails):
 
 def test_what_is_refused_is_told_to_nobody(conn, keys, acme_1, mails):
     with pytest.raises(senders.SenderExists):
-        sender_requests.request_sender(conn, keys, ALICE, acme_1, "ACME", document=PDF)
+        senders.add_sender(conn, ALICE, acme_1, "ACME", document=PDF, mail_keys=keys)
     assert mails() == []
 
 
 def test_who_asks_all_day_fills_no_mailbox(conn, keys, acme_1, mails):
     for number in range(25):
-        sender_requests.request_sender(conn, keys, ALICE, acme_1, f"SHOP{number}")
+        senders.add_sender(conn, ALICE, acme_1, f"SHOP{number}", mail_keys=keys)
     assert len(mails()) == 20
     assert senders.count_pending_sender_requests(conn) == 25
 
@@ -93,7 +93,7 @@ def test_the_decision_reaches_the_customer_in_its_language(
 ):
     conn.execute("UPDATE customers SET language = ? WHERE name = 'Acme'", (language,))
     senders.add_sender(conn, ALICE, acme_1, "SHOP")
-    sender_requests.decide_sender_request(conn, keys, SHELL, acme_1, "SHOP", approve=approve, comment="Seen & <noted>")
+    senders.decide_sender(conn, SHELL, acme_1, "SHOP", approve=approve, comment="Seen & <noted>", mail_keys=keys)
     ((recipient, mail_subject, text, html),) = mails()
     assert (recipient, mail_subject) == ("marta@acme.example", subject)
     for part in (text, html):
@@ -107,7 +107,7 @@ def test_the_decision_reaches_the_customer_in_its_language(
 
 def test_without_a_comment_there_is_no_line_for_it(conn, keys, acme_1, mails):
     senders.add_sender(conn, ALICE, acme_1, "SHOP")
-    sender_requests.decide_sender_request(conn, keys, SHELL, acme_1, "SHOP", approve=True)
+    senders.decide_sender(conn, SHELL, acme_1, "SHOP", approve=True, mail_keys=keys)
     ((_, _, text, html),) = mails()
     assert "Comment" not in text + html
 
@@ -115,13 +115,13 @@ def test_without_a_comment_there_is_no_line_for_it(conn, keys, acme_1, mails):
 def test_a_decision_on_something_else_is_told_to_nobody(conn, keys, acme_1, mails):
     senders.add_sender(conn, ALICE, acme_1, "SHOP")
     with pytest.raises(senders.SenderChanged):
-        sender_requests.decide_sender_request(conn, keys, SHELL, acme_1, "SHOP", approve=True, revision="enable.1")
+        senders.decide_sender(conn, SHELL, acme_1, "SHOP", approve=True, revision="enable.1", mail_keys=keys)
     assert mails() == []
 
 
 def test_a_request_whose_mails_can_t_be_queued_is_none(conn, keys, acme_1):
     conn.execute("CREATE TRIGGER full BEFORE INSERT ON mails BEGIN SELECT RAISE(ABORT, 'the disk is full'); END")
     with pytest.raises(Exception, match="the disk is full"):
-        sender_requests.request_sender(conn, keys, ALICE, acme_1, "SHOP", document=PDF)
+        senders.add_sender(conn, ALICE, acme_1, "SHOP", document=PDF, mail_keys=keys)
     assert [each.address for each in senders.list_senders(conn, acme_1.id)] == ["ACME"]
     assert conn.execute("SELECT count(*) FROM sender_documents").fetchone()[0] == 0

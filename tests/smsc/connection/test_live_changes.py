@@ -9,7 +9,7 @@ from portal.core.clock import now_ms
 from portal.services.accounts import accounts, allowed_ips, credentials, session_records
 from portal.services.common.audit import SHELL
 from portal.services.messages.smpp_config import AccountConfig
-from portal.services.senders import sender_requests, senders
+from portal.services.senders import senders
 from portal.smsc.connection import session, session_registry
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from tests.smsc.esme import RawEsme, get_account_config, run_smsc, wait_until
@@ -179,7 +179,7 @@ def disable_sender(conn, keys, account, sender):
 
 
 def refuse_sender(conn, keys, account, sender):
-    sender_requests.decide_sender_request(conn, keys, SHELL, account, sender.address, approve=False)
+    senders.decide_sender(conn, SHELL, account, sender.address, approve=False, mail_keys=keys)
 
 
 def remove_sender(conn, keys, account, sender):
@@ -191,7 +191,7 @@ def enable_sender(conn, keys, account, sender):
 
 
 def approve_sender(conn, keys, account, sender):
-    sender_requests.decide_sender_request(conn, keys, SHELL, account, sender.address, approve=True)
+    senders.decide_sender(conn, SHELL, account, sender.address, approve=True, mail_keys=keys)
 
 
 def restore_sender(conn, keys, account, sender):
