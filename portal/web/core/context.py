@@ -1,7 +1,10 @@
 """What a request works with: the settings, the keys, this thread's connection, and who acts."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import wraps
+from typing import TypeVar
 
 from flask import Flask, current_app, g, request
 
@@ -98,3 +101,20 @@ def get_actor() -> Actor:
 def get_client_address() -> str:
     """Where the request comes from, through trusted proxies only."""
     return proxies.resolve_client_address(request.environ, get_config().trusted_proxy_networks)
+
+
+_ValueT = TypeVar("_ValueT")
+
+
+def once_per_request(read: Callable[[], _ValueT]) -> Callable[[], _ValueT]:
+    """Read something once a request, however often it is asked for."""
+    name = f"{read.__module__}.{read.__qualname__}"
+
+    @wraps(read)
+    def read_once() -> _ValueT:
+        if name not in g:
+            setattr(g, name, read())
+        value: _ValueT = getattr(g, name)
+        return value
+
+    return read_once

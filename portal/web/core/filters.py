@@ -1,16 +1,17 @@
-"""The filters of message lists, sent and received: what the query of an address asks for, and a page of results."""
+"""What lists of messages, sent and received, have in common: the filter in an address, a page of results, files."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from flask import request
+from flask.typing import ResponseReturnValue
 
 from portal.services.common import ids
 from portal.services.common.errors import Refused
 from portal.services.common.periods import ALL
 from portal.services.prices import countries
-from portal.web.core import access, context, forms, paging, periods
+from portal.web.core import access, context, downloads, forms, htmx, paging, periods
 from portal.web.core.paging import LINES_ARG
 
 LIVE_ARG = "live"
@@ -40,26 +41,18 @@ class MessageFilter(paging.ListParams, Generic[_QueryT]):
         return bool(self.period_param.error or self.errors)
 
 
-@dataclass(frozen=True)
-class FilterParams:
-    """The filter that an address asks for.
-
-    `params` is the same filter as the query of other addresses, without defaults and empty values; `values` is what to
-    search for: empty where that is invalid, as `errors` say.
-    """
-
-    period_param: periods.PeriodParam
-    params: Mapping[str, str]
-    values: Mapping[str, str]
-    errors: Sequence[Refused]
-
-
-def parse_filter_params(
-    field_names: Sequence[str], *, number_fields: Collection[str], choices: Mapping[str, Collection[str]]
-) -> FilterParams:
+def parse_message_filter(
+    build_query: Callable[..., _QueryT],
+    field_names: Sequence[str],
+    *,
+    number_fields: Collection[str],
+    choices: Mapping[str, Collection[str]],
+) -> MessageFilter[_QueryT]:
     """Read this request's query.
 
     Args:
+        build_query: makes the search of the period and of each field by its name; what is invalid, as the filter's
+            `errors` say, is empty.
         field_names: of its fields; `text` is empty for who may not read texts: they could guess them, word by word.
         number_fields: those of them that are numbers, or the digits that they begin with.
         choices: what others may be; anything else is nothing.
@@ -84,7 +77,12 @@ def parse_filter_params(
         **params,
         LINES_ARG: "" if page_size == _DEFAULT_LINES else str(page_size),
     }
-    return FilterParams(period_param, {name: value for name, value in params.items() if value}, values, errors)
+    return MessageFilter(
+        {name: value for name, value in params.items() if value},
+        period_param,
+        build_query(period_param.period, **values),
+        errors,
+    )
 
 
 def fill_filter_form(form: periods.PeriodForm, message_filter: MessageFilter[Any]) -> None:
@@ -145,3 +143,47 @@ def get_message_list_args(field_names: Sequence[str]) -> tuple[str, ...]:
 
 def _is_arg_given(name: str) -> bool:
     return bool(request.args.get(name)) and (name != "text" or access.may_read_texts())
+
+
+class _ListedMessage(Protocol):
+    @property
+    def text_placeholder(self) -> str: ...
+
+
+_MessageT = TypeVar("_MessageT", bound=_ListedMessage)
+
+
+def stream_messages(
+    name: str,
+    columns: Sequence[str],
+    messages: Iterable[_MessageT],
+    get_row: Callable[[_MessageT], Sequence[object]],
+    get_json_values: Callable[[_MessageT], Mapping[str, object]] = lambda message: {},
+) -> ResponseReturnValue:
+    """What a list shows as a file: CSV, or JSON Lines where the address of this request ends so.
+
+    `bom=1` begins a CSV file with the byte order mark by which Excel recognises UTF-8. In JSON ids are strings:
+    JavaScript's numbers are too small for them.
+
+    Args:
+        name: the file's, without its ending.
+        columns: of the rows; `id` and `message`, the text, among them.
+        get_row: a message as a row.
+        get_json_values: what JSON has of it besides.
+    """
+
+    def build_object(message: _MessageT) -> Mapping[str, object]:
+        values = dict(zip(columns, get_row(message), strict=True))
+        if message.text_placeholder:
+            values["message"] = None
+        return values | {"id": str(values["id"]), **get_json_values(message)}
+
+    if request.path.endswith(".jsonl"):
+        return downloads.stream_json_lines(f"{name}.jsonl", map(build_object, messages))
+    with_bom = request.args.get("bom") == "1"
+    return downloads.stream_csv(f"{name}.csv", columns, map(get_row, messages), with_bom=with_bom)
+
+
+def redirect_to_list(url: str) -> ResponseReturnValue:
+    """To the page of a list, which shows what is wrong with this request's query."""
+    return htmx.redirect_browser_or_htmx(f"{url}?{request.query_string.decode('latin-1')}")

@@ -13,7 +13,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.common import idempotency
 from portal.services.history import deletion
 from portal.services.history.deletion import RECEIVED, SENT, Deletion
-from portal.web.core import access, context, forms, htmx
+from portal.web.core import access, context, filters, forms, htmx
 from portal.web.core.filters import MessageFilter
 from portal.web.core.htmx import Toast
 from portal.web.messages import deletion_progress, history, inbound
@@ -52,8 +52,7 @@ def _render_confirmation(account: Account, kind: str) -> ResponseReturnValue:
     conn, message_filter = context.get_conn(), _get_message_filter(kind)
     all_matching = "all" in request.args
     if all_matching and message_filter.has_errors:
-        # The page shows what is wrong with the query.
-        return htmx.redirect_browser_or_htmx(f"{_list_url(account, kind)}?{request.query_string.decode('latin-1')}")
+        return filters.redirect_to_list(_list_url(account, kind))
     scope = (
         deletion.build_query_scope(conn, account.id, message_filter.search_query)
         if all_matching

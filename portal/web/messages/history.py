@@ -1,11 +1,11 @@
 """The messages that an account has sent: search, export, and the details of one."""
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from flask import Blueprint, abort, g, request, url_for
+from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField
 from wtforms.fields.choices import SelectChoice
@@ -28,7 +28,7 @@ from portal.services.messages.message_parts import MessagePart
 from portal.services.prices import countries
 from portal.services.senders import senders
 from portal.services.upstreams import obstacles
-from portal.web.core import access, context, downloads, filters, htmx, live, paging, periods
+from portal.web.core import access, context, filters, htmx, live, paging, periods
 from portal.web.core.live import LiveFragment
 from portal.web.messages import deletion_progress
 
@@ -64,31 +64,20 @@ class HistoryFilter(filters.MessageFilter[SearchQuery]):
     """Whether new messages appear as they come."""
 
 
+@context.once_per_request
 def get_history_filter() -> HistoryFilter:
     """The filter in this request's query, parsed once."""
-    if "history_filter" not in g:
-        g.history_filter = _read_filter()
-    history_filter: HistoryFilter = g.history_filter
-    return history_filter
-
-
-def _read_filter() -> HistoryFilter:
     statuses = {*search.STATUSES, *map(str, search.list_failure_codes())}
-    address = filters.parse_filter_params(_FILTER_FIELDS, number_fields=("recipient",), choices={"status": statuses})
-    values = address.values
-    query = SearchQuery(
-        address.period_param.period,
-        sender=values["sender"],
-        recipient=values["recipient"],
-        status=values["status"],
-        text=values["text"],
+    parsed = filters.parse_message_filter(
+        SearchQuery, _FILTER_FIELDS, number_fields=("recipient",), choices={"status": statuses}
     )
-    parsed = HistoryFilter(address.params, address.period_param, query, address.errors, is_live=False)
     # The results of a search stay in place, for each refresh would search again.
     switch, default = request.args.get(filters.LIVE_ARG), not parsed.is_active
     is_live = {_LIVE_ON: True, _LIVE_OFF: False}.get(switch or "", default)
     live_param = {filters.LIVE_ARG: _LIVE_ON if is_live else _LIVE_OFF} if is_live != default else {}
-    return replace(parsed, params={**parsed.params, **live_param}, is_live=is_live)
+    return HistoryFilter(
+        {**parsed.params, **live_param}, parsed.period_param, parsed.search_query, parsed.errors, is_live
+    )
 
 
 def _is_newest_page() -> bool:
@@ -403,38 +392,19 @@ live.register_live_page(
 
 
 @blueprint.get("/accounts/<name>/history.csv")
-@access.account_access_required
-def download_history_csv(account: Account) -> ResponseReturnValue:
-    """What the same query shows in the page, newest first; streamed, so that any number takes the same memory.
-
-    One line per message, also for segmented texts: its id is the one that the client was given. `bom=1` begins the
-    file with the byte order mark by which Excel recognises UTF-8.
-    """
-    if get_history_filter().has_errors:
-        return _redirect_to_list(account)
-    rows = map(_to_csv_row, _iterate_messages(account))
-    return downloads.stream_csv(
-        f"{account.name}-history.csv", _EXPORT_COLUMNS, rows, with_bom=request.args.get("bom") == "1"
-    )
-
-
 @blueprint.get("/accounts/<name>/history.jsonl")
 @access.account_access_required
-def download_history_jsonl(account: Account) -> ResponseReturnValue:
-    """The same as JSON Lines, with parts and credits.
+def download_history(account: Account) -> ResponseReturnValue:
+    """What the same query shows in the page, newest first; see `filters.stream_messages`.
 
-    Ids are strings: JavaScript's numbers are too small for them.
+    One line per message, also for segmented texts: its id is the one that the client was given.
     """
     if get_history_filter().has_errors:
-        return _redirect_to_list(account)
-    rows = map(_to_json, _iterate_messages(account))
-    return downloads.stream_json_lines(f"{account.name}-history.jsonl", rows)
-
-
-def _redirect_to_list(account: Account) -> ResponseReturnValue:
-    """The page shows what is wrong with the query."""
-    query = request.query_string.decode("latin-1")
-    return htmx.redirect_after_post(f"{url_for('.list_sent_messages', name=account.name)}?{query}")
+        return filters.redirect_to_list(url_for(".list_sent_messages", name=account.name))
+    messages = _iterate_messages(account)
+    return filters.stream_messages(
+        f"{account.name}-history", _EXPORT_COLUMNS, messages, _to_csv_row, _get_parts_and_credits
+    )
 
 
 def _iterate_messages(account: Account) -> Iterator[SentMessage]:
@@ -461,12 +431,5 @@ def _to_csv_row(message: SentMessage) -> list[object]:
     ]
 
 
-def _to_json(message: SentMessage) -> dict[str, object]:
-    values = dict(zip(_EXPORT_COLUMNS, _to_csv_row(message), strict=True))
-    if message.text_placeholder:
-        values["message"] = None
-    return values | {
-        "id": str(message.id),
-        "parts": message.parts,
-        "credits": credit_amounts.credits_to_json_number(message.price),
-    }
+def _get_parts_and_credits(message: SentMessage) -> dict[str, object]:
+    return {"parts": message.parts, "credits": credit_amounts.credits_to_json_number(message.price)}

@@ -1,10 +1,10 @@
 """The messages that an account has received (MO): search, export, and the details of one."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
-from flask import Blueprint, abort, g, request, url_for
+from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField
 from wtforms.fields.choices import SelectChoice
@@ -16,7 +16,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.messages import blacklist, inbound, inbound_numbers, validation
 from portal.services.messages.inbound import InboundMessage, InboundQuery
-from portal.web.core import access, context, downloads, filters, htmx, live, periods
+from portal.web.core import access, context, filters, htmx, live, periods
 from portal.web.core.filters import MessageFilter
 from portal.web.core.live import LiveFragment
 from portal.web.messages import deletion_progress
@@ -44,28 +44,13 @@ class InboundFilterForm(periods.PeriodForm):
     text = StringField(N_("Words of the text"))
 
 
+@context.once_per_request
 def get_inbound_filter() -> MessageFilter[InboundQuery]:
     """The filter in this request's query, parsed once."""
-    if "received_filter" not in g:
-        g.received_filter = _read_filter()
-    inbound_filter: MessageFilter[InboundQuery] = g.received_filter
-    return inbound_filter
-
-
-def _read_filter() -> MessageFilter[InboundQuery]:
-    address = filters.parse_filter_params(
-        _FILTER_FIELDS, number_fields=("sender", "recipient"), choices={"state": inbound.DELIVERY_STATES}
+    choices = {"state": inbound.DELIVERY_STATES}
+    return filters.parse_message_filter(
+        InboundQuery, _FILTER_FIELDS, number_fields=("sender", "recipient"), choices=choices
     )
-    values = address.values
-    query = InboundQuery(
-        address.period_param.period,
-        sender=values["sender"],
-        recipient=values["recipient"],
-        keyword=values["keyword"],
-        state=values["state"],
-        text=values["text"],
-    )
-    return MessageFilter(address.params, address.period_param, query, address.errors)
 
 
 # --- pages
@@ -139,37 +124,16 @@ def show_received_message(account: Account, received_id: int) -> ResponseReturnV
 
 
 @blueprint.get("/accounts/<name>/received.csv")
-@access.account_access_required
-def download_received_csv(account: Account) -> ResponseReturnValue:
-    """What the same query shows in the page, newest first. `bom=1` adds the byte order mark for Excel."""
-    if get_inbound_filter().has_errors:
-        return _redirect_to_list(account)
-    rows = map(_to_csv_row, _iterate_messages(account))
-    return downloads.stream_csv(
-        f"{account.name}-received.csv", _EXPORT_COLUMNS, rows, with_bom=request.args.get("bom") == "1"
-    )
-
-
 @blueprint.get("/accounts/<name>/received.jsonl")
 @access.account_access_required
-def download_received_jsonl(account: Account) -> ResponseReturnValue:
-    """The same as JSON Lines. Ids are strings: JavaScript's numbers are too small for them."""
-    if get_inbound_filter().has_errors:
-        return _redirect_to_list(account)
-    return downloads.stream_json_lines(f"{account.name}-received.jsonl", map(_to_json, _iterate_messages(account)))
-
-
-def _redirect_to_list(account: Account) -> ResponseReturnValue:
-    return htmx.redirect_after_post(
-        f"{url_for('.list_received_messages', name=account.name)}?{request.query_string.decode('latin-1')}"
-    )
-
-
-def _iterate_messages(account: Account) -> Iterator[InboundMessage]:
-    return map(
-        _hide_unreadable_text,
-        inbound.iterate_inbound_messages(context.get_conn(), account.id, get_inbound_filter().search_query),
-    )
+def download_received(account: Account) -> ResponseReturnValue:
+    """What the same query shows in the page, newest first; see `filters.stream_messages`."""
+    inbound_filter = get_inbound_filter()
+    if inbound_filter.has_errors:
+        return filters.redirect_to_list(url_for(".list_received_messages", name=account.name))
+    messages = inbound.iterate_inbound_messages(context.get_conn(), account.id, inbound_filter.search_query)
+    readable = map(_hide_unreadable_text, messages)
+    return filters.stream_messages(f"{account.name}-received", _EXPORT_COLUMNS, readable, _to_csv_row)
 
 
 def _hide_unreadable_text(message: InboundMessage) -> InboundMessage:
@@ -190,11 +154,6 @@ def _to_csv_row(message: InboundMessage) -> list[object]:
         message.udh.hex() if message.udh else "",
         message.content,
     ]
-
-
-def _to_json(message: InboundMessage) -> dict[str, object]:
-    values = dict(zip(_EXPORT_COLUMNS, _to_csv_row(message), strict=True)) | {"id": str(message.id)}
-    return values | {"message": None} if message.text_placeholder else values
 
 
 # --- parts of the page
