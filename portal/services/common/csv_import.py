@@ -1,9 +1,12 @@
-"""Importing CSV files: what can be wrong with a file and its lines, in words."""
+"""Importing CSV files: their lines, and what can be wrong with a file and its lines, in words."""
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import StringIO
 
 from portal.core.i18n import N_, gettext, ngettext
+from portal.core.pasted_text import remove_invisible_marks
 from portal.services.common.errors import Refused
 
 _MAX_SHOWN_LINES = 20
@@ -53,3 +56,25 @@ class InvalidCsvLines(Refused):
         more = len(self.lines) - _MAX_SHOWN_LINES
         first_lines: list[object] = list(self.lines[:_MAX_SHOWN_LINES])
         return [*first_lines, ngettext("And %(num)s more.", "And %(num)s more.", more)] if more > 0 else first_lines
+
+
+def iterate_csv_lines(content: bytes) -> Iterator[tuple[int, list[str] | NotCsv]]:
+    """Yield each line that isn't empty, with its number; one that is no CSV is its refusal, and the last one.
+
+    Args:
+        content: UTF-8, with or without BOM; commas between the fields, or semicolons where the first line has one.
+
+    Raises: NotUtf8
+    """
+    try:
+        text = remove_invisible_marks(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise NotUtf8() from None
+    first_line = text.lstrip().partition("\n")[0]
+    reader = csv.reader(StringIO(text, newline=""), delimiter=";" if ";" in first_line else ",", strict=True)
+    try:
+        for fields in reader:
+            if any(each.strip() for each in fields):
+                yield reader.line_num, fields
+    except csv.Error as error:
+        yield reader.line_num, NotCsv(error=error)

@@ -3,22 +3,19 @@
 Messages to them are not sent and not charged.
 """
 
-import csv
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from io import StringIO
 
 from portal.core.clock import now_ms
 from portal.core.db import write_transaction
 from portal.core.i18n import N_, ngettext
-from portal.core.pasted_text import remove_invisible_marks
 from portal.core.progress import Progress, no_progress
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.csv_import import InvalidCsvLine, InvalidCsvLines, NotCsv, NotUtf8
+from portal.services.common.csv_import import InvalidCsvLine, InvalidCsvLines, NotCsv, iterate_csv_lines
 from portal.services.common.errors import Refused
 from portal.services.messages import text_policy
 from portal.services.messages.validation import SubmittedMessage
@@ -290,7 +287,7 @@ def parse_typed_numbers(text: str) -> list[str]:
         raise NoBlacklistNumbers()
     if len(lines) > MAX_TYPED_NUMBERS:
         raise TooManyBlacklistNumbers(most=MAX_TYPED_NUMBERS)
-    numbers, bad_lines = _parse_number_lines(iter(lines))
+    numbers, bad_lines = _parse_number_lines(lines)
     if bad_lines:
         raise InvalidNumberLines(bad_lines)
     return numbers
@@ -307,12 +304,7 @@ def parse_numbers_csv(content: bytes, max_numbers: int = MAX_NUMBERS_IN_FILE) ->
     Raises:
         TooManyBlacklistNumbers, NotUtf8, NoNumbersInFile, InvalidCsvLines
     """
-    try:
-        text = remove_invisible_marks(content.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise NotUtf8() from None
-    fields = _iterate_number_fields(text)
-    numbers, bad_lines = _parse_number_lines(fields)
+    numbers, bad_lines = _parse_number_lines(_iterate_number_fields(content))
     if bad_lines:
         raise InvalidCsvLines(bad_lines)
     if not numbers:
@@ -322,41 +314,28 @@ def parse_numbers_csv(content: bytes, max_numbers: int = MAX_NUMBERS_IN_FILE) ->
     return numbers
 
 
-def _iterate_number_fields(text: str) -> Iterator[tuple[int, str | csv.Error]]:
-    """Yield (line number, field with the phone number) for each line that isn't empty.
-
-    A line that is no CSV yields the reader's error instead of a field, and is the last one.
-    """
-    first_line = text.lstrip().partition("\n")[0]
-    reader = csv.reader(StringIO(text, newline=""), delimiter=";" if ";" in first_line else ",", strict=True)
+def _iterate_number_fields(content: bytes) -> Iterator[tuple[int, str | NotCsv]]:
+    """Yield (line number, field with the phone number) for each line."""
     column = None
-    while True:
-        try:
-            fields = next(reader)
-        except StopIteration:
+    for number, fields in iterate_csv_lines(content):
+        if isinstance(fields, NotCsv):
+            yield number, fields
             return
-        except csv.Error as error:
-            yield reader.line_num, error
-            return
-        if not any(each.strip() for each in fields):
-            continue
         if column is None:
             names = [each.strip().lower() for each in fields]
             column = names.index(CSV_COLUMNS[0]) if CSV_COLUMNS[0] in names else 0
             if CSV_COLUMNS[0] in names:
                 continue
-        yield reader.line_num, fields[column] if column < len(fields) else ""
+        yield number, fields[column] if column < len(fields) else ""
 
 
-def _parse_number_lines(
-    lines: Iterator[tuple[int, str]] | Iterator[tuple[int, str | csv.Error]],
-) -> tuple[list[str], list[InvalidCsvLine]]:
+def _parse_number_lines(lines: Iterable[tuple[int, str | NotCsv]]) -> tuple[list[str], list[InvalidCsvLine]]:
     numbers: dict[str, None] = {}
     bad_lines = []
     for number, field in lines:
         try:
-            if isinstance(field, csv.Error):
-                raise NotCsv(error=field)
+            if isinstance(field, NotCsv):
+                raise field
             numbers[normalize_phone_number(field)] = None
         except Refused as refusal:
             bad_lines.append(InvalidCsvLine(number, refusal))

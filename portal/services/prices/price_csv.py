@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from io import StringIO
 
 from portal.core.i18n import N_
-from portal.core.pasted_text import remove_invisible_marks
 from portal.core.progress import Progress, no_progress
 from portal.services.common.audit import Actor
-from portal.services.common.csv_import import InvalidCsvLine, InvalidCsvLines, NotCsv, NotUtf8
+from portal.services.common.csv_import import InvalidCsvLine, InvalidCsvLines, NotCsv, iterate_csv_lines
 from portal.services.common.errors import Refused
 from portal.services.prices import countries, prices
 from portal.services.prices.prices import InvalidPrice, PriceChange, PriceRow
@@ -158,22 +157,15 @@ def parse_price_csv(content: bytes, timezone: str, now: int) -> list[PriceChange
     """The prices that a file names; see `plan_import`."""
     if len(content) > MAX_FILE_BYTES:
         raise PriceFileTooBig()
-    try:
-        text = remove_invisible_marks(content.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise NotUtf8() from None
-    first_line = text.partition("\n")[0]
-    reader = csv.reader(StringIO(text, newline=""), delimiter=";" if ";" in first_line else ",", strict=True)
-    try:
-        columns = [each.strip().lower() for each in next(reader, [])]
-    except csv.Error:
-        columns = []
+    lines = iterate_csv_lines(content)
+    _, names = next(lines, (0, []))
+    columns = [] if isinstance(names, NotCsv) else [each.strip().lower() for each in names]
     if not set(_REQUIRED_COLUMNS) <= set(columns) <= set(COLUMNS) or len(set(columns)) < len(columns):
-        raise WrongPriceColumns(columns=first_line.strip()[:80])
+        raise WrongPriceColumns(columns=content.decode("utf-8-sig").strip().partition("\n")[0][:80])
     changes: list[PriceChange] = []
     bad_lines: list[InvalidCsvLine] = []
     seen: dict[tuple[str, int | None], int] = {}
-    for number, fields in _iterate_csv_lines(reader):
+    for number, fields in lines:
         try:
             change = _parse_price_change(columns, fields, timezone, now)
             first_number = seen.setdefault((change.destination, change.valid_from), number)
@@ -191,23 +183,9 @@ def parse_price_csv(content: bytes, timezone: str, now: int) -> list[PriceChange
     return changes
 
 
-def _iterate_csv_lines(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str] | csv.Error]]:
-    """Every line that isn't empty, with its number; the reader's error ends them."""
-    while True:
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield reader.line_num, error  # type: ignore[attr-defined]
-            return
-        if any(each.strip() for each in fields):
-            yield reader.line_num, fields  # type: ignore[attr-defined]
-
-
-def _parse_price_change(columns: Sequence[str], fields: list[str] | csv.Error, timezone: str, now: int) -> PriceChange:
-    if isinstance(fields, csv.Error):
-        raise NotCsv(error=fields)
+def _parse_price_change(columns: Sequence[str], fields: list[str] | NotCsv, timezone: str, now: int) -> PriceChange:
+    if isinstance(fields, NotCsv):
+        raise fields
     # Spreadsheets drop columns that are empty at the end of a line, or add some.
     while len(fields) > len(columns) and not fields[-1].strip():
         fields = fields[:-1]
