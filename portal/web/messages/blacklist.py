@@ -19,7 +19,7 @@ from portal.services.common.errors import Refused
 from portal.services.messages import blacklist
 from portal.services.messages.blacklist import BlacklistEntry
 from portal.web.core import access, context, downloads, htmx, layout, live, paging, uploads
-from portal.web.core.forms import TranslatedForm, add_form_error
+from portal.web.core.forms import TranslatedForm, add_form_error, refusals_on
 from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("blacklist", __name__)
@@ -57,28 +57,25 @@ def show_blacklist(account: Account) -> ResponseReturnValue:
 @access.account_change_required
 def add_to_blacklist(account: Account) -> ResponseReturnValue:
     """Add the numbers that were typed: all of them, or none where a line is no number."""
-    form = BlacklistNumbersForm()
-    try:
-        numbers = blacklist.parse_typed_numbers(form.numbers.data or "")
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        bad_lines = _summarize_invalid_csv_lines(refusal)
-        if htmx.is_htmx_request():
-            return htmx.render_fragments(
-                "messages/blacklist/_tiles.html", status=422, form=form, bad_lines=bad_lines, **_list_context(account)
-            )
-        return _render_page(account, form, bad_lines, status=422)
-    toast = Toast(
-        _describe_added_count(
-            blacklist.add_blacklist_numbers(context.get_conn(), context.get_actor(), account, numbers)
-        )
+    form, toast = BlacklistNumbersForm(), None
+    bad_lines: Sequence[object] = ()
+    with refusals_on(form):
+        try:
+            numbers = blacklist.parse_typed_numbers(form.numbers.data)
+        except InvalidCsvLines as refusal:
+            bad_lines = refusal.summarize_lines()
+            raise
+        added = blacklist.add_blacklist_numbers(context.get_conn(), context.get_actor(), account, numbers)
+        toast, form = Toast(_describe_added_count(added)), BlacklistNumbersForm(formdata=None)
+    return htmx.answer_form(
+        "messages/blacklist/_tiles.html",
+        toast=toast,
+        address=_blacklist_url(account),
+        render_whole_page=lambda: _render_page(account, form, bad_lines),
+        form=form,
+        bad_lines=bad_lines,
+        **_list_context(account),
     )
-    if htmx.is_htmx_request():
-        form = BlacklistNumbersForm(formdata=None)
-        return htmx.render_fragments(
-            "messages/blacklist/_tiles.html", toast=toast, form=form, bad_lines=(), **_list_context(account)
-        )
-    return htmx.redirect_after_post(_blacklist_url(account), toast)
 
 
 @blueprint.get("/accounts/<name>/blacklist/remove")
@@ -114,9 +111,7 @@ def remove_from_blacklist(account: Account) -> ResponseReturnValue:
     else:
         # By a colleague, in the meantime.
         toast = Toast(_("That was no longer on the blacklist."), "warn")
-    if htmx.is_htmx_request():
-        return htmx.render_fragments("messages/blacklist/_list.html", toast=toast, **_list_context(account))
-    return htmx.redirect_after_post(_blacklist_url(account), toast)
+    return htmx.answer_done(_blacklist_url(account), toast, "messages/blacklist/_list.html", **_list_context(account))
 
 
 @blueprint.get("/accounts/<name>/blacklist.csv")
@@ -190,7 +185,6 @@ def _render_import_form(
 ) -> ResponseReturnValue:
     return htmx.render_page(
         "messages/blacklist/import.html",
-        status=422 if form.errors else 200,
         account=account,
         tab="history",
         form=form,
@@ -202,16 +196,13 @@ def _render_import_form(
 # --- parts of the page
 
 
-def _render_page(
-    account: Account, form: BlacklistNumbersForm, bad_lines: Sequence[object] = (), *, status: int = 200
-) -> ResponseReturnValue:
+def _render_page(account: Account, form: BlacklistNumbersForm, bad_lines: Sequence[object] = ()) -> ResponseReturnValue:
     list_context = _list_context(account)
     del list_context["account"]
     return live.render_live_page(
         "messages/blacklist/page.html",
         "blacklist",
         account,
-        status=status,
         form=form,
         bad_lines=bad_lines,
         **list_context,

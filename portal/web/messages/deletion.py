@@ -56,7 +56,7 @@ def _render_confirmation(account: Account, kind: str) -> ResponseReturnValue:
     scope = (
         deletion.build_query_scope(conn, account.id, message_filter.search_query)
         if all_matching
-        else deletion.build_selection_scope(kind, _read_selected_ids())
+        else deletion.build_selection_scope(kind, [forms.parse_row_id(each) for each in request.args.getlist("id")])
     )
     count = deletion.preview_deletion(conn, account.id, scope, context.get_limits().count_seconds)
     return htmx.render_dialog(
@@ -77,13 +77,6 @@ def _render_confirmation(account: Account, kind: str) -> ResponseReturnValue:
         ),
         back=_append_query(_list_url(account, kind), message_filter),
     )
-
-
-def _read_selected_ids() -> list[int]:
-    try:
-        return [forms.parse_row_id(each) for each in request.args.getlist("id")]
-    except ValueError:
-        abort(404)
 
 
 def _delete_messages(account: Account, kind: str) -> ResponseReturnValue:

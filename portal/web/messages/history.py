@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from flask import Blueprint, abort, request, url_for
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField
 from wtforms.fields.choices import SelectChoice
@@ -140,10 +140,7 @@ def _list_sender_addresses(account: Account) -> list[str]:
 @access.account_access_required
 def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
     """The details of a message, and of the other segments of its text."""
-    try:
-        text = _hide_unreadable_text(history.get_sent_text_by_message_id(context.get_conn(), account.id, message_id))
-    except history.NoSuchMessage:
-        abort(404)
+    text = _hide_unreadable_text(history.get_sent_text_by_message_id(context.get_conn(), account.id, message_id))
     past_refunds = refunds.list_refunds(context.get_conn(), text)
     refunded = sum(each.amount for each in past_refunds)
     # What a message cost is given back once, in whole or for parts of it.

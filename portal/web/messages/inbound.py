@@ -4,7 +4,7 @@ from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
-from flask import Blueprint, abort, request, url_for
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField
 from wtforms.fields.choices import SelectChoice
@@ -95,10 +95,7 @@ def _build_filter_form(inbound_filter: MessageFilter[InboundQuery]) -> InboundFi
 def show_received_message(account: Account, received_id: int) -> ResponseReturnValue:
     """The details of a message."""
     conn = context.get_conn()
-    try:
-        message = _hide_unreadable_text(inbound.get_inbound_message(conn, account.id, received_id))
-    except inbound.NoSuchInboundMessage:
-        abort(404)
+    message = _hide_unreadable_text(inbound.get_inbound_message(conn, account.id, received_id))
     attempts, next_at = inbound.get_delivery_attempts(conn, account.id, message)
     blacklist_entries = blacklist.find_blacklist_entries(conn, account.id, [message.source])
     return htmx.render_dialog(

@@ -1,18 +1,15 @@
 """The operator's page about how long a customer's messages are kept."""
 
-from typing import Any
-
 from flask import Blueprint, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import StringField
 
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
-from portal.services.common.errors import Refused
 from portal.services.people import customers
 from portal.services.people.customers import Customer
 from portal.web.core import access, context, htmx
-from portal.web.core.forms import TranslatedForm, add_form_error
+from portal.web.core.forms import TranslatedForm, refusals_on
 from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("retention", __name__, url_prefix="/admin")
@@ -35,19 +32,19 @@ def show_retention_form(customer: Customer) -> ResponseReturnValue:
 def change_retention(customer: Customer) -> ResponseReturnValue:
     """Set it; empty: the default of the settings. Older messages are removed within the hour."""
     form = RetentionForm()
-    try:
-        months = customers.parse_retention_months(form.months.data or "")
+    with refusals_on(form, messages_months="months"):
+        months = customers.parse_retention_months(form.months.data)
         customers.change_customer(context.get_conn(), context.get_actor(), customer, messages_months=months)
-    except Refused as refusal:
-        add_form_error(form, refusal, messages_months="months")
-        return _render_form(customer, form, status=422)
-    toast = Toast(_("How long messages of %(name)s are kept: changed.", name=customer.name))
-    return htmx.redirect_browser_or_htmx(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
+        toast = Toast(_("How long messages of %(name)s are kept: changed.", name=customer.name))
+        return htmx.redirect_browser_or_htmx(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
+    return _render_form(customer, form)
 
 
-def _render_form(customer: Customer, form: RetentionForm, *, status: int = 200) -> ResponseReturnValue:
-    default_months = context.get_config().retention.messages_months
-    values: dict[str, Any] = {"customer": customer, "form": form, "default_months": default_months}
-    if htmx.is_htmx_request():
-        return htmx.render_fragments("messages/retention/_form.html", status=status, **values)
-    return htmx.render_page("messages/retention/page.html", status=status, **values)
+def _render_form(customer: Customer, form: RetentionForm) -> ResponseReturnValue:
+    return htmx.render_dialog(
+        "messages/retention/_form.html",
+        title=_("How long messages of %(name)s are kept", name=customer.name),
+        customer=customer,
+        form=form,
+        default_months=context.get_config().retention.messages_months,
+    )

@@ -1,7 +1,5 @@
 """The operator's page about a customer's texts: who sees them, and whether they are kept."""
 
-from typing import Any
-
 from flask import Blueprint, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import BooleanField, RadioField
@@ -9,11 +7,10 @@ from wtforms.fields.choices import SelectChoice
 
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
-from portal.services.common.errors import Refused
 from portal.services.messages import text_policy
 from portal.services.people.customers import Customer
 from portal.web.core import access, context, htmx
-from portal.web.core.forms import TranslatedForm, add_form_error
+from portal.web.core.forms import TranslatedForm, refusals_on
 from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("text_policy", __name__, url_prefix="/admin")
@@ -44,23 +41,16 @@ def show_text_policy_form(customer: Customer) -> ResponseReturnValue:
 def change_text_policy(customer: Customer) -> ResponseReturnValue:
     """Set the policy; stored texts are removed in the background, if that was chosen."""
     form = TextPolicyForm()
-    try:
+    with refusals_on(form):
+        remove_stored = form.remove_stored.data
         text_policy.change_text_policy(
-            context.get_conn(),
-            context.get_actor(),
-            customer,
-            form.texts.data or "",
-            remove_stored=form.remove_stored.data,
+            context.get_conn(), context.get_actor(), customer, form.texts.data, remove_stored=remove_stored
         )
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_form(customer, form, status=422)
-    toast = Toast(_("The texts of %(name)s: changed.", name=customer.name))
-    return htmx.redirect_browser_or_htmx(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
+        toast = Toast(_("The texts of %(name)s: changed.", name=customer.name))
+        return htmx.redirect_browser_or_htmx(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
+    return _render_form(customer, form)
 
 
-def _render_form(customer: Customer, form: TextPolicyForm, *, status: int = 200) -> ResponseReturnValue:
-    values: dict[str, Any] = {"customer": customer, "form": form}
-    if htmx.is_htmx_request():
-        return htmx.render_fragments("messages/text_policy/_form.html", status=status, **values)
-    return htmx.render_page("messages/text_policy/page.html", status=status, **values)
+def _render_form(customer: Customer, form: TextPolicyForm) -> ResponseReturnValue:
+    title = _("Texts of %(name)s", name=customer.name)
+    return htmx.render_dialog("messages/text_policy/_form.html", title=title, customer=customer, form=form)

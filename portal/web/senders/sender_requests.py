@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from flask import Blueprint, abort, request, url_for
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 
 from portal.core.i18n import N_
@@ -54,7 +54,7 @@ def list_sender_requests() -> ResponseReturnValue:
 @access.operator_required
 def show_sender_request(sender_id: int) -> ResponseReturnValue:
     """One sender, to decide on it, or to decide otherwise."""
-    return _render_sender_request_page(sender_id)
+    return htmx.render_page("senders/requests/one.html", **_one_request_context(sender_id))
 
 
 @blueprint.post("/senders/<int:sender_id>")
@@ -62,7 +62,9 @@ def show_sender_request(sender_id: int) -> ResponseReturnValue:
 def decide_sender_request(sender_id: int) -> ResponseReturnValue:
     """Approve or refuse. The form carries as `mark` the revision that was seen."""
     conn, approve = context.get_conn(), request.form.get("decision") == "approve"
-    comment = request.form.get("comment", "")
+    list_url, comment = url_for(".list_sender_requests"), request.form.get("comment", "")
+    toast = None
+    values: dict[str, Any] = {}
     try:
         sender_request = senders.get_sender_request(conn, sender_id)
         sender = senders.decide_sender(
@@ -75,71 +77,35 @@ def decide_sender_request(sender_id: int) -> ResponseReturnValue:
             revision=request.form.get("mark", ""),
             mail_keys=context.get_crypto_keys(),
         )
+        toast_text = _("%(sender)s was approved.") if approve else _("%(sender)s was refused.")
+        toast = Toast(toast_text % {"sender": sender.address})
     except senders.NoSuchSender:
         toast = Toast(_("Nothing was decided: the sender has been removed meanwhile."), "warn")
-        return (
-            htmx.render_fragments("", _WAITING_TEMPLATE, toast=toast, **_waiting_count_context())
-            if htmx.is_htmx_request()
-            else _redirect_to_list(toast)
-        )
-    except senders.SenderFieldTooLong as refusal:
-        return _render_decision_error(sender_id, error=refusal.localized(), comment=comment)
+        return htmx.answer_done(list_url, toast, "", _WAITING_TEMPLATE, **_waiting_count_context())
     except Refused as refusal:
-        return _render_decision_error(sender_id, error=refusal.localized())
-    toast_text = _("%(sender)s was approved.") if approve else _("%(sender)s was refused.")
-    toast = Toast(toast_text % {"sender": sender.address})
-    return _render_sender_request_tile(sender_id, toast=toast) if htmx.is_htmx_request() else _redirect_to_list(toast)
-
-
-def _redirect_to_list(toast: Toast) -> ResponseReturnValue:
-    return htmx.redirect_after_post(url_for(".list_sender_requests"), toast)
-
-
-def _render_decision_error(sender_id: int, **values: Any) -> ResponseReturnValue:
-    return (
-        _render_sender_request_tile(sender_id, status=422, **values)
-        if htmx.is_htmx_request()
-        else _render_sender_request_page(sender_id, status=422, **values)
-    )
-
-
-def _render_sender_request_page(sender_id: int, *, status: int = 200, **values: Any) -> ResponseReturnValue:
-    sender_request = _sender_request_or_404(sender_id)
-    return htmx.render_page(
-        "senders/requests/one.html",
-        status=status,
-        sender_request=sender_request,
-        **_sender_request_context([sender_request]),
-        **values,
-    )
-
-
-def _render_sender_request_tile(
-    sender_id: int, *, status: int = 200, toast: Toast | None = None, **values: Any
-) -> ResponseReturnValue:
-    """One request as it is now, and how many wait."""
-    sender_request = _sender_request_or_404(sender_id)
-    return htmx.render_fragments(
+        values = {"status": 422, "error": refusal.localized(), "comment": comment}
+    values |= _one_request_context(sender_id)
+    return htmx.answer_form(
         "senders/requests/_request.html",
         _WAITING_TEMPLATE,
-        status=status,
         toast=toast,
-        sender_request=sender_request,
-        **_sender_request_context([sender_request]),
-        **_waiting_count_context(),
+        address=list_url,
+        render_whole_page=lambda: htmx.render_page("senders/requests/one.html", **values),
         **values,
     )
+
+
+def _one_request_context(sender_id: int) -> dict[str, Any]:
+    sender_request = senders.get_sender_request(context.get_conn(), sender_id)
+    return {
+        "sender_request": sender_request,
+        **_sender_request_context([sender_request]),
+        **_waiting_count_context(),
+    }
 
 
 def _waiting_count_context() -> dict[str, Any]:
     return {"waiting": senders.count_pending_sender_requests(context.get_conn())}
-
-
-def _sender_request_or_404(sender_id: int) -> SenderRequest:
-    try:
-        return senders.get_sender_request(context.get_conn(), sender_id)
-    except senders.NoSuchSender:
-        abort(404)
 
 
 def _sender_request_context(requests: Sequence[SenderRequest]) -> dict[str, Any]:

@@ -15,12 +15,11 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import ChangeCounters
-from portal.services.common.errors import Refused
 from portal.services.messages import inbound_numbers
 from portal.services.senders import documents, senders
 from portal.services.senders.senders import Sender
 from portal.web.core import access, context, htmx, layout, live, uploads
-from portal.web.core.forms import TranslatedForm, add_form_error, parse_row_id
+from portal.web.core.forms import TranslatedForm, parse_row_id, refusals_on
 from portal.web.core.htmx import Toast
 from portal.web.core.live import LiveFragment
 
@@ -82,44 +81,42 @@ def list_senders(account: Account) -> ResponseReturnValue:
 @uploads.accepts_files
 def add_sender(account: Account) -> ResponseReturnValue:
     """Request a sender; it waits for the operator's decision."""
-    form = SenderForm()
+    form, toast = SenderForm(), None
     upload = request.files.get("document")
     # A browser sends the field also when no file was chosen: nameless, and empty.
     content = upload.read(documents.MAX_DOCUMENT_BYTES + 1) if upload else b""
-    try:
+    with refusals_on(form, address="sender"):
         if upload and not content:
             raise documents.InvalidDocument()
         sender = senders.add_sender(
             context.get_conn(),
             context.get_actor(),
             account,
-            form.sender.data or "",
-            description=form.description.data or "",
-            reason=form.reason.data or "",
+            form.sender.data,
+            description=form.description.data,
+            reason=form.reason.data,
             document=content,
             mail_keys=context.get_crypto_keys(),
         )
-    except Refused as refusal:
-        add_form_error(form, refusal, address="sender")
-        if upload and not form.document.errors:
-            # No page can fill this field in.
-            form.document.errors = [_("Choose the document once more.")]
-        if htmx.is_htmx_request():
-            return htmx.render_fragments("senders/_tile.html", status=422, **_tile_context(account, form))
-        return _render_page(account, form, status=422)
-    toast = Toast(_("%(sender)s was added. It can be used once it has been approved.", sender=sender.address))
-    if htmx.is_htmx_request():
-        return htmx.render_fragments(
-            "senders/_tile.html", toast=toast, **_tile_context(account, SenderForm(formdata=None))
-        )
-    return htmx.redirect_after_post(url_for(".list_senders", name=account.name), toast)
+        toast = Toast(_("%(sender)s was added. It can be used once it has been approved.", sender=sender.address))
+        form = SenderForm(formdata=None)
+    if form.errors and upload and not form.document.errors:
+        # No page can fill this field in.
+        form.document.errors = [_("Choose the document once more.")]
+    return htmx.answer_form(
+        "senders/_tile.html",
+        toast=toast,
+        address=url_for(".list_senders", name=account.name),
+        render_whole_page=lambda: _render_page(account, form),
+        **_tile_context(account, form),
+    )
 
 
 @blueprint.get("/accounts/<name>/senders/<int:sender_id>/document")
 @access.account_access_required
 def download_document(account: Account, sender_id: int) -> ResponseReturnValue:
     """A sender's document, as a file to save: no browser shows it as a page of this portal's."""
-    sender_document = _sender_or_404(account, sender_id).document
+    sender_document = senders.get_sender_by_id(context.get_conn(), account, sender_id).document
     content = documents.read_document(context.get_conn(), sender_document) if sender_document else None
     if sender_document is None or content is None:
         abort(404)
@@ -142,14 +139,12 @@ def download_document(account: Account, sender_id: int) -> ResponseReturnValue:
 def set_sender_enabled(account: Account) -> ResponseReturnValue:
     """Disable or enable one. Form, or query where a toast undoes: its id, as `disable` or `enable`."""
     enabled = "enable" in request.values
+    sender_id = parse_row_id(request.values.get("enable" if enabled else "disable", ""))
     try:
-        sender_id = parse_row_id(request.values.get("enable" if enabled else "disable", ""))
         sender = senders.set_sender_enabled(
             context.get_conn(), context.get_actor(), account, sender_id, enabled=enabled
         )
-    except (ValueError, senders.NoSuchSender):
-        abort(404)
-    except Refused as refusal:
+    except senders.SenderNotApproved as refusal:
         return _render_list(account, Toast(refusal.localized(), "warn"))
     toast_text = (
         _("%(sender)s was enabled.") if enabled else _("%(sender)s was disabled. Messages from it are refused.")
@@ -182,12 +177,8 @@ def ask_remove_senders(account: Account) -> ResponseReturnValue:
 @access.account_change_required
 def remove_senders(account: Account) -> ResponseReturnValue:
     """Remove those that the form names with `id`, several times; messages that carry them are refused from then on."""
-    try:
-        removed = senders.remove_senders(
-            context.get_conn(), context.get_actor(), account, request.form.getlist("id", type=parse_row_id)
-        )
-    except senders.NoSuchSender:
-        abort(404)
+    sender_ids = request.form.getlist("id", type=parse_row_id)
+    removed = senders.remove_senders(context.get_conn(), context.get_actor(), account, sender_ids)
     if len(removed) == 1:
         toast_text = _("%(sender)s was removed.", sender=removed[0].address)
     else:
@@ -206,9 +197,7 @@ def restore_senders(account: Account) -> ResponseReturnValue:
         restored = senders.restore_senders(
             context.get_conn(), context.get_actor(), account, request.args.getlist("id", type=parse_row_id)
         )
-    except senders.NoSuchSender:
-        abort(404)
-    except Refused as refusal:
+    except (senders.SenderExists, senders.SenderListFull) as refusal:
         return _render_list(account, Toast(refusal.localized(), "err"))
     if len(restored) == 1:
         toast_text = _("%(sender)s is back in the list.", sender=restored[0].address)
@@ -222,23 +211,15 @@ def restore_senders(account: Account) -> ResponseReturnValue:
 # --- what the page shows
 
 
-def _render_page(account: Account, form: SenderForm, *, status: int = 200) -> ResponseReturnValue:
+def _render_page(account: Account, form: SenderForm) -> ResponseReturnValue:
     return live.render_live_page(
         "senders/page.html",
         "senders",
         account,
-        status=status,
         form=form,
         inbound_numbers=inbound_numbers.list_inbound_numbers(context.get_conn(), account.id),
         **_list_controls_context(account),
     )
-
-
-def _sender_or_404(account: Account, sender_id: int) -> Sender:
-    try:
-        return senders.get_sender_by_id(context.get_conn(), account, sender_id)
-    except senders.NoSuchSender:
-        abort(404)
 
 
 def _tile_context(account: Account, form: SenderForm) -> dict[str, Any]:
