@@ -38,6 +38,7 @@ from portal.migrations.m0029_learned_ids import m0029_learned_ids
 from portal.migrations.m0030_message_tlvs import m0030_message_tlvs
 from portal.migrations.m0031_inbound_parts import m0031_inbound_parts
 from portal.migrations.m0032_joined_messages import m0032_joined_messages
+from portal.migrations.m0033_deleted_messages import m0033_deleted_messages
 
 migrations = Migrations("portal")
 
@@ -74,5 +75,6 @@ for step in (
     m0030_message_tlvs,
     m0031_inbound_parts,
     m0032_joined_messages,
+    m0033_deleted_messages,
 ):
     migrations()(step)

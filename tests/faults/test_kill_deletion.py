@@ -84,8 +84,7 @@ def test_a_deletion_and_retention_go_on_after_kill_9(
         if each.action == "history.delete"
     ]
     assert self_check.list_problem_texts(conn) == []
-    sums = conn.execute("SELECT sum(sent), sum(delivered) FROM deleted_days").fetchone()
-    assert tuple(sums) == (MESSAGES, MESSAGES)
+    assert conn.execute("SELECT count(*) FROM deleted_messages").fetchone()[0] == MESSAGES
 
 
 def _since(since: int, until: int) -> SearchQuery:

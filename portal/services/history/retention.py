@@ -94,7 +94,7 @@ def _purge_sent_messages(conn: Connection, account_id: int, end_id: int, delete_
             for _ in rollup.roll_up_in_batches(conn):
                 yield 0
         for batch in removal.split_texts_into_batches(texts, delete_batch_size):
-            removal.delete_sent_messages(conn, account_id, batch, keep_sums=False)
+            removal.delete_sent_messages(conn, account_id, batch, keep_rows=False)
             yield sum(map(len, batch))
 
 
@@ -112,9 +112,10 @@ def _purge_inbound_messages(conn: Connection, account_id: int, end_id: int) -> I
         yield removal.delete_inbound_messages(conn, account_id, [row[0] for row in rows])
 
 
-# Sums of messages that customers have deleted themselves, and the sessions that messages came from: table, key,
+# What is left of messages that customers have deleted themselves, and the sessions that messages came from: table, key,
 # condition of the rows to delete.
 _LEFTOVER_TABLES = (
+    ("deleted_messages", "account_id, id", "id < :end"),
     ("deleted_days", "account_id, day, country, source", "day < :day"),
     ("deleted_charges", "account_id, charged_from", "charged_from < :end AND last_id < :end"),
     ("deleted_refunds", "message_id", "message_id < :end"),

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from portal.core.clock import DAY_MS, HOUR_MS
 from portal.core.db import BulkInsert, Connection, write_transaction
 from portal.services.common import ids
-from portal.services.common.message_states import DELIVERED, PTT_BLACKLISTED, PTT_NO_CREDIT
+from portal.services.common.message_states import DELIVERED
 from portal.services.statistics.daily_totals import month_from_day
+from portal.services.statistics.message_counts import COUNT_COLUMNS, MESSAGE_COUNT_SQL, build_counts_upsert
 
 HOUR, DAY, MONTH = 0, 1, 2
 """The lengths of time that are counted: hours and days since 1970, months by `daily_totals.month_from_day`; in UTC."""
@@ -26,13 +27,7 @@ _MESSAGES_PER_BATCH = 1_000
 # Where nearly each message has a sender of its own, fewer: so many rows take 10 ms, in which nobody else can write.
 _ROWS_PER_BATCH = 2_000
 
-_COUNT_COLUMNS = ("sent", "delivered", "failed", "stopped", "refused", "parts", "price")
-_UPSERT_COUNTS = BulkInsert(
-    "statistics",
-    f"account_id, length, begins, country, source, {', '.join(_COUNT_COLUMNS)}",
-    "ON CONFLICT (account_id, length, begins, country, source) DO UPDATE SET "
-    + ", ".join(f"{name} = {name} + excluded.{name}" for name in _COUNT_COLUMNS),
-)
+_UPSERT_COUNTS = build_counts_upsert("statistics", "account_id, length, begins, country, source")
 _UPSERT_STATUSES, _UPSERT_DELIVERY_TIMES = (
     BulkInsert(
         table,
@@ -45,10 +40,12 @@ _UPSERT_STATUSES, _UPSERT_DELIVERY_TIMES = (
 # Account, length, beginning, and the rest of the key.
 _RollupKey = tuple[int | str, ...]
 
+# How they have ended is counted from `ended`.
+_NEW_COUNTS_SQL = ", ".join(
+    "0" if name in ("delivered", "failed") else f"sum({sql})" for name, sql in MESSAGE_COUNT_SQL.items()
+)
 _NEW_MESSAGES_QUERY = f"""
-SELECT account_id, {ids.build_time_sql("id")} / {HOUR_MS}, country, source, sum(price > 0), 0, 0,
-    sum(price = 0 AND ptt = {PTT_BLACKLISTED}), sum(price = 0 AND ptt = {PTT_NO_CREDIT}),
-    sum(iif(price > 0, parts, 0)), sum(price)
+SELECT account_id, {ids.build_time_sql("id")} / {HOUR_MS}, country, source, {_NEW_COUNTS_SQL}
 FROM messages WHERE id > :after AND id <= :last GROUP BY 1, 2, 3, 4
 """
 _SUBMITTED_AT = ids.build_time_sql("messages.id")
@@ -185,7 +182,7 @@ def _count_messages(
     conn: sqlite3.Connection, after: int, last: int, ended_ids: Sequence[int]
 ) -> tuple[list[_RollupKey], list[_RollupKey], list[_RollupKey]]:
     """What is to be added to each of the three tables, in the order of its key."""
-    amounts: dict[_RollupKey, list[int]] = defaultdict(lambda: [0] * len(_COUNT_COLUMNS))
+    amounts: dict[_RollupKey, list[int]] = defaultdict(lambda: [0] * len(COUNT_COLUMNS))
     statuses: dict[_RollupKey, list[int]] = defaultdict(lambda: [0])
     times: dict[_RollupKey, list[int]] = defaultdict(lambda: [0])
 

@@ -18,7 +18,8 @@ from portal.services.common import periods
 from portal.services.common.addresses import normalize_address
 from portal.services.common.message_states import PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_PENDING
 from portal.services.common.periods import Period
-from portal.services.statistics.daily_totals import MessageCounts, month_from_day
+from portal.services.statistics.daily_totals import month_from_day
+from portal.services.statistics.message_counts import SUMS_SQL, MessageCounts, sum_counts
 from portal.services.statistics.rollup import DAY, HOUR, MONTH, get_delivery_bucket_bounds
 
 TIMEZONE = "UTC"
@@ -175,7 +176,7 @@ def read_statistics(
             _list_rollup_spans_by_step(first, last, last_counted_day, grain, now),
         )
         pairs = _count_by_country_sender(conn, account_id, spans)
-        totals = _sum_counts(counts for _, counts in pairs)
+        totals = sum_counts(counts for _, counts in pairs)
         counts_by_step = _count_by_step(conn, account_id, steps)
         messages_by_ptt = _count_by_ptt(conn, account_id, spans, totals)
         times = _read_delivery_times(conn, account_id, spans)
@@ -302,9 +303,6 @@ def _read_transaction(conn: sqlite3.Connection) -> Iterator[None]:
         conn.execute("COMMIT")
 
 
-_SUM_COLUMNS = "sum(sent), sum(delivered), sum(failed), sum(stopped), sum(refused), sum(parts), sum(price)"
-
-
 def _build_sum_query(columns: str, table: str, key: str) -> str:
     # By the primary key's first columns, span by span; `span.key` is its place in the list.
     return (
@@ -314,8 +312,8 @@ def _build_sum_query(columns: str, table: str, key: str) -> str:
     )
 
 
-_BY_COUNTRY_AND_SENDER = _build_sum_query(_SUM_COLUMNS, "statistics", "country, source")
-_BY_SPAN = _build_sum_query(_SUM_COLUMNS, "statistics", "span.key")
+_BY_COUNTRY_AND_SENDER = _build_sum_query(SUMS_SQL, "statistics", "country, source")
+_BY_SPAN = _build_sum_query(SUMS_SQL, "statistics", "span.key")
 _BY_PTT = _build_sum_query("sum(messages)", "statistics_endings", "ptt")
 _BY_BUCKET = _build_sum_query("sum(messages)", "statistics_times", "bucket")
 
@@ -346,7 +344,7 @@ def _count_by_step(
     counts_by_index: dict[int, list[MessageCounts]] = defaultdict(list)
     for number, *amounts in _query_rollup_spans(conn, _BY_SPAN, account_id, spans):
         counts_by_index[step_indexes[number]].append(MessageCounts(*amounts))
-    return {index: _sum_counts(counts) for index, counts in counts_by_index.items()}
+    return {index: sum_counts(counts) for index, counts in counts_by_index.items()}
 
 
 def _count_by_ptt(
@@ -370,15 +368,8 @@ def _build_breakdown(counted: Iterable[tuple[str, MessageCounts]]) -> Sequence[B
     by_name: dict[str, list[MessageCounts]] = defaultdict(list)
     for name, counts in counted:
         by_name[name].append(counts)
-    rows = [BreakdownRow(name, _sum_counts(counts)) for name, counts in by_name.items()]
+    rows = [BreakdownRow(name, sum_counts(counts)) for name, counts in by_name.items()]
     return sorted(rows, key=lambda each: (-each.counts.submitted, each.name))
-
-
-def _sum_counts(counted: Iterable[MessageCounts]) -> MessageCounts:
-    columns = zip(
-        *((c.sent, c.delivered, c.failed, c.stopped, c.refused, c.parts, c.price) for c in counted), strict=True
-    )
-    return MessageCounts(*map(sum, columns))
 
 
 # --- the period before
@@ -396,7 +387,7 @@ def _read_previous_period(
     else:
         spans = _split_into_rollup_spans(begins, ends - timedelta(1)) if begins < ends else []
         spans.append((HOUR, _days_since_epoch(ends) * _HOURS_PER_DAY, _days_since_epoch(ends) * _HOURS_PER_DAY + until))
-    totals = _sum_counts(
+    totals = sum_counts(
         MessageCounts(*amounts) for _, *amounts in _query_rollup_spans(conn, _BY_SPAN, account_id, spans)
     )
     return PreviousPeriod(begins, ends, until, totals, _read_delivery_times(conn, account_id, spans))

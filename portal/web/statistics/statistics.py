@@ -21,7 +21,7 @@ from portal.services.common.message_states import PTT_DESCRIPTIONS
 from portal.services.common.periods import DAYS_30, STATISTICS_PERIODS
 from portal.services.prices import countries
 from portal.services.statistics import rollup, statistics
-from portal.services.statistics.daily_totals import MessageCounts
+from portal.services.statistics.message_counts import MessageCounts
 from portal.services.statistics.statistics import DeliveryTimes, PreviousPeriod, Statistics
 from portal.web.core import access, context, downloads, htmx, periods
 from portal.web.core.periods import PeriodParam

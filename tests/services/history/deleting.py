@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import Connection
 from portal.services.accounts.accounts import Account
+from portal.services.common import ids
 from portal.services.common.audit import Actor
 from portal.services.common.message_states import DELIVERED
 from portal.services.history import deletion, retention
@@ -13,6 +14,7 @@ from portal.services.history.deletion import Deletion, DeletionScope
 from portal.services.messages import outcomes
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.outcomes import MessageOutcome
+from portal.services.statistics.message_counts import MESSAGE_COUNT_SQL
 from tests.services.submitting import store_messages
 from tests.support import prepare_submit
 
@@ -68,3 +70,23 @@ def left(conn: Connection, account: Account) -> list[int]:
 
 def keep(conn: Connection, months: int, now: int, **batch_sizes: int) -> int:
     return sum(retention.purge_messages(conn, months, now, **batch_sizes))
+
+
+def leave_former_sums(conn: Connection) -> None:
+    """Put sums in the place of what deleted messages have left, as former versions did."""
+    counts = ", ".join(f"sum({each})" for each in MESSAGE_COUNT_SQL.values())
+    conn.execute(
+        f"INSERT INTO deleted_days SELECT account_id, {ids.build_time_sql('id')} / {DAY_MS}, country, source, {counts}"
+        " FROM deleted_messages GROUP BY 1, 2, 3, 4"
+    )
+    conn.execute(
+        "INSERT INTO deleted_charges SELECT account_id, first_message_id, min(gone.id), max(gone.id), count(*),"
+        " sum(price) FROM deleted_messages AS gone JOIN movements USING (account_id)"
+        " WHERE kind = 'usage' AND price > 0 AND gone.id BETWEEN first_message_id AND last_message_id GROUP BY 1, 2"
+    )
+    conn.execute(
+        "INSERT INTO deleted_refunds SELECT gone.id, account_id, coalesce(refunded, price), state, ptt"
+        " FROM deleted_messages AS gone JOIN movements USING (account_id)"
+        " WHERE kind = 'refund' AND first_message_id = gone.id"
+    )
+    conn.execute("DELETE FROM deleted_messages")

@@ -41,7 +41,7 @@ def test_in_whatever_order_it_happens_the_numbers_agree(conn, acme_1, globex_1, 
     assert self_check.list_problem_texts(conn) == []
     assert story.removed > 20
     # It would have told.
-    conn.execute("DELETE FROM deleted_days")
+    conn.execute("DELETE FROM deleted_messages")
     assert self_check.list_problem_texts(conn) != []
 
 

@@ -135,10 +135,19 @@ def test_what_was_left_of_deleted_messages_goes_with_their_days(conn, acme_1):
         refunds.refund_message(conn, SHELL, acme_1, message, "a present")
         delete(conn, acme_1, deletion.build_selection_scope(SENT, [message]))
 
+    former = {
+        "deleted_days": "VALUES (?1, {day}, 'IT', 'ACME', 1, 0, 0, 0, 0, 0, 0)",
+        "deleted_charges": "VALUES (?1, {id}, {id}, {id}, 1, 1)",
+        "deleted_refunds": "VALUES ({id}, ?1, 1, 2, 0)",
+    }
+    old = {"day": NOW // DAY_MS - 60, "id": ids.min_id_at_time(NOW - 60 * DAY_MS)}
+    for table, values in former.items():
+        conn.execute(f"INSERT INTO {table} {values.format(**old)}", (acme_1.id,))
+
     keep(conn, 1, NOW)
 
-    for table in ("deleted_days", "deleted_charges", "deleted_refunds"):
-        assert conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 1, table
+    for table, count in ({"deleted_messages": 1} | dict.fromkeys(former, 0)).items():
+        assert conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == count, table
     assert self_check.list_problem_texts(conn) == []
 
 

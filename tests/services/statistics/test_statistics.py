@@ -21,7 +21,7 @@ from portal.services.common.message_states import DELIVERED, ENROUTE, UNDELIVERA
 from portal.services.messages import blacklist, intake, outcomes
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.statistics import rollup, statistics
-from portal.services.statistics.daily_totals import MessageCounts
+from portal.services.statistics.message_counts import MessageCounts
 from portal.services.statistics.rollup import DAY, HOUR, MONTH
 from portal.services.statistics.statistics import DeliveryTimes, PreviousPeriod, Statistics
 from tests.support import prepare_submit
