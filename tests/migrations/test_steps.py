@@ -56,7 +56,7 @@ EXECUTED = {
 CHANGED = """
 {name} executes other statements than those that databases have taken, which would not get the change.
 Put the step (or portal/migrations/sql.py, if that has changed) back, and add a new step with the change: a file in
-portal/migrations/, and its function at the end of portal/migrations/steps.py. This test tells the new step's hash then.
+portal/migrations/ with the next number, and a function of its name. This test tells the new step's hash then.
 """
 NEW = """
 {name} has no hash yet. Before it is released, add this line at the end of EXECUTED in {test}:
