@@ -241,12 +241,13 @@ _COLUMNS = (
     "id source destination country text parts price state ptt done_at data_coding udh body segment_total segment_number"
     " scheduled_at kept"
 ).split()
-_IS_SCHEDULED_SQL = "{table}.scheduled_at IS NOT NULL AND {table}.due_at IS {table}.scheduled_at"
+IS_SCHEDULED_SQL = "{table}.scheduled_at IS NOT NULL AND {table}.due_at IS {table}.scheduled_at"
+"""Whether the date that its client has set is still to come; `table` is `messages`, or its alias."""
 
 
 def build_message_columns(table: str = "messages") -> str:
     """The columns that a `SentMessage` is made of, in the order of its fields; `table` is `messages`, or its alias."""
-    is_scheduled = _IS_SCHEDULED_SQL.format(table=table)
+    is_scheduled = IS_SCHEDULED_SQL.format(table=table)
     is_waiting = queue.build_waiting_sql(table)
     is_queued = f"{table}.state = {ENROUTE} AND {is_waiting}"
     return ", ".join((*(f"{table}.{each}" for each in _COLUMNS), is_scheduled, is_queued))

@@ -8,9 +8,10 @@ until a page is full.
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
+from itertools import chain, groupby, islice
 from typing import Any
 
 from portal.core.db import Connection
@@ -27,14 +28,14 @@ from portal.services.common.message_states import (
 from portal.services.common.periods import ALL_TIME_PERIOD, Period
 from portal.services.history import history, search_index
 from portal.services.history.history import SegmentContent, SentMessage, SentText
+from portal.services.history.search_index import may_contain
 from portal.services.statistics.rollup import MONTH
 
 DELIVERED, UNDERWAY, SCHEDULED, FAILED = "delivered", "pending", "scheduled", "failed"
 STATUSES = (DELIVERED, UNDERWAY, SCHEDULED, FAILED)
 
-# So many chunks, or ids, are read in a few milliseconds.
+# So many chunks are read in a few milliseconds.
 _MAX_CHUNKS_PER_RUN = 16
-_ID_BATCH_SIZE = 500
 _MAX_ID = (1 << 63) - 1
 
 
@@ -62,21 +63,18 @@ class SearchQuery:
         return search_index.split_words(self.text)
 
     @cached_property
-    def index_terms(self) -> list[list[str]]:
-        """Lists of terms, except words, one for each spelling of the sender: a chunk must contain all of one list.
+    def index_terms(self) -> Mapping[int, search_index.TermLists]:
+        """What a chunk must contain, by whether it has words (`worded`): all terms of one of these lists.
 
-        An empty list: no chunk can be skipped because of them.
+        There is a list for each spelling of the sender. With an empty one no chunk can be skipped.
         """
         number_terms = search_index.index_terms_of_number(self.recipient)
-        if not self.sender:
-            return [number_terms]
-        spellings = addresses.list_spellings(self.sender)
-        return [[*search_index.index_terms_of_sender(each), *number_terms] for each in spellings]
-
-    @cached_property
-    def word_terms(self) -> list[str]:
-        """The terms that a chunk with words (`worded`) must contain as well."""
-        return [term for word in self.words for term in search_index.index_terms_of_word(word)]
+        word_terms = [term for word in self.words for term in search_index.index_terms_of_word(word)]
+        sender_terms = [search_index.index_terms_of_sender(each) for each in addresses.list_spellings(self.sender)]
+        return {
+            0: tuple((*each, *number_terms) for each in sender_terms),
+            1: tuple((*each, *number_terms, *word_terms) for each in sender_terms),
+        }
 
     @property
     def is_failure_search(self) -> bool:
@@ -162,7 +160,7 @@ def _search_rows(
     seconds: float,
 ) -> tuple[list[Any], int | None]:
     """Return rows of these columns, the first of which is the id, and `SearchResult.reached`."""
-    conn.register_function("has_words", 2, _has_words_with_prefixes)
+    conn.register_function("has_words", -1, _has_words_with_prefixes)
     conn.register_aggregate("join_segments", 5, _JoinSegments)
     low = max(ids.min_id_at_time(search_query.period.since), 1 if after is None else after + 1)
     high = min(ids.min_id_at_time(search_query.period.until), _MAX_ID if before is None else before)
@@ -191,25 +189,32 @@ def iterate_texts(
 # --- the SQL of a search
 
 _COLUMNS = history.build_message_columns("line")
-# CROSS JOIN fixes the order of the two loops, so that the rows come in the order of the index.
-_FROM_FAILED_MESSAGES = f"""
-messages AS failed INDEXED BY messages_failed
+# CROSS JOIN fixes the order of the two loops, so that the rows come in the order of the first one. A text of which
+# several segments have failed comes once.
+_SELECT_FAILED = f"""
+SELECT {{columns}} FROM messages AS failed INDEXED BY messages_failed
 CROSS JOIN messages AS line ON line.id = coalesce(failed.joined_to, failed.id)
 WHERE failed.account_id = :account AND failed.ptt NOT IN ({PTT_NONE}, {PTT_PENDING})
+AND coalesce(failed.joined_to, failed.id) >= :first AND coalesce(failed.joined_to, failed.id) < :bound {{conditions}}
+GROUP BY coalesce(failed.joined_to, failed.id) ORDER BY coalesce(failed.joined_to, failed.id) {{order}} LIMIT :limit
 """
-_SELECT_UNFINISHED = f"""
+_SELECT_UNFINISHED_IDS = f"""
 SELECT DISTINCT coalesce(joined_to, id) FROM messages AS part INDEXED BY messages_unfinished
-WHERE part.state = {ENROUTE} AND part.account_id = ?
+WHERE part.state = {ENROUTE} AND part.account_id = :account
+AND ({history.IS_SCHEDULED_SQL.format(table="part")}) = :scheduled
 """
-_ANY_SEGMENT_MATCHES = (
-    "({condition} OR (line.segment_total IS NOT NULL AND EXISTS (SELECT 1 FROM messages AS part"
-    " WHERE part.joined_to = line.id AND {of_part})))"
-)
+_SELECT_BY_ID = """
+SELECT {columns} FROM json_each(:ids) AS ids CROSS JOIN messages AS line ON line.id = ids.value
+WHERE line.id >= :first AND line.id < :bound {conditions} LIMIT :limit
+"""
+_IS_DELIVERED = f"""
+(line.ptt = {PTT_NONE} OR (line.segment_total IS NOT NULL AND EXISTS
+ (SELECT 1 FROM messages AS part WHERE part.joined_to = line.id AND part.ptt = {PTT_NONE})))
+"""
 _WHOLE_TEXT = """
 (SELECT join_segments(segment_number, text, data_coding, udh, body)
 FROM messages AS part WHERE (part.id = line.id OR part.joined_to = line.id) AND part.kept)
 """
-_IS_SCHEDULED = "({row}.scheduled_at IS NOT NULL AND {row}.due_at IS {row}.scheduled_at)"
 
 
 class _JoinSegments:
@@ -249,8 +254,7 @@ class _SearchStatement:
             "recipient": query.recipient,
             # Greater than all numbers that begin with these digits: in ASCII the colon follows the 9.
             "recipient_end": f"{query.recipient}:",
-            "words": " ".join(query.words),
-            **{f"digits{number}": word for number, word in enumerate(query.words) if _is_digits(word)},
+            **{f"word{number}": word for number, word in enumerate(query.words)},
         }
 
     def iterate_id_ranges(self, conn: Connection, low: int, high: int) -> Iterator[tuple[int, int]]:
@@ -265,118 +269,57 @@ class _SearchStatement:
         ):
             yield low, high
             return
-        account = self._parameters["account"]
         (last_indexed_id,) = conn.execute(
-            "SELECT coalesce(max(last_id), 0) FROM history_chunks WHERE account_id = ?", (account,)
+            "SELECT coalesce(max(last_id), 0) FROM history_chunks WHERE account_id = ?", (self._account_id,)
         ).fetchone()
-        tail = (max(low, last_indexed_id + 1), high)
-        if self._newest_first and tail[0] < high:
-            yield tail
-        yield from self._iterate_index_chunk_runs(conn, low, min(high, last_indexed_id + 1))
-        if not self._newest_first and tail[0] < high:
-            yield tail
+        tail = max(low, last_indexed_id + 1), high
+        tails = [tail] if tail[0] < high else []
+        runs = self._iterate_index_chunk_runs(conn, low, min(high, last_indexed_id + 1))
+        yield from chain(tails, runs) if self._newest_first else chain(runs, tails)
 
     def _iterate_index_chunk_runs(self, conn: Connection, low: int, high: int) -> Iterator[tuple[int, int]]:
         """Yield runs of chunks that may contain matches, within a range of ids."""
-        terms, word_terms = self._query.index_terms, self._query.word_terms
-        bit_positions: dict[tuple[int, int], list[list[int]]] = {}
-        run: tuple[int, int] | None = None
-        chunk_count = 0
         chunks = conn.execute(
-            f"SELECT first_id, last_id{', worded, bits' if any(terms) or word_terms else ''} FROM history_chunks"
-            " WHERE account_id = :account AND last_id >= :low AND last_id <= coalesce((SELECT min(last_id)"
-            "  FROM history_chunks WHERE account_id = :account AND last_id >= :high - 1), :high)"
+            "SELECT first_id, last_id, worded, bits FROM history_chunks"
+            " WHERE account_id = :account AND last_id >= :low AND first_id < :high"
+            " AND last_id <= coalesce((SELECT min(last_id) FROM history_chunks"
+            "  WHERE account_id = :account AND last_id >= :high - 1), :high)"
             f" ORDER BY last_id {self._order}",
-            {"account": self._parameters["account"], "low": low, "high": high},
+            {"account": self._account_id, "low": low, "high": high},
         )
-        for first, last, *rest in chunks:
-            first, bound = max(first, low), min(last + 1, high)
-            if first >= bound:
-                continue
-            if rest:
-                worded, bits = rest
-                size = len(bits) * 8
-                if (worded, size) not in bit_positions:
-                    bit_positions[worded, size] = [
-                        [
-                            position
-                            for term in (each + word_terms if worded else each)
-                            for position in search_index.get_bloom_filter_bits(term, size)
-                        ]
-                        for each in terms
-                    ]
-                may_have = any(
-                    all(bits[position >> 3] >> (position & 7) & 1 for position in positions)
-                    for positions in bit_positions[worded, size]
-                )
-            else:
-                may_have = True
-            if may_have:
-                run = (first, bound) if run is None else (min(run[0], first), max(run[1], bound))
-                chunk_count += 1
-            if run is not None and (not may_have or chunk_count == _MAX_CHUNKS_PER_RUN):
-                yield run
-                run, chunk_count = None, 0
-        if run is not None:
-            yield run
+        terms = self._query.index_terms
+        for may_match, group in groupby(chunks, lambda chunk: may_contain(chunk["bits"], terms[chunk["worded"]])):
+            while may_match and (run := list(islice(group, _MAX_CHUNKS_PER_RUN))):
+                oldest, newest = (run[-1], run[0]) if self._newest_first else (run[0], run[-1])
+                yield max(oldest["first_id"], low), min(newest["last_id"] + 1, high)
 
     def fetch_rows(self, conn: Connection, first: int, bound: int, limit: int) -> Sequence[Any]:
         """Read the matching rows of a range of ids, in the order of the result."""
-        parameters = self._parameters | {"first": first, "bound": bound}
-        if self._query.status in (UNDERWAY, SCHEDULED):
-            return self._fetch_unfinished_rows(conn, parameters, limit)
-        if self._query.is_failure_search:
-            return self._fetch_failed_rows(conn, parameters, limit)
-        return account_messages.list_account_messages(
-            conn,
-            self._account_id,
-            first,
-            bound,
-            self._columns,
-            conditions=f"AND line.joined_to IS NULL{self._where_conditions}",
-            parameters=self._parameters,
-            newest_first=self._newest_first,
-            limit=limit,
-        )
-
-    def _fetch_failed_rows(self, conn: Connection, parameters: dict[str, object], limit: int) -> Sequence[Any]:
-        first_id = "coalesce(failed.joined_to, failed.id)"
-        code_condition = (
-            f" AND failed.ptt IN ({_format_equivalent_ptt_codes(self._query.status)})"
-            if self._query.status != FAILED
-            else ""
-        )
-        rows_by_id: dict[int, Any] = {}
-        rows = conn.execute(
-            f"SELECT {self._columns} FROM {_FROM_FAILED_MESSAGES}{code_condition}"
-            f" AND {first_id} >= :first AND {first_id} < :bound{self._where_conditions}"
-            f" ORDER BY {first_id} {self._order}",
-            parameters,
-        )
-        # Several segments of a text may have failed.
-        for row in rows:
-            rows_by_id[row[0]] = row
-            if len(rows_by_id) == limit:
-                break
-        rows.close()
-        return list(rows_by_id.values())
-
-    def _fetch_unfinished_rows(self, conn: Connection, parameters: dict[str, object], limit: int) -> Sequence[Any]:
-        is_scheduled = _IS_SCHEDULED.format(row="part")
-        condition = is_scheduled if self._query.status == SCHEDULED else f"NOT {is_scheduled}"
-        id_rows = conn.execute(f"{_SELECT_UNFINISHED} AND {condition}", (parameters["account"],)).fetchall()
-        first_ids = sorted((row[0] for row in id_rows), reverse=self._newest_first)
-        rows: list[Any] = []
-        for start in range(0, len(first_ids), _ID_BATCH_SIZE):
-            ids_json = json.dumps(first_ids[start : start + _ID_BATCH_SIZE])
-            rows += conn.execute(
-                f"SELECT {self._columns} FROM json_each(:ids) AS ids CROSS JOIN messages AS line ON line.id = ids.value"
-                f" WHERE line.id >= :first AND line.id < :bound{self._where_conditions} LIMIT {limit - len(rows)}",
-                parameters | {"ids": ids_json},
+        query, conditions = self._query, self._where_conditions
+        parameters = self._parameters | {"first": first, "bound": bound, "limit": limit}
+        if query.status in (UNDERWAY, SCHEDULED):
+            rows = conn.execute(_SELECT_UNFINISHED_IDS, parameters | {"scheduled": query.status == SCHEDULED})
+            first_ids = sorted((row[0] for row in rows), reverse=self._newest_first)
+            statement = _SELECT_BY_ID
+            parameters["ids"] = json.dumps(first_ids)
+        elif query.is_failure_search:
+            statement = _SELECT_FAILED
+            if query.status != FAILED:
+                conditions += f" AND failed.ptt IN ({_format_equivalent_ptt_codes(query.status)})"
+        else:
+            return account_messages.list_account_messages(
+                conn,
+                self._account_id,
+                first,
+                bound,
+                self._columns,
+                conditions=f"AND line.joined_to IS NULL{conditions}",
+                parameters=self._parameters,
+                newest_first=self._newest_first,
+                limit=limit,
             )
-            if len(rows) == limit:
-                break
-        return rows
+        sql = statement.format(columns=self._columns, conditions=conditions, order=self._order)
+        return conn.execute(sql, parameters).fetchall()
 
     @cached_property
     def _where_conditions(self) -> str:
@@ -388,20 +331,11 @@ class _SearchStatement:
         if query.sender:
             conditions.append("line.source COLLATE NOCASE IN (SELECT value FROM json_each(:senders))")
         if query.status == DELIVERED:
-            conditions.append(
-                _ANY_SEGMENT_MATCHES.format(condition=f"line.ptt = {PTT_NONE}", of_part=f"part.ptt = {PTT_NONE}")
-            )
-        for number, word in enumerate(query.words):
-            if _is_digits(word):
-                # Checked in C before the Python function is called: folding never creates digits.
-                conditions.append(f"(instr(line.text, :digits{number}) OR line.segment_total IS NOT NULL)")
+            conditions.append(_IS_DELIVERED)
         if query.words:
-            conditions.append(f"has_words(iif(line.segment_total IS NULL, line.text, {_WHOLE_TEXT}), :words)")
+            words = ", ".join(f":word{number}" for number in range(len(query.words)))
+            conditions.append(f"has_words(iif(line.segment_total IS NULL, line.text, {_WHOLE_TEXT}), {words})")
         return "".join(f" AND {each}" for each in conditions)
-
-
-def _is_digits(word: str) -> bool:
-    return word.isascii() and word.isdigit()
 
 
 def _format_equivalent_ptt_codes(status: str) -> str:
@@ -410,11 +344,6 @@ def _format_equivalent_ptt_codes(status: str) -> str:
     return ", ".join(str(code) for code, each in PTT_DESCRIPTIONS.items() if each == description)
 
 
-def _has_words_with_prefixes(text: str | None, prefixes: str) -> bool:
+def _has_words_with_prefixes(text: str | None, *prefixes: str) -> bool:
     folded = search_index.fold_text(text or "")
-    return all(search_index.has_word_with_prefix(folded, each) for each in _split_prefixes(prefixes))
-
-
-@lru_cache(maxsize=64)
-def _split_prefixes(prefixes: str) -> list[str]:
-    return prefixes.split()
+    return all(search_index.has_word_with_prefix(folded, each) for each in prefixes)

@@ -1,16 +1,17 @@
 """The search index: one Bloom filter for each 256 messages (a chunk) of an account, so that a search can skip chunks.
 
 A filter contains the senders, the prefixes of the recipients' numbers, and the prefixes of the words of the texts. It
-says "certainly not" or "perhaps". That takes 16 bytes a message. A full-text index takes a hundred times as much, and
-is written at random places, like a database index on the recipient. Chunks are built in the background; messages that
-have none yet are simply read. Where texts are not kept, a chunk has no words (`worded` is 0), and a search for words
-reads its messages.
+says "certainly not" or "perhaps". That takes 18 bytes a message, where SQLite's full-text index takes 107
+(docs/design.md). Chunks are built in the background; messages that have none yet are simply read. Where texts are not
+kept, a chunk has no words (`worded` is 0), and a search for words reads its messages.
 """
 
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
 from zlib import crc32
 
 from portal.core.db import write_transaction
@@ -66,8 +67,8 @@ def has_word_with_prefix(text: str, prefix: str) -> bool:
 
 
 def index_terms_of_sender(sender: str) -> list[str]:
-    """The terms of a chunk with a message from this sender."""
-    return [f"s{sender.lstrip('+').casefold()}"]
+    """The terms of a chunk with a message from this sender. Empty: there is none."""
+    return [f"s{sender.lstrip('+').casefold()}"] if sender else []
 
 
 def index_terms_of_number(prefix: str) -> list[str]:
@@ -88,6 +89,8 @@ def index_terms_of_word(prefix: str) -> list[str]:
 
 # --- Bloom filters
 
+TermLists = tuple[tuple[str, ...], ...]
+
 
 def get_bloom_filter_bits(term: str, bit_count: int) -> tuple[int, int, int]:
     """The three bits of a term in a filter of `bit_count` bits, a power of two."""
@@ -97,34 +100,25 @@ def get_bloom_filter_bits(term: str, bit_count: int) -> tuple[int, int, int]:
     return hashed & mask, hashed + step & mask, hashed + 2 * step & mask
 
 
+@lru_cache(maxsize=64)
+def _list_bits(term_lists: TermLists, bit_count: int) -> list[list[int]]:
+    return [[bit for term in terms for bit in get_bloom_filter_bits(term, bit_count)] for terms in term_lists]
+
+
+def may_contain(bits: bytes, term_lists: TermLists) -> bool:
+    """Whether a filter contains, certainly not or perhaps, all terms of one of these lists."""
+    return any(all(bits[bit >> 3] >> (bit & 7) & 1 for bit in each) for each in _list_bits(term_lists, len(bits) * 8))
+
+
 def _build_bloom_filter(terms: Collection[str]) -> bytes:
     bit_count = _MIN_BITS
     while bit_count < _BITS_PER_TERM * len(terms):
         bit_count *= 2
     bits = bytearray(bit_count // 8)
     for term in terms:
-        first, second, third = get_bloom_filter_bits(term, bit_count)
-        bits[first >> 3] |= 1 << (first & 7)
-        bits[second >> 3] |= 1 << (second & 7)
-        bits[third >> 3] |= 1 << (third & 7)
+        for bit in get_bloom_filter_bits(term, bit_count):
+            bits[bit >> 3] |= 1 << (bit & 7)
     return bytes(bits)
-
-
-def _collect_index_terms(messages: Iterable[Sequence[str]], texts: Iterable[str]) -> set[str]:
-    """The terms of messages (source, destination, text), and of the whole texts of which they are segments."""
-    senders, numbers, all_texts = set(), set(), list(texts)
-    for source, destination, text in messages:
-        senders.add(source)
-        numbers.add(destination)
-        all_texts.append(text)
-    # All texts at once: most words occur many times.
-    distinct_words = set(_WORD_PATTERN.findall("\n".join(map(fold_text, all_texts))))
-    terms = {term for sender in senders for term in index_terms_of_sender(sender)}
-    for length in _NUMBER_PREFIX_LENGTHS:
-        terms.update([f"d{each[:length]}" for each in numbers if len(each) >= length])
-    for length in _WORD_PREFIX_LENGTHS:
-        terms.update([f"t{each[:length]}" for each in distinct_words if len(each) >= length])
-    return terms
 
 
 # --- building
@@ -143,36 +137,26 @@ def build_search_chunks(conn: sqlite3.Connection, *, chunk_size: int = CHUNK_SIZ
     while account_messages.index_message_batch(conn):
         yield 0
     for account_id, last_indexed_id in _list_unindexed_accounts(conn):
-        worded = not text_policy.find_accounts_discarding_texts(conn, [account_id])
-        chunks: list[_ChunkRow] = []
-        while len(chunks) < _MAX_CHUNKS_PER_STEP and (
-            chunk := _build_next_search_chunk(conn, account_id, last_indexed_id, worded, chunk_size)
-        ):
-            chunks.append(chunk)
-            last_indexed_id = chunk[2]
-        if chunks and _insert_search_chunks(conn, chunks):
-            yield len(chunks)
-
-
-def _insert_search_chunks(conn: sqlite3.Connection, chunks: Sequence[_ChunkRow]) -> bool:
-    """Insert chunks of one account; False: they contain words, and meanwhile its texts are no longer kept."""
-    with write_transaction(conn):
-        account_id, *_, worded = chunks[0]
-        if worded and text_policy.find_accounts_discarding_texts(conn, [account_id]):
-            return False
-        conn.executemany(
-            "INSERT OR IGNORE INTO history_chunks (account_id, first_id, last_id, bits, worded) VALUES (?, ?, ?, ?, ?)",
-            chunks,
+        worded = _keeps_texts(conn, account_id)
+        chunks = list(
+            islice(_iterate_next_chunks(conn, account_id, last_indexed_id, worded, chunk_size), _MAX_CHUNKS_PER_STEP)
         )
-        return True
+        if not chunks:
+            continue
+        with write_transaction(conn):
+            # Meanwhile it may have been decided that the account's texts are no longer kept.
+            may_be_stored = not worded or _keeps_texts(conn, account_id)
+            if may_be_stored:
+                conn.executemany(
+                    "INSERT OR IGNORE INTO history_chunks (account_id, first_id, last_id, bits, worded)"
+                    " VALUES (?, ?, ?, ?, ?)",
+                    chunks,
+                )
+        yield len(chunks) if may_be_stored else 0
 
 
-def build_filter_without_words(conn: sqlite3.Connection, account_id: int, first: int, last: int) -> bytes:
-    """Build the filter of a chunk with senders and numbers only."""
-    rows = account_messages.list_account_messages(
-        conn, account_id, first, last + 1, "line.source, line.destination, ''"
-    )
-    return _build_bloom_filter(_collect_index_terms([tuple(row) for row in rows], []))
+def _keeps_texts(conn: sqlite3.Connection, account_id: int) -> bool:
+    return not text_policy.find_accounts_discarding_texts(conn, [account_id])
 
 
 def _list_unindexed_accounts(conn: sqlite3.Connection) -> list[tuple[int, int]]:
@@ -185,43 +169,54 @@ def _list_unindexed_accounts(conn: sqlite3.Connection) -> list[tuple[int, int]]:
     return [(row[0], row[1]) for row in rows]
 
 
-def _build_next_search_chunk(
+def _iterate_next_chunks(
     conn: sqlite3.Connection, account_id: int, last_indexed_id: int, worded: bool, chunk_size: int
-) -> _ChunkRow | None:
-    """Build the chunk that follows an id; None: there are too few messages yet."""
-    end = conn.execute(
+) -> Iterator[_ChunkRow]:
+    """Build the chunks that follow an id, as far as there are messages enough."""
+    while end := conn.execute(
         "SELECT message_id FROM account_messages WHERE account_id = ? AND message_id > ?"
         f" ORDER BY message_id LIMIT 1 OFFSET {chunk_size - 1}",
         (account_id, last_indexed_id),
-    ).fetchone()
-    if end is None:
-        return None
-    if not worded:
-        return (
-            account_id,
-            last_indexed_id + 1,
-            end[0],
-            build_filter_without_words(conn, account_id, last_indexed_id + 1, end[0]),
-            worded,
-        )
-    rows = account_messages.list_account_messages(
+    ).fetchone():
+        first, last_indexed_id = last_indexed_id + 1, end[0]
+        bits = build_chunk_filter(conn, account_id, first, last_indexed_id, worded=worded)
+        if bits is None:
+            return
+        yield account_id, first, last_indexed_id, bits, worded
+
+
+def build_chunk_filter(
+    conn: sqlite3.Connection, account_id: int, first: int, last: int, *, worded: bool
+) -> bytes | None:
+    """Build the filter of a chunk.
+
+    Args:
+        first: id of its first message.
+        last: id of its last message.
+        worded: whether it contains words.
+
+    Returns:
+        None where more segments of a text may come that begins in it; not without words.
+    """
+    messages = account_messages.list_account_messages(
         conn,
         account_id,
-        last_indexed_id + 1,
-        end[0] + 1,
+        first,
+        last + 1,
         "line.source, line.destination, line.text, line.id, line.segment_total IS NOT NULL AND line.joined_to IS NULL",
     )
-    messages = [tuple(row) for row in rows]
-    whole_texts = _list_complete_texts(conn, account_id, [each[3] for each in messages if each[4]])
-    if whole_texts is None:
-        return None
-    return (
-        account_id,
-        last_indexed_id + 1,
-        end[0],
-        _build_bloom_filter(_collect_index_terms([each[:3] for each in messages], whole_texts)),
-        worded,
-    )
+    texts: list[str] = []
+    if worded:
+        whole_texts = _list_complete_texts(conn, account_id, [each[3] for each in messages if each[4]])
+        if whole_texts is None:
+            return None
+        texts = [*(each[2] for each in messages), *whole_texts]
+    # All texts at once: most words occur many times.
+    words = set(_WORD_PATTERN.findall("\n".join(map(fold_text, texts))))
+    terms = {term for sender in {each[0] for each in messages} for term in index_terms_of_sender(sender)}
+    terms.update(term for number in {each[1] for each in messages} for term in index_terms_of_number(number))
+    terms.update(term for word in words for term in index_terms_of_word(word))
+    return _build_bloom_filter(terms)
 
 
 def _list_complete_texts(conn: sqlite3.Connection, account_id: int, first_ids: Sequence[int]) -> list[str] | None:

@@ -75,7 +75,7 @@ def _remove_search_chunk_words(
         (account_id, after_id),
     ).fetchone()
     if chunk is not None:
-        bits = search_index.build_filter_without_words(conn, account_id, chunk["first_id"], chunk["last_id"])
+        bits = search_index.build_chunk_filter(conn, account_id, chunk["first_id"], chunk["last_id"], worded=False)
         conn.execute("UPDATE history_chunks SET bits = ?, worded = 0 WHERE id = ?", (bits, chunk["id"]))
         return int(chunk["last_id"])
     rows = account_messages.list_account_messages(conn, account_id, after_id + 1, last_id + 1, limit=batch_size)
