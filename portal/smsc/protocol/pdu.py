@@ -5,15 +5,19 @@ missing, octets left over: each raises `MalformedPdu` with the command_status to
 whatever the octets. Of a response its command_status decides, and nobody could be told of a flaw: what there is of its
 body is taken. C-octet strings become `str`, octet by octet (latin-1): which characters an address may have is not the
 codec's rule.
+
+A class of a PDU is its table of the standard: the fields of the body, in their order, each an `_octet` or a `_string`.
+What is read or written once a message does so by hand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cache
 from struct import Struct
 from struct import error as StructError
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
 
@@ -137,11 +141,42 @@ def encode_accepted_message_resp(command: int, sequence: int, message_id: int | 
     return _HEADER_STRUCT.pack(HEADER_LENGTH + len(body), command | RESPONSE_BIT, 0, sequence) + body
 
 
+def _octet(default: int = 0) -> Any:
+    """A field of one octet."""
+    return field(default=default, metadata={"limits": (0, CommandStatus.ESME_RINVCMDLEN)})
+
+
+def _string(limit: int, too_long: CommandStatus = CommandStatus.ESME_RINVPARLEN, *, is_shown: bool = True) -> Any:
+    """A C-octet string (3.1) of at most `limit` octets with its terminator; and what a longer one is answered with."""
+    return field(default="", repr=is_shown, metadata={"limits": (limit, too_long)})
+
+
+@cache
+def _list_body_fields(pdu_class: type) -> list[tuple[str, int, CommandStatus]]:
+    """Return a PDU's fields of the body: their names, limits (0: one octet), and the statuses of longer ones."""
+    return [(each.name, *each.metadata["limits"]) for each in fields(pdu_class) if each.metadata]
+
+
 @dataclass(slots=True)
-class HeaderOnlyPdu:
-    """A PDU that is its header alone: unbind, enquire_link, their responses, cancel_sm_resp, generic_nack (4.2, 4.11,
-    4.9.2, 4.3).
-    """
+class _Request:
+    """A request of a kind of its own. TLV_LENGTHS: octets of the optional parameters that are used (`_decode_tlvs`)."""
+
+    COMMAND: ClassVar[CommandId]
+    TLV_LENGTHS: ClassVar[Mapping[int, int]] = _NO_LENGTHS
+
+    sequence: int
+
+    @classmethod
+    def decode(cls, header: PduHeader, body: bytes) -> Self:
+        return cls(header.sequence, *_decode_fields(cls, body, cls.TLV_LENGTHS))
+
+    def encode(self) -> bytes:
+        return encode_pdu(self.COMMAND, CommandStatus.ESME_ROK, self.sequence, _encode_fields(self))
+
+
+@dataclass(slots=True)
+class _Response:
+    """A response, as `command` says; without a body where the request is refused."""
 
     command: int
     sequence: int
@@ -149,12 +184,23 @@ class HeaderOnlyPdu:
 
     @classmethod
     def decode(cls, header: PduHeader, body: bytes) -> Self:
+        return cls(header.command, header.sequence, header.status, *_decode_response_fields(cls, body))
+
+    def encode(self) -> bytes:
+        return encode_pdu(self.command, self.status, self.sequence, b"" if self.status else _encode_fields(self))
+
+
+@dataclass(slots=True)
+class HeaderOnlyPdu(_Response):
+    """A PDU that is its header alone: unbind, enquire_link, their responses, cancel_sm_resp, generic_nack (4.2, 4.11,
+    4.9.2, 4.3).
+    """
+
+    @classmethod
+    def decode(cls, header: PduHeader, body: bytes) -> Self:
         if body and not header.command & RESPONSE_BIT:
             raise _InvalidPduBody(CommandStatus.ESME_RINVCMDLEN, "octets after a header that stands alone")
         return cls(header.command, header.sequence, header.status)
-
-    def encode(self) -> bytes:
-        return _HEADER_STRUCT.pack(HEADER_LENGTH, self.command, self.status, self.sequence)
 
 
 @dataclass(slots=True)
@@ -163,98 +209,62 @@ class Bind:
 
     command: int
     sequence: int
-    system_id: str
-    password: str = field(repr=False)
-    system_type: str = ""
-    interface_version: int = INTERFACE_VERSION
-    addr_ton: int = 0
-    addr_npi: int = 0
-    address_range: str = ""
+    system_id: str = _string(16, CommandStatus.ESME_RINVSYSID)
+    password: str = _string(9, CommandStatus.ESME_RINVPASWD, is_shown=False)
+    system_type: str = _string(13, CommandStatus.ESME_RINVSYSTYP)
+    interface_version: int = _octet(INTERFACE_VERSION)
+    addr_ton: int = _octet()
+    addr_npi: int = _octet()
+    address_range: str = _string(41)
 
     @classmethod
     def decode(cls, header: PduHeader, body: bytes) -> Self:
-        system_id, offset = _decode_c_octet_string(body, 0, 16, CommandStatus.ESME_RINVSYSID)
-        password, offset = _decode_c_octet_string(body, offset, 9, CommandStatus.ESME_RINVPASWD)
-        system_type, offset = _decode_c_octet_string(body, offset, 13, CommandStatus.ESME_RINVSYSTYP)
-        if len(body) < offset + 4:
-            raise _InvalidPduBody(CommandStatus.ESME_RINVCMDLEN, "the body ends before address_range")
-        version, ton, npi = body[offset : offset + 3]
-        address_range, offset = _decode_c_octet_string(body, offset + 3, 41, CommandStatus.ESME_RINVPARLEN)
-        _decode_tlvs(body, offset, _NO_LENGTHS)
-        return cls(header.command, header.sequence, system_id, password, system_type, version, ton, npi, address_range)
+        return cls(header.command, header.sequence, *_decode_fields(cls, body))
 
     def encode(self) -> bytes:
-        body = b"".join(
-            (
-                _encode_c_octet_string(self.system_id, 16),
-                _encode_c_octet_string(self.password, 9),
-                _encode_c_octet_string(self.system_type, 13),
-                bytes((self.interface_version, self.addr_ton, self.addr_npi)),
-                _encode_c_octet_string(self.address_range, 41),
-            )
-        )
-        return encode_pdu(self.command, CommandStatus.ESME_ROK, self.sequence, body)
+        return encode_pdu(self.command, CommandStatus.ESME_ROK, self.sequence, _encode_fields(self))
 
 
 @dataclass(slots=True)
-class BindResp:
-    """The answer to a bind (4.1.2, 4.1.4, 4.1.6); without a body where the bind is refused."""
+class BindResp(_Response):
+    """The answer to a bind (4.1.2, 4.1.4, 4.1.6)."""
 
-    command: int
-    sequence: int
-    status: int = CommandStatus.ESME_ROK
-    system_id: str = ""
+    system_id: str = _string(16)
     tlvs: Tlvs = field(default_factory=dict)
 
-    @classmethod
-    def decode(cls, header: PduHeader, body: bytes) -> Self:
-        system_id, rest = _split_response_string(body, 16)
-        return cls(header.command, header.sequence, header.status, system_id, _decode_whole_tlvs(rest))
 
-    def encode(self) -> bytes:
-        if self.status:
-            return encode_response(self.command, self.sequence, self.status)
-        return encode_pdu(
-            self.command,
-            self.status,
-            self.sequence,
-            _encode_c_octet_string(self.system_id, 16) + encode_tlvs(self.tlvs),
-        )
+@dataclass(slots=True)
+class _Message(_Request):
+    """What submit_sm, deliver_sm and data_sm begin with."""
+
+    service_type: str = _string(6, CommandStatus.ESME_RINVSERTYP)
+    source_ton: int = _octet()
+    source_npi: int = _octet()
+    source: str = _string(21, CommandStatus.ESME_RINVSRCADR)
+    dest_ton: int = _octet()
+    dest_npi: int = _octet()
+    destination: str = _string(21, CommandStatus.ESME_RINVDSTADR)
+    esm_class: int = _octet()
 
 
 @dataclass(slots=True)
-class ShortMessage:
-    """What submit_sm (4.4.1) and deliver_sm (4.6.1) have in common, which is all their fields.
+class ShortMessage(_Message):
+    """What submit_sm (4.4.1) and deliver_sm (4.6.1) have in common, which is all their fields."""
 
-    TLV_LENGTHS: octets of the optional parameters that are used (see `_decode_tlvs`).
-    """
-
-    COMMAND: ClassVar[CommandId]
-    TLV_LENGTHS: ClassVar[Mapping[int, int]]
-
-    sequence: int
-    service_type: str = ""
-    source_ton: int = 0
-    source_npi: int = 0
-    source: str = ""
-    dest_ton: int = 0
-    dest_npi: int = 0
-    destination: str = ""
-    esm_class: int = 0
-    protocol_id: int = 0
-    priority: int = 0
-    schedule_delivery_time: str = ""
-    validity_period: str = ""
-    registered_delivery: int = 0
-    replace_if_present: int = 0
-    data_coding: int = 0
-    default_message_id: int = 0
+    protocol_id: int = _octet()
+    priority: int = _octet()
+    schedule_delivery_time: str = _string(17, CommandStatus.ESME_RINVSCHED)
+    validity_period: str = _string(17, CommandStatus.ESME_RINVEXPIRY)
+    registered_delivery: int = _octet()
+    replace_if_present: int = _octet()
+    data_coding: int = _octet()
+    default_message_id: int = _octet()
     short_message: bytes = b""
     tlvs: Tlvs = field(default_factory=dict)
 
     @classmethod
     def decode(cls, header: PduHeader, body: bytes) -> Self:
-        # One pass without a call a field: this runs once a message. What is wrong, if anything, _diagnose finds at
+        # One pass without a call a field: this runs once a message. What is wrong, if anything, the table finds at
         # leisure.
         find_octet = body.index
         try:
@@ -265,7 +275,8 @@ class ShortMessage:
             validity_end = find_octet(0, schedule_end + 1, schedule_end + 18)
             registered, replace, coding, default_id, length = _FIELDS_AFTER_VALIDITY.unpack_from(body, validity_end + 1)
         except (ValueError, StructError):
-            raise _diagnose_short_message(body) from None
+            _decode_fields(cls, body)  # raises what is wrong with them, but for sm_length, which is none of them
+            raise _InvalidPduBody(CommandStatus.ESME_RINVCMDLEN, "the body ends before short_message") from None
         start = validity_end + 6
         end = start + length
         if length > 254 or end > len(body):
@@ -343,62 +354,21 @@ class DeliverSm(ShortMessage):
     """deliver_sm (4.6.1)."""
 
     COMMAND = CommandId.DELIVER_SM
-    TLV_LENGTHS = _NO_LENGTHS
 
 
 @dataclass(slots=True)
-class DataSm:
+class DataSm(_Message):
     """data_sm (4.7.1): a submit_sm whose body is message_payload, and whose options are all TLVs."""
 
-    COMMAND: ClassVar[CommandId] = CommandId.DATA_SM
+    COMMAND = CommandId.DATA_SM
+    TLV_LENGTHS = DATA_TLV_LENGTHS
 
-    sequence: int
-    service_type: str = ""
-    source_ton: int = 0
-    source_npi: int = 0
-    source: str = ""
-    dest_ton: int = 0
-    dest_npi: int = 0
-    destination: str = ""
-    esm_class: int = 0
-    registered_delivery: int = 0
-    data_coding: int = 0
+    # Longer than in the others.
+    source: str = _string(65, CommandStatus.ESME_RINVSRCADR)
+    destination: str = _string(65, CommandStatus.ESME_RINVDSTADR)
+    registered_delivery: int = _octet()
+    data_coding: int = _octet()
     tlvs: Tlvs = field(default_factory=dict)
-
-    @classmethod
-    def decode(cls, header: PduHeader, body: bytes) -> Self:
-        service_type, offset = _decode_c_octet_string(body, 0, 6, CommandStatus.ESME_RINVSERTYP)
-        source_ton, source_npi, source, offset = _decode_address(body, offset, 65, CommandStatus.ESME_RINVSRCADR)
-        dest_ton, dest_npi, destination, offset = _decode_address(body, offset, 65, CommandStatus.ESME_RINVDSTADR)
-        esm_class, registered_delivery, data_coding = _decode_octets(body, offset, 3)
-        return cls(
-            header.sequence,
-            service_type,
-            source_ton,
-            source_npi,
-            source,
-            dest_ton,
-            dest_npi,
-            destination,
-            esm_class,
-            registered_delivery,
-            data_coding,
-            _decode_tlvs(body, offset + 3, DATA_TLV_LENGTHS),
-        )
-
-    def encode(self) -> bytes:
-        body = b"".join(
-            (
-                _encode_c_octet_string(self.service_type, 6),
-                bytes((self.source_ton, self.source_npi)),
-                _encode_c_octet_string(self.source, 65),
-                bytes((self.dest_ton, self.dest_npi)),
-                _encode_c_octet_string(self.destination, 65),
-                bytes((self.esm_class, self.registered_delivery, self.data_coding)),
-                encode_tlvs(self.tlvs),
-            )
-        )
-        return encode_pdu(self.COMMAND, CommandStatus.ESME_ROK, self.sequence, body)
 
     @property
     def body(self) -> bytes:
@@ -407,142 +377,51 @@ class DataSm:
 
 
 @dataclass(slots=True)
-class QuerySm:
+class QuerySm(_Request):
     """query_sm (4.8.1)."""
 
-    COMMAND: ClassVar[CommandId] = CommandId.QUERY_SM
+    COMMAND = CommandId.QUERY_SM
 
-    sequence: int
-    message_id: str = ""
-    source_ton: int = 0
-    source_npi: int = 0
-    source: str = ""
-
-    @classmethod
-    def decode(cls, header: PduHeader, body: bytes) -> Self:
-        message_id, offset = _decode_c_octet_string(body, 0, 65, CommandStatus.ESME_RINVMSGID)
-        source_ton, source_npi, source, offset = _decode_address(body, offset, 21, CommandStatus.ESME_RINVSRCADR)
-        _decode_tlvs(body, offset, _NO_LENGTHS)
-        return cls(header.sequence, message_id, source_ton, source_npi, source)
-
-    def encode(self) -> bytes:
-        body = b"".join(
-            (
-                _encode_c_octet_string(self.message_id, 65),
-                bytes((self.source_ton, self.source_npi)),
-                _encode_c_octet_string(self.source, 21),
-            )
-        )
-        return encode_pdu(self.COMMAND, CommandStatus.ESME_ROK, self.sequence, body)
+    message_id: str = _string(65, CommandStatus.ESME_RINVMSGID)
+    source_ton: int = _octet()
+    source_npi: int = _octet()
+    source: str = _string(21, CommandStatus.ESME_RINVSRCADR)
 
 
 @dataclass(slots=True)
-class QuerySmResp:
-    """query_sm_resp (4.8.2); without a body where the query is refused. `final_date` is empty until there is one."""
+class QuerySmResp(_Response):
+    """query_sm_resp (4.8.2). `final_date` is empty until there is one."""
 
-    command: int
-    sequence: int
-    status: int = CommandStatus.ESME_ROK
-    message_id: str = ""
-    final_date: str = ""
-    message_state: int = 0
-    error_code: int = 0
-
-    @classmethod
-    def decode(cls, header: PduHeader, body: bytes) -> Self:
-        message_id, rest = _split_response_string(body, 65)
-        final_date, rest = _split_response_string(rest, 17)
-        message_state, error_code = rest[:2].ljust(2, b"\0")
-        return cls(header.command, header.sequence, header.status, message_id, final_date, message_state, error_code)
-
-    def encode(self) -> bytes:
-        if self.status:
-            return encode_response(self.command, self.sequence, self.status)
-        body = b"".join(
-            (
-                _encode_c_octet_string(self.message_id, 65),
-                _encode_c_octet_string(self.final_date, 17),
-                bytes((self.message_state, self.error_code)),
-            )
-        )
-        return encode_pdu(self.command, self.status, self.sequence, body)
+    message_id: str = _string(65)
+    final_date: str = _string(17)
+    message_state: int = _octet()
+    error_code: int = _octet()
 
 
 @dataclass(slots=True)
-class CancelSm:
+class CancelSm(_Request):
     """cancel_sm (4.9.1). Without a message_id it means all messages from `source` to `destination`."""
 
-    COMMAND: ClassVar[CommandId] = CommandId.CANCEL_SM
+    COMMAND = CommandId.CANCEL_SM
 
-    sequence: int
-    service_type: str = ""
-    message_id: str = ""
-    source_ton: int = 0
-    source_npi: int = 0
-    source: str = ""
-    dest_ton: int = 0
-    dest_npi: int = 0
-    destination: str = ""
-
-    @classmethod
-    def decode(cls, header: PduHeader, body: bytes) -> Self:
-        service_type, offset = _decode_c_octet_string(body, 0, 6, CommandStatus.ESME_RINVSERTYP)
-        message_id, offset = _decode_c_octet_string(body, offset, 65, CommandStatus.ESME_RINVMSGID)
-        source_ton, source_npi, source, offset = _decode_address(body, offset, 21, CommandStatus.ESME_RINVSRCADR)
-        dest_ton, dest_npi, destination, offset = _decode_address(body, offset, 21, CommandStatus.ESME_RINVDSTADR)
-        _decode_tlvs(body, offset, _NO_LENGTHS)
-        return cls(
-            header.sequence,
-            service_type,
-            message_id,
-            source_ton,
-            source_npi,
-            source,
-            dest_ton,
-            dest_npi,
-            destination,
-        )
-
-    def encode(self) -> bytes:
-        body = b"".join(
-            (
-                _encode_c_octet_string(self.service_type, 6),
-                _encode_c_octet_string(self.message_id, 65),
-                bytes((self.source_ton, self.source_npi)),
-                _encode_c_octet_string(self.source, 21),
-                bytes((self.dest_ton, self.dest_npi)),
-                _encode_c_octet_string(self.destination, 21),
-            )
-        )
-        return encode_pdu(self.COMMAND, CommandStatus.ESME_ROK, self.sequence, body)
+    service_type: str = _string(6, CommandStatus.ESME_RINVSERTYP)
+    message_id: str = _string(65, CommandStatus.ESME_RINVMSGID)
+    source_ton: int = _octet()
+    source_npi: int = _octet()
+    source: str = _string(21, CommandStatus.ESME_RINVSRCADR)
+    dest_ton: int = _octet()
+    dest_npi: int = _octet()
+    destination: str = _string(21, CommandStatus.ESME_RINVDSTADR)
 
 
 @dataclass(slots=True)
-class MessageResp:
-    """submit_sm_resp (4.4.2), data_sm_resp (4.7.2) and deliver_sm_resp (4.6.2), as `command` says; a body
-    may be missing, as clients leave it out.
+class MessageResp(_Response):
+    """submit_sm_resp (4.4.2), data_sm_resp (4.7.2) and deliver_sm_resp (4.6.2); a body may be missing, as clients leave
+    it out.
     """
 
-    command: int
-    sequence: int
-    status: int = CommandStatus.ESME_ROK
-    message_id: str = ""
+    message_id: str = _string(65)
     tlvs: Tlvs = field(default_factory=dict)
-
-    @classmethod
-    def decode(cls, header: PduHeader, body: bytes) -> Self:
-        message_id, rest = _split_response_string(body, 65)
-        return cls(header.command, header.sequence, header.status, message_id, _decode_whole_tlvs(rest))
-
-    def encode(self) -> bytes:
-        if self.status:
-            return encode_response(self.command, self.sequence, self.status)
-        return encode_pdu(
-            self.command,
-            self.status,
-            self.sequence,
-            _encode_c_octet_string(self.message_id, 65) + encode_tlvs(self.tlvs),
-        )
 
 
 Pdu = HeaderOnlyPdu | Bind | BindResp | SubmitSm | DeliverSm | DataSm | QuerySm | QuerySmResp | CancelSm | MessageResp
@@ -571,6 +450,32 @@ DECODERS: dict[int, Callable[[PduHeader, bytes], Pdu]] = {
     CommandId.DATA_SM_RESP: MessageResp.decode,
 }
 """What decodes each PDU that is known, by its command_id."""
+
+
+def _decode_fields(pdu_class: type, body: bytes, tlv_lengths: Mapping[int, int] = _NO_LENGTHS) -> list[Any]:
+    """Return the fields of a request's body, in their order, and its optional parameters where the class has them."""
+    values: list[Any] = []
+    offset = 0
+    for _, limit, too_long_status in _list_body_fields(pdu_class):
+        if limit:
+            text, offset = _decode_c_octet_string(body, offset, limit, too_long_status)
+            values.append(text)
+        elif offset < len(body):
+            values.append(body[offset])
+            offset += 1
+        else:
+            raise _InvalidPduBody(CommandStatus.ESME_RINVCMDLEN, "the body ends before its last field")
+    tlvs = _decode_tlvs(body, offset, tlv_lengths)
+    return [*values, tlvs] if hasattr(pdu_class, "tlvs") else values
+
+
+def _encode_fields(message: Any) -> bytes:
+    """Return the body of a PDU."""
+    body = bytearray()
+    for name, limit, _ in _list_body_fields(message.__class__):
+        value = getattr(message, name)
+        body += _encode_c_octet_string(value, limit) if limit else bytes((value,))
+    return bytes(body) + encode_tlvs(getattr(message, "tlvs", _NO_TLVS))
 
 
 def _decode_tlvs(body: bytes, offset: int, lengths: Mapping[int, int]) -> Tlvs:
@@ -606,14 +511,20 @@ def _decode_tlvs(body: bytes, offset: int, lengths: Mapping[int, int]) -> Tlvs:
     return tlvs
 
 
-def _split_response_string(body: bytes, limit: int) -> tuple[str, bytes]:
-    """Return the C-octet string that `body` begins with, at most `limit` octets with its terminator, and what follows.
+def _decode_response_fields(pdu_class: type, body: bytes) -> list[Any]:
+    """Return the fields of a response's body, in their order, and its optional parameters where the class has them.
 
-    Only for responses. A response is not answered, so its sender can't be told that it is malformed: whatever is there
-    is taken.
+    A response is not answered, so its sender can't be told that it is malformed: whatever is there is taken.
     """
-    text, _, rest = body.partition(b"\0")
-    return text[: limit - 1].decode("latin-1"), rest
+    values: list[Any] = []
+    for _, limit, _ in _list_body_fields(pdu_class):
+        if limit:
+            text, _, body = body.partition(b"\0")
+            values.append(text[: limit - 1].decode("latin-1"))
+        else:
+            values.append(body[0] if body else 0)
+            body = body[1:]
+    return [*values, _decode_whole_tlvs(body)] if hasattr(pdu_class, "tlvs") else values
 
 
 def _decode_whole_tlvs(octets: bytes) -> Tlvs:
@@ -627,28 +538,6 @@ def _decode_whole_tlvs(octets: bytes) -> Tlvs:
     return tlvs
 
 
-# The mandatory fields of a short message up to validity_period: octets before the string, its limit with terminator,
-# what an overlong one is answered with.
-_SHORT_MESSAGE_STRINGS = (
-    (0, 6, CommandStatus.ESME_RINVSERTYP),
-    (2, 21, CommandStatus.ESME_RINVSRCADR),
-    (2, 21, CommandStatus.ESME_RINVDSTADR),
-    (3, 17, CommandStatus.ESME_RINVSCHED),
-    (0, 17, CommandStatus.ESME_RINVEXPIRY),
-)
-
-
-def _diagnose_short_message(body: bytes) -> _InvalidPduBody:
-    """Return what is wrong with a short message whose mandatory fields could not be read."""
-    offset = 0
-    try:
-        for octets_before, limit, too_long_status in _SHORT_MESSAGE_STRINGS:
-            _, offset = _decode_c_octet_string(body, offset + octets_before, limit, too_long_status)
-    except _InvalidPduBody as invalid_body:
-        return invalid_body
-    return _InvalidPduBody(CommandStatus.ESME_RINVCMDLEN, "the body ends before short_message")
-
-
 def _decode_c_octet_string(body: bytes, start: int, limit: int, too_long_status: CommandStatus) -> tuple[str, int]:
     """Return the C-octet string at `start` (3.1), at most `limit` octets with its terminator, and where the next field
     starts.
@@ -659,21 +548,6 @@ def _decode_c_octet_string(body: bytes, start: int, limit: int, too_long_status:
     if len(body) < start + limit:
         raise _InvalidPduBody(CommandStatus.ESME_RINVCMDLEN, "the body ends inside a string")
     raise _InvalidPduBody(too_long_status, f"a string of more than {limit - 1} characters")
-
-
-def _decode_address(body: bytes, start: int, limit: int, too_long_status: CommandStatus) -> tuple[int, int, str, int]:
-    """Return ton, npi and address at `start`, and where the next field starts."""
-    ton, npi = _decode_octets(body, start, 2)
-    address, offset = _decode_c_octet_string(body, start + 2, limit, too_long_status)
-    return ton, npi, address, offset
-
-
-def _decode_octets(body: bytes, start: int, count: int) -> bytes:
-    """Return so many octets, each a field of its own."""
-    octets = body[start : start + count]
-    if len(octets) < count:
-        raise _InvalidPduBody(CommandStatus.ESME_RINVCMDLEN, "the body ends before its last field")
-    return octets
 
 
 def _encode_c_octet_string(text: str, limit: int) -> bytes:
