@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -263,13 +264,8 @@ def remove_allowed_ip(conn: sqlite3.Connection, actor: Actor, account: Account, 
         NoSuchAllowedIP: it isn't in this account's list (any more).
     """
     with write_transaction(conn):
-        row = conn.execute(
-            "DELETE FROM allowed_ips WHERE id = ? AND account_id = ? RETURNING id, network, label, expires_at",
-            (ip_id, account.id),
-        ).fetchone()
-        if row is None:
-            raise NoSuchAllowedIP()
-        removed = AllowedIP(*row)
+        removed = get_allowed_ip_by_id(conn, account.id, ip_id)
+        conn.execute("DELETE FROM allowed_ips WHERE id = ?", (ip_id,))
         audit.record_action(
             conn, actor, "ip.remove", customer_id=account.customer_id, account_id=account.id, network=removed.network
         )
@@ -278,12 +274,7 @@ def remove_allowed_ip(conn: sqlite3.Connection, actor: Actor, account: Account, 
 
 def get_allowed_ip_by_id(conn: sqlite3.Connection, account_id: int, ip_id: int) -> AllowedIP:
     """Raises: NoSuchAllowedIP"""
-    row = conn.execute(
-        "SELECT id, network, label, expires_at FROM allowed_ips WHERE id = ? AND account_id = ?", (ip_id, account_id)
-    ).fetchone()
-    if row is None:
-        raise NoSuchAllowedIP()
-    return AllowedIP(*row)
+    return _get_allowed_ip(conn, account_id, "id", ip_id)
 
 
 def get_allowed_ip_by_network(conn: sqlite3.Connection, account_id: int, text: str) -> AllowedIP:
@@ -292,9 +283,13 @@ def get_allowed_ip_by_network(conn: sqlite3.Connection, account_id: int, text: s
     Raises:
         NoSuchAllowedIP; and as `parse_ip_network`
     """
+    return _get_allowed_ip(conn, account_id, "network", format_ip_network(parse_ip_network(text)))
+
+
+def _get_allowed_ip(conn: sqlite3.Connection, account_id: int, column: str, value: int | str) -> AllowedIP:
     row = conn.execute(
-        "SELECT id, network, label, expires_at FROM allowed_ips WHERE network = ? AND account_id = ?",
-        (format_ip_network(parse_ip_network(text)), account_id),
+        f"SELECT id, network, label, expires_at FROM allowed_ips WHERE {column} = ? AND account_id = ?",
+        (value, account_id),
     ).fetchone()
     if row is None:
         raise NoSuchAllowedIP()
@@ -312,6 +307,10 @@ def list_allowed_ips(conn: sqlite3.Connection, account_id: int) -> list[AllowedI
 
 
 def is_ip_allowed(entries: list[AllowedIP], address: str) -> bool:
-    """Whether a client from this address may bind."""
-    parsed = unmap_ipv4(ip_address(address))
-    return any(parsed in ip_network(each.network) for each in entries)
+    """Whether these entries, all in force, let a client from this address bind."""
+    return is_address_in((ip_network(each.network) for each in entries), unmap_ipv4(ip_address(address)))
+
+
+def is_address_in(networks: Iterable[IPNetwork], address: IPAddress) -> bool:
+    """Whether one of the networks has the address. An IPv4 address mapped into IPv6 comes as the IPv4 one."""
+    return any(address in each for each in networks)

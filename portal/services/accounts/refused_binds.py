@@ -9,25 +9,14 @@ from portal.core.db import write_transaction
 from portal.core.i18n import N_
 
 # Why a bind was refused.
-(
-    WRONG_PASSWORD,
-    REPLACED_PASSWORD,
-    NOT_AUTHORISED,
-    NO_IP,
-    ACCOUNT_DISABLED,
-    CLASSIC_ACCOUNT,
-    TOO_MANY_BINDS,
-    THROTTLED,
-) = (
-    "wrong_password",
-    "replaced_password",
-    "not_authorised",
-    "no_ip",
-    "disabled",
-    "classic",
-    "too_many_binds",
-    "throttled",
-)
+WRONG_PASSWORD = "wrong_password"
+REPLACED_PASSWORD = "replaced_password"
+NOT_AUTHORISED = "not_authorised"
+NO_IP = "no_ip"
+ACCOUNT_DISABLED = "disabled"
+CLASSIC_ACCOUNT = "classic"
+TOO_MANY_BINDS = "too_many_binds"
+THROTTLED = "throttled"
 
 # The same as sentences about the client.
 REASON_TEXTS = {

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from portal.core.clock import now_ms
 from portal.core.db import write_transaction
@@ -99,6 +99,14 @@ class SmppSessionSummary:
     ended_at: int | None
 
 
+# The fields of SmppSessionRecord, in their order.
+_INSERTED_COLUMNS = (
+    "id, account_id, address, bind_type, tls, password_id, bound_at, seen_at, submitted, delivered, window"
+)
+_INSERTED_COLUMN_COUNT = 11
+_SESSION_COLUMNS = f"{_INSERTED_COLUMNS}, rates, ending_at"
+
+
 # --- written by the SMPP server
 
 
@@ -115,24 +123,8 @@ def insert_smpp_sessions(conn: sqlite3.Connection, sessions: Collection[SmppSess
             (max(each.id for each in sessions),),
         )
         conn.executemany(
-            "INSERT INTO connections (id, account_id, address, bind_type, tls, password_id, bound_at, seen_at,"
-            " submitted, delivered, window) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    each.id,
-                    each.account_id,
-                    each.address,
-                    each.bind_type,
-                    each.tls,
-                    each.password_id,
-                    each.bound_at,
-                    each.seen_at,
-                    each.submitted,
-                    each.delivered,
-                    each.window,
-                )
-                for each in sessions
-            ],
+            f"INSERT INTO connections ({_INSERTED_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [astuple(each)[:_INSERTED_COLUMN_COUNT] for each in sessions],
         )
 
 
@@ -186,12 +178,6 @@ def is_component_alive(conn: sqlite3.Connection, component: str) -> bool:
     """Whether a process is ready, by its latest heartbeat."""
     row = conn.execute("SELECT seen_at FROM components WHERE name = ?", (component,)).fetchone()
     return row is not None and now_ms() - row["seen_at"] < _HEARTBEAT_TIMEOUT_MS
-
-
-_SESSION_COLUMNS = (
-    "id, account_id, address, bind_type, tls, password_id, bound_at, seen_at, submitted, delivered, window, rates,"
-    " ending_at"
-)
 
 
 def list_open_smpp_sessions(conn: sqlite3.Connection, account_id: int, limit: int = -1) -> list[SmppSessionRecord]:

@@ -3,11 +3,12 @@
 import hmac
 import sqlite3
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
 
 from portal.core.db import write_transaction
+from portal.services.accounts import allowed_ips, refused_binds
 from portal.services.accounts.accounts import NATIONAL_IGNORED
 from portal.services.accounts.allowed_ips import IPAddress, IPNetwork
 from portal.services.prices import price_lists
@@ -60,27 +61,34 @@ class AccountConfig:
     price_list_id: int = price_lists.DEFAULT_LIST
     """The price list of its messages."""
 
-    def has_valid_network(self, now: int) -> bool:
-        """Whether any address may bind at this moment (milliseconds)."""
-        return any(_is_unexpired(each.expires_at, now) for each in self.networks)
-
     def permits_address(self, address: IPAddress, now: int) -> bool:
         """Whether a client from this address may bind. An IPv4 address mapped into IPv6 comes as the IPv4 one."""
-        return any(
-            _is_unexpired(each.expires_at, now) and address.version == each.network.version and address in each.network
-            for each in self.networks
-        )
+        return allowed_ips.is_address_in(self._list_valid_networks(now), address)
+
+    def _list_valid_networks(self, now: int) -> list[IPNetwork]:
+        return [each.network for each in self.networks if _is_unexpired(each.expires_at, now)]
+
+    def find_bind_refusal(self, password: SmppPassword | None, address: IPAddress, now: int) -> str:
+        """Return why a client with this password (None: a wrong one) at this address can't bind, or be bound any more.
+
+        Returns:
+            A constant of `refused_binds`; empty where it may.
+        """
+        if self.kind != "smpp":
+            return refused_binds.CLASSIC_ACCOUNT
+        if not self.enabled:
+            return refused_binds.ACCOUNT_DISABLED
+        if not self._list_valid_networks(now):
+            return refused_binds.NO_IP
+        if not self.permits_address(address, now):
+            return refused_binds.NOT_AUTHORISED
+        if password is None:
+            return refused_binds.WRONG_PASSWORD
+        return "" if password.is_valid(now) else refused_binds.REPLACED_PASSWORD
 
     def find_password(self, digest: bytes) -> SmppPassword | None:
-        """Find the password with this digest. It may have been replaced, see `SmppPassword.is_valid`.
-
-        All are compared, each in constant time, so that the time taken reveals nothing.
-        """
-        match = None
-        for each in self.passwords:
-            if hmac.compare_digest(each.digest, digest):
-                match = each
-        return match
+        """Find the password with this digest. It may have been replaced, see `SmppPassword.is_valid`."""
+        return find_password(self.passwords, digest)
 
     def find_valid_password_id(self, digest: bytes, now: int) -> int | None:
         """The id of the valid password with this digest: the current one, or an older one in its grace period."""
@@ -89,16 +97,25 @@ class AccountConfig:
 
     def is_smpp_session_valid(self, password_id: int, address: IPAddress, now: int) -> bool:
         """Whether a session that was bound with this password from this address may go on."""
-        return (
-            self.enabled
-            and self.permits_address(address, now)
-            and any(each.id == password_id and each.is_valid(now) for each in self.passwords)
-        )
+        password = next((each for each in self.passwords if each.id == password_id), None)
+        return not self.find_bind_refusal(password, address, now)
 
     def next_access_expiry(self, now: int) -> int | None:
         """When (milliseconds) the next of its addresses or passwords expires; None: none of them does."""
         ends = [each.expires_at for each in self.networks] + [each.expires_at for each in self.passwords]
         return min((end for end in ends if end is not None and end > now), default=None)
+
+
+def find_password(passwords: Iterable[SmppPassword], digest: bytes) -> SmppPassword | None:
+    """Find the password with this digest.
+
+    All are compared, each in constant time, so that the time taken reveals nothing.
+    """
+    match = None
+    for each in passwords:
+        if hmac.compare_digest(each.digest, digest):
+            match = each
+    return match
 
 
 def _is_unexpired(expires_at: int | None, now: int) -> bool:
@@ -119,9 +136,11 @@ def load_account_configs(conn: sqlite3.Connection, since_version: int = -1) -> l
     conn.execute("BEGIN")
     try:
         rows = conn.execute(
-            "SELECT accounts.*, price_list_id FROM accounts JOIN customers ON customers.id = customer_id"
-            " WHERE config_version > ?",
-            (since_version,),
+            "SELECT accounts.id, accounts.name, kind, disabled_at IS NULL AND accounts.deleted_at IS NULL AS enabled,"
+            " windowing, throughput, binds, any_sender, config_version AS version, data_codings, packed_gsm,"
+            " national_numbers, coalesce(price_list_id, ?) AS price_list_id"
+            " FROM accounts JOIN customers ON customers.id = customer_id WHERE config_version > ?",
+            (price_lists.DEFAULT_LIST, since_version),
         ).fetchall()
         networks, passwords, allowed_senders, ending_sessions = (
             _group_by_account(conn, sql, since_version)
@@ -136,23 +155,13 @@ def load_account_configs(conn: sqlite3.Connection, since_version: int = -1) -> l
         conn.execute("COMMIT")
     return [
         AccountConfig(
-            id=row["id"],
-            name=row["name"],
-            kind=row["kind"],
-            enabled=row["disabled_at"] is None and row["deleted_at"] is None,
-            windowing=row["windowing"],
-            throughput=row["throughput"],
-            binds=row["binds"],
-            any_sender=bool(row["any_sender"]),
-            version=row["config_version"],
+            **dict(row)
+            | {name: bool(row[name]) for name in ("enabled", "any_sender", "packed_gsm")}
+            | {"data_codings": frozenset(map(int, row["data_codings"].split()))},
             networks=tuple(AllowedNetwork(ip_network(text), expires_at) for _, text, expires_at in networks[row["id"]]),
             passwords=tuple(SmppPassword(*tuple(each)[1:]) for each in passwords[row["id"]]),
             senders=frozenset(address for _, address in allowed_senders[row["id"]]),
             ending_session_ids=frozenset(session_id for _, session_id in ending_sessions[row["id"]]),
-            data_codings=frozenset(map(int, row["data_codings"].split())),
-            packed_gsm=bool(row["packed_gsm"]),
-            national_numbers=row["national_numbers"],
-            price_list_id=row["price_list_id"] or price_lists.DEFAULT_LIST,
         )
         for row in rows
     ]

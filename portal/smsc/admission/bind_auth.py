@@ -9,7 +9,7 @@ from portal.core.clock import now_ms
 from portal.services.accounts import refused_binds
 from portal.services.accounts.allowed_ips import IPAddress
 from portal.services.accounts.refused_binds import RefusedBind
-from portal.services.messages.smpp_config import AccountConfig, SmppPassword
+from portal.services.messages.smpp_config import AccountConfig, SmppPassword, find_password
 from portal.smsc.admission.rate_limits import BindFailureCounter
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import Bind
@@ -20,21 +20,10 @@ _BIND_KINDS = {
     CommandId.BIND_RECEIVER: BindKind.RECEIVER,
     CommandId.BIND_TRANSCEIVER: BindKind.TRANSCEIVER,
 }
-# What an unknown system_id is compared with, so that the answer takes as long as for a wrong password.
-_DUMMY_ACCOUNT = AccountConfig(
-    id=0,
-    name="",
-    kind="smpp",
-    enabled=False,
-    windowing=0,
-    throughput=0,
-    binds=0,
-    any_sender=False,
-    version=0,
-    networks=(),
-    passwords=(SmppPassword(0, bytes(32), None),),
-    senders=frozenset(),
-)
+# What is compared for an unknown system_id, so that the answer takes as long as for a wrong password.
+_DUMMY_PASSWORDS = (SmppPassword(0, bytes(32), None),)
+# Nothing can bind to such an account. That is no failure of the client's: it is not counted as one.
+_FAULTS_OF_ACCOUNT = (refused_binds.CLASSIC_ACCOUNT, refused_binds.ACCOUNT_DISABLED, refused_binds.NO_IP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,37 +94,22 @@ class BindAuth:
         ):
             raise BindRefused(CommandStatus.ESME_RBINDTHROTTLED, refused_binds.THROTTLED)
         digest = self._storage.compute_password_digest(bind.password)
-        password = (account or _DUMMY_ACCOUNT).find_password(digest)
-        if account is not None:
-            _require_bindable_account(account, now)
-        if account is None or password is None or not password.is_valid(now) or not is_allowed_address:
+        password = find_password(account.passwords if account else _DUMMY_PASSWORDS, digest)
+        refusal = account.find_bind_refusal(password, address, now) if account else ""
+        if refusal in _FAULTS_OF_ACCOUNT:
+            raise BindRefused(CommandStatus.ESME_RBINDFAIL, refusal)
+        if account is None or password is None or refusal:
             self._bind_failures.record_failure(
                 address, bind.system_id, is_allowed_address=is_allowed_address, now=loop_time
             )
             if account is None:
                 raise BindRefused(CommandStatus.ESME_RINVSYSID)
             # The client gets the same answer for them all: a stranger must not learn that a password was good once.
-            if not is_allowed_address:
-                raise BindRefused(CommandStatus.ESME_RINVPASWD, refused_binds.NOT_AUTHORISED)
-            if password is not None:
-                raise BindRefused(CommandStatus.ESME_RINVPASWD, refused_binds.REPLACED_PASSWORD, password.id)
-            raise BindRefused(CommandStatus.ESME_RINVPASWD, refused_binds.WRONG_PASSWORD)
+            replaced_id = password.id if password and refusal == refused_binds.REPLACED_PASSWORD else None
+            raise BindRefused(CommandStatus.ESME_RINVPASWD, refusal, replaced_id)
         kind = _BIND_KINDS[CommandId(bind.command)]
         try:
             slot = self._storage.acquire_bind(account, kind)
         except BindLimitReached:
             raise NoBindPlace(account.id, kind) from None
         return AcceptedBind(account, password.id, kind, slot)
-
-
-def _require_bindable_account(account: AccountConfig, now: int) -> None:
-    """Raise BindRefused for an account to which nothing can bind.
-
-    No failure of the client's: it is not counted as one.
-    """
-    if account.kind != "smpp":
-        raise BindRefused(CommandStatus.ESME_RBINDFAIL, refused_binds.CLASSIC_ACCOUNT)
-    if not account.enabled:
-        raise BindRefused(CommandStatus.ESME_RBINDFAIL, refused_binds.ACCOUNT_DISABLED)
-    if not account.has_valid_network(now):
-        raise BindRefused(CommandStatus.ESME_RBINDFAIL, refused_binds.NO_IP)
