@@ -49,7 +49,7 @@ _SELECT_STATUS = (
 )
 
 
-def find_message_status(conn: sqlite3.Connection, account_id: int, message_id: int) -> MessageStatus | None:
+def find_message_status(conn: sqlite3.Connection, account_id: int, message_id: int | None) -> MessageStatus | None:
     """A message of an account; None where it has none with that id."""
     row = conn.execute(f"{_SELECT_STATUS} id = ? AND account_id = ?", (message_id, account_id)).fetchone()
     return MessageStatus(*row) if row else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from portal.smsc.storage.interface import StorageUnavailable
@@ -13,10 +13,11 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def translate_read_errors() -> Iterator[None]:
-    """Log errors of SQLite inside, and raise StorageUnavailable instead."""
+def handle_read_errors(tell: Callable[[StorageUnavailable], object] | None = None) -> Iterator[None]:
+    """Log errors of SQLite inside, and leave the block; where somebody waits for what is read, `tell` them of it."""
     try:
         yield
     except sqlite3.Error as error:
         log.error("the database can't be read: %s", error)
-        raise StorageUnavailable(str(error)) from error
+        if tell:
+            tell(StorageUnavailable(str(error)))

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,8 @@ from portal.smsc.storage.interface import (
     BindSlot,
     ClientId,
     StorageError,
-    StorageUnavailable,
 )
-from portal.smsc.storage.read_errors import translate_read_errors
+from portal.smsc.storage.read_errors import handle_read_errors
 from portal.smsc.storage.searcher import DatabaseSearcher
 from portal.smsc.storage.sqlite_outbound import SqliteOutboundStorage
 from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJobKind
@@ -178,13 +176,11 @@ class SqliteStorage:
 
     def poll_changes(self) -> None:
         """Load accounts and prices that have changed in the database, if any have."""
-        try:
+        with handle_read_errors():
             if smpp_config.read_config_version(self._read_connection) != self._config_version:
                 self._load_config_changes()
             elif self._price_lists.next_change_at is not None and self._price_lists.next_change_at <= now_ms():
                 self._load_prices()
-        except sqlite3.Error as error:
-            log.error("the database can't be read: %s", error)
 
     def _load_config_changes(self) -> None:
         # The version is read first: what changes while the rest is read is then read again at the next poll.
@@ -244,22 +240,13 @@ class SqliteStorage:
     def find_message_status(
         self, account_id: int, client_id: ClientId, resolve: Callable[[MessageStatus | StorageError | None], None]
     ) -> None:
-        try:
-            with translate_read_errors():
-                message_id = (
-                    self._sent_ids.get_row_id(client_id)
-                    if isinstance(client_id, int)
-                    else client_ids.find_row_id_by_hex_id(self._read_connection, int(client_id, 16))
-                )
-                found = (
-                    None
-                    if message_id is None
-                    else query_cancel.find_message_status(self._read_connection, account_id, message_id)
-                )
-        except StorageUnavailable as error:
-            resolve(error)
-        else:
-            resolve(found)
+        with handle_read_errors(resolve):
+            message_id = (
+                self._sent_ids.get_row_id(client_id)
+                if isinstance(client_id, int)
+                else client_ids.find_row_id_by_hex_id(self._read_connection, int(client_id, 16))
+            )
+            resolve(query_cancel.find_message_status(self._read_connection, account_id, message_id))
 
     def find_unfinished_messages(
         self,
@@ -308,14 +295,11 @@ class SqliteStorage:
 
     def _read_due_deliveries(self, account_id: int, limit: int, excluded_ids: Collection[int]) -> DueDeliveries | None:
         now = now_ms()
-        try:
+        with handle_read_errors(lambda _: self._schedule_retry(account_id, now + _READ_RETRY_MS)):
             due = deliveries.list_due_deliveries(self._read_connection, account_id, now, limit, excluded_ids)
-        except sqlite3.Error as error:
-            log.error("the database can't be read: %s", error)
-            self._schedule_retry(account_id, now + _READ_RETRY_MS)
-            return None
-        self._schedule_retry(account_id, due.next_attempt_at)
-        return due
+            self._schedule_retry(account_id, due.next_attempt_at)
+            return due
+        return None
 
     def expire_deliveries(self, now: int) -> None:
         """Give up the deliveries that are too old at `now` (unix milliseconds); the writer does so."""
@@ -390,9 +374,10 @@ class SqliteStorage:
             if account_id in self._delivery_queues:
                 self._delivery_queues[account_id].add_stored(account_receipts)
 
-    def _mark_deliveries_due(self, account_id: int) -> None:
-        if account_id in self._delivery_queues:
-            self._delivery_queues[account_id].mark_due_in_database()
+    def _mark_deliveries_due(self, account_ids: Iterable[int]) -> None:
+        for account_id in account_ids:
+            if account_id in self._delivery_queues:
+                self._delivery_queues[account_id].mark_due_in_database()
 
     def _handle_deliveries_expired(self, times: list[int], expired_count: int) -> None:
         if expired_count == self._server_limits.expiry_batch_size:
@@ -400,11 +385,10 @@ class SqliteStorage:
             self.expire_deliveries(times[-1])
 
     def _handle_inbound_stored(self, _: list[Any], account_ids: set[int]) -> None:
-        for account_id in account_ids:
-            self._mark_deliveries_due(account_id)
+        self._mark_deliveries_due(account_ids)
         if self._has_more_simulated:
             # Not before these are on disk: a million of them would fill the memory, and hold up everybody.
-            with suppress(StorageUnavailable), translate_read_errors():
+            with handle_read_errors():
                 self._poll_simulated_messages()
 
     def _handle_deliveries_completed(self, deliverables: list[Deliverable], _: None) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sqlite3
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from portal.core.clock import now_ms
@@ -44,11 +41,9 @@ from portal.smsc.storage.interface import (
     SubmitCallback,
 )
 from portal.smsc.storage.outbound_config import OutboundConfig
-from portal.smsc.storage.read_errors import translate_read_errors
+from portal.smsc.storage.read_errors import handle_read_errors
 from portal.smsc.storage.searcher import DatabaseSearcher
 from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJobKind
-
-log = logging.getLogger(__name__)
 
 _BATCH_SIZE = 1_000
 
@@ -66,7 +61,7 @@ class SqliteOutboundStorage:
         simulated_searcher: looks for what simulators have.
         on_fatal_error: is called if nothing can be sent any more in this process.
         queue_receipts: takes receipts that are on disk.
-        mark_deliveries_due: is told the account for which something from a handset is on disk.
+        mark_deliveries_due: is told the accounts for which something from a handset is on disk.
         keep_tlv_tags: is told the tags of optional parameters that upstreams pass on.
     """
 
@@ -78,7 +73,7 @@ class SqliteOutboundStorage:
         loop: asyncio.AbstractEventLoop,
         on_fatal_error: Callable[[], None],
         queue_receipts: Callable[[Sequence[DeliveryReceipt]], None],
-        mark_deliveries_due: Callable[[int], None],
+        mark_deliveries_due: Callable[[Iterable[int]], None],
         keep_tlv_tags: Callable[[frozenset[int]], None],
     ) -> None:
         self._read_connection = read_connection
@@ -183,7 +178,7 @@ class SqliteOutboundStorage:
         self._simulated_searcher.search(put_back, outcomes.list_abandoned_message_ids)
 
     def find_unanswered_ids(self, upstream_id: int, resolve: Callable[[Sequence[int]], None]) -> None:
-        with suppress(StorageUnavailable), translate_read_errors():
+        with handle_read_errors():
             resolve(sending.list_unanswered_message_ids(self._read_connection, upstream_id))
 
     def _load_messages(self, message_ids: Sequence[int], resolve: MessagesCallback, start: int = 0) -> None:
@@ -191,17 +186,13 @@ class SqliteOutboundStorage:
         if self._is_closing:
             return
         end = start + _BATCH_SIZE
-        try:
-            with translate_read_errors():
-                messages = outcomes.list_outbound_messages(self._read_connection, message_ids[start:end])
-        except StorageUnavailable as error:
-            resolve(error)
-            return
-        is_end = start >= len(message_ids)
-        if messages or is_end:
-            resolve(messages)
-        if not is_end:
-            self._loop.call_soon(self._load_messages, message_ids, resolve, end)
+        with handle_read_errors(resolve):
+            messages = outcomes.list_outbound_messages(self._read_connection, message_ids[start:end])
+            is_end = start >= len(message_ids)
+            if messages or is_end:
+                resolve(messages)
+            if not is_end:
+                self._loop.call_soon(self._load_messages, message_ids, resolve, end)
 
     def record_bind_states(self, upstream_id: int, states: Sequence[BindState]) -> None:
         self._writer.queue_write(WriteJobKind.BIND_STATES, (upstream_id, states))
@@ -219,12 +210,10 @@ class SqliteOutboundStorage:
         """Send the messages whose date has come, or give them up; the writer does so."""
         if self._is_closing:
             return
-        try:
+        with handle_read_errors():
             if not self._is_due_job_queued and outcomes.has_due_messages(self._read_connection, now_ms()):
                 self._is_due_job_queued = True
                 self._writer.queue_write(WriteJobKind.DUE_MESSAGES, None)
-        except sqlite3.Error as error:
-            log.error("the database can't be read: %s", error)
 
     def release_old_parts(self, now: int) -> None:
         """Let parts of messages from handsets go as they came that have waited for the others too long at `now` (unix
@@ -242,7 +231,11 @@ class SqliteOutboundStorage:
             WriteJobKind.SUBMIT: WriteJobHandler(
                 self._store_messages, self._handle_submits_stored, self._handle_submits_refused
             ),
-            WriteJobKind.CANCEL: WriteJobHandler(_cancel_messages, self._handle_messages_cancelled, _report_error),
+            WriteJobKind.CANCEL: WriteJobHandler(
+                lambda conn, items: query_cancel.cancel_messages(conn, [each for each, _ in items]),
+                self._handle_messages_cancelled,
+                _report_error,
+            ),
             WriteJobKind.ACCEPTED: WriteJobHandler(sending.store_accepted_messages, self._handle_sending_stored),
             WriteJobKind.UNSENT: WriteJobHandler(
                 lambda conn, unsent: sending.store_unsent_messages(conn, unsent, now_ms(), self._choose_path),
@@ -273,10 +266,12 @@ class SqliteOutboundStorage:
             WriteJobKind.OLD_PARTS: WriteJobHandler(
                 lambda conn, times: inbound.release_old_parts(conn, times[-1]), self._handle_parts_released
             ),
-            WriteJobKind.BIND_STATES: WriteJobHandler(_record_bind_states),
-            WriteJobKind.UPSTREAM_HEALTH: WriteJobHandler(_record_health),
+            WriteJobKind.BIND_STATES: WriteJobHandler(_write_latest(binds.record_bind_states)),
+            WriteJobKind.UPSTREAM_HEALTH: WriteJobHandler(_write_latest(health.record_health)),
             WriteJobKind.UPSTREAM_COUNTERS: WriteJobHandler(_add_upstream_counters),
-            WriteJobKind.UNROUTABLE: WriteJobHandler(_count_unroutable_submits),
+            WriteJobKind.UNROUTABLE: WriteJobHandler(
+                lambda conn, counts: counters.add_unroutable_submits(conn, sum(counts))
+            ),
         }
 
     def _end_at_errors(self, write: Callable[[sqlite3.Connection, list[Any]], Any]) -> Callable[..., Any]:
@@ -333,8 +328,7 @@ class SqliteOutboundStorage:
     def _handle_messages_cancelled(
         self, items: list[tuple[MessageStatus, CancelCallback]], cancelled: CancelResult
     ) -> None:
-        for (_, resolve), was_cancelled in zip(items, cancelled.was_cancelled, strict=True):
-            resolve(was_cancelled)
+        _resolve_each(items, cancelled.was_cancelled)
         self._queue_receipts(cancelled.receipts)
 
     def _handle_sending_stored(
@@ -346,8 +340,7 @@ class SqliteOutboundStorage:
     def _handle_receipts_stored(
         self, items: list[tuple[UpstreamReceipt, Callable[[bool | None], None]]], result: SendingResult
     ) -> None:
-        for (_, resolve), is_matched in zip(items, result.matched, strict=True):
-            resolve(is_matched)
+        _resolve_each(items, result.matched)
         self._queue_receipts(result.receipts)
 
     def _handle_due_messages(self, _: list[None], due: DueMessages) -> None:
@@ -433,41 +426,30 @@ class SqliteOutboundStorage:
         self, items: list[tuple[InboundItem, Callable[[bool], None]]], account_ids: Collection[int]
     ) -> None:
         _resolve_all(items, True)
-        for account_id in account_ids:
-            self._mark_deliveries_due(account_id)
+        self._mark_deliveries_due(account_ids)
 
     def _handle_parts_released(self, times: list[int], released: ReleasedParts) -> None:
-        for account_id in released.account_ids:
-            self._mark_deliveries_due(account_id)
+        self._mark_deliveries_due(released.account_ids)
         if released.has_more:
             # More than one batch a minute may come that belong to nothing. What is received has its turn in between.
             self.release_old_parts(times[-1])
 
 
-def _cancel_messages(conn: sqlite3.Connection, items: list[tuple[MessageStatus, Any]]) -> CancelResult:
-    return query_cancel.cancel_messages(conn, [message for message, _ in items])
+def _write_latest(
+    write: Callable[[sqlite3.Connection, int, Any], None],
+) -> Callable[[sqlite3.Connection, list[tuple[int, Any]]], None]:
+    """Return what writes the last state of each upstream."""
 
+    def write_states(conn: sqlite3.Connection, items: list[tuple[int, Any]]) -> None:
+        for upstream_id, state in dict(items).items():
+            write(conn, upstream_id, state)
 
-def _record_bind_states(conn: sqlite3.Connection, items: list[tuple[int, Sequence[BindState]]]) -> None:
-    for upstream_id, states in dict(items).items():
-        binds.record_bind_states(conn, upstream_id, states)
-
-
-def _record_health(conn: sqlite3.Connection, items: list[tuple[int, UpstreamHealth]]) -> None:
-    for upstream_id, state in dict(items).items():
-        health.record_health(conn, upstream_id, state)
-
-
-def _count_unroutable_submits(conn: sqlite3.Connection, counts: list[int]) -> None:
-    counters.add_unroutable_submits(conn, sum(counts))
+    return write_states
 
 
 def _add_upstream_counters(conn: sqlite3.Connection, items: list[tuple[int, Mapping[str, int]]]) -> None:
-    amounts: dict[int, Counter[str]] = defaultdict(Counter)
-    for upstream_id, counted in items:
-        amounts[upstream_id].update(counted)
-    for upstream_id, counted in amounts.items():
-        counters.add_to_counters(conn, upstream_id, counted)
+    for upstream_id, amounts in items:
+        counters.add_to_counters(conn, upstream_id, amounts)
 
 
 def _report_error(items: list[tuple[Any, ...]], error: StorageError) -> None:

@@ -153,7 +153,7 @@ class DatabaseWriter:
     def queue_write(self, kind: WriteJobKind, *items: Any) -> None:
         """Have `items` written. Returns at once."""
         if not self._new_jobs:
-            self._loop.call_soon(self._send_new_jobs)
+            self._loop.call_soon(self._send_jobs, self._new_jobs)
         for item in items:
             self._new_jobs.append((kind, item))
 
@@ -164,7 +164,7 @@ class DatabaseWriter:
         mostly the same.
         """
         if not self._deferred_jobs:
-            self._loop.call_later(_DEFER_SECONDS, self._send_deferred_jobs)
+            self._loop.call_later(_DEFER_SECONDS, self._send_jobs, self._deferred_jobs)
         for item in items:
             self._deferred_jobs.append((kind, item))
 
@@ -175,13 +175,9 @@ class DatabaseWriter:
         for item in items:
             self._new_patient_jobs.append((kind, item))
 
-    def _send_new_jobs(self) -> None:
-        self._job_queue.put(self._new_jobs)
-        self._new_jobs = []
-
-    def _send_deferred_jobs(self) -> None:
-        self._job_queue.put(self._deferred_jobs)
-        self._deferred_jobs = []
+    def _send_jobs(self, jobs: list[_Job]) -> None:
+        self._job_queue.put(jobs.copy())
+        jobs.clear()
 
     def _send_new_patient_jobs(self) -> None:
         self._patient_jobs.extend(self._new_patient_jobs)
@@ -191,8 +187,8 @@ class DatabaseWriter:
 
     def close(self, timeout: float) -> bool:
         """Write what is left and end, within `timeout` seconds; returns whether that went well."""
-        self._send_new_jobs()
-        self._send_deferred_jobs()
+        self._send_jobs(self._new_jobs)
+        self._send_jobs(self._deferred_jobs)
         self._send_new_patient_jobs()
         self._stopping = True
         # It may wait for something.
