@@ -30,12 +30,10 @@ from portal.smsc.protocol.pdu import (
     BindResp,
     CancelSm,
     DataSm,
-    HeaderOnlyPdu,
     MalformedPdu,
     Pdu,
     PduHeader,
     QuerySm,
-    QuerySmResp,
     SubmitSm,
 )
 from portal.smsc.protocol.pdu_stream import PduStream
@@ -68,7 +66,6 @@ _MAX_MALFORMED_LOGGED = 10
 _DELIVERY_ANSWER_SECONDS = 0.5
 _SUBMIT_ANSWER_SECONDS = 2.5
 _UNBIND_TIMEOUT_SECONDS = 1.0
-_MAX_SEQUENCE_NUMBER = 0x7FFFFFFF
 _HEARD_WHILE_DRAINING = (CommandId.ENQUIRE_LINK, CommandId.UNBIND)
 # What a submit is refused with that was not stored; ESME_RSYSERR for all else.
 _STATUS_BY_STORAGE_ERROR = {
@@ -89,7 +86,7 @@ class SessionState(Enum):
 
 
 # For what is done once a message: to find a member by its class takes a tenth of a microsecond.
-_BOUND, _DRAINING = SessionState.BOUND, SessionState.DRAINING
+_OPEN, _BOUND, _DRAINING = SessionState.OPEN, SessionState.BOUND, SessionState.DRAINING
 _DELIVER_SM_RESP = CommandId.DELIVER_SM_RESP
 
 
@@ -108,7 +105,11 @@ class ServerContext:
 
 
 class SmppSession(PduStream):
-    """One client from its connection to its end."""
+    """One client from its connection to its end.
+
+    `address`: where the client is, IPv4 where the socket showed it mapped into IPv6. `kind`: as what it has bound;
+    until then there is none, as there is no account.
+    """
 
     __slots__ = (
         "_account",
@@ -122,7 +123,6 @@ class SmppSession(PduStream):
         "_in_flight",
         "_is_receiving",
         "_is_smpp_3_4",
-        "_last_sequence_number",
         "_limits",
         "_liveness_timer",
         "_logged_refusals",
@@ -135,9 +135,11 @@ class SmppSession(PduStream):
         "_throughput_bucket",
         "_unanswered_deliveries",
         "accepted_bind",
+        "address",
         "delivered",
         "has_submitted",
         "id",
+        "kind",
         "submitted",
     )
 
@@ -146,20 +148,22 @@ class SmppSession(PduStream):
         self._connection_slot = slot
         self._limits = context.limits
         self.id = 0
+        self.address: IPAddress = slot.address
+        self.kind: BindKind
         self.accepted_bind: AcceptedBind | None = None
         self.submitted = 0
         self.has_submitted = False
         self.delivered = 0
         self._server_context = context
         self._state = SessionState.OPEN
-        self._account: AccountConfig | None = None
+        self._account: AccountConfig
         self._is_smpp_3_4 = True
-        self._throughput_bucket: TokenBucket | None = None
-        self._pdu_rate_bucket: TokenBucket | None = None
+        self._throughput_bucket: TokenBucket
+        self._pdu_rate_bucket: TokenBucket
         self._pdus_before_bind = 0
         self._malformed_count = 0
         self._logged_refusals: set[CommandStatus] = set()
-        self._delivery_scheduler: DeliveryScheduler | None = None
+        self._delivery_scheduler: DeliveryScheduler
         self._may_submit = False
         self._has_open_search = False
         self._is_receiving = False
@@ -167,17 +171,11 @@ class SmppSession(PduStream):
         self._has_sent_unbind = False
         self._in_flight = 0
         self._unanswered_deliveries: dict[int, tuple[Deliverable, float]] = {}
-        self._last_sequence_number = 0
         self._final_octets: bytearray | None = None
         self._enquire_link_sent_at: float | None = None
         self._liveness_timer: asyncio.TimerHandle | None = None
 
     # --- the connection
-
-    @property
-    def address(self) -> IPAddress:
-        """Where the client is: IPv4 where the socket showed it mapped into IPv6."""
-        return self._connection_slot.address
 
     def evict(self) -> None:
         """End at once, without a word: others wait to bind."""
@@ -200,7 +198,6 @@ class SmppSession(PduStream):
             self._server_context.session_registry.remove_session(self, self.accepted_bind.account.id)
             self._stop_deliveries()
             for deliverable, _ in self._unanswered_deliveries.values():
-                assert self._delivery_scheduler
                 self._delivery_scheduler.handle_session_end(deliverable)
             log.info("%s has ended", self.log_name)
 
@@ -211,7 +208,7 @@ class SmppSession(PduStream):
         return f"{self.accepted_bind.account.name} from {self.address}, session {self.id}"
 
     def _writing_resumed(self) -> None:
-        if self._delivery_scheduler:
+        if self._is_receiving:
             self._delivery_scheduler.schedule_run()
 
     def _may_process_pdu(self, command: int) -> bool:
@@ -221,7 +218,7 @@ class SmppSession(PduStream):
             self._awaits_delivery_answers = False
             self._unbind_when_answered()
             return False
-        if self._pdu_rate_bucket is None:
+        if self._state is _OPEN:
             self._pdus_before_bind += 1
             if self._pdus_before_bind > MAX_PDUS_BEFORE_BIND:
                 self._abort("says much and does not bind")
@@ -232,7 +229,7 @@ class SmppSession(PduStream):
         return True
 
     def _is_in_flight_limit_reached(self) -> bool:
-        return self._in_flight >= _MAX_IN_FLIGHT and not (self._account and self._account.windowing)
+        return self._in_flight >= _MAX_IN_FLIGHT and not self._account.windowing
 
     # --- PDUs
 
@@ -262,22 +259,18 @@ class SmppSession(PduStream):
     def _handle_pdu(self, header: PduHeader, message: Pdu) -> None:
         if isinstance(message, Bind):
             self._handle_bind(message)
-        elif isinstance(message, HeaderOnlyPdu):
-            self._handle_header_only_pdu(message)
         elif isinstance(message, DataSm):
             self._handle_submit(message)
         elif isinstance(message, QuerySm):
             self._handle_query(message)
         elif isinstance(message, CancelSm):
             self._handle_cancel(message)
+        elif header.command == CommandId.ENQUIRE_LINK:
+            self._write(pdu.encode_response(header.command, header.sequence))
+        elif header.command == CommandId.UNBIND:
+            self._handle_unbind(header.sequence)
         else:
             self._write(pdu.encode_response(header.command, header.sequence, CommandStatus.ESME_RINVBNDSTS))
-
-    def _handle_header_only_pdu(self, message: HeaderOnlyPdu) -> None:
-        if message.command == CommandId.ENQUIRE_LINK:
-            self._write(pdu.encode_response(message.command, message.sequence))
-        elif message.command == CommandId.UNBIND:
-            self._handle_unbind(message.sequence)
 
     def _handle_response(self, header: PduHeader) -> None:
         # By its header alone: clients send bodies that are cut, or have octets too many, and mean the command_status.
@@ -343,7 +336,7 @@ class SmppSession(PduStream):
             {TlvTag.SC_INTERFACE_VERSION: bytes((pdu.INTERFACE_VERSION,))} if self._is_smpp_3_4 else {}
         )
         self._write(BindResp(bind.command | RESPONSE_BIT, bind.sequence, system_id=SYSTEM_ID, tlvs=tlvs).encode())
-        if accepted_bind.kind.may_receive and self._delivery_scheduler:
+        if self.kind.may_receive:
             self._is_receiving = True
             self._delivery_scheduler.add_receiver(self)
 
@@ -352,7 +345,8 @@ class SmppSession(PduStream):
         account = accepted_bind.account
         self.accepted_bind = accepted_bind
         self._account = account
-        self._may_submit = accepted_bind.kind.may_submit
+        self.kind = accepted_bind.kind
+        self._may_submit = self.kind.may_submit
         self._throughput_bucket = TokenBucket(account.throughput, loop.time())
         self._pdu_rate_bucket = TokenBucket(_max_pdus_per_second(account), loop.time())
         self._state = SessionState.BOUND
@@ -363,7 +357,7 @@ class SmppSession(PduStream):
         log.info(
             "%s bound as %s from %s %s, session %d",
             account.name,
-            accepted_bind.kind,
+            self.kind,
             self.address,
             self.tls or "unsecured",
             self.id,
@@ -371,13 +365,7 @@ class SmppSession(PduStream):
 
     def apply_account_change(self, account: AccountConfig) -> None:
         """Go on with the account as it is now; unbind where it allows this session no more."""
-        if (
-            self._state is not SessionState.BOUND
-            or self._closed
-            or self.accepted_bind is None
-            or self._throughput_bucket is None
-            or self._pdu_rate_bucket is None
-        ):
+        if self.is_ending or self.accepted_bind is None:
             return
         self._account = account
         self._throughput_bucket.change_rate(account.throughput, self._loop.time())
@@ -421,7 +409,7 @@ class SmppSession(PduStream):
             return  # the client was first
         self._state = SessionState.UNBINDING
         self._has_sent_unbind = True
-        self._write(HeaderOnlyPdu(CommandId.UNBIND, self._next_sequence_number()).encode())
+        self._write_request(CommandId.UNBIND)
         if self._unanswered_deliveries:
             # Their answers may come behind submits, and the client have closed: they are read before those are refused.
             self._hold_output()
@@ -458,8 +446,8 @@ class SmppSession(PduStream):
         """Send enquire_link to a silent client, and disconnect one that does not answer."""
         loop, limits = self._loop, self._limits
         now = loop.time()
-        delay = self._last_received_at + limits.enquire_link_seconds - now
-        if self._enquire_link_sent_at is not None and self._last_received_at < self._enquire_link_sent_at:
+        delay = self.last_received_at + limits.enquire_link_seconds - now
+        if self._enquire_link_sent_at is not None and self.last_received_at < self._enquire_link_sent_at:
             self._abort("does not answer enquire_link")
             return
         if (
@@ -480,24 +468,20 @@ class SmppSession(PduStream):
         if self._liveness_timer:
             self._liveness_timer.cancel()
         self._enquire_link_sent_at = self._loop.time()
-        self._write(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, self._next_sequence_number()).encode())
+        self._write_request(CommandId.ENQUIRE_LINK)
         self._liveness_timer = self._loop.call_later(self._limits.response_seconds, self._check_liveness)
 
     @property
     def unanswered_since(self) -> float | None:
         """When the enquire_link was sent since which nothing has come, in seconds of the event loop's clock."""
         sent_at = self._enquire_link_sent_at
-        if self.is_ending or self.is_reading_paused or sent_at is None or self._last_received_at >= sent_at:
+        if self.is_ending or self.is_reading_paused or sent_at is None or self.last_received_at >= sent_at:
             return None
         return sent_at
 
     def abort_unanswered(self) -> None:
         """End at once: the client has not answered, and its place is needed."""
         self._abort("does not answer enquire_link, and its place is needed")
-
-    def _next_sequence_number(self) -> int:
-        self._last_sequence_number = self._last_sequence_number % _MAX_SEQUENCE_NUMBER + 1
-        return self._last_sequence_number
 
     # --- messages from the client
 
@@ -506,7 +490,6 @@ class SmppSession(PduStream):
         if refusal_status:
             self._refuse_submit(message, refusal_status)
             return
-        assert self._account
         storage = self._server_context.storage
         try:
             submit = submission.submitted_message_from_pdu(
@@ -537,10 +520,9 @@ class SmppSession(PduStream):
 
     def _find_submit_error_status(self) -> CommandStatus | None:
         """Return why no message can be accepted, or called back, at this moment; None where one can."""
-        account, bucket = self._account, self._throughput_bucket
-        if account is None or bucket is None or self._state is not _BOUND or not self._may_submit:
+        if self._state is not _BOUND or not self._may_submit:
             return self._get_state_error_status()
-        if 0 < account.windowing <= self._in_flight or not bucket.take_token(self._loop.time()):
+        if 0 < self._account.windowing <= self._in_flight or not self._throughput_bucket.take_token(self._loop.time()):
             return CommandStatus.ESME_RTHROTTLED
         return None
 
@@ -561,14 +543,12 @@ class SmppSession(PduStream):
         self._finish_in_flight_request()
 
     def _handle_query(self, message: QuerySm) -> None:
-        if self._account is None or self._state is not SessionState.BOUND or not self._may_submit:
+        if self._state is not SessionState.BOUND or not self._may_submit:
             self._write(pdu.encode_response(message.COMMAND, message.sequence, self._get_state_error_status()))
             return
-        storage = self._server_context.storage
-        query_cancel.answer_query_sm(message, self._account.id, storage, self._write_query_answer)
-
-    def _write_query_answer(self, answer: QuerySmResp) -> None:
-        self._write(answer.encode())
+        query_cancel.answer_query_sm(
+            message, self._account.id, self._server_context.storage, lambda answer: self._write(answer.encode())
+        )
 
     def _handle_cancel(self, message: CancelSm) -> None:
         refusal_status = self._find_submit_error_status()
@@ -578,7 +558,6 @@ class SmppSession(PduStream):
         if refusal_status:
             self._write(pdu.encode_response(message.COMMAND, message.sequence, refusal_status))
             return
-        assert self._account
         context = self._server_context
         self._in_flight += 1
         is_search = not message.message_id
@@ -604,7 +583,6 @@ class SmppSession(PduStream):
 
     def has_window_space(self) -> bool:
         """Whether another deliver_sm may be sent: the window is the same as for submits."""
-        assert self._account
         return self._slow_reader_timer is None and len(self._unanswered_deliveries) < (
             self._account.windowing or _MAX_IN_FLIGHT
         )
@@ -618,7 +596,6 @@ class SmppSession(PduStream):
         except Exception as error:  # whatever is wrong with one of them must not keep all others from the client
             # The error may quote the text.
             log.error("delivery %d can't be written as a deliver_sm: %s", deliverable.id, type(error).__name__)
-            assert self._delivery_scheduler
             self._delivery_scheduler.handle_response(deliverable, CommandStatus.ESME_RX_P_APPN)
             return
         self._unanswered_deliveries[sequence] = (deliverable, self._loop.time())
@@ -626,7 +603,7 @@ class SmppSession(PduStream):
 
     def _handle_deliver_response(self, sequence: int, status: int) -> None:
         sent_delivery = self._unanswered_deliveries.pop(sequence, None)
-        if sent_delivery and self._delivery_scheduler:
+        if sent_delivery:
             self.delivered += status == CommandStatus.ESME_ROK
             self._delivery_scheduler.handle_response(sent_delivery[0], status)
             self._unbind_when_answered()
@@ -635,17 +612,11 @@ class SmppSession(PduStream):
 
     def _stop_deliveries(self) -> None:
         """Send no more deliver_sm. Those that were sent may still be answered."""
-        if self._is_receiving and self._delivery_scheduler:
+        if self._is_receiving:
             self._is_receiving = False
             self._delivery_scheduler.remove_receiver(self)
 
     # --- what others see
-
-    @property
-    def kind(self) -> BindKind:
-        """As what it has bound."""
-        assert self.accepted_bind
-        return self.accepted_bind.kind
 
     @property
     def is_ending(self) -> bool:
@@ -654,7 +625,7 @@ class SmppSession(PduStream):
 
     def get_progress(self, rates: str) -> SmppSessionProgress:
         """Return the counters as of now, beside the `rates` that the registry counts."""
-        idle_seconds = self._loop.time() - self._last_received_at
+        idle_seconds = self._loop.time() - self.last_received_at
         # To the second: of a session that does nothing else, the clock alone should not be written again and again.
         seen_at = (now_ms() - int(idle_seconds * 1000)) // 1000 * 1000
         return SmppSessionProgress(self.id, seen_at, self.submitted, self.delivered, self._in_flight, rates)

@@ -29,25 +29,19 @@ _MAX_BIND_MS = 1_000
 
 
 class BoundSession(Protocol):
-    """What the registry needs of a session that has bound. Its counters begin with the bind."""
+    """What the registry needs of a session that has bound. Its counters begin with the bind.
+
+    `last_received_at`: when the client was last heard, in seconds of the event loop's clock.
+    """
 
     id: int
+    address: IPAddress
+    kind: BindKind
     tls: str
     submitted: int
     has_submitted: bool
     delivered: int
-
-    @property
-    def address(self) -> IPAddress:
-        """Where the client is."""
-
-    @property
-    def last_received_at(self) -> float:
-        """When the client was last heard, in seconds of the event loop's clock."""
-
-    @property
-    def kind(self) -> BindKind:
-        """As what it has bound."""
+    last_received_at: float
 
     @property
     def is_ending(self) -> bool:
@@ -93,9 +87,13 @@ class SessionRegistry:
         session.id = self._storage.allocate_session_id()
         self._sessions_by_account[account.id].add(session)
         self._meters_by_session[session.id] = _SessionRateMeter(session)
-        self._storage.insert_session(_record_from_session(session, accepted_bind))
+        now = now_ms()
+        address, password_id = str(session.address), accepted_bind.password_id
+        self._storage.insert_session(
+            SmppSessionRecord(session.id, account.id, address, session.kind, session.tls, password_id, now, now)
+        )
         # It may have run out since the bind was checked.
-        self._schedule_access_expiry(account, now_ms() - _MAX_BIND_MS)
+        self._schedule_access_expiry(account, now - _MAX_BIND_MS)
         scheduler = self._delivery_schedulers.get(account.id)
         if scheduler is None:
             scheduler = self._delivery_schedulers[account.id] = DeliveryScheduler(account.id, self._storage)
@@ -181,17 +179,3 @@ class _SessionRateMeter:
         progress = self.session.get_progress(" ".join(self._recent_rates))
         self.is_active = bool(self._recent_rates or progress.window)
         return progress
-
-
-def _record_from_session(session: BoundSession, accepted_bind: AcceptedBind) -> SmppSessionRecord:
-    now = now_ms()
-    return SmppSessionRecord(
-        session.id,
-        accepted_bind.account.id,
-        str(session.address),
-        accepted_bind.kind,
-        session.tls,
-        accepted_bind.password_id,
-        now,
-        now,
-    )

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import cast
 
 from portal.smsc.protocol import pdu
+from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import MalformedPdu, PduHeader
 
 log = logging.getLogger(__name__)
+
+MAX_SEQUENCE_NUMBER = 0x7FFFFFFF
+"""The largest that there is (5.1.4); 1 comes behind it."""
 
 _MAX_WRITE_BUFFER = 64 * 1024
 _FLUSH_TIMEOUT_SECONDS = 2.0
@@ -28,7 +32,8 @@ _MAX_OCTETS_PER_TURN = 8 * 1024
 class PduStream(asyncio.Protocol):
     """One connection from its first octet to its last. What its PDUs mean is its subclass's matter.
 
-    The peer is whoever is at the other end: a client of the server's, or an upstream's SMSC.
+    The peer is whoever is at the other end: a client of the server's, or an upstream's SMSC. `last_received_at`: when
+    it was last heard, in seconds of the event loop's clock. `tls`: the version, empty when unsecured.
     """
 
     __slots__ = (
@@ -37,7 +42,7 @@ class PduStream(asyncio.Protocol):
         "_deadline_timer",
         "_holds_output",
         "_ignores_input",
-        "_last_received_at",
+        "_last_sequence_number",
         "_loop",
         "_octets_needed",
         "_outgoing",
@@ -46,6 +51,7 @@ class PduStream(asyncio.Protocol):
         "_slow_reader_timer",
         "_transport",
         "_turn_started_at",
+        "last_received_at",
         "tls",
     )
 
@@ -58,7 +64,8 @@ class PduStream(asyncio.Protocol):
         self._ignores_input = False
         self._buffer = bytearray()
         self._octets_needed = pdu.HEADER_LENGTH
-        self._last_received_at = 0.0
+        self.last_received_at = 0.0
+        self._last_sequence_number = 0
         # When what is read at this moment was begun with, also after a pause.
         self._turn_started_at = 0.0
         self._resume_handle: asyncio.Handle | None = None
@@ -66,11 +73,6 @@ class PduStream(asyncio.Protocol):
         self._holds_output = False
         self._slow_reader_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
-
-    @property
-    def last_received_at(self) -> float:
-        """When the peer was last heard, in seconds of the event loop's clock."""
-        return self._last_received_at
 
     @property
     def is_reading_paused(self) -> bool:
@@ -110,7 +112,7 @@ class PduStream(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=_MAX_WRITE_BUFFER)
         tls = transport.get_extra_info("ssl_object")
         self.tls = tls.version() if tls else ""
-        self._last_received_at = self._loop.time()
+        self.last_received_at = self._loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
@@ -146,6 +148,14 @@ class PduStream(asyncio.Protocol):
         if not self._outgoing and not self._holds_output:
             self._loop.call_soon(self._flush)
         self._outgoing.append(octets)
+
+    def _write_request(self, command: CommandId) -> None:
+        """Send a request that is its header alone."""
+        self._write(pdu.encode_pdu(command, CommandStatus.ESME_ROK, self._next_sequence_number(), b""))
+
+    def _next_sequence_number(self) -> int:
+        self._last_sequence_number = self._last_sequence_number % MAX_SEQUENCE_NUMBER + 1
+        return self._last_sequence_number
 
     def _hold_output(self) -> None:
         """Send what was written, and what is written from now on not before `_release_output` or the end.
@@ -187,7 +197,7 @@ class PduStream(asyncio.Protocol):
             return
         self._turn_started_at = self._loop.time()
         if data:
-            self._last_received_at = self._turn_started_at
+            self.last_received_at = self._turn_started_at
         if self._buffer:
             self._buffer += data
             if len(self._buffer) < self._octets_needed or self._resume_handle:

@@ -141,7 +141,7 @@ async def test_a_client_that_waits_takes_no_place_from_those_without_a_bind(
     login = cast.smpp_acme_1
     async with run_smsc(limited(unbound_per_address=1), replace(LIMITS, probe_seconds=TOO_LONG_SECONDS)) as server:
         await RawEsme.connect_and_bind(server.port, login)
-        next(iter(list_sessions(server)))._last_received_at -= 2 * TOO_LONG_SECONDS
+        next(iter(list_sessions(server))).last_received_at -= 2 * TOO_LONG_SECONDS
         await send_bind(server, login)
         esme = await RawEsme.connect(server.port)
         assert (await esme.request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 7))).status == 0
@@ -152,7 +152,7 @@ async def test_one_that_is_not_read_at_this_moment_is_not_dead(config: Config, c
     async with run_smsc(config, LIMITS) as server:
         await RawEsme.connect_and_bind(server.port, login)
         (session,) = list_sessions(server)
-        session._last_received_at -= 60
+        session.last_received_at -= 60
         session.pause_writing()  # as where it doesn't read what it is sent
         session.send_enquire_link()
         esme = await RawEsme.connect(server.port)
@@ -187,7 +187,7 @@ async def test_one_that_answers_keeps_its_place_and_the_other_is_refused_soon(
     async with run_smsc(config, replace(LIMITS, probe_seconds=TOO_LONG_SECONDS)) as server:
         alive = await RawEsme.connect_and_bind(server.port, login)
         (session,) = list_sessions(server)
-        session._last_received_at -= 2 * TOO_LONG_SECONDS  # it is silent, and answers when it is asked
+        session.last_received_at -= 2 * TOO_LONG_SECONDS  # it is silent, and answers when it is asked
         esme = await send_bind(server, login)
         enquiry = await alive.wait_for_pdu(CommandId.ENQUIRE_LINK)
         alive.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK_RESP, enquiry.sequence))
@@ -259,7 +259,7 @@ async def test_a_place_that_becomes_free_meanwhile_is_taken(config: Config, cast
     async with run_smsc(config, replace(LIMITS, probe_seconds=TOO_LONG_SECONDS)) as server:
         old = await RawEsme.connect_and_bind(server.port, login)
         (session,) = list_sessions(server)
-        session._last_received_at -= 2 * TOO_LONG_SECONDS
+        session.last_received_at -= 2 * TOO_LONG_SECONDS
         esme = await send_bind(server, login)
         await old.request(HeaderOnlyPdu(CommandId.UNBIND, 9))
         assert (await esme.wait_for_response(1)).status == 0
@@ -324,7 +324,7 @@ async def test_a_wait_ends_with_the_server(config: Config, cast: Cast) -> None:
     login = cast.smpp_acme_1
     async with run_smsc(config) as server:
         await RawEsme.connect_and_bind(server.port, login)
-        next(iter(list_sessions(server)))._last_received_at -= 60
+        next(iter(list_sessions(server))).last_received_at -= 60
         esme = await send_bind(server, login)
         (waiting,) = [each for each in list_sessions(server) if not each.accepted_bind]
         waiting.unbind("the server stops")

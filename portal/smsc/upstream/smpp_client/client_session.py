@@ -13,7 +13,7 @@ from portal.core import tls_client
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, format_status
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, MalformedPdu, PduHeader
-from portal.smsc.protocol.pdu_stream import PduStream
+from portal.smsc.protocol.pdu_stream import MAX_SEQUENCE_NUMBER, PduStream
 from portal.smsc.upstream.smpp_client.interface import ClientCounters, ClientSettings, Respond
 from portal.smsc.upstream.smpp_client.submits import Submit
 
@@ -36,7 +36,6 @@ _MAX_LOGGED = 10
 # Before the end: for the carrier to answer what it was sent, and for the storage to keep what the carrier has sent.
 ANSWER_SECONDS = 5.0
 _UNBIND_SECONDS = 1.0
-_MAX_SEQUENCE_NUMBER = 0x7FFFFFFF
 
 _SUBMIT_SM_RESP, _GENERIC_NACK = CommandId.SUBMIT_SM_RESP, CommandId.GENERIC_NACK
 _DELIVERIES = (CommandId.DELIVER_SM, CommandId.DATA_SM)
@@ -100,7 +99,6 @@ class ClientSession(PduStream):
         "_final_octets",
         "_host",
         "_last_answer_at",
-        "_last_sequence_number",
         "_logged",
         "_malformed_count",
         "_malformed_since",
@@ -333,7 +331,7 @@ class ClientSession(PduStream):
     def send_submit(self, submit: Submit, now: float) -> None:
         """Send it; `free` has to be positive."""
         # _next_sequence_number in one step: this is done once a message.
-        sequence = self._last_sequence_number = self._last_sequence_number % _MAX_SEQUENCE_NUMBER + 1
+        sequence = self._last_sequence_number = self._last_sequence_number % MAX_SEQUENCE_NUMBER + 1
         submit.sent_at = now
         self.in_flight[sequence] = submit
         octets = submit.octets
@@ -359,10 +357,6 @@ class ClientSession(PduStream):
             self.unbind("the carrier takes it for not bound")
         elif self._state is not _BOUND:
             self._end_when_answered()
-
-    def _next_sequence_number(self) -> int:
-        self._last_sequence_number = self._last_sequence_number % _MAX_SEQUENCE_NUMBER + 1
-        return self._last_sequence_number
 
     # --- messages from the carrier
 
@@ -410,7 +404,7 @@ class ClientSession(PduStream):
                 self._abort("has not answered enquire_link")
                 return
             self._enquire_link_sent_at = now
-            self._write(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, self._next_sequence_number()).encode())
+            self._write_request(CommandId.ENQUIRE_LINK)
         self._give_up_unanswered(now)
         if not self._closed:
             self._watch_timer = self._loop.call_later(self._watch_delay(now), self._watch)
