@@ -117,7 +117,7 @@ def run_connection_test(
         name: the upstream's, for the log and for commands that are told.
         format_command: gives such a command as it has to be typed.
     """
-    client_settings = client_settings_from_upstream(settings, password)
+    client_settings = client_settings_from_upstream(settings, name, password)
     return [
         step
         for number, (host, port) in enumerate(client_settings.hosts)
@@ -198,7 +198,7 @@ async def _test_bind(name: str, kind: str, settings: ClientSettings, addresses: 
         raise _StepFailed("bind", str(error)) from None
     opened = await _connect(settings, addresses, report)
     owner = _SessionOwner(loop)
-    session = _TestSession(name, 1, kind, (settings.host, settings.port), bind_octets, settings, owner, loop)
+    session = _TestSession(1, kind, (settings.host, settings.port), bind_octets, settings, owner, loop)
     try:
         started_at = time.monotonic()
         await _begin_session(session, opened, settings)

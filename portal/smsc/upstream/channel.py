@@ -66,34 +66,6 @@ class UpstreamChannel:
     path over, of which this one may have something still.
     """
 
-    __slots__ = (
-        "_answer_count",
-        "_delivery_refusals",
-        "_flows",
-        "_known_receipts",
-        "_owner",
-        "_ready",
-        "_refusals",
-        "_retried_receipts",
-        "_storage",
-        "_stray_ids",
-        "_unmatched_count",
-        "available",
-        "claimable",
-        "claiming",
-        "closing",
-        "config",
-        "connection",
-        "has_lost_path",
-        "health",
-        "id",
-        "is_simulated",
-        "last_account_id",
-        "reserved",
-        "trial_id",
-        "unsaved",
-    )
-
     def __init__(self, config: UpstreamConfig, owner: ChannelOwner, storage: OutboundStorage) -> None:
         self.id = config.upstream.id
         self.is_simulated = False

@@ -20,19 +20,6 @@ class HealthTracker:
     one message, and more once that is answered. state, reason: as in `UpstreamHealth`.
     """
 
-    __slots__ = (
-        "_answers",
-        "_changed_at",
-        "_errors",
-        "_last_error",
-        "_new_errors",
-        "_refusing_since",
-        "_silent_since",
-        "_unbound_since",
-        "reason",
-        "state",
-    )
-
     def __init__(self, now: float, answers: int = 0) -> None:
         """Args: `answers`: how many `update` would be told of by now; they say nothing of what comes."""
         self.state = GOOD

@@ -37,19 +37,6 @@ class OutboundPath:
     most_waiting: how many messages a claim may find here at most; None: it is not known.
     """
 
-    __slots__ = (
-        "_destinations",
-        "_pending",
-        "_put_backs",
-        "direct",
-        "is_changing",
-        "most_waiting",
-        "order",
-        "taker",
-        "upstream_ids",
-        "waiting_account_ids",
-    )
-
     def __init__(self, upstream_ids: UpstreamPath, put_backs: Counter[int]) -> None:
         """Args: `put_backs`: how many messages of each account are being stored to wait again, on whichever path."""
         self.upstream_ids = self.order = upstream_ids

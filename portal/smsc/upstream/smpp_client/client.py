@@ -43,32 +43,37 @@ class _DestinationFlow:
     given back: what is refused up to that is given back, too.
     """
 
-    __slots__ = ("due_at", "given_back_order", "retry", "session", "under_way", "waiting")
+    session: ClientSession | None = None
+    under_way = 0
+    waiting: deque[Submit] | None = None
+    due_at = 0.0
+    retry: Submit | None = None
+    given_back_order = 0
 
-    def __init__(self) -> None:
-        self.session: ClientSession | None = None
-        self.under_way = 0
-        self.waiting: deque[Submit] | None = None
-        self.due_at = 0.0
-        self.retry: Submit | None = None
-        self.given_back_order = 0
+    def __init__(self, destination: str) -> None:
+        self.destination = destination
+
+    def take_pending(self) -> list[Submit]:
+        """Take back what waits on `session` for room; returns that."""
+        session, destination = self.session, self.destination
+        pending = [each for each in session.pending if each.destination == destination] if session else []
+        if session and pending:
+            self.under_way -= len(pending)
+            session.pending = deque(each for each in session.pending if each.destination != destination)
+        return pending
 
 
 class SmppClient:
     """One upstream.
 
     Args:
-        name: for the log.
         events: what is told of what happens.
 
     All calls are made on the event loop, and none of them blocks it. `counters`: what has happened since the start.
     `status_map`: what is done about refusals.
     """
 
-    def __init__(
-        self, name: str, settings: ClientSettings, events: ClientEvents, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self._name = name
+    def __init__(self, settings: ClientSettings, events: ClientEvents, loop: asyncio.AbstractEventLoop) -> None:
         self._settings = settings
         self.status_map = build_status_map(settings.status_map)
         self._events = events
@@ -96,12 +101,10 @@ class SmppClient:
 
     def start(self) -> None:
         """Connect all binds, and keep them."""
-        kinds = ("trx",) if self._settings.bind == "trx" else ("tx", "rx")
-        for number, kind in enumerate(kinds * self._settings.binds, start=1):
+        for number, kind in enumerate(self._settings.bind_kinds, start=1):
             if number not in self._connectors:
-                connector = Connector(
-                    self._name, number, kind, self._settings, self, self._resolver, self._bind_turns[kind], self._loop
-                )
+                turns = self._bind_turns[kind]
+                connector = Connector(number, kind, self._settings, self, self._resolver, turns, self._loop)
                 self._connectors[number] = connector
                 # A carrier that counts binds would refuse this one while those before it still wait for answers.
                 connector.start([*self._closing_tasks])
@@ -120,7 +123,7 @@ class SmppClient:
             # These are new ones, and the password may be, too.
             for turns in self._bind_turns.values():
                 turns.allow_one()
-        kept = settings.binds * (1 if settings.bind == "trx" else 2) if settings.bind == old.bind else 0
+        kept = len(settings.bind_kinds) if settings.bind == old.bind else 0
         for number, connector in list(self._connectors.items()):
             if number <= kept:
                 connector.change_settings(settings)
@@ -131,12 +134,6 @@ class SmppClient:
                 task.add_done_callback(self._closing_tasks.discard)
         self.start()
         self._settle_soon()
-
-    def rename(self, name: str) -> None:
-        """Have another name in the log."""
-        self._name = name
-        for connector in self._connectors.values():
-            connector.rename(name)
 
     @property
     def sessions(self) -> Sequence[ClientSession]:
@@ -197,7 +194,7 @@ class SmppClient:
         submit = Submit(message_id, message.destination, octets, self._order, parts, renew, is_retry)
         flow = self._flows.get(submit.destination)
         if flow is None:
-            flow = self._flows[submit.destination] = _DestinationFlow()
+            flow = self._flows[submit.destination] = _DestinationFlow(submit.destination)
         if flow.waiting is None:
             self._send(submit, flow)
         else:
@@ -217,29 +214,20 @@ class SmppClient:
     def cancel_groups(self, groups: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """The same of groups of messages, each group only where all of it has waited; otherwise all of it goes on."""
         wanted = {each for group in groups for each in group}
-        pending = [
-            (session, submit)
-            for session in self._submitters
-            for submit in session.pending
-            if submit.message_id in wanted
-        ]
-        waiting = [
-            (flow, submit)
-            for flow in self._blocked.values()
-            for submit in flow.waiting or ()
-            if submit.message_id in wanted
-        ]
-        found = {submit.message_id for _, submit in (*pending, *waiting)}
+        queues = [each.pending for each in self._submitters] + [each.waiting or () for each in self._blocked.values()]
+        waiting = [each for queue in queues for each in queue if each.message_id in wanted]
+        found = {each.message_id for each in waiting}
         cancelled = [group for group in groups if found.issuperset(group)]
         cancelled_ids = {each for group in cancelled for each in group}
-        for session in {session for session, submit in pending if submit.message_id in cancelled_ids}:
+        for session in self._submitters:
             session.pending = deque(each for each in session.pending if each.message_id not in cancelled_ids)
-        for _, submit in pending:
-            if submit.message_id in cancelled_ids:
-                self._leave_flow(submit)
-        for flow, submit in waiting:
-            if submit.message_id in cancelled_ids:
-                self._drop_waiting(submit, submit.destination, flow)
+        for each in waiting:
+            if each.message_id in cancelled_ids:
+                flow = self._flows[each.destination]
+                if flow.waiting is None:
+                    self._leave_flow(each)
+                else:
+                    self._drop_waiting(each, flow)
         self._settle_soon()
         return cancelled
 
@@ -277,7 +265,7 @@ class SmppClient:
 
     def handle_answer(self, session: ClientSession, submit: Submit, status: int, upstream_message_id: str) -> None:
         if status in self.status_map.throttling:
-            self._hold(submit, session, status)
+            self._hold(submit, status)
         else:
             self._pacer.record_answer(submit.sent_at, self._loop.time())
             # What it is refused with for the moment holds up what comes behind it to the same destination.
@@ -311,11 +299,11 @@ class SmppClient:
         session.in_flight.clear()
         session.pending.clear()
         # Nothing may overtake what is lost: what waits behind it is given back, too.
-        for destination, flow in list(self._blocked.items()):
+        for flow in list(self._blocked.values()):
             if flow.session is session or not self._submitters:
-                unsent += self._unblock(destination, flow)
-        for destination in [each for each, flow in self._flows.items() if not flow.under_way and flow.waiting is None]:
-            del self._flows[destination]
+                unsent += self._unblock(flow)
+        for flow in list(self._flows.values()):
+            self._forget_if_idle(flow)
         if unsure or unsent:
             self._events.submits_lost(list_ids(unsure), list_ids(unsent))
         self._settle_soon()
@@ -355,21 +343,12 @@ class SmppClient:
 
     def _end_flow(self, submit: Submit) -> Sequence[Submit]:
         """It has to wait, and what is behind it to the same destination, and is not sent, with it; returns that."""
-        destination = submit.destination
-        flow = self._flows[destination]
+        flow = self._flows[submit.destination]
         flow.under_way -= 1
         flow.retry = None
         flow.given_back_order = self._order
-        followers: list[Submit] = list(self._unblock(destination, flow)) if flow.waiting is not None else []
-        session = flow.session
-        if session is not None:
-            pending = [each for each in session.pending if each.destination == destination]
-            if pending:
-                flow.under_way -= len(pending)
-                session.pending = deque(each for each in session.pending if each.destination != destination)
-                followers += pending
-        if not flow.under_way:
-            del self._flows[destination]
+        followers = [*self._unblock(flow), *flow.take_pending()]
+        self._forget_if_idle(flow)
         return followers
 
     def _give_back(self, submits: Iterable[Submit], unsure_ids: Sequence[int] = ()) -> None:
@@ -396,7 +375,7 @@ class SmppClient:
         flow.under_way -= 1
         if flow.retry is submit:
             flow.retry = None
-            followers = self._unblock(submit.destination, flow)
+            followers = self._unblock(flow)
             if followers:
                 flow.session = self._choose_session(flow)
                 flow.session.pending.extend(followers)
@@ -404,7 +383,7 @@ class SmppClient:
         if not flow.under_way and flow.waiting is None:
             del self._flows[submit.destination]
 
-    def _hold(self, submit: Submit, session: ClientSession, status: int) -> None:
+    def _hold(self, submit: Submit, status: int) -> None:
         """It came too fast: slow down, and try it again, before what comes behind it to the same destination."""
         now = self._loop.time()
         is_queue_full = status == CommandStatus.ESME_RMSGQFUL
@@ -423,55 +402,49 @@ class SmppClient:
         if flow.retry is submit:
             flow.retry = None
         if flow.waiting is None:
-            flow.waiting = deque()
+            flow.waiting = deque(flow.take_pending())
             self._blocked[submit.destination] = flow
-            followers = [each for each in session.pending if each.destination == submit.destination]
-            if followers:
-                flow.under_way -= len(followers)
-                session.pending = deque(each for each in session.pending if each.destination != submit.destination)
-                flow.waiting.extend(followers)
-                self._held_count += len(followers)
+            self._held_count += len(flow.waiting)
         insort(flow.waiting, submit, key=get_order)
         self._held_count += 1
         factor = min(2 ** (submit.tries - 1 + is_queue_full), _LONGEST_DELAY_FACTOR)
         flow.due_at = now + self._settings.throttle_seconds * factor
         is_last_try = submit.tries >= (MAX_TRIES_QUEUE_FULL if is_queue_full else MAX_TRIES)
         if submit.order <= flow.given_back_order or is_last_try or len(flow.waiting) > self._longest_flow:
-            given_back = self._unblock(submit.destination, flow)
+            given_back = self._unblock(flow)
             flow.given_back_order = self._order
-            if not flow.under_way:
-                del self._flows[submit.destination]
+            self._forget_if_idle(flow)
             self._give_back(given_back)
 
-    def _drop_waiting(self, submit: Submit, destination: str, flow: _DestinationFlow) -> None:
+    def _drop_waiting(self, submit: Submit, flow: _DestinationFlow) -> None:
         """What waits to be tried again is not; where nothing else does, nothing waits there any more."""
         assert flow.waiting is not None
         flow.waiting.remove(submit)
         self._held_count -= 1
         if not flow.waiting and flow.retry is None:
-            self._unblock(destination, flow)
-            if not flow.under_way:
-                del self._flows[destination]
+            self._unblock(flow)
+            self._forget_if_idle(flow)
 
-    def _unblock(self, destination: str, flow: _DestinationFlow) -> Sequence[Submit]:
+    def _unblock(self, flow: _DestinationFlow) -> Sequence[Submit]:
         """Let nothing wait there any more; returns what did, in its order."""
         waiting = list(flow.waiting or ())
         flow.waiting = None
-        del self._blocked[destination]
+        self._blocked.pop(flow.destination, None)
         self._held_count -= len(waiting)
         return waiting
+
+    def _forget_if_idle(self, flow: _DestinationFlow) -> None:
+        if not flow.under_way and flow.waiting is None:
+            del self._flows[flow.destination]
 
     def _send_waiting(self, now: float) -> None:
         """Send what waits, as far as windows and rate allow: first what is tried again, the oldest first. Where only
         one is sent to see, that is rather one that was not refused.
         """
         expired: list[Submit] = []
-        if self._pacer.is_closed:
-            self._send_pending(now, expired)
-            self._send_blocked(now, expired)
-        else:
-            self._send_blocked(now, expired)
-            self._send_pending(now, expired)
+        senders = [self._send_blocked, self._send_pending]
+        for send in reversed(senders) if self._pacer.is_closed else senders:
+            send(now, expired)
         if expired:
             self._events.submits_lost([], list_ids(expired))
 
@@ -479,14 +452,14 @@ class SmppClient:
         available = self._pacer.count_available(now)
         if not self._blocked or not available:
             return
-        due = [item for item in self._blocked.items() if item[1].due_at <= now and not item[1].under_way]
-        for destination, flow in sorted(due, key=_get_first_order):
+        due = [each for each in self._blocked.values() if each.due_at <= now and not each.under_way]
+        for flow in sorted(due, key=lambda flow: flow.waiting[0].order if flow.waiting else 0):
             session = self._choose_session(flow)
             if session.free <= 0 or available <= 0:
                 break
             while flow.waiting and not renew_octets(flow.waiting[0]):
                 expired.append(flow.waiting[0])
-                self._drop_waiting(flow.waiting[0], destination, flow)
+                self._drop_waiting(flow.waiting[0], flow)
             if not flow.waiting:
                 continue
             flow.retry = flow.waiting.popleft()
@@ -554,8 +527,3 @@ class SmppClient:
     def _handle_timer(self) -> None:
         self._timer = None
         self._settle_soon()
-
-
-def _get_first_order(item: tuple[str, _DestinationFlow]) -> int:
-    waiting = item[1].waiting
-    return waiting[0].order if waiting else 0

@@ -81,7 +81,6 @@ class ClientSession(PduStream):
     """A connection that binds as soon as it is made.
 
     Args:
-        name: for the log.
         kind: "trx", "tx" or "rx".
         host: whom it is to, and the port: one of the settings' `hosts`.
         bind_octets: the bind PDU, with BIND_SEQUENCE.
@@ -91,37 +90,8 @@ class ClientSession(PduStream):
     sentence without its full stop. `bind_status`: the command_status that refused the bind, 0: none did.
     """
 
-    __slots__ = (
-        "_answer_due_from",
-        "_bind_octets",
-        "_closes_after_final",
-        "_enquire_link_sent_at",
-        "_final_octets",
-        "_host",
-        "_last_answer_at",
-        "_logged",
-        "_malformed_count",
-        "_malformed_since",
-        "_owner",
-        "_settings",
-        "_state",
-        "_unanswered_count",
-        "_unanswered_octets",
-        "_watch_timer",
-        "bind_status",
-        "bound_at",
-        "end_reason",
-        "ended",
-        "in_flight",
-        "kind",
-        "name",
-        "number",
-        "pending",
-    )
-
     def __init__(
         self,
-        name: str,
         number: int,
         kind: str,
         host: tuple[str, int],
@@ -139,7 +109,6 @@ class ClientSession(PduStream):
         self.end_reason = ""
         self.bind_status = 0
         self.bound_at = 0.0
-        self.name = name
         self._host = host
         self._bind_octets = bind_octets
         self._settings = settings
@@ -162,7 +131,7 @@ class ClientSession(PduStream):
 
     @property
     def log_name(self) -> str:
-        return f"upstream {self.name}, bind {self.number}"
+        return f"upstream {self._settings.name}, bind {self.number}"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -249,12 +218,8 @@ class ClientSession(PduStream):
         elif command == CommandId.ENQUIRE_LINK:
             self._write(pdu.encode_response(command, header.sequence))
         elif command == CommandId.UNBIND:
-            self._start_unbinding(
-                "the carrier has unbound",
-                pdu.encode_response(command, header.sequence),
-                ANSWER_SECONDS,
-                closes=True,
-            )
+            answer = pdu.encode_response(command, header.sequence)
+            self._start_unbinding("the carrier has unbound", answer, ANSWER_SECONDS, closes=True)
         elif command != _ALERT_NOTIFICATION:
             self._write(pdu.encode_generic_nack(header.sequence, CommandStatus.ESME_RINVCMDID))
             self._count_malformed(f"command_id 0x{command:08X}")
@@ -362,35 +327,42 @@ class ClientSession(PduStream):
 
     def _handle_delivery(self, header: PduHeader, body: bytes) -> None:
         if self._state is _State.BINDING or self.kind == "tx":
-            self._write_delivery_answer(header.command, header.sequence, CommandStatus.ESME_RINVBNDSTS)
+            self._write_delivery_answer(header, CommandStatus.ESME_RINVBNDSTS)
             self._log_oddity("a message or receipt before the bind, or over a transmitter")
             return
         try:
             message = pdu.decode_pdu(header, body)
         except MalformedPdu as malformed:
-            self._write_delivery_answer(header.command, header.sequence, malformed.status)
+            self._write_delivery_answer(header, malformed.status)
             self._count_malformed(str(malformed))
             return
         assert isinstance(message, DeliverSm | DataSm)
         self._unanswered_count += 1
         self._unanswered_octets += header.length
-        self._owner.handle_delivery(message, _Responder(self, header))
+        is_answered = False
 
-    def answer_delivery(self, command: int, sequence: int, octets: int, status: int) -> None:
-        """Answer a deliver_sm or data_sm that had so many octets."""
+        def respond(status: int) -> None:
+            nonlocal is_answered
+            if not is_answered:
+                is_answered = True
+                self._answer_delivery(header, status)
+
+        self._owner.handle_delivery(message, respond)
+
+    def _answer_delivery(self, header: PduHeader, status: int) -> None:
         self._unanswered_count -= 1
-        self._unanswered_octets -= octets
+        self._unanswered_octets -= header.length
         if self._closed:
             return
-        self._write_delivery_answer(command, sequence, status)
+        self._write_delivery_answer(header, status)
         if self._unanswered_count <= _MAX_UNANSWERED_DELIVERIES // 2:
             self._end_reading_pause()
         if self._state is not _BOUND:
             self._end_when_answered()
 
-    def _write_delivery_answer(self, command: int, sequence: int, status: int) -> None:
+    def _write_delivery_answer(self, header: PduHeader, status: int) -> None:
         # With the message_id, which is empty: some take a response without a body for none (4.6.2).
-        self._write(pdu.encode_pdu(command | RESPONSE_BIT, status, sequence, b"\0"))
+        self._write(pdu.encode_pdu(header.command | RESPONSE_BIT, status, header.sequence, b"\0"))
 
     # --- silence, and the end
 
@@ -473,20 +445,3 @@ class ClientSession(PduStream):
             self._flush_and_close()
         else:
             self._set_deadline(_UNBIND_SECONDS, self._flush_and_close)
-
-
-class _Responder:
-    """The `Respond` of one PDU."""
-
-    __slots__ = ("_command", "_octets", "_sequence", "_session")
-
-    def __init__(self, session: ClientSession, header: PduHeader) -> None:
-        self._session: ClientSession | None = session
-        self._command = header.command
-        self._sequence = header.sequence
-        self._octets = header.length
-
-    def __call__(self, status: int) -> None:
-        session, self._session = self._session, None
-        if session:
-            session.answer_delivery(self._command, self._sequence, self._octets, status)

@@ -111,11 +111,10 @@ class BindTurns:
 
 
 class Connector:
-    """One bind, number `number` of upstream `name`. `state`: how it is."""
+    """One bind of an upstream. `state`: how it is."""
 
     def __init__(
         self,
-        name: str,
         number: int,
         kind: str,
         settings: ClientSettings,
@@ -124,7 +123,6 @@ class Connector:
         turns: BindTurns,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._name = name
         self._settings = settings
         self._owner = owner
         self._resolver = resolver
@@ -139,6 +137,10 @@ class Connector:
         self._first_host = 0
         self._host = ""
         self.state = BindState(number, kind, BindStatus.CONNECTING, now_ms())
+
+    @property
+    def _log_name(self) -> str:
+        return f"upstream {self._settings.name}, bind {self.state.number}"
 
     def start(self, after: Collection[asyncio.Task[None]] = ()) -> None:
         """Connect, once `after` are done, and go on doing so."""
@@ -156,12 +158,6 @@ class Connector:
             await asyncio.wait([self._task])
         self._turns.leave(self)
         self._set_state(BindStatus.CLOSED)
-
-    def rename(self, name: str) -> None:
-        """Have another name in the log."""
-        self._name = name
-        if self._session:
-            self._session.name = name
 
     def change_settings(self, settings: ClientSettings) -> None:
         """Go on with other settings: at once where they are for another connection, or it is not bound."""
@@ -193,12 +189,13 @@ class Connector:
             try:
                 session, error = await self._connect()
             except Exception as unexpected:  # an end of this task would be the end of the bind
-                log.exception("upstream %s, bind %d is tried again, after", self._name, self.state.number)
+                log.exception("%s is tried again, after", self._log_name)
                 error = f"no connection, for an error in this program: {type(unexpected).__name__}"
             if self._closing:
                 return
             bound_at = session.bound_at if session else 0.0
-            has_held = bound_at and self._loop.time() - bound_at > self._stable_seconds
+            # Then the next one comes at once.
+            has_held = bound_at and self._loop.time() - bound_at > self._settings.reconnect_seconds
             self._failures = 0 if has_held else self._failures + 1
             # The other one, where this one was reached and did not let itself be bound.
             self._first_host = 0 if session is None or bound_at else 1 - self._first_host
@@ -213,11 +210,6 @@ class Connector:
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._woken.wait()
-
-    @property
-    def _stable_seconds(self) -> float:
-        """How long a connection has to hold for the next one to come at once."""
-        return self._settings.reconnect_seconds
 
     async def _connect(self) -> tuple[ClientSession | None, str]:
         """Connect, bind, and stay until the end of it. Returns the session, where it came to one, and why it ended."""
@@ -253,22 +245,15 @@ class Connector:
         try:
             async with asyncio.timeout(settings.connect_seconds):
                 addresses = await self._resolver.resolve(host)
+            number, kind = self.state.number, self.state.kind
+            server_name = (settings.tls_server_name or host) if tls_context else None
             for number_of_try, address in enumerate(addresses, start=1):
-                session = ClientSession(
-                    self._name,
-                    self.state.number,
-                    self.state.kind,
-                    (host, port),
-                    bind_octets,
-                    settings,
-                    self._owner,
-                    self._loop,
-                )
+                session = ClientSession(number, kind, (host, port), bind_octets, settings, self._owner, self._loop)
                 try:
                     # Each has its own time: one that is silent would leave none to the others.
                     async with asyncio.timeout(settings.connect_seconds):
-                        await self._open_connection(
-                            session, address, port, settings.tls_server_name or host, tls_context
+                        await self._loop.create_connection(
+                            lambda session=session: session, address, port, ssl=tls_context, server_hostname=server_name
                         )
                     break
                 except OSError:
@@ -284,13 +269,6 @@ class Connector:
         except Exception as error:  # whatever resolver, sockets and TLS may raise: the bind goes on being tried
             return None, f"no connection to {host} port {port}: {describe_error(error, settings)}"
         return session, ""
-
-    async def _open_connection(
-        self, session: ClientSession, address: str, port: int, server_name: str, tls_context: ssl.SSLContext | None
-    ) -> None:
-        await self._loop.create_connection(
-            lambda: session, address, port, ssl=tls_context, server_hostname=server_name if tls_context else None
-        )
 
     def _choose_pause(self, is_refused: bool) -> float:
         """Return how many seconds to wait before the next try."""
@@ -313,11 +291,11 @@ class Connector:
             # That it has failed once more in the same way is no news.
             level = logging.WARNING if state in (BindStatus.REFUSED, BindStatus.UNBOUND) else logging.INFO
             where = error or host
-            log.log(level, "upstream %s, bind %d (%s): %s%s", self._name, number, kind, state, where and f", {where}")
+            log.log(level, "%s (%s): %s%s", self._log_name, kind, state, where and f", {where}")
         try:
             self._owner.handle_state(self)
         except Exception:
-            log.exception("upstream %s, bind %d: its state was not taken up, for", self._name, number)
+            log.exception("%s: its state was not taken up, for", self._log_name)
 
 
 def encode_bind(settings: ClientSettings, kind: str) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 
@@ -34,6 +34,7 @@ _REFERENCE_STEP = 37
 _INTERRUPTED = "not all parts were sent"
 
 
+@dataclass(eq=False)
 class _Sending:
     """A text whose parts are under way. What becomes of it is told once, when nothing of it is any more: until then it
     stays the upstream's, so that a crash in between leaves it unsure.
@@ -43,35 +44,20 @@ class _Sending:
     with for good, by their numbers. ptt: that of the first. held_status: with what one was refused for the moment.
     """
 
-    __slots__ = (
-        "answered",
-        "cut_settings",
-        "held_status",
-        "lost",
-        "message",
-        "open",
-        "outgoing",
-        "ptt",
-        "reference",
-        "refusals",
-        "settings",
-    )
+    message: SubmittedMessage
+    settings: UpstreamSettings
+    outgoing: OutgoingText
+    reference: int
+    open: dict[int, int] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)
+    refusals: dict[int, str] = field(default_factory=dict)
+    ptt: int = 0
+    held_status: str = ""
 
-    def __init__(
-        self, message: SubmittedMessage, settings: UpstreamSettings, outgoing: OutgoingText, reference: int
-    ) -> None:
-        self.message = message
-        self.settings = settings
-        self.outgoing = outgoing
-        self.reference = reference
-        cut_settings = {name: getattr(settings, name) for name in _CUT_SETTINGS}
-        self.cut_settings = json.dumps({**cut_settings, _REFERENCE: reference})
-        self.answered: set[int] = set(message.cut.answered) if message.cut else set()
-        self.open: dict[int, int] = {}
-        self.lost: set[int] = set()
-        self.refusals: dict[int, str] = {}
-        self.ptt = 0
-        self.held_status = ""
+    def __post_init__(self) -> None:
+        self.answered = set(self.message.cut.answered) if self.message.cut else set[int]()
+        cut_settings = {name: getattr(self.settings, name) for name in _CUT_SETTINGS}
+        self.cut_settings = json.dumps({**cut_settings, _REFERENCE: self.reference})
 
     @property
     def total(self) -> int:

@@ -3,60 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from portal.services.upstreams import binds
 from portal.services.upstreams.binds import BindState
-from portal.services.upstreams.settings import UpstreamSettings
+from portal.services.upstreams.settings import BIND, RULES, UpstreamSettings
 from portal.smsc.protocol.pdu import DataSm, DeliverSm
 
 
 @dataclass(frozen=True, slots=True)
-class ClientSettings:
-    """What one upstream is set to. Times are in seconds.
+class ClientSettings(UpstreamSettings):
+    """What one upstream is set to, with what isn't among its settings. Times are in seconds.
 
-    bind: "trx" for transceivers, "tx+rx" for pairs of a transmitter and a receiver; `binds` is how many of either.
-    window: submit_sm without an answer on each bind. throughput: parts a second over all binds, 0: no limit.
-    second_host: is tried where the first cannot be reached, or ends a connection before it is bound; "": there is none.
-    second_port: None: as the first's.
-    tls_ca_file: PEM, instead of the certificates that the system trusts. tls_server_name: the name in the certificate
-    and in SNI; "": the host. tls_certificate, tls_key, tls_minimum: as `tls_client.create_client_context` has them.
-    reconnect_seconds: between two tries to bind, the first time; it grows to six times as long, thirty times where the
-    bind is refused. throttle_seconds: after the first ESME_RTHROTTLED nothing is sent for so long; also that
-    between two steps of speeding up. status_map: the upstream's setting, as text.
+    name: for the log.
     """
 
-    host: str
-    port: int = 2775
-    second_host: str = ""
-    second_port: int | None = None
-    system_id: str = ""
+    name: str = ""
     password: str = field(default="", repr=False)
-    system_type: str = ""
-    interface_version: int = 0x34
-    address_ton: int = 0
-    address_npi: int = 0
-    address_range: str = ""
-    tls: bool = False
-    tls_verify: bool = True
-    tls_ca_file: str = ""
-    tls_server_name: str = ""
-    tls_certificate: str = ""
-    tls_key: str = ""
-    tls_minimum: str = "1.2"
-    bind: str = "trx"
-    binds: int = 1
-    window: int = 10
-    throughput: int = 0
-    connect_seconds: float = 10
-    bind_seconds: float = 30
-    response_seconds: float = 60
-    enquire_link_seconds: float = 30
-    reconnect_seconds: float = 10
-    throttle_seconds: float = 1
-    status_map: str = ""
 
     @property
     def hosts(self) -> list[tuple[str, int]]:
@@ -69,27 +34,16 @@ class ClientSettings:
         return host not in new.hosts or any(getattr(self, each) != getattr(new, each) for each in _CONNECTION_SETTINGS)
 
 
-def client_settings_from_upstream(settings: UpstreamSettings, password: str) -> ClientSettings:
-    """Return what an upstream's settings, and its password, mean here."""
-    names = [each.name for each in fields(ClientSettings) if each.name != "password"]
-    return ClientSettings(password=password, **{name: getattr(settings, name) for name in names})
+def client_settings_from_upstream(settings: UpstreamSettings, name: str, password: str) -> ClientSettings:
+    """Return what an upstream's settings, its name and its password mean here."""
+    return ClientSettings(**{each: getattr(settings, each) for each in RULES}, name=name, password=password)
 
 
+# TLS, and what the bind says.
 _CONNECTION_SETTINGS = (
-    "system_id",
     "password",
-    "system_type",
-    "interface_version",
-    "address_ton",
-    "address_npi",
-    "address_range",
-    "tls",
-    "tls_verify",
-    "tls_ca_file",
-    "tls_server_name",
-    "tls_certificate",
-    "tls_key",
-    "tls_minimum",
+    *(each for each in RULES if each.startswith("tls")),
+    *(each for each, rule in RULES.items() if rule.group == BIND and each not in ("bind", "binds", "bind_seconds")),
 )
 
 

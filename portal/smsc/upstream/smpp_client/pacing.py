@@ -29,24 +29,6 @@ class Pacer:
         throttle_seconds: how long the first pause after a refusal is.
     """
 
-    __slots__ = (
-        "_counted_from",
-        "_full_rate",
-        "_is_closed",
-        "_is_probing",
-        "_last_count_rate",
-        "_pause_seconds",
-        "_paused_until",
-        "_rate",
-        "_sent_count",
-        "_slowed_at",
-        "_stepped_at",
-        "_throttle_seconds",
-        "_throughput",
-        "_tokens",
-        "_updated_at",
-    )
-
     def __init__(self, throughput: int, throttle_seconds: float, now: float) -> None:
         self._throughput = float(throughput)
         self._throttle_seconds = throttle_seconds

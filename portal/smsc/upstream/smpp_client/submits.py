@@ -4,57 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
+from operator import attrgetter
 
 from portal.smsc.protocol.pdu import SubmitSm
 
 
+@dataclass(slots=True, eq=False)
 class Submit:
     """A message on its way.
 
-    octets: the submit_sm, with any sequence number. renew: returns it as it is to be sent by now, or None where it has
-    expired; where there is no such function it stays as it is. order: counts up as messages are submitted. tries: how
-    often it was refused for being too much; status: with what the last time, 0: never. is_retry: whether it was given
-    back before. sent_at: seconds of the event loop's clock. parts: what it counts as.
+    octets: the submit_sm, with any sequence number. order: counts up as messages are submitted. parts: what it counts
+    as. renew: returns it as it is to be sent by now, or None where it has expired; where there is no such function it
+    stays as it is. is_retry: whether it was given back before. tries: how often it was refused for being too much;
+    status: with what the last time, 0: never. sent_at: seconds of the event loop's clock.
     """
 
-    __slots__ = (
-        "destination",
-        "is_retry",
-        "message_id",
-        "octets",
-        "order",
-        "parts",
-        "renew",
-        "sent_at",
-        "status",
-        "tries",
-    )
-
-    def __init__(
-        self,
-        message_id: int,
-        destination: str,
-        octets: bytes,
-        order: int,
-        parts: int = 1,
-        renew: Callable[[], SubmitSm | None] | None = None,
-        is_retry: bool = False,
-    ) -> None:
-        self.message_id = message_id
-        self.destination = destination
-        self.octets = octets
-        self.renew = renew
-        self.order = order
-        self.parts = parts
-        self.is_retry = is_retry
-        self.tries = 0
-        self.status = 0
-        self.sent_at = 0.0
+    message_id: int
+    destination: str
+    octets: bytes
+    order: int
+    parts: int
+    renew: Callable[[], SubmitSm | None] | None
+    is_retry: bool
+    tries: int = 0
+    status: int = 0
+    sent_at: float = 0.0
 
 
-def get_order(submit: Submit) -> int:
-    """The key by which submits are sorted."""
-    return submit.order
+get_order = attrgetter("order")
+"""The key by which submits are sorted."""
 
 
 def renew_octets(submit: Submit) -> bool:

@@ -28,7 +28,6 @@ from portal.smsc.upstream.smpp_client.cut_texts import CutTexts, get_cut_setting
 from portal.smsc.upstream.smpp_client.inbound import inbound_from_deliver
 from portal.smsc.upstream.smpp_client.interface import (
     ClientCounters,
-    ClientSettings,
     Respond,
     client_settings_from_upstream,
 )
@@ -38,9 +37,6 @@ from portal.smsc.upstream.smpp_client.submit_sm import build_submit_sm, split_te
 _MAX_SOURCE_LENGTH = 20
 # Appendix B has less than 200; what a carrier adds is kept for operators.
 _MAX_RECEIPT_LENGTH = 500
-_NOT_WRITTEN = "not sent: no submit_sm can hold it"
-_COUNTERS = tuple(each.name for each in dataclasses.fields(ClientCounters))
-_NO_COUNTS = dict.fromkeys(_COUNTERS, 0)
 
 
 class SmppUpstream:
@@ -49,44 +45,38 @@ class SmppUpstream:
     is_simulated = False
 
     def __init__(self, config: UpstreamConfig, events: UpstreamEvents, loop: asyncio.AbstractEventLoop) -> None:
-        self._config = config
         self._events = events
         self._loop = loop
-        self._client = SmppClient(config.upstream.name, self._read_settings(), self, loop)
-        self._apply_rules()
+        self._apply_config(config)
+        self._client = SmppClient(self._settings, self, loop)
         self._cut_texts = CutTexts(self._client, events, loop)
-        self._counted: Mapping[str, int] = _NO_COUNTS
 
     # --- what the dispatcher calls
 
     def start(self) -> None:
-        upstream = self._config.upstream
         if self._config.password is not None:
             self._client.start()
             return
         # To bind with another password, again and again, would have the carrier lock the account.
-        error = str(UpstreamPasswordUnreadable(name=upstream.name))
+        error = str(UpstreamPasswordUnreadable(name=self._settings.name))
         self._events.handle_binds(
             [
                 BindState(number, kind, binds.UNBOUND, now_ms(), error)
-                for number, kind in enumerate(upstream.settings.bind_kinds, start=1)
+                for number, kind in enumerate(self._settings.bind_kinds, start=1)
             ]
         )
 
     def change_config(self, config: UpstreamConfig) -> None:
-        self._config = config
-        self._apply_rules()
-        self._client.rename(config.upstream.name)
+        self._apply_config(config)
         if config.password is not None:
-            self._client.change_settings(self._read_settings())
+            self._client.change_settings(self._settings)
 
-    def _apply_rules(self) -> None:
-        settings = self._config.upstream.settings
-        self._receipt_rules = receipts.receipt_rules_from_settings(settings)
-        self._error_map = mappings.parse_error_map(settings.error_map)
-
-    def _read_settings(self) -> ClientSettings:
-        return client_settings_from_upstream(self._config.upstream.settings, self._config.password or "")
+    def _apply_config(self, config: UpstreamConfig) -> None:
+        upstream = config.upstream
+        self._config = config
+        self._settings = client_settings_from_upstream(upstream.settings, upstream.name, config.password or "")
+        self._receipt_rules = receipts.receipt_rules_from_settings(self._settings)
+        self._error_map = mappings.parse_error_map(self._settings.error_map)
 
     @property
     def is_connected(self) -> bool:
@@ -102,8 +92,7 @@ class SmppUpstream:
 
     @property
     def window(self) -> int:
-        settings = self._config.upstream.settings
-        return settings.window * settings.binds
+        return self._settings.window * self._settings.binds
 
     @property
     def rate(self) -> float:
@@ -117,18 +106,14 @@ class SmppUpstream:
                     self._loop.call_soon(self._events.handle_lost, (), (each.id,))
                 else:
                     self._send_message(each)
-            except CharacterMissing as error:
-                self._loop.call_soon(
-                    self._events.handle_refused, each.id, f"not sent: {error}", message_states.PTT_INVALID_CONTENT
-                )
-            except (ValueError, LookupError, OverflowError):
-                # Not what the error says: it may quote the text.
-                self._loop.call_soon(
-                    self._events.handle_refused, each.id, _NOT_WRITTEN, message_states.PTT_INVALID_CONTENT
-                )
+            except (ValueError, LookupError, OverflowError) as error:
+                # Not what any other error says: it may quote the text.
+                flaw = error if isinstance(error, CharacterMissing) else "no submit_sm can hold it"
+                ptt = message_states.PTT_INVALID_CONTENT
+                self._loop.call_soon(self._events.handle_refused, each.id, f"not sent: {flaw}", ptt)
 
     def _send_message(self, message: SubmittedMessage) -> None:
-        settings = get_cut_settings(message, self._config.upstream.settings)
+        settings = get_cut_settings(message, self._settings)
         outgoing = split_text(message, settings)
         if message.cut is not None and message.cut.total != len(outgoing.pieces):
             raise ValueError("parts of it were sent that the others would not fit")
@@ -144,20 +129,17 @@ class SmppUpstream:
         now = now_ms()
         if outcomes.is_expired(message, now):
             return None
-        settings = self._config.upstream.settings
-        outgoing = split_text(message, settings)
+        outgoing = split_text(message, self._settings)
         if len(outgoing.pieces) > 1:
             raise ValueError("other settings would cut it now")
-        return build_submit_sm(message, outgoing, settings, now)
+        return build_submit_sm(message, outgoing, self._settings, now)
 
     def cancel_messages(self, message_ids: Sequence[int]) -> list[int]:
         return self._cut_texts.cancel_messages(message_ids)
 
     def take_counters(self) -> Mapping[str, int]:
-        counted = {name: getattr(self._client.counters, name) for name in _COUNTERS}
-        growth = {name: count - self._counted[name] for name, count in counted.items() if count > self._counted[name]}
-        self._counted = counted
-        return growth
+        counted, self._client.counters = self._client.counters, ClientCounters()
+        return {name: count for name, count in dataclasses.asdict(counted).items() if count}
 
     async def close(self, seconds: float) -> None:
         await self._client.close(answer_seconds=seconds)
@@ -200,9 +182,8 @@ class SmppUpstream:
 
         receipt = receipts.parse_receipt(message, self._receipt_rules)
         if receipt is None:
-            settings = self._config.upstream.settings
             inbound = inbound_from_deliver(
-                message, self._config.upstream.id, self._receipt_rules.charset, settings.inbound_country
+                message, self._config.upstream.id, self._settings.receipt_charset, self._settings.inbound_country
             )
             if len(inbound.source) > _MAX_SOURCE_LENGTH:
                 self._refuse_delivery(respond, CommandStatus.ESME_RINVSRCADR)
