@@ -9,7 +9,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from portal.core import tls_client
@@ -17,7 +16,7 @@ from portal.core.tls_client import TlsFault
 from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol.constants import CommandId, CommandStatus, format_status
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, PduHeader
-from portal.smsc.upstream.smpp_client.client_session import ClientSession
+from portal.smsc.upstream.smpp_client.client_session import ClientSession, SessionOwner
 from portal.smsc.upstream.smpp_client.connector import create_tls_context, describe_error, encode_bind
 from portal.smsc.upstream.smpp_client.interface import (
     ClientCounters,
@@ -26,7 +25,6 @@ from portal.smsc.upstream.smpp_client.interface import (
     client_settings_from_upstream,
 )
 from portal.smsc.upstream.smpp_client.resolver import HostResolver
-from portal.smsc.upstream.smpp_client.submits import Submit
 
 # What the session logs is in the steps as well: a command has one line on stderr.
 logging.getLogger("portal.smsc").addHandler(logging.NullHandler())
@@ -121,11 +119,7 @@ def run_connection_test(
     return [
         step
         for number, (host, port) in enumerate(client_settings.hosts)
-        for step in asyncio.run(
-            _test_binds(
-                name, settings.bind.split("+"), replace(client_settings, host=host, port=port), number, format_command
-            )
-        )
+        for step in asyncio.run(_test_host(replace(client_settings, host=host, port=port), number, format_command))
     ]
 
 
@@ -146,8 +140,8 @@ def excuse_refused_binds(steps: Sequence[ConnectionStep]) -> list[ConnectionStep
     ]
 
 
-async def _test_binds(
-    name: str, kinds: list[str], settings: ClientSettings, number: int, format_command: Callable[[str], str]
+async def _test_host(
+    settings: ClientSettings, number: int, format_command: Callable[[str], str]
 ) -> list[ConnectionStep]:
     """Args: `number`: of the host, from 0."""
     steps: list[ConnectionStep] = []
@@ -158,14 +152,14 @@ async def _test_binds(
 
     try:
         addresses = await _resolve(settings, report)
-        for kind in kinds:
-            await _test_bind(name, kind, settings, addresses, report)
+        for kind in settings.bind.split("+"):
+            await _test_bind(kind, settings, addresses, report)
     except _StepFailed as failure:
         detail = str(failure)
         if number:
             detail = detail.replace("--host", "--second-host").replace("--port", "--second-port")
         if command := _COMMANDS.get(failure.status):
-            detail += f" ({format_command(command.format(name))})"
+            detail += f" ({format_command(command.format(settings.name))})"
         steps.append(ConnectionStep(host, failure.step, False, detail, failure.status))
     return steps
 
@@ -190,20 +184,18 @@ async def _resolve(settings: ClientSettings, report: _Report) -> Sequence[str]:
     return addresses
 
 
-async def _test_bind(name: str, kind: str, settings: ClientSettings, addresses: Sequence[str], report: _Report) -> None:
-    loop = asyncio.get_running_loop()
+async def _test_bind(kind: str, settings: ClientSettings, addresses: Sequence[str], report: _Report) -> None:
     try:
         bind_octets = encode_bind(settings, kind)
     except ValueError as error:
         raise _StepFailed("bind", str(error)) from None
     opened = await _connect(settings, addresses, report)
-    owner = _SessionOwner(loop)
-    session = _TestSession(1, kind, (settings.host, settings.port), bind_octets, settings, owner, loop)
+    session = _TestSession(kind, bind_octets, settings, asyncio.get_running_loop())
     try:
         started_at = time.monotonic()
         await _begin_session(session, opened, settings)
         opened_in = _format_ms(started_at)
-        await _wait_for_bind(session, owner, settings, opened_in, report)
+        await _wait_for_bind(session, settings, opened_in, report)
         await _ask_whether_alive(session, settings, report)
         session.unbind("the test is over")
         await session.ended
@@ -213,9 +205,9 @@ async def _test_bind(name: str, kind: str, settings: ClientSettings, addresses: 
     finally:
         opened.close()
     detail = "done" if session.is_unbound else "the carrier hasn't answered it; the connection was closed"
-    if owner.refused_count:
+    if session.refused_count:
         detail += (
-            f". What it has sent meanwhile ({owner.refused_count}) was answered with ESME_RX_T_APPN, to be sent again"
+            f". What it has sent meanwhile ({session.refused_count}) was answered with ESME_RX_T_APPN, to be sent again"
         )
     report("unbind", detail)
 
@@ -287,12 +279,10 @@ def _build_tls_failure(error: ssl.SSLError, settings: ClientSettings) -> _StepFa
     return _StepFailed("tls", f"{settings.host} port {settings.port}: {why}. {remedy[0].upper()}{remedy[1:]}")
 
 
-async def _wait_for_bind(
-    session: _TestSession, owner: _SessionOwner, settings: ClientSettings, opened_in: str, report: _Report
-) -> None:
+async def _wait_for_bind(session: _TestSession, settings: ClientSettings, opened_in: str, report: _Report) -> None:
     started_at = time.monotonic()
     # The session ends where the answer doesn't come in time.
-    await asyncio.wait((owner.bound, session.ended), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((session.bound, session.ended), return_when=asyncio.FIRST_COMPLETED)
     kind = _KINDS[session.kind]
     if settings.tls:
         # With TLS 1.3 what the carrier says of the client's certificate comes in place of the answer to the bind.
@@ -303,7 +293,7 @@ async def _wait_for_bind(
         meaning = _MEANINGS.get(session.bind_status, _UNKNOWN_MEANING)
         detail = f"the carrier refuses the {kind} with {format_status(session.bind_status)}: {meaning}"
         raise _StepFailed("bind", detail, session.bind_status)
-    if not owner.bound.done():
+    if not session.bound.done():
         # Its end may be before or after the time to bind.
         hint = (
             "Carriers do so with addresses that they don't know: tell it this machine's; and without the client"
@@ -326,57 +316,34 @@ def _describe_tls(version: str, opened_in: str, settings: ClientSettings) -> str
 
 async def _ask_whether_alive(session: _TestSession, settings: ClientSettings, report: _Report) -> None:
     started_at = time.monotonic()
-    answered = session.send_enquire_link()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(settings.bind_seconds):
-            await asyncio.wait((answered, session.ended), return_when=asyncio.FIRST_COMPLETED)
-    if not answered.done():
+    session.send_enquire_link()
+    answers = (session.is_alive, session.ended)
+    await asyncio.wait(answers, timeout=settings.bind_seconds, return_when=asyncio.FIRST_COMPLETED)
+    if not session.is_alive.done():
         why = session.end_reason or f"no answer in {settings.bind_seconds:g} s"
         detail = f"{why}, just after the bind. Does the carrier allow one bind more than the server has?"
         raise _StepFailed("enquire_link", detail)
     report("enquire_link", f"answered in {_format_ms(started_at)}")
 
 
-class _TestSession(ClientSession):
-    """A session that asks whether the carrier is alive, and knows whether its unbind was answered, and what has ended
-    it: `lost_by`.
+class _TestSession(ClientSession, SessionOwner):
+    """A session that belongs to nobody else, submits nothing, and takes nothing.
+
+    bound, is_alive: done when the bind, and the enquire_link, are answered. is_unbound: whether the unbind was, too.
+    refused_count: messages and receipts that came. lost_by: what has ended it.
     """
 
-    __slots__ = ("_enquire_link_answered", "is_unbound", "lost_by")
+    is_unbound = False
+    refused_count = 0
+    lost_by: Exception | None = None
 
-    _enquire_link_answered: asyncio.Future[None]
-    is_unbound: bool
-    lost_by: Exception | None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._enquire_link_answered = self._loop.create_future()
-        self.is_unbound = False
-        self.lost_by = None
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost_by = exc
-        super().connection_lost(exc)
-
-    def send_enquire_link(self) -> asyncio.Future[None]:
-        """Send one; what it returns is done when that is answered."""
-        self._write(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, self._next_sequence_number()).encode())
-        return self._enquire_link_answered
-
-    def _pdu_received(self, header: PduHeader, body: bytes) -> None:
-        if header.command == CommandId.ENQUIRE_LINK_RESP and not self._enquire_link_answered.done():
-            self._enquire_link_answered.set_result(None)
-        self.is_unbound |= header.command == CommandId.UNBIND_RESP
-        super()._pdu_received(header, body)
-
-
-class _SessionOwner:
-    """What the session tells. `bound`: done when it is; `refused_count`: messages and receipts that came."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, kind: str, bind_octets: bytes, settings: ClientSettings, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(1, kind, (settings.host, settings.port), bind_octets, settings, self, loop)
         self.counters = ClientCounters()
         self.bound: asyncio.Future[None] = loop.create_future()
-        self.refused_count = 0
+        self.is_alive: asyncio.Future[None] = loop.create_future()
 
     def handle_bound(self, session: ClientSession) -> None:
         self.bound.set_result(None)
@@ -386,17 +353,18 @@ class _SessionOwner:
         self.refused_count += 1
         respond(CommandStatus.ESME_RX_T_APPN)
 
-    def handle_answer(self, session: ClientSession, submit: Submit, status: int, upstream_message_id: str) -> None:
-        """Nothing is submitted."""
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost_by = exc
+        super().connection_lost(exc)
 
-    def handle_timeout(self, session: ClientSession, submit: Submit) -> None:
-        """Nothing is submitted."""
+    def send_enquire_link(self) -> None:
+        self._write(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, self._next_sequence_number()).encode())
 
-    def handle_writable(self, session: ClientSession) -> None:
-        """Nothing waits to be written."""
-
-    def handle_end(self, session: ClientSession) -> None:
-        """The session's `ended` says so."""
+    def _pdu_received(self, header: PduHeader, body: bytes) -> None:
+        if header.command == CommandId.ENQUIRE_LINK_RESP and not self.is_alive.done():
+            self.is_alive.set_result(None)
+        self.is_unbound |= header.command == CommandId.UNBIND_RESP
+        super()._pdu_received(header, body)
 
 
 def _describe(error: Exception) -> str:

@@ -1,7 +1,5 @@
 """TLS towards others' servers: the context of a connection, the files that it is made of, and why a handshake fails."""
 
-from __future__ import annotations
-
 import os
 import ssl
 import stat
@@ -17,10 +15,6 @@ OpenSSL 3 refuses unless the level of security is 0 for the whole connection, TL
 
 # All authorities of a system are a quarter of it.
 _MAX_FILE_OCTETS = 1 << 20
-# OpenSSL's reasons for not believing a certificate (X509_V_ERR_…).
-_NOT_YET_VALID, _EXPIRED = 9, 10
-_OTHER_NAMES = (62, 64)
-_UNKNOWN_AUTHORITIES = (2, 18, 19, 20, 21)
 # The alerts (RFC 8446, 6.2) with which a server refuses a certificate of ours, as OpenSSL names them.
 _REFUSED_CERTIFICATE_ALERTS = (
     "ALERT_BAD_CERTIFICATE",
@@ -61,6 +55,13 @@ class TlsFault(StrEnum):
     OTHER = N_("TLS failed")
 
 
+# By OpenSSL's reasons for not believing a certificate (X509_V_ERR_…).
+_FAULTS_BY_VERIFY_CODE = {
+    9: TlsFault.NOT_YET_VALID,
+    10: TlsFault.EXPIRED,
+    **dict.fromkeys((62, 64), TlsFault.OTHER_NAME),
+    **dict.fromkeys((2, 18, 19, 20, 21), TlsFault.UNKNOWN_AUTHORITY),
+}
 # Those that say all there is to say.
 _WHOLE_FAULTS = (
     TlsFault.EXPIRED,
@@ -183,7 +184,7 @@ def classify_failure(error: ssl.SSLError, *, shows_certificate: bool) -> TlsFaul
         shows_certificate: whether the context has a client certificate.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _classify_certificate(error.verify_code)
+        return _FAULTS_BY_VERIFY_CODE.get(error.verify_code, TlsFault.UNTRUSTED)
     reason = error.reason or ""
     if "ALERT_CERTIFICATE_REQUIRED" in reason:
         return TlsFault.CERTIFICATE_DEMANDED
@@ -197,16 +198,6 @@ def classify_failure(error: ssl.SSLError, *, shows_certificate: bool) -> TlsFaul
     if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "BAD_RECORD_TYPE"):
         return TlsFault.NO_TLS
     return TlsFault.OTHER
-
-
-def _classify_certificate(verify_code: int) -> TlsFault:
-    if verify_code == _EXPIRED:
-        return TlsFault.EXPIRED
-    if verify_code == _NOT_YET_VALID:
-        return TlsFault.NOT_YET_VALID
-    if verify_code in _OTHER_NAMES:
-        return TlsFault.OTHER_NAME
-    return TlsFault.UNKNOWN_AUTHORITY if verify_code in _UNKNOWN_AUTHORITIES else TlsFault.UNTRUSTED
 
 
 def describe_failure(error: ssl.SSLError, *, shows_certificate: bool) -> str:

@@ -29,7 +29,6 @@ from portal.smsc.limits import DEFAULT_SERVER_LIMITS, ServerLimits
 from portal.smsc.storage.interface import StorageUnavailable
 from portal.smsc.storage.sqlite import SqliteStorage
 from portal.smsc.upstream.dispatcher import Dispatcher
-from portal.smsc.upstream.kinds import create_connection
 from portal.smsc.upstream.simulator.simulator import Simulator
 
 log = logging.getLogger(__name__)
@@ -87,7 +86,7 @@ class SmppServer:
         self.waiting_binds = WaitingBinds(self.session_registry, self._server_limits.probe_seconds, loop)
         bind_auth = BindAuth(self.storage, config.limits.bind_failures, loop)
         self.simulator = Simulator(self.storage.outbound.store_outcomes, loop)
-        self.dispatcher = Dispatcher(self.storage.outbound, self.simulator, create_connection, loop)
+        self.dispatcher = Dispatcher(self.storage.outbound, self.simulator, loop)
         context = ServerContext(
             self.storage,
             bind_auth,

@@ -17,7 +17,7 @@ from portal.services.messages.receipt_matching import MIN_DIGITS, UpstreamReceip
 from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessage, UnsentReason
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams.binds import BindState
-from portal.services.upstreams.health import FAILING, TRYING
+from portal.services.upstreams.health import FAILING, TRYING, UpstreamHealth
 from portal.smsc.storage.interface import OutboundStorage, UpstreamConfig
 from portal.smsc.upstream.health import HealthTracker
 from portal.smsc.upstream.interface import Resolve, UpstreamConnection
@@ -55,7 +55,7 @@ class ChannelOwner(Protocol):
 
 
 class UpstreamChannel:
-    """One upstream: its connection, and how much it may be given. Hears what becomes of that (`UpstreamEvents`).
+    """One upstream: its connection, and how much it may be given. It is told what becomes of that.
 
     is_simulated: that of its connections. connection: None where it is disabled, or has been removed. closing: the end
     of the connection before, which comes before another one begins. available: how many more messages may be stored as
@@ -94,6 +94,10 @@ class UpstreamChannel:
         self._unmatched_count = 0
 
     @property
+    def name(self) -> str:
+        return self.config.upstream.name
+
+    @property
     def may_send(self) -> bool:
         """Whether it gets messages, as far as it has room."""
         upstream = self.config.upstream
@@ -109,13 +113,16 @@ class UpstreamChannel:
         """Whether it has failed, and is to be given a message to see whether it is well again."""
         return self.health.state == TRYING and self.trial_id is None and not self.claiming and self.claimable > 0
 
-    def begin_health(self, now: float) -> bool:
-        """A connection begins (seconds, on the event loop's clock): nothing is known of it. Returns whether the one
-        before was not well.
-        """
+    def begin_health(self, now: float) -> None:
+        """A connection begins (seconds, on the event loop's clock): nothing is known of it."""
         old_state = self.health.state
         self.health = HealthTracker(now, self._answer_count)
-        return self.health.state != old_state
+        if self.health.state != old_state:
+            self.record_health()
+
+    def record_health(self) -> None:
+        """Store how well it does."""
+        self._storage.record_health(self.id, UpstreamHealth(self.health.state, now_ms(), self.health.reason))
 
     def check_health(self, now: float) -> bool:
         """Look how well it does; returns whether that has changed."""
@@ -259,7 +266,7 @@ class UpstreamChannel:
         known_ids = {*self._flows, *(each.id for each in self._ready)}
         stray_ids = frozenset(message_ids) - known_ids
         for each in sorted(stray_ids & self._stray_ids):
-            log.warning("message %d was %s's, and not under way", each, self.config.upstream.name)
+            log.warning("message %d was %s's, and not under way", each, self.name)
             self._store_unsent(UnsentMessage(self.id, each, UnsentReason.UNSURE))
         self._stray_ids = stray_ids
 
@@ -268,29 +275,25 @@ class UpstreamChannel:
         if status not in self._refusals and len(self._refusals) >= _MAX_REFUSAL_KINDS:
             status = "other statuses"
         if status not in self._refusals:
-            log.warning("upstream %s refuses messages: %s", self.config.upstream.name, status)
+            log.warning("upstream %s refuses messages: %s", self.name, status)
         self._refusals[status] += count
 
     def log_counts(self) -> None:
         """Tell of refusals, and of receipts that had no message when they came, since the last time."""
+        name = self.name
         for status, count in self._refusals.items():
             if count > 1:
-                log.warning("upstream %s has refused %d messages: %s", self.config.upstream.name, count, status)
+                log.warning("upstream %s has refused %d messages: %s", name, count, status)
         for status, count in self._delivery_refusals.items():
             if count > 1:
-                log.warning(
-                    "%d messages or receipts of upstream %s were refused with %s",
-                    count,
-                    self.config.upstream.name,
-                    status,
-                )
+                log.warning("%d messages or receipts of upstream %s were refused with %s", count, name, status)
         if self._unmatched_count:
             # Some come before the answer to their submit_sm, and find their message then.
             log.info(
                 "%d receipts of upstream %s had no message when they came; those that find none: upstream unmatched %s",
                 self._unmatched_count,
-                self.config.upstream.name,
-                self.config.upstream.name,
+                name,
+                name,
             )
         self._refusals.clear()
         self._delivery_refusals.clear()
@@ -304,7 +307,7 @@ class UpstreamChannel:
         if counted:
             self._storage.add_upstream_counters(self.id, counted)
 
-    # --- what the connection tells
+    # --- what the connection tells, on the event loop; nothing here raises
 
     def handle_accepted(
         self,
@@ -315,6 +318,10 @@ class UpstreamChannel:
         *,
         is_complete: bool = True,
     ) -> None:
+        """It has taken a message, or a part of one, under an id of its own ("" where it gave none).
+
+        `is_complete`: whether nothing more of that message is under way, or was to be sent.
+        """
         self.unsaved += 1
         self._answer_count += 1
         if is_complete:
@@ -328,16 +335,14 @@ class UpstreamChannel:
     def handle_refused(
         self, message_id: int, status: str, ptt: int, part_statuses: Mapping[int, str] | None = None
     ) -> None:
+        """It has refused a message for good; or parts of it, with this, by their numbers."""
         self._flows.pop(message_id, None)
         self._answer_count += 1
         self.count_refusals(status)
-        self._store_unsent(
-            UnsentMessage(
-                self.id, message_id, UnsentReason.REFUSED, status=status, ptt=ptt, part_statuses=part_statuses
-            )
-        )
+        self._store_unsent(UnsentMessage(self.id, message_id, UnsentReason.REFUSED, None, status, ptt, part_statuses))
 
     def handle_held(self, message_id: int, status: str) -> None:
+        """It has refused a message for the moment."""
         flow = self._flows.pop(message_id)
         self.health.note_error(flow[1], status)
         self.count_refusals(status)
@@ -345,13 +350,18 @@ class UpstreamChannel:
         self._owner.put_back_followers(self)
 
     def handle_throttled(self, message_id: int, status: str) -> None:
+        """It has refused a message as too much at a time, which the connection tries again by itself."""
         self.health.note_error(self._flows[message_id][1], status)
 
     def handle_interrupted(self, message_id: int) -> None:
+        """A message can't be sent whole this time, and parts of it are still under way: nothing may pass it. It is told
+        of again once they are not.
+        """
         self._put_back(message_id, self._flows[message_id], UnsentReason.INTERRUPTED)
         self._owner.put_back_followers(self)
 
     def handle_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
+        """These have no answer, and will have none: some may have arrived, the others certainly haven't."""
         for each in unsure:
             self.health.note_error(self._flows[each][1], _NO_ANSWERS)
         for message_ids, reason in ((unsure, UnsentReason.UNSURE), (unsent, UnsentReason.PUT_BACK)):
@@ -361,9 +371,11 @@ class UpstreamChannel:
         self._owner.handle_room(self)
 
     def handle_outcomes(self, outcomes: Sequence[MessageOutcome]) -> None:
+        """These have ended, without any receipt."""
         self._storage.store_outcomes(outcomes)
 
     def handle_receipt(self, receipt: UpstreamReceipt, resolve: Resolve) -> None:
+        """It says what became of a message."""
         # The id alone doesn't say it: another state follows, and some carriers begin their ids anew.
         flow_key = hash((receipt.message_ids, receipt.source))
         key = hash((flow_key, receipt.status, receipt.text))
@@ -391,17 +403,21 @@ class UpstreamChannel:
             )
 
     def handle_inbound(self, message: InboundItem, resolve: Resolve) -> None:
+        """It brings what a handset has sent."""
         self._storage.store_upstream_message(message, resolve)
 
     def handle_delivery_refused(self, status: str) -> None:
+        """What it has brought, a receipt or what a handset has sent, is not taken: it gets this answer."""
         if status not in self._delivery_refusals:
-            log.warning("a message or receipt of upstream %s was refused with %s", self.config.upstream.name, status)
+            log.warning("a message or receipt of upstream %s was refused with %s", self.name, status)
         self._delivery_refusals[status] += 1
 
     def handle_room(self) -> None:
+        """There may be more room than before, or less."""
         self._owner.handle_room(self)
 
     def handle_binds(self, states: Sequence[BindState]) -> None:
+        """The state of a bind has changed; these are all of them."""
         # Of a connection that ends, nobody wants to know.
         self._storage.record_bind_states(self.id, states if self.connection else ())
 

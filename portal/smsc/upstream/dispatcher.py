@@ -4,12 +4,10 @@ A message that an upstream has room for is stored as that upstream's, and sent a
 in the database, where they are claimed as room comes: nothing of them is in memory but which accounts have some.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -19,14 +17,12 @@ from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.sending import (
     AcceptedMessage,
     ClaimedMessages,
-    Flow,
     SendingResult,
     UnsentMessage,
     UnsentReason,
 )
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing.routes import RouteTable
-from portal.services.upstreams.health import UpstreamHealth
 from portal.services.upstreams.paths import UpstreamPath
 from portal.smsc.storage.interface import (
     CancelCallback,
@@ -39,13 +35,12 @@ from portal.smsc.storage.interface import (
     UpstreamConfig,
 )
 from portal.smsc.upstream.channel import UpstreamChannel
-from portal.smsc.upstream.interface import UpstreamConnection, UpstreamEvents
+from portal.smsc.upstream.interface import UpstreamConnection
+from portal.smsc.upstream.kinds import create_connection
 from portal.smsc.upstream.simulator.simulator import Simulator
 from portal.smsc.upstream.takers import OutboundPath, PathTakers
 
 log = logging.getLogger(__name__)
-
-CreateConnection = Callable[[UpstreamConfig, UpstreamEvents, asyncio.AbstractEventLoop], UpstreamConnection]
 
 _BATCH_SIZE = 1_000
 _COUNTERS_SECONDS = 1.0
@@ -62,27 +57,19 @@ class Dispatcher:
 
     Args:
         simulator: the built-in one.
-        create_connection: makes the connection of an upstream.
     """
 
-    def __init__(
-        self,
-        storage: OutboundStorage,
-        simulator: Simulator,
-        create_connection: CreateConnection,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
+    def __init__(self, storage: OutboundStorage, simulator: Simulator, loop: asyncio.AbstractEventLoop) -> None:
         self._storage = storage
         self._simulator = simulator
-        self._create_connection = create_connection
         self._loop = loop
         self._channels: dict[int, UpstreamChannel] = {}
         self._takers = PathTakers(storage, self._channels, self._claim, loop)
         self._default_path = self._takers.default
         self._uses_upstreams = False
         self._is_closing = False
-        # Messages that are being stored to wait again, by account and destination.
-        self.put_backs: Counter[Flow] = Counter()
+        self.put_backs = self._takers.put_backs
+        self.begin_put_back = self._takers.begin_put_back
         self._is_recovered = False
         self._is_in_doubt = False
         # The simulators of which it is still looked for what they have (None: the built-in one), those of which that
@@ -173,26 +160,16 @@ class Dispatcher:
             # Some wait, or have left their room to others.
             self._claim()
 
-    def begin_put_back(self, flow: Flow) -> None:
-        self._takers.begin_put_back(flow[0])
-        self.put_backs[flow] += 1
-
     def put_back_followers(self, channel: UpstreamChannel) -> None:
         if not self.put_backs:
             return
         channel.put_back_followers()
-        if self._takers.tells_senders_apart:
+        if self._takers.routes.tells_senders_apart:
             # Other upstreams may have messages of other senders to the same number.
             for each in self._channels.values():
                 if each is not channel:
                     each.put_back_followers()
                     each.take_back_followers()
-
-    def _finish_put_back(self, flow: Flow) -> None:
-        self.put_backs[flow] -= 1
-        if not self.put_backs[flow]:
-            del self.put_backs[flow]
-        self._takers.finish_put_back(flow[0])
 
     def _send_by_upstream(self, outbound: Sequence[SubmittedMessage]) -> None:
         upstream_ids = {each.upstream for each in outbound}
@@ -274,34 +251,27 @@ class Dispatcher:
     def _claim(self) -> None:
         for channel in self._channels.values():
             if channel.wants_trial:
-                self._claim_trial(channel)
+                self._claim_for(channel, is_trial=True)
         for channel in self._channels.values():
             if channel.claimable > 0 and not channel.claiming:
                 self._claim_for(channel)
 
-    def _claim_for(self, channel: UpstreamChannel) -> None:
-        paths = self._takers.list_claimable_paths(channel)
-        if paths and self._is_recovered and not self._is_closing:
-            # Room that is kept for a claim is nobody else's, and what is submitted meanwhile would have to wait, too.
-            counts = [each.most_waiting for each in paths]
-            most = sum(each or 0 for each in counts) if None not in counts else _BATCH_SIZE
-            self._begin_claim(channel, paths, min(channel.claimable, most, _BATCH_SIZE), is_trial=False)
-
-    def _claim_trial(self, channel: UpstreamChannel) -> None:
-        """Claim one message for an upstream that has failed: what becomes of it tells whether it is well again."""
-        paths = self._takers.list_trial_paths(channel)
-        if paths and self._is_recovered and not self._is_closing:
-            self._begin_claim(channel, paths, 1, is_trial=True)
-
-    def _begin_claim(
-        self, channel: UpstreamChannel, paths: Sequence[OutboundPath], limit: int, *, is_trial: bool
-    ) -> None:
+    def _claim_for(self, channel: UpstreamChannel, *, is_trial: bool = False) -> None:
+        """Claim what there is room for; or one message for an upstream that has failed: what becomes of it tells
+        whether it is well again.
+        """
+        paths = self._takers.list_trial_paths(channel) if is_trial else self._takers.list_claimable_paths(channel)
+        if not paths or not self._is_recovered or self._is_closing:
+            return
+        # Room that is kept for a claim is nobody else's, and what is submitted meanwhile would have to wait, too.
+        most = sum(_BATCH_SIZE if each.most_waiting is None else each.most_waiting for each in paths)
+        limit = 1 if is_trial else min(channel.claimable, most, _BATCH_SIZE)
         self._claims_ended.clear()
         channel.claiming = limit
         channel.update_available()
-        for each in paths:
+        for path in paths:
             # Until the answer comes: what is known to wait by then is counted in that.
-            each.most_waiting = 0
+            path.most_waiting = 0
         claim = Claim(channel.id, [each.upstream_ids for each in paths], limit, channel.last_account_id, is_trial)
         self._storage.claim_messages(claim, partial(self._handle_claimed, channel, paths, is_trial))
 
@@ -380,7 +350,7 @@ class Dispatcher:
                 channel.update_available()
         for each in stored:
             if isinstance(each, UnsentMessage) and each.flow is not None:
-                self._finish_put_back(each.flow)
+                self._takers.finish_put_back(each.flow)
         self._takers.forget_waiting(result.emptied_account_ids)
         if result.has_released:
             self._takers.expect_waiting()
@@ -438,10 +408,9 @@ class Dispatcher:
         elif channel.closing is not None:
             pass  # it begins anew when that has ended
         elif channel.connection is None:
-            channel.connection = self._create_connection(config, channel, self._loop)
+            channel.connection = create_connection(channel, self._loop)
             channel.is_simulated = channel.connection.is_simulated
-            if channel.begin_health(self._loop.time()):
-                self._storage.record_health(channel.id, UpstreamHealth(channel.health.state, now_ms()))
+            channel.begin_health(self._loop.time())
             channel.connection.start()
             if channel.is_simulated:
                 self._resume_simulator(channel.id)

@@ -1,7 +1,5 @@
 """Whether an upstream is given messages: what its connection and its answers say, and when it is tried again."""
 
-from __future__ import annotations
-
 from portal.services.upstreams.health import FAILING, GOOD, TRYING
 
 # Refusals of messages to so many numbers say something of the upstream, and not of a handset.
@@ -10,6 +8,7 @@ _MIN_NUMBERS = 3
 _ERROR_LASTS_SECONDS = 1200.0
 _NOT_BOUND = "it is not bound"
 _SILENT = "it answers nothing"
+_REFUSING = "it answers nothing but"
 
 
 class HealthTracker:
@@ -30,9 +29,8 @@ class HealthTracker:
         self._errors: dict[str, float] = {}
         self._new_errors: set[str] = set()
         self._last_error = ""
-        self._unbound_since: float | None = None
-        self._silent_since: float | None = None
-        self._refusing_since: float | None = None
+        # Since when it isn't bound, is silent, refuses.
+        self._since: dict[str, float] = {}
 
     def note_error(self, destination: str, error: str) -> None:
         """It has refused a message to this number for the moment, or not answered it."""
@@ -61,28 +59,32 @@ class HealthTracker:
         has_answered, has_erred = answers > self._answers, bool(self._new_errors)
         self._answers = answers
         self._note_errors(now, has_answered=has_answered)
-        is_silent = awaits_answer and not (has_answered or has_erred)
-        is_refusing = len(self._errors) == _MIN_NUMBERS
-        self._unbound_since = _note_since(self._unbound_since, now, is_so=not is_connected)
-        self._silent_since = _note_since(self._silent_since, now, is_so=is_silent)
-        self._refusing_since = _note_since(self._refusing_since, now, is_so=is_refusing)
+        signs = {
+            _NOT_BOUND: not is_connected,
+            _SILENT: awaits_answer and not (has_answered or has_erred),
+            _REFUSING: len(self._errors) == _MIN_NUMBERS,
+        }
+        self._since = {each: self._since.get(each, now) for each, is_so in signs.items() if is_so}
+        lasting = [each for each, since in self._since.items() if now - since >= failover_seconds]
+        is_over = now - self._changed_at >= failover_seconds
         if not is_connected:
-            if self.state == TRYING or _has_lasted(self._unbound_since, now, failover_seconds):
+            if self.state == TRYING or _NOT_BOUND in lasting:
                 self._set(FAILING, now, _NOT_BOUND)
         elif has_answered:
             self._set(GOOD, now)
-        elif _has_lasted(self._silent_since, now, failover_seconds):
+        elif _SILENT in lasting:
             self._set(FAILING, now, _SILENT)
         elif self.state == TRYING:
             if has_erred:
                 self._set(FAILING, now, self._describe_errors())
-            elif not has_unanswered and now - self._changed_at >= failover_seconds:
+            elif not has_unanswered and is_over:
                 self._set(GOOD, now)  # there was nothing to try it with
         elif self.state == FAILING:
-            if self.reason == _NOT_BOUND or now - self._changed_at >= failover_seconds:
-                self._errors, self._refusing_since = {}, None
+            if self.reason == _NOT_BOUND or is_over:
+                self._errors = {}
+                self._since.pop(_REFUSING, None)
                 self._set(TRYING, now, self.reason)
-        elif _has_lasted(self._refusing_since, now, failover_seconds):
+        elif _REFUSING in lasting:
             self._set(FAILING, now, self._describe_errors())
         return self.state != old_state
 
@@ -99,18 +101,9 @@ class HealthTracker:
             self._errors = dict([*kept, *((each, now) for each in new)][-_MIN_NUMBERS:])
 
     def _describe_errors(self) -> str:
-        return f"it answers nothing but {self._last_error}"
+        return f"{_REFUSING} {self._last_error}"
 
     def _set(self, state: str, now: float, reason: str = "") -> None:
         if state != self.state:
             self._changed_at = now
         self.state, self.reason = state, reason
-
-
-def _note_since(since: float | None, now: float, *, is_so: bool) -> float | None:
-    """Since when something is so that was so since then (None: it wasn't), or is not."""
-    return (now if since is None else since) if is_so else None
-
-
-def _has_lasted(since: float | None, now: float, seconds: float) -> bool:
-    return since is not None and now - since >= seconds

@@ -1,20 +1,16 @@
 """The kinds of upstreams, each with the class that implements it."""
 
-from __future__ import annotations
-
 import asyncio
 
 from portal.services.upstreams import upstreams
-from portal.smsc.storage.interface import UpstreamConfig
-from portal.smsc.upstream.interface import UpstreamConnection, UpstreamEvents
+from portal.smsc.upstream.channel import UpstreamChannel
+from portal.smsc.upstream.interface import UpstreamConnection
 from portal.smsc.upstream.simulator.simulator import Simulator
 from portal.smsc.upstream.smpp_client.upstream import SmppUpstream
 
 
-def create_connection(
-    config: UpstreamConfig, events: UpstreamEvents, loop: asyncio.AbstractEventLoop
-) -> UpstreamConnection:
-    """Return what connects to an upstream, of its kind; not started."""
-    if config.upstream.kind == upstreams.SIMULATOR:
-        return Simulator(events.handle_outcomes, loop)
-    return SmppUpstream(config, events, loop)
+def create_connection(channel: UpstreamChannel, loop: asyncio.AbstractEventLoop) -> UpstreamConnection:
+    """Return what connects to a channel's upstream, of its kind; not started."""
+    if channel.config.upstream.kind == upstreams.SIMULATOR:
+        return Simulator(channel.handle_outcomes, loop)
+    return SmppUpstream(channel.config, channel, loop)

@@ -4,18 +4,17 @@ An account's messages to one number stay in their order whichever upstream takes
 what the one before has not answered is stored as something that holds up what comes behind it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
-from portal.core.clock import now_ms
+from portal.services.messages.sending import Flow
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing.routes import RouteTable
-from portal.services.upstreams.health import FAILING, GOOD, TRYING, UpstreamHealth
+from portal.services.upstreams.health import FAILING, GOOD, TRYING
 from portal.services.upstreams.paths import DEFAULT_PATH, UpstreamPath, choose_taker
 from portal.smsc.storage.interface import OutboundStorage
 from portal.smsc.upstream.channel import UpstreamChannel
@@ -25,6 +24,16 @@ log = logging.getLogger(__name__)
 _HEALTH_SECONDS = 0.25
 # Of an account that waits: those of more than a moment wait for a claim.
 _MAX_DESTINATIONS = 1_000
+
+
+_Key = TypeVar("_Key")
+
+
+def decrement(counter: Counter[_Key], key: _Key) -> None:
+    """Count one less, and keep no zeros."""
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
 
 
 class OutboundPath:
@@ -51,12 +60,11 @@ class OutboundPath:
         self._destinations: dict[int, set[str]] = {}
         self.most_waiting: int | None = None
 
-    def begin_change(self) -> None:
+    def release(self) -> None:
         """Nobody takes it for a moment; who has taken it may have something of it still."""
         if self.taker is not None:
             self.taker.has_lost_path = True
         self.taker = self.direct = None
-        self.is_changing = True
 
     def may_pass(self, message: SubmittedMessage) -> bool:
         """Whether a message overtakes nothing, though others of its account wait here.
@@ -82,11 +90,9 @@ class OutboundPath:
 
     def finish_enqueue(self, message: SubmittedMessage) -> None:
         pending = self._pending[message.account_id]
-        pending[message.destination] -= 1
-        if not pending[message.destination]:
-            del pending[message.destination]
-            if not pending:
-                del self._pending[message.account_id]
+        decrement(pending, message.destination)
+        if not pending:
+            del self._pending[message.account_id]
         self.expect_waiting(1)
 
     def expect_waiting(self, count: int | None = None) -> None:
@@ -134,6 +140,8 @@ class PathTakers:
         claim: is called where more may be claimed than before.
 
     default: the path of the default upstream. is_choosing: whether `choose_path` can find another one than that.
+    put_backs: how many messages of each account and destination are being stored to wait again. routes: those that
+    messages take.
     """
 
     def __init__(
@@ -147,12 +155,12 @@ class PathTakers:
         self._channels = channels
         self._claim = claim
         self._loop = loop
-        # How many messages of each account are being stored to wait again.
-        self._put_backs: Counter[int] = Counter()
-        self.default = OutboundPath(DEFAULT_PATH, self._put_backs)
+        self.put_backs: Counter[Flow] = Counter()
+        self._put_back_accounts: Counter[int] = Counter()
+        self.default = OutboundPath(DEFAULT_PATH, self._put_back_accounts)
         # All that messages have taken since the start: of each it has to be known who took it last.
         self._paths: dict[UpstreamPath, OutboundPath] = {DEFAULT_PATH: self.default}
-        self._routes = RouteTable([], {}, None)
+        self.routes = RouteTable([], {}, None)
         self.is_choosing = False
         self._is_recovered = False
         # Until what waits is on the paths that it takes now, nothing of it is claimed; and before it is stored what
@@ -173,20 +181,16 @@ class PathTakers:
         if self._timer:
             self._timer.cancel()
         for path in self._paths.values():
-            path.begin_change()
+            path.release()
 
     # --- which path a message takes
 
-    @property
-    def tells_senders_apart(self) -> bool:
-        """Whether what an account sends to one number may take several paths."""
-        return self._routes.tells_senders_apart
-
     def choose_path(self, message: SubmittedMessage) -> OutboundPath | None:
         """Return a message's path; None where nothing takes it."""
-        decision = self._routes.choose(message.account_id, message.destination, message.country, message.source)
+        decision = self.routes.choose(message.account_id, message.destination, message.country, message.source)
         if decision.route_id is not None:
-            return self._paths.get(decision.upstream_ids) or self._add_path(decision.upstream_ids)
+            # Looked up here as well: this is done once a message.
+            return self._paths.get(decision.upstream_ids) or self._get_path(decision.upstream_ids)
         # Without any upstream messages wait for the first.
         return self.default if decision.upstream_ids or not self._channels else None
 
@@ -209,29 +213,30 @@ class PathTakers:
             log.warning("%d messages were refused, as no route takes their numbers", self._unroutable_count)
         self._unroutable_count = 0
 
-    def _add_path(self, upstream_ids: UpstreamPath) -> OutboundPath:
-        path = OutboundPath(upstream_ids, self._put_backs)
-        path.is_changing = self._holdings > 0
-        # What waits on another path may hold up what takes this one.
-        path.set_waiting(self._list_waiting_accounts())
-        self._paths[upstream_ids] = path
-        self.update()
+    def _get_path(self, upstream_ids: UpstreamPath) -> OutboundPath:
+        path = self._paths.get(upstream_ids)
+        if path is None:
+            path = self._paths[upstream_ids] = OutboundPath(upstream_ids, self._put_back_accounts)
+            # What waits on another path may hold up what takes this one.
+            path.set_waiting(self._list_waiting_accounts())
+            self.update()
         return path
 
     # --- what waits
 
-    def begin_put_back(self, account_id: int) -> None:
+    def begin_put_back(self, flow: Flow) -> None:
         """A message is being stored to wait again, on whichever path."""
-        if not self._put_backs[account_id]:
+        account_id = flow[0]
+        if not self._put_back_accounts[account_id]:
             for path in self._paths.values():
                 path.add_waiting([account_id])
-        self._put_backs[account_id] += 1
+        self.put_backs[flow] += 1
+        self._put_back_accounts[account_id] += 1
 
-    def finish_put_back(self, account_id: int) -> None:
+    def finish_put_back(self, flow: Flow) -> None:
         """It is stored, and `expect_waiting` follows."""
-        self._put_backs[account_id] -= 1
-        if not self._put_backs[account_id]:
-            del self._put_backs[account_id]
+        decrement(self.put_backs, flow)
+        decrement(self._put_back_accounts, flow[0])
 
     def finish_enqueue(self, message: SubmittedMessage) -> None:
         """A message is stored to wait, or is not."""
@@ -245,7 +250,7 @@ class PathTakers:
     def add_waiting(self, waiting: Collection[tuple[UpstreamPath, int]]) -> None:
         """On these paths, which no message may have taken yet, something of these accounts waits from now on."""
         for upstream_ids, account_id in waiting:
-            path = self._paths.get(upstream_ids) or self._add_path(upstream_ids)
+            path = self._get_path(upstream_ids)
             path.add_waiting([account_id])
             path.expect_waiting()
 
@@ -300,14 +305,13 @@ class PathTakers:
         self.default.order = () if upstream_id is None else (upstream_id,)
         for each in self._channels:
             # What it has begun may wait for it alone (`paths.choose_begun_path`).
-            if (each,) not in self._paths:
-                self._add_path((each,))
+            self._get_path((each,))
         self._update_choosing()
         self.update()
 
     def update(self) -> None:
         """Look anew which upstream takes each path."""
-        if self._is_stopped:
+        if self._is_stopped or self._holdings:
             return
         health = {each.id: each.health.state for each in self._channels.values() if each.may_send}
         changing: dict[int, list[OutboundPath]] = {}
@@ -322,7 +326,8 @@ class PathTakers:
             if taker is before or before is None:
                 self._set_taker(path, taker)
             else:
-                path.begin_change()
+                path.release()
+                path.is_changing = True
                 changing.setdefault(before.id, []).append(path)
                 if taker is not None and taker.health.state == GOOD:
                     well_taken.add(path.upstream_ids)
@@ -340,19 +345,14 @@ class PathTakers:
 
     def _finish_change(self, paths: Sequence[OutboundPath], waiting: Collection[tuple[UpstreamPath, int]]) -> None:
         self._add_waiting(waiting)
-        if not self._holdings:
-            for path in paths:
-                path.is_changing = False
+        for path in paths:
+            path.is_changing = False
         self.update()
         self._claim()
 
     def _add_waiting(self, waiting: Collection[tuple[UpstreamPath, int]]) -> None:
         for upstream_ids, account_id in waiting:
-            path = self._paths.get(upstream_ids)
-            if path is None:
-                path = self._paths[upstream_ids] = OutboundPath(upstream_ids, self._put_backs)
-                path.is_changing = self._holdings > 0
-            path.add_waiting([account_id])
+            self._get_path(upstream_ids).add_waiting([account_id])
         # What is held on one path holds up what its account sends on any.
         account_ids = self._list_waiting_accounts()
         for path in self._paths.values():
@@ -362,20 +362,20 @@ class PathTakers:
 
     def change_routes(self, routes: RouteTable, *, moves_waiting: bool) -> None:
         """Let messages take these routes; where that `moves_waiting`, what waits takes other paths, too."""
-        self._routes = routes
+        self.routes = routes
         self._update_choosing()
         if moves_waiting and self._is_recovered:
             self._begin_rerouting()
 
     def _update_choosing(self) -> None:
         """Look whether there is anything to choose: routes, or that nothing takes a message."""
-        self.is_choosing = self._routes.has_routes or (bool(self._channels) and not self._routes.default.upstream_ids)
+        self.is_choosing = self.routes.has_routes or (bool(self._channels) and not self.routes.default.upstream_ids)
 
     def handle_recovered(self, waiting: Collection[tuple[UpstreamPath, int]]) -> None:
         """What waits is known, and nothing of what was under way is."""
         self._is_recovered = True
         self._add_waiting(waiting)
-        if waiting and (self._routes.has_routes or any(upstream_ids for upstream_ids, _ in waiting)):
+        if waiting and (self.routes.has_routes or any(upstream_ids for upstream_ids, _ in waiting)):
             # Routes may have changed meanwhile.
             self._begin_rerouting()
         self.update()
@@ -384,7 +384,7 @@ class PathTakers:
         self._reroutings += 1
         self._holdings += 1
         for path in self._paths.values():
-            path.begin_change()
+            path.release()
         upstream_ids = [each.id for each in self._channels.values() if each.has_unanswered]
         self._storage.hold_followers(upstream_ids, (), self._continue_rerouting)
         self._storage.reroute_messages(self._finish_rerouting)
@@ -393,10 +393,6 @@ class PathTakers:
         """What has been under way holds up what comes behind it, so what others submit may go out."""
         self._add_waiting(waiting)
         self._holdings -= 1
-        if self._holdings:
-            return
-        for path in self._paths.values():
-            path.is_changing = False
         self.update()
 
     def _finish_rerouting(self, waiting: Collection[tuple[UpstreamPath, int]]) -> None:
@@ -421,14 +417,9 @@ class PathTakers:
         changed = [each for each in self._channels.values() if each.check_health(self._loop.time())]
         for channel in changed:
             health = channel.health
-            log.log(
-                logging.WARNING if health.state == FAILING else logging.INFO,
-                "upstream %s is %s%s",
-                channel.config.upstream.name,
-                health.state,
-                health.reason and f": {health.reason}",
-            )
-            self._storage.record_health(channel.id, UpstreamHealth(health.state, now_ms(), health.reason))
+            level = logging.WARNING if health.state == FAILING else logging.INFO
+            log.log(level, "upstream %s is %s%s", channel.name, health.state, health.reason and f": {health.reason}")
+            channel.record_health()
             if channel.trial_id is not None:
                 channel.has_lost_path = True
         may_change = changed or any(each.health.state == TRYING for each in self._channels.values())

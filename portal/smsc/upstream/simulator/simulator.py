@@ -19,8 +19,6 @@ What becomes of a message is chosen by the last three digits of its destination:
 | anything else | 0.2 s | delivered | 0 |
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ SMPP says of data_coding 0 only that it is the "SMSC default alphabet" (5.2.19).
 one septet in each octet; others take it packed, or read Latin-1, ASCII or UTF-8 and write GSM 03.38 themselves.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from dataclasses import dataclass
 

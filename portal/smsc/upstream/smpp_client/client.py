@@ -1,7 +1,5 @@
 """An upstream that is reached by SMPP: all its binds, and which message goes out when, and on which of them."""
 
-from __future__ import annotations
-
 import asyncio
 from bisect import insort
 from collections import deque
@@ -11,7 +9,7 @@ from portal.services.upstreams.binds import BindState
 from portal.smsc.protocol.constants import CommandStatus
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
 from portal.smsc.upstream.smpp_client.client_session import ANSWER_SECONDS, BIND_COMMANDS, ClientSession
-from portal.smsc.upstream.smpp_client.connector import BindTurns, Connector
+from portal.smsc.upstream.smpp_client.connector import BindTurns, Connector, ConnectorOwner
 from portal.smsc.upstream.smpp_client.interface import (
     ClientCounters,
     ClientEvents,
@@ -63,14 +61,14 @@ class _DestinationFlow:
         return pending
 
 
-class SmppClient:
+class SmppClient(ConnectorOwner):
     """One upstream.
 
     Args:
         events: what is told of what happens.
 
-    All calls are made on the event loop, and none of them blocks it. `counters`: what has happened since the start.
-    `status_map`: what is done about refusals.
+    All calls are made on the event loop, and none of them blocks it. `counters`: what has happened since they
+    were taken. `status_map`: what is done about refusals. `sessions`: the connections that are bound and can send.
     """
 
     def __init__(self, settings: ClientSettings, events: ClientEvents, loop: asyncio.AbstractEventLoop) -> None:
@@ -84,7 +82,7 @@ class SmppClient:
         self._bind_turns = {kind: BindTurns() for kind in BIND_COMMANDS}
         self._connectors: dict[int, Connector] = {}
         self._closing_tasks: set[asyncio.Task[None]] = set()
-        self._submitters: list[ClientSession] = []
+        self.sessions: list[ClientSession] = []
         self._turn = 0
         self._pacer = Pacer(settings.throughput, settings.throttle_seconds, loop.time())
         self._flows: dict[str, _DestinationFlow] = {}
@@ -136,11 +134,6 @@ class SmppClient:
         self._settle_soon()
 
     @property
-    def sessions(self) -> Sequence[ClientSession]:
-        """The connections that are bound and can send."""
-        return self._submitters
-
-    @property
     def bind_states(self) -> Sequence[BindState]:
         """How each bind is, in the order of their numbers."""
         return [each.state for _, each in sorted(self._connectors.items())]
@@ -148,7 +141,7 @@ class SmppClient:
     @property
     def awaits_answer(self) -> bool:
         """Whether anything that was sent on the connections that are bound isn't answered."""
-        return any(each.in_flight for each in self._submitters)
+        return any(each.in_flight for each in self.sessions)
 
     @property
     def rate(self) -> float:
@@ -162,7 +155,7 @@ class SmppClient:
             return 0
         free = -self._held_count
         waiting = 0
-        for session in self._submitters:
+        for session in self.sessions:
             free += session.free - len(session.pending)
             waiting += len(session.pending)
         if free <= 0:
@@ -214,12 +207,12 @@ class SmppClient:
     def cancel_groups(self, groups: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """The same of groups of messages, each group only where all of it has waited; otherwise all of it goes on."""
         wanted = {each for group in groups for each in group}
-        queues = [each.pending for each in self._submitters] + [each.waiting or () for each in self._blocked.values()]
+        queues = [each.pending for each in self.sessions] + [each.waiting or () for each in self._blocked.values()]
         waiting = [each for queue in queues for each in queue if each.message_id in wanted]
         found = {each.message_id for each in waiting}
         cancelled = [group for group in groups if found.issuperset(group)]
         cancelled_ids = {each for group in cancelled for each in group}
-        for session in self._submitters:
+        for session in self.sessions:
             session.pending = deque(each for each in session.pending if each.message_id not in cancelled_ids)
         for each in waiting:
             if each.message_id in cancelled_ids:
@@ -251,7 +244,7 @@ class SmppClient:
 
     def handle_bound(self, session: ClientSession) -> None:
         if session.kind != "rx":
-            self._submitters.append(session)
+            self.sessions.append(session)
         self._bind_turns[session.kind].allow_all()
         for connector in self._connectors.values():
             connector.handle_bound(session)
@@ -286,8 +279,8 @@ class SmppClient:
         self._settle_soon()
 
     def handle_end(self, session: ClientSession) -> None:
-        if session in self._submitters:
-            self._submitters.remove(session)
+        if session in self.sessions:
+            self.sessions.remove(session)
             self._turn = 0
             self._pacer.forget_probe()
         unsure = list(session.in_flight.values())
@@ -300,7 +293,7 @@ class SmppClient:
         session.pending.clear()
         # Nothing may overtake what is lost: what waits behind it is given back, too.
         for flow in list(self._blocked.values()):
-            if flow.session is session or not self._submitters:
+            if flow.session is session or not self.sessions:
                 unsent += self._unblock(flow)
         for flow in list(self._flows.values()):
             self._forget_if_idle(flow)
@@ -327,13 +320,13 @@ class SmppClient:
         """Return the bind that has the destination; where none has, the next in turn that has room."""
         if flow.under_way and flow.session:
             return flow.session
-        count = len(self._submitters)
+        count = len(self.sessions)
         for _ in range(count):
             self._turn = (self._turn + 1) % count
-            session = self._submitters[self._turn]
+            session = self.sessions[self._turn]
             if session.free > len(session.pending):
                 return session
-        return self._submitters[self._turn]
+        return self.sessions[self._turn]
 
     def _transmit(self, session: ClientSession, submit: Submit, now: float) -> None:
         self._pacer.count_sent(now, submit.parts)
@@ -367,7 +360,7 @@ class SmppClient:
     @property
     def _longest_flow(self) -> int:
         """How many may wait behind a refused message: one destination must not take all the room."""
-        return max(self._settings.window * len(self._submitters) // 2, 1)
+        return max(self._settings.window * len(self.sessions) // 2, 1)
 
     def _leave_flow(self, submit: Submit) -> None:
         """It is decided, so what waits behind it may follow."""
@@ -471,7 +464,7 @@ class SmppClient:
 
     def _send_pending(self, now: float, expired: list[Submit]) -> None:
         available = self._pacer.count_available(now)
-        for session in self._submitters:
+        for session in self.sessions:
             while session.pending and available > 0 and session.free > 0:
                 submit = session.pending.popleft()
                 if not renew_octets(submit):
@@ -490,7 +483,7 @@ class SmppClient:
     def _settle(self) -> None:
         self._settling = None
         now = self._loop.time()
-        if self._submitters:
+        if self.sessions:
             self._send_waiting(now)
         if self.room:
             self._events.room_changed()
@@ -506,7 +499,7 @@ class SmppClient:
         rate_wait = self._pacer.get_wait(now)
         if rate_wait is not None:
             waits.append(rate_wait)
-        if not waits or not self._submitters:
+        if not waits or not self.sessions:
             return
         wait = max(min(waits), _MIN_TIMER_SECONDS)
         if self._timer and self._timer_at > now + wait:
@@ -518,9 +511,9 @@ class SmppClient:
 
     def _can_send_waiting(self, now: float) -> bool:
         """Whether something that waits could go out at this moment."""
-        if self._pacer.count_available(now) <= 0 or not any(each.free > 0 for each in self._submitters):
+        if self._pacer.count_available(now) <= 0 or not any(each.free > 0 for each in self.sessions):
             return False
-        return any(each.pending and each.free > 0 for each in self._submitters) or any(
+        return any(each.pending and each.free > 0 for each in self.sessions) or any(
             flow.waiting and flow.due_at <= now and not flow.under_way for flow in self._blocked.values()
         )
 

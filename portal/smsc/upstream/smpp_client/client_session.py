@@ -7,7 +7,6 @@ import logging
 import ssl
 from collections import deque
 from enum import Enum, auto
-from typing import Protocol
 
 from portal.core import tls_client
 from portal.smsc.protocol import pdu
@@ -43,8 +42,8 @@ _DELIVERIES = (CommandId.DELIVER_SM, CommandId.DATA_SM)
 _ALERT_NOTIFICATION = 0x102
 
 
-class SessionOwner(Protocol):
-    """What a session tells the client that it belongs to."""
+class SessionOwner:
+    """What a session tells the client that it belongs to, which hears what it has a method of its own for."""
 
     counters: ClientCounters
 

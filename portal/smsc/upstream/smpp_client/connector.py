@@ -10,7 +10,6 @@ import ssl
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
-from typing import Protocol
 
 from portal.core import tls_client
 from portal.core.clock import now_ms
@@ -44,7 +43,7 @@ _PASSING_REFUSALS = (
 )
 
 
-class ConnectorOwner(SessionOwner, Protocol):
+class ConnectorOwner(SessionOwner):
     """What a connector tells the client that it belongs to, beside what its sessions do."""
 
     def handle_state(self, connector: Connector) -> None:

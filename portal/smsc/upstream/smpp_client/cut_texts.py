@@ -1,7 +1,5 @@
 """Texts that are cut into parts, while their parts are under way: to the rest of the program each is one message."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections import OrderedDict
@@ -19,7 +17,7 @@ from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol.constants import format_status
 from portal.smsc.protocol.pdu import SubmitSm
-from portal.smsc.upstream.interface import UpstreamEvents
+from portal.smsc.upstream.channel import UpstreamChannel
 from portal.smsc.upstream.smpp_client.client import SmppClient
 from portal.smsc.upstream.smpp_client.submit_sm import OutgoingText, build_submit_sm
 
@@ -93,12 +91,12 @@ class CutTexts:
     """The texts that one upstream gets in parts. The client knows each part by a number below 0.
 
     Args:
-        events: what is told of each text as of one message.
+        channel: what is told of each text as of one message.
     """
 
-    def __init__(self, client: SmppClient, events: UpstreamEvents, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, client: SmppClient, channel: UpstreamChannel, loop: asyncio.AbstractEventLoop) -> None:
         self._client = client
-        self._events = events
+        self._channel = channel
         self._loop = loop
         self._numbers = count(-1, -1)
         # By message id, and by the client's numbers.
@@ -182,7 +180,7 @@ class CutTexts:
         message_id = sending.message.id
         if not status:
             sending.answered.add(number)
-            self._events.handle_accepted(
+            self._channel.handle_accepted(
                 message_id,
                 upstream_message_id,
                 bind,
@@ -198,28 +196,36 @@ class CutTexts:
             self._forget(sending, self._client.cancel_waiting(sending.open))
         unsure, unsent = self._settle([sending])
         if unsure or unsent:
-            self._events.handle_lost(unsure, unsent)
+            self._channel.handle_lost(unsure, unsent)
 
     def handle_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
-        """Parts will not be answered any more; returns the messages that are lost with that, unsure and unsent ones."""
-        unsure_client_ids = frozenset(unsure)
+        """Messages, and parts, will not be answered any more; returns these lists with texts in the place of parts."""
+        client_ids = [each for each in (*unsure, *unsent) if each in self._parts]
+        if not client_ids:
+            return unsure, unsent
+        unsure_ids = frozenset(unsure)
         sendings: dict[int, _Sending] = {}
-        for client_id in (*unsure, *unsent):
+        for client_id in client_ids:
             sending, number = self._parts[client_id]
             sendings[sending.message.id] = sending
             self._forget(sending, [client_id])
-            if client_id in unsure_client_ids:
+            if client_id in unsure_ids:
                 sending.lost.add(number)
         for sending in sendings.values():
             self._hold(sending, _INTERRUPTED)
-        return self._settle(sendings.values())
+        # The lists are in the order of sending; the storage puts each back in its own place.
+        unsure_texts, unsent_texts = self._settle(sendings.values())
+        return [*unsure_texts, *(each for each in unsure if each >= 0)], [
+            *unsent_texts,
+            *(each for each in unsent if each >= 0),
+        ]
 
     def _hold(self, sending: _Sending, status: str) -> None:
         """It is not sent whole this time. What comes behind it waits for it, also while parts of it are under way."""
         if not (sending.held_status or sending.refusals):
             sending.held_status = status
             if sending.open:
-                self._events.handle_interrupted(sending.message.id)
+                self._channel.handle_interrupted(sending.message.id)
 
     def _forget(self, sending: _Sending, client_ids: Iterable[int]) -> None:
         for each in [*client_ids]:
@@ -243,11 +249,11 @@ class CutTexts:
                     for number in range(1, sending.total + 1)
                     if number not in sending.answered
                 }
-                self._events.handle_refused(message_id, next(iter(sending.refusals.values())), sending.ptt, statuses)
+                self._channel.handle_refused(message_id, next(iter(sending.refusals.values())), sending.ptt, statuses)
             elif sending.lost:
                 unsure_ids.append(message_id)
             elif sending.held_status == _INTERRUPTED and not sending.answered:
                 unsent_ids.append(message_id)
             elif sending.held_status:
-                self._events.handle_held(message_id, sending.held_status)
+                self._channel.handle_held(message_id, sending.held_status)
         return unsure_ids, unsent_ids

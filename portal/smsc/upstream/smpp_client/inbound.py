@@ -1,7 +1,5 @@
 """What a carrier brings from handsets, in the services' terms."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 from portal.core import gsm0338

@@ -4,8 +4,6 @@ Additive increase, multiplicative decrease. A refusal halves the rate, and nothi
 is, to see. Once that is accepted the rate grows by a tenth of what it was at first, as often as that pause is long.
 """
 
-from __future__ import annotations
-
 UNLIMITED = 1 << 30
 """What may be sent at this moment where nothing is known to be too much."""
 
@@ -27,60 +25,43 @@ class Pacer:
     Args:
         throughput: parts a second, 0: no limit.
         throttle_seconds: how long the first pause after a refusal is.
+
+    rate: parts a second that may be sent at this time, 0: no limit. is_closed: whether nothing is sent but one message
+    to see, since the last refusal.
     """
 
     def __init__(self, throughput: int, throttle_seconds: float, now: float) -> None:
-        self._throughput = float(throughput)
-        self._throttle_seconds = throttle_seconds
-        self._rate = float(throughput)
-        self._full_rate = float(throughput)
-        self._tokens = 1.0
-        self._updated_at = now
-        self._slowed_at = 0.0
-        self._stepped_at = now
-        self._pause_seconds = 0.0
-        self._paused_until = 0.0
-        self._is_closed = False
-        self._is_probing = False
-        self._counted_from = now
+        self._slowed_at = self._paused_until = 0.0
+        self._stepped_at = self._counted_from = now
         self._sent_count = 0
         self._last_count_rate = 0.0
-
-    @property
-    def rate(self) -> float:
-        """Parts a second that may be sent at this time, 0: no limit."""
-        return self._rate
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether nothing is sent but one message to see, since the last refusal."""
-        return self._is_closed
+        self.change_settings(throughput, throttle_seconds, now)
 
     @property
     def is_slowed(self) -> bool:
         """Whether less may be sent than is set, because of refusals."""
-        return self._rate != self._throughput or self._is_closed
+        return self.rate != self._throughput or self.is_closed
 
     def change_settings(self, throughput: int, throttle_seconds: float, now: float) -> None:
         """Go on with others; see the class. What was learnt by refusals is forgotten."""
         self._throttle_seconds = throttle_seconds
-        self._is_closed = self._is_probing = False
+        self.is_closed = self._is_probing = False
         self._pause_seconds = 0.0
-        self._throughput = self._rate = self._full_rate = float(throughput)
+        self._throughput = self.rate = self._full_rate = float(throughput)
         self._tokens = 1.0
         self._updated_at = now
 
     def count_available(self, now: float) -> int:
         """Return how many parts may be sent now."""
-        if self._is_closed:
+        if self.is_closed:
             return 0 if self._is_probing or now < self._paused_until else 1
-        if self._rate:
+        if self.rate:
             self._refill(now)
-        return int(self._tokens) if self._rate else UNLIMITED
+        return int(self._tokens) if self.rate else UNLIMITED
 
     def count_sent(self, now: float, parts: int = 1) -> None:
         """Take note of a PDU that was sent, with so many parts of a text."""
-        self._is_probing = self._is_closed
+        self._is_probing = self.is_closed
         self._tokens -= parts
         self._sent_count += parts
         elapsed = now - self._counted_from
@@ -91,8 +72,8 @@ class Pacer:
 
     def record_answer(self, sent_at: float, now: float) -> None:
         """Take note that what was sent at `sent_at` was not refused for being too much."""
-        if self._is_closed and sent_at > self._slowed_at:
-            self._is_closed = False
+        if self.is_closed and sent_at > self._slowed_at:
+            self.is_closed = False
             self._pause_seconds = 0.0
             self._stepped_at = self._updated_at = now
             self._tokens = 1.0
@@ -101,16 +82,16 @@ class Pacer:
         """Slow down, unless that was sent before the last time that it was slowed down: it is of the same burst."""
         if sent_at <= self._slowed_at:
             return
-        if not self._rate:
+        if not self.rate:
             self._full_rate = max(self._last_count_rate, float(self._sent_count), _LEAST_FULL_RATE)
-            self._rate = self._full_rate
-        if not self._is_closed:
-            self._rate = max(self._rate / 2, 1.0)
+            self.rate = self._full_rate
+        if not self.is_closed:
+            self.rate = max(self.rate / 2, 1.0)
         longest = self._throttle_seconds * _MAX_PAUSE_FACTOR
         self._pause_seconds = min(self._pause_seconds * 2, longest) or self._throttle_seconds
         self._slowed_at = now
         self._paused_until = now + self._pause_seconds
-        self._is_closed = True
+        self.is_closed = True
         self._is_probing = False
 
     def forget_probe(self) -> None:
@@ -119,19 +100,19 @@ class Pacer:
 
     def get_wait(self, now: float) -> float | None:
         """Return after how many seconds more may be sent than now; None: time alone changes nothing."""
-        if self._is_closed:
+        if self.is_closed:
             return None if self._is_probing or now >= self._paused_until else self._paused_until - now
-        if not self._rate or self._tokens >= self._get_burst():
+        if not self.rate or self._tokens >= self._get_burst():
             return None
-        return max((1.0 - self._tokens) / self._rate, _GATHER_SECONDS)
+        return max((1.0 - self._tokens) / self.rate, _GATHER_SECONDS)
 
     def _get_burst(self) -> float:
-        return max(self._rate * _BURST_SECONDS, 1.0)
+        return max(self.rate * _BURST_SECONDS, 1.0)
 
     def _refill(self, now: float) -> None:
         if self.is_slowed:
             self._speed_up(now)
-        self._tokens += (now - self._updated_at) * self._rate
+        self._tokens += (now - self._updated_at) * self.rate
         self._updated_at = now
         self._tokens = min(self._tokens, self._get_burst())
 
@@ -140,8 +121,8 @@ class Pacer:
         if not steps:
             return
         self._stepped_at += steps * self._throttle_seconds
-        rate = self._rate + steps * max(self._full_rate * _STEP_SHARE, 1.0)
+        rate = self.rate + steps * max(self._full_rate * _STEP_SHARE, 1.0)
         if self._throughput:
-            self._rate = min(rate, self._throughput)
+            self.rate = min(rate, self._throughput)
         else:
-            self._rate = rate if rate < self._full_rate * _LIFTED_FACTOR else 0.0
+            self.rate = rate if rate < self._full_rate * _LIFTED_FACTOR else 0.0

@@ -1,7 +1,5 @@
 """Receipts as carriers send them: a deliver_sm or data_sm with the text of appendix B, with TLVs, or with both."""
 
-from __future__ import annotations
-
 import datetime
 import re
 from collections.abc import Mapping

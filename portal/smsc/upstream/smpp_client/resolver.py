@@ -4,8 +4,6 @@ The system's resolver blocks, for as long as it likes. In the event loop's own t
 up every other upstream, and the end of the process.
 """
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import threading

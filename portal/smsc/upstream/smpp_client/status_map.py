@@ -1,7 +1,5 @@
 """What a carrier's refusals and final states mean to customers: whether another try makes sense, and the ptt."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """A message as the submit_sm that a carrier gets (SMPP 3.4, 4.4.1)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -138,10 +136,9 @@ def build_submit_sm(
 
 def _build_concatenation_udh(segment: Segment, long_texts: str) -> bytes:
     """Return the user data header of a part (GSM 03.40, 9.2.3.24.1 and 8)."""
-    place = bytes((segment.total, segment.number))
     if long_texts == UDH_16:
-        return b"\x06\x08\x04" + segment.reference.to_bytes(2) + place
-    return b"\x05\x00\x03" + bytes((segment.reference & 0xFF,)) + place
+        return validation.add_concatenation(b"\0", segment)
+    return bytes((5, 0, 3, segment.reference & 0xFF, segment.total, segment.number))
 
 
 def _read_source(source: str, settings: UpstreamSettings) -> tuple[str, tuple[int, int]]:

@@ -1,7 +1,5 @@
 """A message on its way to a carrier."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass

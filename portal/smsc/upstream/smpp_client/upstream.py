@@ -1,7 +1,5 @@
 """An upstream that is reached by SMPP, as the dispatcher sees it: messages in, and what came of them out."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,7 @@ from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.protocol.constants import CommandStatus, format_receipt_status, format_status
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
 from portal.smsc.storage.interface import UpstreamConfig
-from portal.smsc.upstream.interface import UpstreamEvents
+from portal.smsc.upstream.channel import UpstreamChannel
 from portal.smsc.upstream.smpp_client import receipts, status_map
 from portal.smsc.upstream.smpp_client.charsets import CharacterMissing
 from portal.smsc.upstream.smpp_client.client import SmppClient
@@ -44,12 +42,12 @@ class SmppUpstream:
 
     is_simulated = False
 
-    def __init__(self, config: UpstreamConfig, events: UpstreamEvents, loop: asyncio.AbstractEventLoop) -> None:
-        self._events = events
+    def __init__(self, config: UpstreamConfig, channel: UpstreamChannel, loop: asyncio.AbstractEventLoop) -> None:
+        self._channel = channel
         self._loop = loop
         self._apply_config(config)
         self._client = SmppClient(self._settings, self, loop)
-        self._cut_texts = CutTexts(self._client, events, loop)
+        self._cut_texts = CutTexts(self._client, channel, loop)
 
     # --- what the dispatcher calls
 
@@ -59,7 +57,7 @@ class SmppUpstream:
             return
         # To bind with another password, again and again, would have the carrier lock the account.
         error = str(UpstreamPasswordUnreadable(name=self._settings.name))
-        self._events.handle_binds(
+        self._channel.handle_binds(
             [
                 BindState(number, kind, binds.UNBOUND, now_ms(), error)
                 for number, kind in enumerate(self._settings.bind_kinds, start=1)
@@ -103,14 +101,14 @@ class SmppUpstream:
             try:
                 if outcomes.is_expired(each, now_ms()):
                     # Whoever gets it back ends it.
-                    self._loop.call_soon(self._events.handle_lost, (), (each.id,))
+                    self._loop.call_soon(self._channel.handle_lost, (), (each.id,))
                 else:
                     self._send_message(each)
             except (ValueError, LookupError, OverflowError) as error:
                 # Not what any other error says: it may quote the text.
                 flaw = error if isinstance(error, CharacterMissing) else "no submit_sm can hold it"
                 ptt = message_states.PTT_INVALID_CONTENT
-                self._loop.call_soon(self._events.handle_refused, each.id, f"not sent: {flaw}", ptt)
+                self._loop.call_soon(self._channel.handle_refused, each.id, f"not sent: {flaw}", ptt)
 
     def _send_message(self, message: SubmittedMessage) -> None:
         settings = get_cut_settings(message, self._settings)
@@ -150,27 +148,19 @@ class SmppUpstream:
         if message_id < 0:
             self._cut_texts.handle_answer(message_id, status, upstream_message_id, bind_number)
         elif not status:
-            self._events.handle_accepted(message_id, upstream_message_id, bind_number)
+            self._channel.handle_accepted(message_id, upstream_message_id, bind_number)
         elif status in self._client.status_map.temporary:
-            self._events.handle_held(message_id, format_status(status))
+            self._channel.handle_held(message_id, format_status(status))
         else:
-            self._events.handle_refused(message_id, format_status(status), self._client.status_map.get_ptt(status))
+            self._channel.handle_refused(message_id, format_status(status), self._client.status_map.get_ptt(status))
 
     def submit_throttled(self, message_id: int, status: int) -> None:
         if message_id < 0:
             message_id = self._cut_texts.get_message_id(message_id)
-        self._events.handle_throttled(message_id, format_status(status))
+        self._channel.handle_throttled(message_id, format_status(status))
 
     def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
-        parts = [[each for each in lost if each < 0] for lost in (unsure, unsent)]
-        if any(parts):
-            # The lists are in the order of sending; the storage puts each back in its own place.
-            cut = self._cut_texts.handle_lost(*parts)
-            unsure, unsent = (
-                [*cut_ids, *(each for each in lost if each >= 0)]
-                for cut_ids, lost in zip(cut, (unsure, unsent), strict=True)
-            )
-        self._events.handle_lost(unsure, unsent)
+        self._channel.handle_lost(*self._cut_texts.handle_lost(unsure, unsent))
 
     def deliver_received(self, message: DeliverSm | DataSm, respond: Respond) -> None:
         def resolve(is_stored: bool) -> None:
@@ -192,10 +182,10 @@ class SmppUpstream:
             ):
                 self._refuse_delivery(respond, CommandStatus.ESME_RINVMSGLEN)
             else:
-                self._events.handle_inbound(inbound, resolve)
+                self._channel.handle_inbound(inbound, resolve)
             return
         ptt = status_map.ptt_from_receipt(receipt.state, receipt.err, self._error_map)
-        self._events.handle_receipt(
+        self._channel.handle_receipt(
             UpstreamReceipt(
                 self._config.upstream.id,
                 receipt.message_ids,
@@ -212,15 +202,15 @@ class SmppUpstream:
         )
 
     def _refuse_delivery(self, respond: Respond, status: CommandStatus) -> None:
-        self._events.handle_delivery_refused(format_status(status))
+        self._channel.handle_delivery_refused(format_status(status))
         respond(status)
 
     def room_changed(self) -> None:
-        self._events.handle_room()
+        self._channel.handle_room()
 
     def state_changed(self, bind: BindState) -> None:
-        self._events.handle_binds(self._client.bind_states)
-        self._events.handle_room()
+        self._channel.handle_binds(self._client.bind_states)
+        self._channel.handle_room()
 
 
 def _format_status(receipt: receipts.Receipt, ptt: int) -> str:
