@@ -13,6 +13,7 @@ MINIMUM_VERSIONS: Mapping[str, ssl.TLSVersion] = {"1.2": ssl.TLSVersion.TLSv1_2,
 """The lowest versions that can be asked for. Older ones are forbidden by RFC 8996; they hash by SHA-1 and MD5, which
 OpenSSL 3 refuses unless the level of security is 0 for the whole connection, TLS 1.2 included."""
 
+_KEY = "client key"
 # All authorities of a system are a quarter of it.
 _MAX_FILE_OCTETS = 1 << 20
 # The alerts (RFC 8446, 6.2) with which a server refuses a certificate of ours, as OpenSSL names them.
@@ -30,10 +31,10 @@ _REFUSED_CERTIFICATE_ALERTS = (
 class UnusableTlsFile(ValueError):
     """A file can't be used. `reason`: why, as the end of a sentence; `is_key`: the private key's."""
 
-    def __init__(self, what: str, path: str, reason: str, *, is_key: bool = False) -> None:
+    def __init__(self, what: str, path: str, reason: str) -> None:
         super().__init__(f"{what} {path}: {reason}")
         self.reason = reason
-        self.is_key = is_key
+        self.is_key = what == _KEY
 
 
 class TlsFault(StrEnum):
@@ -117,26 +118,22 @@ def check_key_file(path: str) -> None:
 
     Raises: UnusableTlsFile
     """
-    _check_pem_file("client key", path, b"PRIVATE KEY-----", "no private key in PEM is in it", is_key=True)
+    _check_pem_file(_KEY, path, b"PRIVATE KEY-----", "no private key in PEM is in it")
 
 
-def _check_pem_file(what: str, path: str, mark: bytes, flaw: str, *, is_key: bool = False) -> None:
-    if mark not in _read_file(what, path, is_key=is_key):
-        raise UnusableTlsFile(what, path, flaw, is_key=is_key)
-
-
-def _read_file(what: str, path: str, *, is_key: bool = False) -> bytes:
+def _check_pem_file(what: str, path: str, mark: bytes, flaw: str) -> None:
     """Read a file whose path an operator gives: one without an end, or a pipe, would have the server stand still."""
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise UnusableTlsFile(what, path, "it is no regular file", is_key=is_key)
+            raise UnusableTlsFile(what, path, "it is no regular file")
         with Path(path).open("rb") as file:
             octets = file.read(_MAX_FILE_OCTETS + 1)
     except OSError as error:
-        raise UnusableTlsFile(what, path, _describe_file_error(error), is_key=is_key) from None
+        raise UnusableTlsFile(what, path, _describe_file_error(error)) from None
     if len(octets) > _MAX_FILE_OCTETS:
-        raise UnusableTlsFile(what, path, "it is longer than 1 MiB", is_key=is_key)
-    return octets
+        raise UnusableTlsFile(what, path, "it is longer than 1 MiB")
+    if mark not in octets:
+        raise UnusableTlsFile(what, path, flaw)
 
 
 def _load_client_certificate(tls_context: ssl.SSLContext, certificate: str, key: str) -> None:
@@ -159,7 +156,7 @@ def _load_client_certificate(tls_context: ssl.SSLContext, certificate: str, key:
             reason = f"it doesn't belong to the certificate in {certificate}"
         else:
             reason = _describe_file_error(error)
-        raise UnusableTlsFile("client key", key, reason, is_key=True) from None
+        raise UnusableTlsFile(_KEY, key, reason) from None
 
 
 def describe_open_key(path: str) -> str:

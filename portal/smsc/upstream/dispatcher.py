@@ -71,9 +71,8 @@ class Dispatcher:
         self.put_backs = self._takers.put_backs
         self.begin_put_back = self._takers.begin_put_back
         self._is_recovered = False
-        self._is_in_doubt = False
         # The simulators of which it is still looked for what they have (None: the built-in one), those of which that
-        # could not be read, and what is to be called back and may be among that.
+        # is to be read (again), and what is to be called back and may be among that.
         self._resuming_ids: set[int | None] = {None}
         self._unread_ids: set[int | None] = set()
         self._postponed_cancels: list[tuple[MessageStatus, CancelCallback]] = []
@@ -213,8 +212,7 @@ class Dispatcher:
     ) -> None:
         if result is True:
             # What it held up goes on.
-            self._takers.expect_waiting()
-            self._claim()
+            self._claim_held_up()
         elif not (message.is_scheduled or message.is_queued):
             # It was not called back, or that could not be written, so it has to go on its way again, unless it has
             # ended; where it can't even be read, after the next start.
@@ -236,8 +234,7 @@ class Dispatcher:
                 channel.cancel_message(message_id)
         self._takers.add_waiting(due.waiting)
         # What the expired ones held up goes on.
-        self._takers.expect_waiting()
-        self._claim()
+        self._claim_held_up()
 
     # --- what waits
 
@@ -255,6 +252,11 @@ class Dispatcher:
         for channel in self._channels.values():
             if channel.claimable > 0 and not channel.claiming:
                 self._claim_for(channel)
+
+    def _claim_held_up(self) -> None:
+        """Claim, where something may go on that was held up."""
+        self._takers.expect_waiting()
+        self._claim()
 
     def _claim_for(self, channel: UpstreamChannel, *, is_trial: bool = False) -> None:
         """Claim what there is room for; or one message for an upstream that has failed: what becomes of it tells
@@ -298,7 +300,10 @@ class Dispatcher:
         for path in paths:
             path.take_left(claimed.left_count if len(paths) == 1 or not claimed.left_count else None)
         self._set_retry_timer(claimed.next_retry_at)
-        if self._may_send_claimed(channel, paths, claimed.messages, is_trial=is_trial):
+        may_send = all(path.taker is channel for path in paths)
+        if is_trial:
+            may_send = not claimed.messages or self._begin_trial(channel, *claimed.messages)
+        if may_send:
             channel.send_messages(claimed.messages)
         else:
             channel.put_back_messages(claimed.messages)
@@ -307,24 +312,14 @@ class Dispatcher:
             self._takers.update()
         self._claim()
 
-    def _may_send_claimed(
-        self,
-        channel: UpstreamChannel,
-        paths: Sequence[OutboundPath],
-        messages: Sequence[SubmittedMessage],
-        *,
-        is_trial: bool,
-    ) -> bool:
-        """Whether what was claimed for an upstream is still for it to send, and passes nothing that another one has."""
-        if not is_trial:
-            return all(path.taker is channel for path in paths)
-        if messages:
-            # The one message, and what comes behind it waits for it.
-            channel.trial_id = messages[0].id
-            self._takers.expect_held(messages[0])
-        others = [each for each in self._channels.values() if each is not channel]
-        flows = [(each.account_id, each.destination) for each in messages]
-        return not any(other.has_flow(flow) for flow in flows for other in others)
+    def _begin_trial(self, channel: UpstreamChannel, message: SubmittedMessage) -> bool:
+        """Let what comes behind the one message wait for it; returns whether it passes nothing that another upstream
+        has.
+        """
+        channel.trial_id = message.id
+        self._takers.expect_held(message)
+        flow = (message.account_id, message.destination)
+        return not any(each.has_flow(flow) for each in self._channels.values() if each is not channel)
 
     def _set_retry_timer(self, retry_at: int | None) -> None:
         """Claim what is to be tried again at `retry_at` (unix milliseconds), or earlier where that was set before."""
@@ -337,8 +332,7 @@ class Dispatcher:
 
     def _handle_retry_time(self) -> None:
         self._retry_timer = None
-        self._takers.expect_waiting()
-        self._claim()
+        self._claim_held_up()
 
     def handle_sending_stored(
         self, stored: Sequence[AcceptedMessage] | Sequence[UnsentMessage], result: SendingResult
@@ -366,8 +360,7 @@ class Dispatcher:
         self._takers.handle_recovered(waiting)
         self._resume_simulator(None)
         self._storage.put_back_abandoned_messages()
-        self._takers.expect_waiting()
-        self._claim()
+        self._claim_held_up()
 
     def handle_upstreams_changed(self, configs: Sequence[UpstreamConfig], *, has_ever_had: bool) -> None:
         if self._is_closing:
@@ -383,8 +376,7 @@ class Dispatcher:
             self._apply_config(channel, config)
         default_ids = [config.upstream.id for config in configs if config.upstream.is_default]
         self._takers.set_default_upstream(default_ids[0] if default_ids else None)
-        self._takers.expect_waiting()
-        self._claim()
+        self._claim_held_up()
 
     def handle_routes_changed(self, routes: RouteTable, *, moves_waiting: bool) -> None:
         if self._is_closing:
@@ -472,7 +464,7 @@ class Dispatcher:
         self._counters_timer = self._loop.call_later(_COUNTERS_SECONDS, self._save_counters)
 
     def handle_commit_in_doubt(self) -> None:
-        self._is_in_doubt = True
+        self._unread_ids |= {None, *(each.id for each in self._channels.values() if each.is_simulated)}
 
     def check_strays(self) -> None:
         """Look for messages that are an upstream's in the database alone; twice, to find any. Those that are a
@@ -481,9 +473,6 @@ class Dispatcher:
         for channel in self._channels.values():
             channel.check_strays()
         simulator_ids, self._unread_ids = self._unread_ids, set()
-        if self._is_in_doubt:
-            self._is_in_doubt = False
-            simulator_ids |= {None, *(each.id for each in self._channels.values() if each.is_simulated)}
         for simulator_id in simulator_ids:
             self._resume_simulator(simulator_id)
 

@@ -30,8 +30,7 @@ log = logging.getLogger(__name__)
 
 # Pauses between two tries, in multiples of `reconnect_seconds`: after a connection that had held, the first and the
 # longest while none comes about, and those after a refusal.
-_SHORT_PAUSE, _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1, 6
-_FIRST_REFUSED_PAUSE, _LONGEST_REFUSED_PAUSE = 2, 30
+_SHORT_PAUSE, _PAUSES, _REFUSED_PAUSES = 0.1, (1, 6), (2, 30)
 _JITTER = 0.25
 _MAX_DOUBLINGS = 10
 # Refusals that may be over in a moment: the carrier has not noticed yet that the connection before has ended, ...
@@ -221,10 +220,13 @@ class Connector:
         errors = []
         hosts = settings.hosts
         for host, port in hosts[self._first_host :] + hosts[: self._first_host]:
-            session, reason = await self._open_session(host, port, bind_octets, settings, tls_context)
-            if session:
+            try:
+                session = await self._open_session(host, port, bind_octets, settings, tls_context)
                 break
-            errors.append(reason)
+            except TimeoutError:
+                errors.append(f"no connection to {host} port {port} in {settings.connect_seconds:g} s")
+            except Exception as error:  # whatever resolver, sockets and TLS may raise: the bind goes on being tried
+                errors.append(f"no connection to {host} port {port}: {describe_error(error, settings)}")
         else:
             return None, "; ".join(errors)
         self._session = session
@@ -238,42 +240,31 @@ class Connector:
 
     async def _open_session(
         self, host: str, port: int, bind_octets: bytes, settings: ClientSettings, tls_context: ssl.SSLContext | None
-    ) -> tuple[ClientSession | None, str]:
-        """Open a connection to a host, and send the bind. Returns the session, or why there is none."""
-        session: ClientSession | None = None
-        try:
-            async with asyncio.timeout(settings.connect_seconds):
-                addresses = await self._resolver.resolve(host)
-            number, kind = self.state.number, self.state.kind
-            server_name = (settings.tls_server_name or host) if tls_context else None
-            for number_of_try, address in enumerate(addresses, start=1):
-                session = ClientSession(number, kind, (host, port), bind_octets, settings, self._owner, self._loop)
-                try:
-                    # Each has its own time: one that is silent would leave none to the others.
-                    async with asyncio.timeout(settings.connect_seconds):
-                        await self._loop.create_connection(
-                            lambda session=session: session, address, port, ssl=tls_context, server_hostname=server_name
-                        )
-                    break
-                except OSError:
-                    session.discard()
-                    if number_of_try == len(addresses):
-                        raise
-        except asyncio.CancelledError:
-            if session:
+    ) -> ClientSession:
+        """Open a connection to a host, and send the bind. Raises whatever the last of its addresses does."""
+        async with asyncio.timeout(settings.connect_seconds):
+            addresses = await self._resolver.resolve(host)
+        number, kind = self.state.number, self.state.kind
+        server_name = (settings.tls_server_name or host) if tls_context else None
+        for address in addresses:
+            session = ClientSession(number, kind, (host, port), bind_octets, settings, self._owner, self._loop)
+            try:
+                # Each has its own time: one that is silent would leave none to the others.
+                async with asyncio.timeout(settings.connect_seconds):
+                    await self._loop.create_connection(
+                        lambda session=session: session, address, port, ssl=tls_context, server_hostname=server_name
+                    )
+                return session
+            except BaseException as error:
                 session.discard()
-            raise
-        except TimeoutError:
-            return None, f"no connection to {host} port {port} in {settings.connect_seconds:g} s"
-        except Exception as error:  # whatever resolver, sockets and TLS may raise: the bind goes on being tried
-            return None, f"no connection to {host} port {port}: {describe_error(error, settings)}"
-        return session, ""
+                if not isinstance(error, OSError):
+                    raise
+                failure = error
+        raise failure
 
     def _choose_pause(self, is_refused: bool) -> float:
         """Return how many seconds to wait before the next try."""
-        first, longest = _FIRST_PAUSE, _LONGEST_PAUSE
-        if is_refused:
-            first, longest = _FIRST_REFUSED_PAUSE, _LONGEST_REFUSED_PAUSE
+        first, longest = _REFUSED_PAUSES if is_refused else _PAUSES
         doublings = min(self._failures - 1, _MAX_DOUBLINGS)
         factor = min(first * 2**doublings, longest) if self._failures else _SHORT_PAUSE
         return self._settings.reconnect_seconds * factor * random.uniform(1 - _JITTER, 1 + _JITTER)

@@ -215,10 +215,9 @@ class CutTexts:
             self._hold(sending, _INTERRUPTED)
         # The lists are in the order of sending; the storage puts each back in its own place.
         unsure_texts, unsent_texts = self._settle(sendings.values())
-        return [*unsure_texts, *(each for each in unsure if each >= 0)], [
-            *unsent_texts,
-            *(each for each in unsent if each >= 0),
-        ]
+        unsure = [*unsure_texts, *(each for each in unsure if each >= 0)]
+        unsent = [*unsent_texts, *(each for each in unsent if each >= 0)]
+        return unsure, unsent
 
     def _hold(self, sending: _Sending, status: str) -> None:
         """It is not sent whole this time. What comes behind it waits for it, also while parts of it are under way."""
