@@ -10,26 +10,6 @@ import click
 from portal.cli.shell import CommandContext, CommandOutput, DatabaseCommand
 from portal.services.upstreams.settings import DEFAULTS, FILE_SETTINGS, GROUPS, RULES, SettingRule, format_setting
 
-_METAVARS = {
-    "host": "H",
-    "port": "P",
-    "second_host": "H",
-    "system_id": "S",
-    "system_type": "T",
-    "tls_ca_file": "FILE",
-    "tls_server_name": "H",
-    "tls_certificate": "FILE",
-    "tls_key": "FILE",
-    "address_range": "R",
-    "status_map": "MAP",
-    "receipt_id_pattern": "REGEX",
-    "error_map": "MAP",
-    "intermediate_states": "WORDS",
-    "receipt_timezone": "ZONE",
-    "inbound_country": "CC",
-    "tlvs": "TAG=HEX",
-    "pass_tlvs": "TAG",
-}
 _OPTION_GROUPS = {"password_stdin": "bind"} | {name: rule.group for name, rule in RULES.items()}
 
 
@@ -83,8 +63,8 @@ def _build_option(
     help = f"{rule.help[0].upper()}{rule.help[1:]}{f' (default {default})' if default else ''}."
     if rule.is_flag:
         return click.option(f"{option}/--no-{option[2:]}", name, default=None, help=help)
-    if name in _METAVARS:
-        return click.option(option, name, metavar=_METAVARS[name], help=help)
+    if rule.metavar:
+        return click.option(option, name, metavar=rule.metavar, help=help)
     if rule.low is None:
         return click.option(option, name, type=click.Choice(list(rule.words)), help=help)
     # A number that is none is refused (1), and no wrong usage: it is as wrong in a page's form.

@@ -18,12 +18,16 @@ _LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_PATTERN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 
 
-class InvalidUpstreamSetting(Refused):
-    sentence = N_("“%(value)s” can't be the value of %(setting)s. Possible: %(choices)s.")
+class SettingRefused(Refused):
+    """What is set of an upstream isn't possible; `field` is the setting's name."""
 
-    def __init__(self, setting: str, value: object, **params: object) -> None:
-        super().__init__(setting=setting, value=value, **params)
+    def __init__(self, setting: str, **params: object) -> None:
+        super().__init__(setting=setting, **params)
         self.field = setting
+
+
+class InvalidUpstreamSetting(SettingRefused):
+    sentence = N_("“%(value)s” can't be the value of %(setting)s. Possible: %(choices)s.")
 
 
 class InvalidUpstreamText(InvalidUpstreamSetting):
@@ -47,6 +51,10 @@ class UnusableCertificateFile(InvalidUpstreamSetting):
 class InvalidMapEntry(InvalidUpstreamSetting):
     """`value` is the entry that can't be read."""
 
+    def __init__(self, setting: str, value: str) -> None:
+        codes = ", ".join(map(str, mappings.FAILED_PTTS))
+        super().__init__(setting, value=value, codes=codes, limit=mappings.MAX_PATTERN_LENGTH)
+
 
 class InvalidStatusMap(InvalidMapEntry):
     sentence = N_(
@@ -55,18 +63,12 @@ class InvalidStatusMap(InvalidMapEntry):
         " 0x58=throttle, 69=fail:100."
     )
 
-    def __init__(self, setting: str, value: object) -> None:
-        super().__init__(setting, value, codes=", ".join(map(str, mappings.FAILED_PTTS)))
-
 
 class InvalidErrorMap(InvalidMapEntry):
     sentence = N_(
         "“%(value)s” can't stand in %(setting)s. An entry is a carrier's error code that stands there once, an equals"
         " sign, and one of the codes %(codes)s; commas are between them: 27=6, 1F=100."
     )
-
-    def __init__(self, setting: str, value: object) -> None:
-        super().__init__(setting, value, codes=", ".join(map(str, mappings.FAILED_PTTS)))
 
 
 class InvalidIntermediateStates(InvalidMapEntry):
@@ -83,9 +85,6 @@ class InvalidIdPattern(InvalidMapEntry):
         " or one, and three may be missing (?); but no group. (?, references to a group, and [[, --, &&, ~~ or || in"
         " brackets have no place in it. An example: ref=([0-9A-F]+)"
     )
-
-    def __init__(self, setting: str, value: object) -> None:
-        super().__init__(setting, value, limit=mappings.MAX_PATTERN_LENGTH)
 
 
 class InvalidTimeZone(InvalidUpstreamSetting):
@@ -122,14 +121,14 @@ def check_host(name: str, value: str) -> None:
     except ValueError:
         # What has only digits and dots and is no address is one that was mistyped.
         if not _HOST_PATTERN.fullmatch(value) or re.fullmatch(r"[0-9.]+", value):
-            raise InvalidUpstreamHost(name, value) from None
+            raise InvalidUpstreamHost(name, value=value) from None
 
 
 def check_time_zone(name: str, value: str) -> None:
     try:
         ZoneInfo(value)
     except (OSError, ValueError, KeyError):
-        raise InvalidTimeZone(name, value) from None
+        raise InvalidTimeZone(name, value=value) from None
 
 
 def check_country(name: str, value: str) -> None:
@@ -137,7 +136,7 @@ def check_country(name: str, value: str) -> None:
     from portal.services.prices import countries
 
     if value.upper() not in countries.COUNTRIES:
-        raise InvalidCountry(name, value)
+        raise InvalidCountry(name, value=value)
 
 
 def _check_entries(parse: Callable[[str], object], refusal: type[InvalidMapEntry]) -> Callable[[str, str], None]:
@@ -158,21 +157,10 @@ check_tlvs = _check_entries(mappings.parse_tlvs, InvalidUpstreamTlvs)
 check_tags = _check_entries(mappings.parse_tags, InvalidUpstreamTags)
 
 
-def check_ca_file(name: str, value: str) -> None:
-    _check_file(name, value, UnusableCertificateFile)
-
-
-def check_certificate_file(name: str, value: str) -> None:
-    _check_file(name, value, UnusableCertificateFile)
-
-
-def check_key_file(name: str, value: str) -> None:
-    _check_file(name, value, UnusableKeyFile)
-
-
-def _check_file(name: str, value: str, refusal: type[InvalidUpstreamSetting]) -> None:
+def check_tls_file(name: str, value: str) -> None:
+    refusal = UnusableKeyFile if name == "tls_key" else UnusableCertificateFile
     if not Path(value).is_absolute():
-        raise refusal(name, value, reason="its path must begin with /")
+        raise refusal(name, value=value, reason="its path must begin with /")
     # Imported here: most commands need no TLS.
     from portal.core import tls_client
 
@@ -184,4 +172,4 @@ def _check_file(name: str, value: str, refusal: type[InvalidUpstreamSetting]) ->
         else:
             tls_client.check_key_file(value)
     except tls_client.UnusableTlsFile as error:
-        raise refusal(name, value, reason=error.reason) from None
+        raise refusal(name, value=value, reason=error.reason) from None
