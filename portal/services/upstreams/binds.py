@@ -3,7 +3,7 @@
 import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 
 from portal.core.db import write_transaction
 from portal.services.accounts import session_records
@@ -37,6 +37,9 @@ class BindState:
     host: str = ""
 
 
+_COLUMNS = ", ".join(each.name for each in fields(BindState))
+
+
 @dataclass(frozen=True, slots=True)
 class UpstreamState:
     """An upstream as it is now: its state, which is one of the five above, or PENDING, the binds that it has or should
@@ -57,22 +60,8 @@ def record_bind_states(conn: sqlite3.Connection, upstream_id: int, states: Seque
     with write_transaction(conn):
         conn.execute("DELETE FROM upstream_binds WHERE upstream = ?", (upstream_id,))
         conn.executemany(
-            "INSERT INTO upstream_binds (upstream, number, kind, state, since, error, status, next_attempt_at, host)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    upstream_id,
-                    each.number,
-                    each.kind,
-                    each.state,
-                    each.since,
-                    each.error,
-                    each.status,
-                    each.next_attempt_at,
-                    each.host,
-                )
-                for each in states
-            ],
+            f"INSERT INTO upstream_binds (upstream, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(upstream_id, *astuple(each)) for each in states],
         )
 
 
@@ -107,10 +96,7 @@ def get_upstream_state(conn: sqlite3.Connection, upstream_id: int) -> UpstreamSt
 def list_bind_states(conn: sqlite3.Connection) -> dict[int, list[BindState]]:
     """The binds as the SMPP server has stored them, by the ids of their upstreams and in the order of their numbers."""
     stored: dict[int, list[BindState]] = defaultdict(list)
-    rows = conn.execute(
-        "SELECT upstream, number, kind, state, since, error, status, next_attempt_at, host FROM upstream_binds"
-        " ORDER BY upstream, number"
-    )
+    rows = conn.execute(f"SELECT upstream, {_COLUMNS} FROM upstream_binds ORDER BY upstream, number")
     for upstream_id, *values in rows:
         stored[upstream_id].append(BindState(*values))
     return stored

@@ -29,28 +29,35 @@ def _build_rank_sql(table: str) -> str:
     return f"{HIGHEST_PRIORITY} - min(coalesce({table}.priority, 0), {HIGHEST_PRIORITY})"
 
 
+def _build_queued_sql(table: str) -> str:
+    """Whether a row `q` of `queued_messages` is, on its path, that of a row of `messages`."""
+    rank = _build_rank_sql(table)
+    return f"q.account_id = {table}.account_id AND q.priority_rank = {rank} AND q.message_id = {table}.id"
+
+
+def _build_held_sql(table: str) -> str:
+    """Whether a row `h` of `held_messages` is that of a row of `messages`, by the columns of its primary key."""
+    return f"h.account_id = {table}.account_id AND h.destination = {table}.destination AND h.message_id = {table}.id"
+
+
 def build_waiting_sql(table: str) -> str:
     """Whether a row of `messages` waits, as an expression; `table` is the name that `messages` has in the query."""
     return f"""({table}.upstream IS NULL AND (
-    EXISTS (SELECT 1 FROM queued_messages AS q WHERE q.path IN {_PATHS_SQL} AND q.account_id = {table}.account_id
-        AND q.priority_rank = {_build_rank_sql(table)} AND q.message_id = {table}.id)
-    OR EXISTS (SELECT 1 FROM held_messages AS h WHERE h.account_id = {table}.account_id
-        AND h.destination = {table}.destination AND h.message_id = {table}.id)))"""
+    EXISTS (SELECT 1 FROM queued_messages AS q WHERE q.path IN {_PATHS_SQL} AND {_build_queued_sql(table)})
+    OR EXISTS (SELECT 1 FROM held_messages AS h WHERE {_build_held_sql(table)})))"""
 
 
 _PATHS_SQL = "(SELECT id FROM queue_paths)"
 _RANK_SQL = _build_rank_sql("messages")
+_IS_HELD_SQL = _build_held_sql("messages")
 IS_WAITING_SQL = build_waiting_sql("messages")
 """`build_waiting_sql` of `messages` itself."""
-MAY_BE_SENT_SQL = """EXISTS (SELECT 1 FROM held_messages AS h WHERE h.account_id = messages.account_id
-    AND h.destination = messages.destination AND h.message_id = messages.id AND h.unanswered > 0)"""
+MAY_BE_SENT_SQL = f"EXISTS (SELECT 1 FROM held_messages AS h WHERE {_IS_HELD_SQL} AND h.unanswered > 0)"
 """Whether a carrier may have a row of `messages` that waits, or is tried again: it has not answered."""
 FIRST_UPSTREAM_SQL = f"""coalesce(
     (SELECT first_upstream FROM queue_paths CROSS JOIN queued_messages AS q ON q.path = queue_paths.id
-        WHERE q.account_id = messages.account_id AND q.priority_rank = {_RANK_SQL} AND q.message_id = messages.id),
-    (SELECT first_upstream FROM held_messages AS h JOIN queue_paths ON queue_paths.id = h.path
-        WHERE h.account_id = messages.account_id AND h.destination = messages.destination
-        AND h.message_id = messages.id))"""
+        WHERE {_build_queued_sql("messages")}),
+    (SELECT first_upstream FROM held_messages AS h JOIN queue_paths ON queue_paths.id = h.path WHERE {_IS_HELD_SQL}))"""
 """The upstream that comes first on the path of a row of `messages` that waits; NULL: the default one does."""
 # Of a row of `held_messages`: it has only held up what comes behind it (`takeovers.hold_followers`) until now.
 _IS_FIRST_TRY_SQL = "attempts = 1 AND error = ''"
@@ -82,33 +89,20 @@ def put_back_messages(
     paths, with their accounts.
     """
     ids_json = json.dumps(message_ids)
-    if has_held_messages(conn):
-        # One that has only held up what comes behind it has not been tried: an earlier one may be put back after it.
-        unbegun = conn.execute(
-            "SELECT h.message_id FROM messages JOIN held_messages AS h ON h.account_id = messages.account_id"
-            " AND h.destination = messages.destination AND h.message_id = messages.id"
-            f" WHERE messages.id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} AND upstream IS NOT NULL"
-            f" AND {_IS_FIRST_TRY_SQL} AND unanswered = 0",
-            (ids_json,),
-        )
-        release_held_messages(conn, [row[0] for row in unbegun.fetchall()])
-    tried = (
-        conn.execute(
-            "SELECT DISTINCT h.account_id, h.destination, upstream_ids FROM messages JOIN held_messages AS h"
-            " ON h.account_id = messages.account_id AND h.destination = messages.destination"
-            f" AND h.message_id = messages.id AND attempts > 0 AND +state = {ENROUTE} AND messages.upstream IS NOT NULL"
-            " JOIN queue_paths ON queue_paths.id = h.path WHERE messages.id IN (SELECT value FROM json_each(?))",
-            (ids_json,),
-        ).fetchall()
-        if has_held_messages(conn)
-        else []
+    is_claimed = f"messages.id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} AND upstream IS NOT NULL"
+    # One that has only held up what comes behind it has not been tried: an earlier one may be put back after it.
+    unbegun_ids = find_held_messages(
+        conn, message_ids, f"+state = {ENROUTE} AND upstream IS NOT NULL AND {_IS_FIRST_TRY_SQL} AND unanswered = 0"
     )
+    release_held_messages(conn, unbegun_ids)
+    tried = conn.execute(
+        "SELECT DISTINCT h.account_id, h.destination, upstream_ids FROM messages JOIN held_messages AS h"
+        f" ON {_IS_HELD_SQL} AND attempts > 0 JOIN queue_paths ON queue_paths.id = h.path WHERE {is_claimed}",
+        (ids_json,),
+    ).fetchall()
     untried = conn.execute(
-        "SELECT account_id, destination, country, source, coalesce(priority, 0), id FROM messages"
-        f" WHERE id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} AND upstream IS NOT NULL"
-        " AND upstream_id IS NULL AND NOT EXISTS"
-        " (SELECT 1 FROM held_messages AS h WHERE h.account_id = messages.account_id"
-        "  AND h.destination = messages.destination AND h.message_id = messages.id)",
+        "SELECT account_id, destination, country, source, coalesce(priority, 0), id FROM messages WHERE"
+        f" {is_claimed} AND upstream_id IS NULL AND NOT EXISTS (SELECT 1 FROM held_messages AS h WHERE {_IS_HELD_SQL})",
         (ids_json,),
     ).fetchall()
     queued = [
@@ -240,15 +234,7 @@ def list_unanswered_ids(conn: sqlite3.Connection, message_ids: Collection[int]) 
     """Those of these messages that have been sent without an answer and are to be tried again: an upstream may have
     them.
     """
-    if not has_held_messages(conn):
-        return set()
-    rows = conn.execute(
-        "SELECT id FROM messages JOIN held_messages AS h ON h.account_id = messages.account_id"
-        " AND h.destination = messages.destination AND message_id = id"
-        " WHERE id IN (SELECT value FROM json_each(?)) AND unanswered > 0",
-        (json.dumps([*message_ids]),),
-    )
-    return {row[0] for row in rows}
+    return set(find_held_messages(conn, message_ids, "unanswered > 0"))
 
 
 def release_held_messages(conn: sqlite3.Connection, message_ids: Collection[int]) -> list[int]:
@@ -294,14 +280,13 @@ def has_held_messages(conn: sqlite3.Connection) -> bool:
     return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM held_messages)").fetchone()[0])
 
 
-def find_held_messages(conn: sqlite3.Connection, message_ids: Collection[int]) -> list[int]:
-    """Those of these messages that were refused for the moment, or hold up others."""
+def find_held_messages(conn: sqlite3.Connection, message_ids: Collection[int], condition: str = "true") -> list[int]:
+    """Those of these messages that were refused for the moment, or hold up others, and that meet a condition."""
     if not has_held_messages(conn):
         return []
     rows = conn.execute(
         "SELECT h.message_id FROM json_each(?) AS given CROSS JOIN messages ON messages.id = given.value"
-        " JOIN held_messages AS h ON h.account_id = messages.account_id AND h.destination = messages.destination"
-        " AND h.message_id = messages.id",
+        f" JOIN held_messages AS h ON {_IS_HELD_SQL} WHERE {condition}",
         (json.dumps([*message_ids]),),
     )
     return [row[0] for row in rows]
