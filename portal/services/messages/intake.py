@@ -81,6 +81,10 @@ class _AccountCharge:
     refused: int = 0
     stopped: int = 0
 
+    @property
+    def amount(self) -> int:
+        return self.balance_before - self.balance_after
+
 
 def store_messages(
     conn: sqlite3.Connection, submits: Sequence[SubmittedMessage], now: int | None = None
@@ -406,7 +410,7 @@ def _debit_accounts(
                 Usage(
                     account_id,
                     charge.last_usage,
-                    charge.balance_before - charge.balance_after,
+                    charge.amount,
                     charge.balance_after,
                     charge.sent,
                     charge.first_id,
@@ -424,17 +428,7 @@ def _debit_accounts(
     daily_totals.add_daily_totals(
         conn,
         [
-            (
-                account_id,
-                day,
-                charge.sent,
-                0,
-                0,
-                charge.stopped,
-                charge.refused,
-                charge.parts,
-                charge.balance_before - charge.balance_after,
-            )
+            (account_id, day, charge.sent, 0, 0, charge.stopped, charge.refused, charge.parts, charge.amount)
             for account_id, charge in charges.items()
         ],
     )

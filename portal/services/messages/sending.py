@@ -19,6 +19,7 @@ from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import claims, counters, queue, takeovers, upstreams
+from portal.services.upstreams.claims import ClaimedIds
 from portal.services.upstreams.message_ids import UNANSWERED_SQL
 from portal.services.upstreams.paths import DEFAULT_PATH, SIMULATED_BIND, ChoosePath, UpstreamPath, choose_default_path
 from portal.services.upstreams.settings import FAIL
@@ -41,19 +42,14 @@ _STORE_ACCEPTED = BulkUpdateColumns(
 
 @dataclass(slots=True)
 class ClaimedMessages:
-    """What one upstream sends now, in this order; the rest as in `claims.ClaimedIds`.
+    """What one upstream sends now, in this order. `ids`: what was claimed, of which some may not be sent.
 
     `next_retry_at`: as in `SendingResult`, of the paths that were claimed from. `receipts`: those of messages that were
     rejected instead.
     """
 
     messages: list[SubmittedMessage]
-    emptied_account_ids: list[int]
-    left_count: int | None
-    last_account_id: int
-    emptied_paths: list[tuple[UpstreamPath, int]]
-    held_destinations: Mapping[tuple[UpstreamPath, int], Collection[str]]
-    moved_paths: set[tuple[UpstreamPath, int]]
+    ids: ClaimedIds
     next_retry_at: int | None
     receipts: list[DeliveryReceipt]
 
@@ -188,17 +184,7 @@ def claim_messages(
             receipts += result.receipts
             claimed.emptied_account_ids += result.emptied_account_ids
             claimed.left_count = None
-        return ClaimedMessages(
-            sendable,
-            claimed.emptied_account_ids,
-            claimed.left_count,
-            claimed.last_account_id,
-            claimed.emptied_paths,
-            claimed.held_destinations,
-            claimed.moved_paths,
-            queue.get_next_retry_time(conn, taken_paths),
-            receipts,
-        )
+        return ClaimedMessages(sendable, claimed, queue.get_next_retry_time(conn, taken_paths), receipts)
 
 
 def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> SendingResult:
@@ -340,7 +326,7 @@ def resolve_unsure_messages(
             for each in open_ids
             if not queue.hold_message(conn, each, NO_ANSWER, now, choose_path, is_unanswered=True)
         ]
-    amounts = {"unsure": len(message_ids), "resent": len(open_ids) - len(failed_ids), "failed": len(failed_ids)}
+    amounts = {"unsure": len(message_ids), "resent": len(open_ids) - len(failed_ids)}
     _finish_unsure_messages(conn, upstream_id, failed_ids, amounts, now, result)
 
 
@@ -368,7 +354,7 @@ def _take_over_texts(
             message_parts.forget_parts(conn, [each.id])
             queue.count_as_unanswered(conn, each.id)
             each.cut = None
-    amounts = {"unsure": len(texts), "resent": len(texts) - len(failed_ids), "failed": len(failed_ids)}
+    amounts = {"unsure": len(texts), "resent": len(texts) - len(failed_ids)}
     _finish_unsure_messages(conn, upstream_id, failed_ids, amounts, now, result)
     return failed_ids
 
@@ -381,13 +367,13 @@ def _finish_unsure_messages(
     now: int,
     result: SendingResult,
 ) -> None:
-    """End those of unsure messages that are not sent again, and count what became of all of them."""
+    """End those of unsure messages that are not sent again, and count them, and what became of all of them."""
     if failed_ids:
         result.receipts += outcomes.finish_and_refund_messages(
             conn, [MessageOutcome(each, UNKNOWN, PTT_UNKNOWN, now, None, NO_ANSWER) for each in failed_ids]
         )
         _release_held_messages(conn, failed_ids, result)
-    counters.add_to_counters(conn, upstream_id, {name: amount for name, amount in amounts.items() if amount})
+    counters.add_to_counters(conn, upstream_id, {**amounts, "failed": len(failed_ids)})
 
 
 @dataclass(slots=True)
@@ -436,36 +422,45 @@ def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[Upstrea
     result = SendingResult()
     amounts: dict[int, Counter[str]] = defaultdict(Counter)
     with write_transaction(conn):
-        ended: list[MessageOutcome] = []
-        cut_ids: set[int] = set()
+        ended: list[tuple[int, MessageOutcome]] = []
         for each, match in zip(receipts, receipt_matching.find_messages(conn, receipts), strict=True):
             result.matched.append(match.message_id is not None)
             if not each.is_counted:
                 amounts[each.upstream]["receipts"] += 1
             if match.message_id is not None:
-                ended_at = _choose_end(match.message_id, each.done_at, now)
-                if not each.is_final or each.state is None:
-                    pass
-                elif match.number:
-                    message_parts.end_part(
-                        conn, match.message_id, match.number, each.state, each.ptt, each.status, ended_at
+                if each.is_final and each.state is not None:
+                    ended_at = _choose_end(match.message_id, each.done_at, now)
+                    outcome = MessageOutcome(
+                        match.message_id, each.state, each.ptt, ended_at, match.upstream_id, each.status
                     )
-                    cut_ids.add(match.message_id)
-                else:
-                    ended.append(
-                        MessageOutcome(match.message_id, each.state, each.ptt, ended_at, match.upstream_id, each.status)
-                    )
+                    ended.append((match.number, outcome))
             elif not each.is_repeated:
                 amounts[each.upstream]["unmatched"] += 1
                 _keep_unmatched_receipt(conn, each, match.tried, now)
-        result.receipts = outcomes.finish_and_refund_messages(conn, ended)
+        result.receipts = _end_messages_and_parts(conn, ended)
+        cut_ids = {outcome.message_id for number, outcome in ended if number}
         if cut_ids:
             result.receipts += outcomes.finish_cut_messages(conn, cut_ids, now)
         for upstream_id, amounts_of_upstream in amounts.items():
             counters.add_to_counters(conn, upstream_id, amounts_of_upstream)
             if amounts_of_upstream["unmatched"]:
-                _remove_oldest_unmatched_receipts(conn)
+                conn.execute(
+                    "DELETE FROM unmatched_receipts WHERE id <= (SELECT max(id) FROM unmatched_receipts) - ?",
+                    (MAX_UNMATCHED_RECEIPTS,),
+                )
     return result
+
+
+def _end_messages_and_parts(
+    conn: sqlite3.Connection, ended: Sequence[tuple[int, MessageOutcome]]
+) -> list[DeliveryReceipt]:
+    """Store what receipts say, each given with the number of the part that it is of; 0: of a whole message."""
+    for number, each in ended:
+        if number:
+            message_parts.end_part(
+                conn, each.message_id, number, each.state, each.ptt, each.upstream_status, each.ended_at
+            )
+    return outcomes.finish_and_refund_messages(conn, [each for number, each in ended if not number])
 
 
 def _choose_end(message_id: int, done_at: int | None, now: int) -> int:
@@ -477,13 +472,6 @@ def _choose_end(message_id: int, done_at: int | None, now: int) -> int:
     if done_at is None or not ids.time_from_id(message_id) <= done_at < now - LATE_RECEIPT_MS:
         return now
     return done_at
-
-
-def _remove_oldest_unmatched_receipts(conn: sqlite3.Connection) -> None:
-    conn.execute(
-        "DELETE FROM unmatched_receipts WHERE id <= (SELECT max(id) FROM unmatched_receipts) - ?",
-        (MAX_UNMATCHED_RECEIPTS,),
-    )
 
 
 def _keep_unmatched_receipt(conn: sqlite3.Connection, receipt: UpstreamReceipt, tried: str, now: int) -> None:
@@ -518,18 +506,13 @@ def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedM
     )
     ended = []
     for each in early:
-        part = accepted[each.position].part
-        if each.state is None:
-            pass
-        elif part is not None:
-            message_parts.end_part(
-                conn, each.message_id, part.number, each.state, each.ptt, each.status, each.received_at
+        if each.state is not None:
+            part = accepted[each.position].part
+            outcome = MessageOutcome(
+                each.message_id, each.state, each.ptt, each.received_at, each.upstream_id, each.status
             )
-        else:
-            ended.append(
-                MessageOutcome(each.message_id, each.state, each.ptt, each.received_at, each.upstream_id, each.status)
-            )
-    return outcomes.finish_and_refund_messages(conn, ended) if ended else []
+            ended.append((part.number if part else 0, outcome))
+    return _end_messages_and_parts(conn, ended) if ended else []
 
 
 def store_reported_outcomes(conn: sqlite3.Connection, ended: Sequence[MessageOutcome]) -> SendingResult:

@@ -27,7 +27,7 @@ def add_to_counters(conn: sqlite3.Connection, upstream_id: int, amounts: Mapping
         conn.executemany(
             "INSERT INTO upstream_counters (upstream, name, value) VALUES (?1, ?2, ?3)"
             " ON CONFLICT DO UPDATE SET value = value + ?3",
-            [(upstream_id, name, amount) for name, amount in amounts.items()],
+            [(upstream_id, name, amount) for name, amount in amounts.items() if amount],
         )
 
 

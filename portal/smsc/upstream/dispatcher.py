@@ -293,12 +293,12 @@ class Dispatcher:
             self._set_retry_timer(now_ms() + int(_CLAIM_RETRY_SECONDS * 1000))
             channel.update_available()
             return
-        channel.last_account_id = claimed.last_account_id
-        self._takers.forget_waiting(claimed.emptied_account_ids, claimed.emptied_paths)
-        self._takers.note_held(claimed.held_destinations)
-        self._takers.add_waiting(claimed.moved_paths)
+        channel.last_account_id = claimed.ids.last_account_id
+        self._takers.forget_waiting(claimed.ids.emptied_account_ids, claimed.ids.emptied_paths)
+        self._takers.note_held(claimed.ids.held_destinations)
+        self._takers.add_waiting(claimed.ids.moved_paths)
         for path in paths:
-            path.take_left(claimed.left_count if len(paths) == 1 or not claimed.left_count else None)
+            path.take_left(claimed.ids.left_count if len(paths) == 1 or not claimed.ids.left_count else None)
         self._set_retry_timer(claimed.next_retry_at)
         may_send = all(path.taker is channel for path in paths)
         if is_trial:

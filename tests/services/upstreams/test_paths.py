@@ -407,7 +407,7 @@ def test_what_expires_while_it_waits_is_refunded_by_the_first_upstream_of_its_pa
     (message_id,) = store_messages(conn, [message])
     if is_claimed:
         claimed = sending.claim_messages(conn, ids[0], 10, 0, NOW, [message.path], lambda *_: message.path)
-        assert (claimed.messages, claimed.emptied_account_ids) == ([], [acme_1.id])
+        assert (claimed.messages, claimed.ids.emptied_account_ids) == ([], [acme_1.id])
     else:
         with write_transaction(conn):
             outcomes.expire_messages(conn, [message_id], NOW)
