@@ -1,7 +1,7 @@
 """`upstream …`: operators' connections to carriers."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import wraps
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from portal.cli.shell import (
     read_password,
     wrong_usage,
 )
-from portal.cli.upstream_options import SettingsCommand, settings_options
+from portal.cli.upstream_options import SettingsCommand
 from portal.services.accounts import session_records
 from portal.services.common.audit import SHELL
 from portal.services.upstreams import (
@@ -43,6 +43,8 @@ from portal.services.upstreams.settings import (
     UpstreamSettings,
     format_setting,
 )
+from portal.services.upstreams.unmatched_receipts import UnmatchedReceipt
+from portal.services.upstreams.unowned_messages import UnownedMessage
 from portal.services.upstreams.upstreams import Upstream
 
 if TYPE_CHECKING:
@@ -77,7 +79,6 @@ def _upstream_argument(run: Callable[..., CommandOutput]) -> Callable[..., Comma
     default=upstreams.SMPP,
     help="A carrier's SMSC, or a simulator that makes outcomes up (default smpp).",
 )
-@settings_options
 def _create_upstream(
     context: CommandContext, name: str, *, kind: str, password_stdin: bool, settings: dict[str, object]
 ) -> CommandOutput:
@@ -98,7 +99,6 @@ def _create_upstream(
 )
 @_upstream_argument
 @click.option("--name", "new_name", metavar="NAME", help="Another name.")
-@settings_options
 def _change_upstream(
     context: CommandContext,
     upstream: Upstream,
@@ -307,41 +307,26 @@ def _kept_arguments(run: Callable[..., CommandOutput]) -> Callable[..., CommandO
 @_kept_arguments
 def _list_unmatched_receipts(context: CommandContext, upstream_id: int | None, limit: int) -> CommandOutput:
     """List receipts that belong to no message, newest first, with the ids that were looked for."""
-    names = upstreams.get_upstream_names(context.conn)
-    rows = [
-        {
-            "received_at": format_timestamp(each.received_at),
-            "upstream": names[each.upstream],
-            "tried": each.tried,
-            "status": each.status,
-            "source": each.source,
-            "destination": each.destination,
-            "text": each.text,
-        }
-        for each in unmatched_receipts.list_unmatched_receipts(context.conn, upstream_id, limit)
-    ]
-    return _format_rows(rows, ("received_at", "upstream", "tried", "status", "source", "destination"))
+    kept = unmatched_receipts.list_unmatched_receipts(context.conn, upstream_id, limit)
+    return _format_kept(context, kept, ("received_at", "upstream", "tried", "status", "source", "destination"))
 
 
 @upstream_group.command("unowned", example="upstream unowned carrier --limit 20")
 @_kept_arguments
 def _list_unowned_messages(context: CommandContext, upstream_id: int | None, limit: int) -> CommandOutput:
     """List messages from handsets that no account takes, newest first."""
+    kept = unowned_messages.list_unowned_messages(context.conn, upstream_id, limit)
+    return _format_kept(context, kept, ("received_at", "upstream", "source", "destination", "text"))
+
+
+def _format_kept(
+    context: CommandContext, kept: Sequence[UnmatchedReceipt] | Sequence[UnownedMessage], columns: Sequence[str]
+) -> CommandOutput:
     names = upstreams.get_upstream_names(context.conn)
-    rows = [
-        {
-            "received_at": format_timestamp(each.received_at),
-            "upstream": "" if each.upstream is None else names[each.upstream],
-            "source": each.source,
-            "destination": each.destination,
-            "text": each.text,
-        }
-        for each in unowned_messages.list_unowned_messages(context.conn, upstream_id, limit)
-    ]
-    return _format_rows(rows, ("received_at", "upstream", "source", "destination", "text"))
-
-
-def _format_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> CommandOutput:
+    rows = []
+    for each in kept:
+        name = "" if each.upstream is None else names[each.upstream]
+        rows.append({**asdict(each), "received_at": format_timestamp(each.received_at), "upstream": name})
     table = format_table(columns, [[row[name] for name in columns] for row in rows])
     return CommandOutput(rows, table if rows else "There is none.")
 
@@ -441,7 +426,7 @@ def _describe_state(context: CommandContext, state: UpstreamState) -> CommandOut
         "learned_ids": learned_ids,
         "binds": [_bind_to_dict(each) for each in state.binds],
         "health_reason": state.health.reason,
-        "health_since": format_timestamp(state.health.since) if state.health.since else None,
+        "health_since": format_timestamp(state.health.since or None),
         # Numbers and flags as such, all else as the options have it.
         "settings": {
             name: each if str(each) == formatted[name] or RULES[name].is_flag else formatted[name]
@@ -483,11 +468,11 @@ def _bind_to_dict(bind: BindState) -> dict[str, object]:
         "number": bind.number,
         "kind": bind.kind,
         "state": bind.state,
-        "since": format_timestamp(bind.since) if bind.since else None,
+        "since": format_timestamp(bind.since or None),
         "error": bind.error,
         "status": bind.status,
         "host": bind.host,
-        "next_attempt": format_timestamp(bind.next_attempt_at) if bind.next_attempt_at else None,
+        "next_attempt": format_timestamp(bind.next_attempt_at or None),
     }
 
 

@@ -441,7 +441,7 @@ def test_messages_that_no_account_takes_are_listed(ok, run_app, conn):
     assert ok("upstream", "unowned") == []
     for upstream_id, text in ((None, "simulated"), (1, "first\nline"), (1, "second")):
         at = 1_800_000_000_000
-        message = UnownedMessage(upstream_id, at, "393331234567", "48480", text)
+        message = UnownedMessage(at, upstream_id, "393331234567", "48480", text)
         unowned_messages.keep_unowned_messages(conn, [message])
     newest, _ = ok("upstream", "unowned", "sim")
     assert newest == {

@@ -174,7 +174,7 @@ def _store_whole_messages(
             keywords_by_number[each.destination] = keywords
         matched = _match_recipients(keywords, each.text if each.opening is None else each.opening)
         if not matched.account_ids:
-            unowned.append(UnownedMessage(each.upstream, at, each.source, each.destination, each.content))
+            unowned.append(UnownedMessage(at, each.upstream, each.source, each.destination, each.content))
         for account_id in matched.account_ids:
             row_id += 1
             rows.append(

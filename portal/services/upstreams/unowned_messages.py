@@ -12,7 +12,8 @@ MAX_UNOWNED_MESSAGES = 100_000
 """So many are kept, the newest: anybody can send to a number."""
 _MAX_TEXT_LENGTH = 1_600
 _LOG_SECONDS = 30.0
-_INSERT = BulkInsert("unowned_messages", "upstream, received_at, source, destination, text")
+_COLUMNS = "received_at, upstream, source, destination, text"
+_INSERT = BulkInsert("unowned_messages", _COLUMNS)
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,8 @@ class UnownedMessage:
     octets as hexadecimal digits where it is no text; as much of it as ten parts hold.
     """
 
-    upstream: int | None
     received_at: int
+    upstream: int | None
     source: str
     destination: str
     text: str
@@ -79,7 +80,7 @@ def keep_unowned_messages(conn: sqlite3.Connection, messages: Sequence[UnownedMe
     _INSERT.run(
         conn,
         [
-            (each.upstream, each.received_at, each.source, each.destination, each.text[:_MAX_TEXT_LENGTH])
+            (each.received_at, each.upstream, each.source, each.destination, each.text[:_MAX_TEXT_LENGTH])
             for each in messages
         ],
     )
@@ -91,8 +92,7 @@ def keep_unowned_messages(conn: sqlite3.Connection, messages: Sequence[UnownedMe
 def list_unowned_messages(conn: sqlite3.Connection, upstream_id: int | None, limit: int) -> list[UnownedMessage]:
     """The last ones of an upstream, or of all (None), newest first."""
     rows = conn.execute(
-        "SELECT upstream, received_at, source, destination, text FROM unowned_messages"
-        " WHERE ?1 IS NULL OR upstream = ?1 ORDER BY id DESC LIMIT ?2",
+        f"SELECT {_COLUMNS} FROM unowned_messages WHERE ?1 IS NULL OR upstream = ?1 ORDER BY id DESC LIMIT ?2",
         (upstream_id, limit),
     )
     return [UnownedMessage(*row) for row in rows]

@@ -203,7 +203,7 @@ def test_receipts_of_no_message_go_after_thirty_days(conn):
 def test_messages_that_no_account_took_go_after_thirty_days(conn):
     texts = {"older": NOW - 31 * DAY_MS, "just older": NOW - 30 * DAY_MS - 1, "not yet": NOW - 30 * DAY_MS, "new": NOW}
     unowned_messages.keep_unowned_messages(
-        conn, [UnownedMessage(1, at, "393401234567", "48484", text) for text, at in texts.items()]
+        conn, [UnownedMessage(at, 1, "393401234567", "48484", text) for text, at in texts.items()]
     )
     assert keep(conn, 12, NOW) == 0
     assert [each.text for each in unowned_messages.list_unowned_messages(conn, None, 10)] == ["new", "not yet"]
