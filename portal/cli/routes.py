@@ -71,10 +71,8 @@ def _create_route(
     upstreams_text: str,
     customer: str | None,
     account: str | None,
-    country: str | None,
-    prefix: str | None,
-    sender: str | None,
     before_id: int | None,
+    **conditions: str | None,
 ) -> CommandOutput:
     """Add a route, the last one unless --before says else. The first that fits a message decides, and no other."""
     route = routes.create_route(
@@ -83,10 +81,8 @@ def _create_route(
         upstreams_text,
         customer=None if customer is None else customers.get_customer(context.conn, customer),
         account=None if account is None else accounts.get_account(context.conn, account),
-        country=country,
-        prefix=prefix,
-        sender=sender,
         before_id=before_id,
+        **conditions,
     )
     return _describe_changed_route(context, route)
 

@@ -75,7 +75,7 @@ class InboundRecipients:
     is_stop_request: bool
 
 
-_INSERT_RECEIVED = BulkInsert("received", "id, account_id, source, destination, keyword, text, body, udh, data_coding")
+_INSERT_RECEIVED = BulkInsert("received", "id, account_id, keyword, source, destination, text, body, udh, data_coding")
 
 
 def store_inbound_messages(
@@ -175,21 +175,10 @@ def _store_whole_messages(
         matched = _match_recipients(keywords, each.text if each.opening is None else each.opening)
         if not matched.account_ids:
             unowned.append(UnownedMessage(at, each.upstream, each.source, each.destination, each.content))
+        columns = (each.source, each.destination, each.text, each.body, each.udh, each.data_coding)
         for account_id in matched.account_ids:
             row_id += 1
-            rows.append(
-                (
-                    row_id,
-                    account_id,
-                    each.source,
-                    each.destination,
-                    matched.keyword,
-                    each.text,
-                    each.body,
-                    each.udh,
-                    each.data_coding,
-                )
-            )
+            rows.append((row_id, account_id, matched.keyword, *columns))
             added.append((account_id, row_id))
             if matched.is_stop_request:
                 stops.append((account_id, each.source, row_id))

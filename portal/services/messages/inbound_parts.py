@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from portal.core import gsm0338
 from portal.core.clock import HOUR_MS, MINUTE_MS
@@ -50,8 +50,7 @@ class InboundPart:
 
 
 _KEY_COLUMNS = "source, destination, upstream, reference, total, data_coding"
-_COLUMNS = f"{_KEY_COLUMNS}, number, received_at, charset, udh, content, repeated"
-_INSERT_PARTS = BulkInsert("inbound_parts", _COLUMNS)
+_INSERT_PARTS = BulkInsert("inbound_parts", f"{_KEY_COLUMNS}, number, received_at, charset, udh, content, repeated")
 _INSERT_JOINED = BulkInsert(
     "joined_messages",
     f"{_KEY_COLUMNS}, received_at, hashes",
@@ -176,16 +175,8 @@ def _release_parts(waiting: Mapping[int, InboundPart]) -> list[InboundPart]:
 def _join_parts(parts: list[InboundPart]) -> list[InboundPart]:
     """The whole message; the parts again where it is too long."""
     first = parts[0]
-    joined = InboundPart(
-        first.source,
-        first.destination,
-        first.upstream,
-        None,
-        first.data_coding,
-        first.charset,
-        _remove_concatenation(first.udh),
-        b"".join(each.content for each in parts),
-    )
+    content = b"".join(each.content for each in parts)
+    joined = replace(first, segment=None, udh=_remove_concatenation(first.udh), content=content, is_repeated=False)
     decoded = decode_content(joined.content, joined.data_coding, joined.udh, joined.charset)
     return parts if is_too_long(*decoded) else [joined]
 
@@ -240,7 +231,10 @@ def _list_old_keys(conn: sqlite3.Connection, table: str, now: int, limit: int) -
 
 
 _IS_OF_KEY = " AND ".join(f"{name} = value ->> {index}" for index, name in enumerate(_KEY_COLUMNS.split(", ")))
-_SELECT_PARTS = f"SELECT {_COLUMNS} FROM json_each(?) CROSS JOIN inbound_parts ON {_IS_OF_KEY}"
+_SELECT_PARTS = (
+    "SELECT source, destination, upstream, reference, total, number, data_coding, charset, udh, content, repeated"
+    f" FROM json_each(?) CROSS JOIN inbound_parts ON {_IS_OF_KEY}"
+)
 _KEY_VALUES = ", ".join(f"value ->> {index}" for index in range(len(_KEY_COLUMNS.split(", "))))
 _SELECT_HASHES = f"SELECT {_KEY_COLUMNS}, hashes FROM json_each(?) CROSS JOIN joined_messages ON {_IS_OF_KEY}"
 
@@ -251,11 +245,8 @@ def _read_parts(conn: sqlite3.Connection, keys: Sequence[_Key]) -> dict[_Key, di
     if not keys:
         return {}
     for row in conn.execute(_SELECT_PARTS, (json.dumps([*dict.fromkeys(keys)]),)):
-        source, destination, upstream, reference, total, data_coding, number, _, charset, udh, content, repeated = row
-        segment = Segment(reference, total, number)
-        part = InboundPart(
-            source, destination, upstream, segment, data_coding, charset, udh, content, is_repeated=bool(repeated)
-        )
+        source, destination, upstream, reference, total, number, *rest = row
+        part = InboundPart(source, destination, upstream, Segment(reference, total, number), *rest)
         parts[get_key(part)][number] = part
     return dict(parts)
 

@@ -269,17 +269,11 @@ def process_due_messages(
             due.receipts += reject_blacklisted_messages(conn, blocked, now)
         conn.executemany("UPDATE messages SET due_at = expires_at WHERE id = ?", [(each.id,) for each in due.outbound])
         if upstreams.has_ever_had_upstream(conn):
-            queued = [
-                (
-                    choose_path(each.account_id, each.destination, each.country, each.source),
-                    each.account_id,
-                    each.priority,
-                    each.id,
-                )
+            rows = [
+                (each.account_id, each.destination, each.country, each.source, each.priority, each.id)
                 for each in due.outbound
             ]
-            queue.enqueue_messages(conn, queued)
-            due.waiting = {(path, account_id) for path, account_id, *_ in queued}
+            due.waiting = queue.route_messages(conn, rows, choose_path)
             due.outbound = []
         conn.executemany("UPDATE messages SET due_at = ? WHERE id = ?", late)
         overdue = conn.execute(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from portal.services.common.message_states import ENROUTE
+from portal.services.messages.outcomes import MessageOutcome
 from portal.services.upstreams import message_ids, paths
 from portal.services.upstreams.message_ids import IdForms, build_key_sql
 from portal.services.upstreams.paths import SIMULATED_BIND
@@ -246,20 +247,6 @@ def may_be_about(receipt: UpstreamReceipt, tails: Collection[str]) -> bool:
     return bool(tails) and (source[-MIN_DIGITS:] in tails or other[-MIN_DIGITS:] in tails or not _is_number(source))
 
 
-class EarlyReceipt(NamedTuple):
-    """A receipt that was kept, and the message that it is about, which was at a `position` among those that were asked
-    for. `state` as `UpstreamReceipt` has it, where it is final; else None.
-    """
-
-    position: int
-    message_id: int
-    upstream_id: str
-    state: int | None
-    ptt: int
-    status: str
-    received_at: int
-
-
 def _build_early_select(column: str, index: str) -> str:
     return f"""
     SELECT json_array(given.value ->> 0, given.value ->> 2, kept.id, source, destination, state, ptt, status,
@@ -280,8 +267,9 @@ SELECT json_group_array(json(line)) FROM ({_build_early_select("message_id", "un
 
 def take_early_receipts(
     conn: sqlite3.Connection, accepted: Sequence[tuple[int, int, str]], since: int
-) -> list[EarlyReceipt]:
-    """Take out the kept receipts of messages that have just been accepted, in the order in which they came.
+) -> dict[int, MessageOutcome]:
+    """Take out the kept receipts of messages that have just been accepted; returns what the final ones say, by the
+    places of their messages, in the order in which they came.
 
     One query for all of them. The caller is inside `write_transaction()`.
 
@@ -291,7 +279,7 @@ def take_early_receipts(
     """
     row = conn.execute("SELECT EXISTS (SELECT 1 FROM unmatched_receipts WHERE received_at > ?)", (since,)).fetchone()
     if not row[0]:
-        return []
+        return {}
     forms = message_ids.load_id_forms(conn, (upstream_id for _, upstream_id, _ in accepted))
     keys = [
         message_ids.build_receipt_keys(upstream_message_id, forms[upstream_id].possible)
@@ -303,31 +291,30 @@ def take_early_receipts(
     (found_json,) = conn.execute(_SELECT_EARLY, {"given": json.dumps(given), "since": since}).fetchone()
     found = sorted(json.loads(found_json), key=lambda each: int(each[2]))
     if not found:
-        return []
+        return {}
     destinations = _read_destinations(conn, {accepted[each[0]][0] for each in found})
-    early: dict[int, EarlyReceipt] = {}
-    ended: set[int] = set()
+    taken_ids: set[int] = set()
+    ended: dict[int, MessageOutcome] = {}
     learned: set[int] = set()
-    for position, key, kept_id, source, destination, *outcome in found:
+    for position, key, kept_id, source, destination, state, ptt, status, received_at in found:
         message_id, upstream_id, upstream_message_id = accepted[position]
         is_trusted = forms[upstream_id].trusted in keys[position][key]
-        if kept_id in early or not _is_to_same_number(
+        if kept_id in taken_ids or not _is_to_same_number(
             destinations.get(message_id, ""), source, destination, is_trusted
         ):
             continue
-        receipt = EarlyReceipt(position, message_id, upstream_message_id, *outcome)
-        if receipt.state is not None:
+        if state is not None:
             # A carrier may give all parts of a text the same id. What is left is another part's, which follows.
             if position in ended:
                 continue
-            ended.add(position)
-        early[kept_id] = receipt
+            ended[position] = MessageOutcome(message_id, state, ptt, received_at, upstream_message_id, status)
+        taken_ids.add(kept_id)
         if forms[upstream_id].record_match(keys[position][key]):
             learned.add(upstream_id)
     for upstream_id in learned:
         message_ids.save_id_forms(conn, upstream_id, forms[upstream_id])
-    conn.execute("DELETE FROM unmatched_receipts WHERE id IN (SELECT value FROM json_each(?))", (str([*early]),))
-    return [*early.values()]
+    conn.execute("DELETE FROM unmatched_receipts WHERE id IN (SELECT value FROM json_each(?))", (str([*taken_ids]),))
+    return ended
 
 
 def _read_destinations(conn: sqlite3.Connection, ids: Iterable[int]) -> dict[int, str]:

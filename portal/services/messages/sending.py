@@ -505,13 +505,9 @@ def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedM
         now_ms() - EARLY_RECEIPT_MS,
     )
     ended = []
-    for each in early:
-        if each.state is not None:
-            part = accepted[each.position].part
-            outcome = MessageOutcome(
-                each.message_id, each.state, each.ptt, each.received_at, each.upstream_id, each.status
-            )
-            ended.append((part.number if part else 0, outcome))
+    for position, outcome in early.items():
+        part = accepted[position].part
+        ended.append((part.number if part else 0, outcome))
     return _end_messages_and_parts(conn, ended) if ended else []
 
 

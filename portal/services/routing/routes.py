@@ -7,7 +7,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 from zlib import crc32
 
 import phonenumbers
@@ -357,11 +356,9 @@ def create_route(
         raise CustomerAndAccountGiven()
     if country is not None and prefix is not None:
         raise CountryAndPrefixGiven()
-    conditions: dict[str, Any] = {
-        "country": None if country is None else _parse_country(country),
-        "prefix": None if prefix is None else _parse_prefix(prefix),
-        "sender": None if sender is None else senders.parse_sender(sender)[0],
-    }
+    parsed_country = None if country is None else _parse_country(country)
+    parsed_prefix = None if prefix is None else _parse_prefix(prefix)
+    parsed_sender = None if sender is None else senders.parse_sender(sender)[0]
     with write_transaction(conn):
         chosen = parse_route_upstreams(conn, upstreams_text)
         route_id = insert_row(
@@ -370,23 +367,16 @@ def create_route(
             position=0,
             customer_id=customer.id if customer else None,
             account_id=account.id if account else None,
-            **conditions,
+            country=parsed_country,
+            prefix=parsed_prefix,
+            sender=parsed_sender,
             upstreams=json.dumps([{"id": each.id, "weight": each.weight} for each in chosen]),
             created_at=now_ms(),
         )
         _store_position(conn, route_id, before_id)
-        audit.record_action(
-            conn,
-            actor,
-            "route.add",
-            route=route_id,
-            customer=customer and customer.name,
-            account=account and account.name,
-            **conditions,
-            upstreams=format_route_upstreams(chosen),
-            before=before_id,
-        )
-        return get_route(conn, route_id)
+        route = get_route(conn, route_id)
+        _record_route_action(conn, actor, "route.add", route, before=before_id)
+        return route
 
 
 def move_route(conn: sqlite3.Connection, actor: Actor, route: Route, before_id: int | None = None) -> Route:
@@ -414,18 +404,25 @@ def remove_route(conn: sqlite3.Connection, actor: Actor, route: Route) -> None:
     with write_transaction(conn):
         if not conn.execute("DELETE FROM routes WHERE id = ?", (route.id,)).rowcount:
             raise NoSuchRoute(route=route.id)
-        audit.record_action(
-            conn,
-            actor,
-            "route.remove",
-            route=route.id,
-            customer=route.customer,
-            account=route.account,
-            country=route.country,
-            prefix=route.prefix,
-            sender=route.sender,
-            upstreams=format_route_upstreams(route.upstreams),
-        )
+        _record_route_action(conn, actor, "route.remove", route)
+
+
+def _record_route_action(
+    conn: sqlite3.Connection, actor: Actor, action: str, route: Route, **details: int | None
+) -> None:
+    audit.record_action(
+        conn,
+        actor,
+        action,
+        route=route.id,
+        customer=route.customer,
+        account=route.account,
+        country=route.country,
+        prefix=route.prefix,
+        sender=route.sender,
+        upstreams=format_route_upstreams(route.upstreams),
+        **details,
+    )
 
 
 def _store_position(conn: sqlite3.Connection, route_id: int, before_id: int | None) -> None:

@@ -182,13 +182,7 @@ def parse_tlvs(text: str) -> Mapping[int, bytes]:
     Raises:
         InvalidEntry: also for a tag that comes twice, and for those that the portal sets itself.
     """
-    tlvs: dict[int, bytes] = {}
-    for entry in text.replace(",", " ").split():
-        match = _TLV.fullmatch(entry)
-        if match is None or (tag := int(match[1], 16)) in tlvs or tag in _OWN_TAGS:
-            raise InvalidEntry(entry)
-        tlvs[tag] = bytes.fromhex(match[2])
-    return tlvs
+    return {tag: bytes.fromhex(match[2]) for tag, match in _match_tags(text, _TLV).items()}
 
 
 @lru_cache(maxsize=100)
@@ -198,13 +192,18 @@ def parse_tags(text: str) -> frozenset[int]:
     Raises:
         InvalidEntry: as `parse_tlvs`.
     """
-    tags: set[int] = set()
+    return frozenset(_match_tags(text, _TAG))
+
+
+def _match_tags(text: str, pattern: re.Pattern[str]) -> dict[int, re.Match[str]]:
+    """Match the entries of a text, by their tags, which are the pattern's first group."""
+    matches: dict[int, re.Match[str]] = {}
     for entry in text.replace(",", " ").split():
-        match = _TAG.fullmatch(entry)
-        if match is None or (tag := int(match[1], 16)) in tags or tag in _OWN_TAGS:
+        match = pattern.fullmatch(entry)
+        if match is None or (tag := int(match[1], 16)) in matches or tag in _OWN_TAGS:
             raise InvalidEntry(entry)
-        tags.add(tag)
-    return frozenset(tags)
+        matches[tag] = match
+    return matches
 
 
 def _split_entries(text: str) -> list[tuple[str, str, str]]:

@@ -82,6 +82,17 @@ def enqueue_messages(conn: sqlite3.Connection, rows: Sequence[tuple[UpstreamPath
     )
 
 
+def route_messages(
+    conn: sqlite3.Connection, rows: Sequence[tuple[int, str, str, str, int, int]], choose_path: ChoosePath
+) -> set[tuple[UpstreamPath, int]]:
+    """Let messages wait on the paths that they take, each given as its account's id, its destination, country, source,
+    priority_flag and id. Returns these paths, with their accounts.
+    """
+    queued = [(choose_path(*row[:4]), row[0], row[4], row[5]) for row in rows]
+    enqueue_messages(conn, queued)
+    return {(path, account_id) for path, account_id, *_ in queued}
+
+
 def put_back_messages(
     conn: sqlite3.Connection, message_ids: Sequence[int], now: int, choose_path: ChoosePath = choose_default_path
 ) -> set[tuple[UpstreamPath, int]]:
@@ -105,11 +116,7 @@ def put_back_messages(
         f" {is_claimed} AND upstream_id IS NULL AND NOT EXISTS (SELECT 1 FROM held_messages AS h WHERE {_IS_HELD_SQL})",
         (ids_json,),
     ).fetchall()
-    queued = [
-        (choose_path(account_id, destination, country, source), account_id, priority, message_id)
-        for account_id, destination, country, source, priority, message_id in untried
-    ]
-    enqueue_messages(conn, queued)
+    waiting = route_messages(conn, [tuple(row) for row in untried], choose_path)
     conn.execute(
         "UPDATE messages SET upstream = NULL, bind = NULL WHERE id IN (SELECT value FROM json_each(?))"
         f" AND +state = {ENROUTE} AND upstream_id IS NULL",
@@ -117,7 +124,6 @@ def put_back_messages(
     )
     for account_id, destination, _ in tried:
         _schedule_first_tried(conn, (account_id, destination), now)
-    waiting = {(path, account_id) for path, account_id, *_ in queued}
     return waiting | {(paths.parse_path(upstream_ids), account_id) for account_id, _, upstream_ids in tried}
 
 

@@ -136,17 +136,18 @@ def list_upstreams(conn: sqlite3.Connection) -> list[Upstream]:
 
 def get_upstream(conn: sqlite3.Connection, name: str) -> Upstream:
     """Raises: NoSuchUpstream"""
-    row = conn.execute(f"{_SELECT} AND name = ?", (name,)).fetchone()
-    if row is None:
-        raise NoSuchUpstream(name=name)
-    return _upstream_from_row(row)
+    return _get_upstream(conn, "name", name)
 
 
 def get_upstream_by_id(conn: sqlite3.Connection, upstream_id: int) -> Upstream:
     """Raises: NoSuchUpstream"""
-    row = conn.execute(f"{_SELECT} AND id = ?", (upstream_id,)).fetchone()
+    return _get_upstream(conn, "id", upstream_id)
+
+
+def _get_upstream(conn: sqlite3.Connection, column: str, value: object) -> Upstream:
+    row = conn.execute(f"{_SELECT} AND {column} = ?", (value,)).fetchone()
     if row is None:
-        raise NoSuchUpstream(name=upstream_id)
+        raise NoSuchUpstream(name=value)
     return _upstream_from_row(row)
 
 
@@ -204,8 +205,7 @@ def count_messages_under_way(conn: sqlite3.Connection, upstream: Upstream) -> in
     """How many messages an upstream has, or is just being given, that it has not answered. For a simulator all that has
     not ended is looked through: a second or two for a million.
     """
-    row = conn.execute(_COUNT_UNDER_WAY[upstream.kind], (upstream.id,)).fetchone()
-    return int(row[0])
+    return int(conn.execute(_COUNT_UNDER_WAY[upstream.kind], (upstream.id,)).fetchone()[0])
 
 
 def count_unreported_messages(conn: sqlite3.Connection, upstream: Upstream) -> int:
