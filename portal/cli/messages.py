@@ -86,8 +86,8 @@ def _remove_inbound_number(context: CommandContext, account: Account, number: st
 def _list_inbound_numbers(context: CommandContext, account: Account) -> CommandOutput:
     """List them."""
     numbers = inbound_numbers.list_inbound_numbers(context.conn, account.id)
-    rows = [(each.number, each.keyword) for each in numbers]
-    return CommandOutput([_inbound_number_to_dict(each) for each in numbers], format_table(("number", "keyword"), rows))
+    values = [_inbound_number_to_dict(each) for each in numbers]
+    return CommandOutput(values, format_table(("number", "keyword"), [[*each.values()] for each in values]))
 
 
 def _inbound_number_to_dict(number: InboundNumber) -> dict[str, object]:
@@ -119,12 +119,9 @@ def _remove_blacklist_entry(context: CommandContext, account: Account, number: s
 @account_argument
 def _list_blacklist(context: CommandContext, account: Account) -> CommandOutput:
     """List it."""
-    entries = blacklist.list_blacklist(context.conn, account.id)
-    rows = [(each.number, format_timestamp(each.since), each.reason, each.added_by) for each in entries]
-    return CommandOutput(
-        [_blacklist_entry_to_dict(each) for each in entries],
-        format_table(("number", "since", "reason", "added by"), rows),
-    )
+    values = [_blacklist_entry_to_dict(each) for each in blacklist.list_blacklist(context.conn, account.id)]
+    columns = ("number", "since", "reason", "added by")
+    return CommandOutput(values, format_table(columns, [[*each.values()] for each in values]))
 
 
 def _blacklist_entry_to_dict(entry: BlacklistEntry) -> dict[str, object]:
@@ -141,13 +138,12 @@ def _blacklist_entry_to_dict(entry: BlacklistEntry) -> dict[str, object]:
 def _export_blacklist(context: CommandContext, account: Account) -> CommandOutput:
     """Print it as CSV, as import reads it."""
     entries = blacklist.list_blacklist(context.conn, account.id)
+    values = [_blacklist_entry_to_dict(each) for each in entries]
     buffer = StringIO()
     writer = csv.writer(buffer, delimiter=";", lineterminator="\n")
     writer.writerow(blacklist.CSV_COLUMNS)
-    writer.writerows(
-        (each.number, format_timestamp(each.since), each.reason, each.added_by, each.received_id) for each in entries
-    )
-    return CommandOutput([_blacklist_entry_to_dict(each) for each in entries], buffer.getvalue().rstrip("\n"))
+    writer.writerows((*value.values(), each.received_id) for value, each in zip(values, entries, strict=True))
+    return CommandOutput(values, buffer.getvalue().rstrip("\n"))
 
 
 @blacklist_group.command("import", example="blacklist import smpp-acme-1 numbers.csv --dry-run")

@@ -1,5 +1,6 @@
 """`upstream …`: operators' connections to carriers."""
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import wraps
@@ -20,7 +21,7 @@ from portal.cli.shell import (
 )
 from portal.cli.upstream_options import SettingsCommand
 from portal.services.accounts import session_records
-from portal.services.common.audit import SHELL
+from portal.services.common.audit import SHELL, Actor
 from portal.services.upstreams import (
     binds,
     counters,
@@ -41,7 +42,7 @@ from portal.services.upstreams.settings import (
     SIMULATOR_SETTINGS,
     UCS2,
     UpstreamSettings,
-    format_setting,
+    format_settings,
 )
 from portal.services.upstreams.unmatched_receipts import UnmatchedReceipt
 from portal.services.upstreams.unowned_messages import UnownedMessage
@@ -224,28 +225,21 @@ def _format_steps(host: str, steps: "Sequence[ConnectionStep]") -> str:
     return "\n".join([host, *lines] if host else lines)
 
 
-@upstream_group.command("enable", example="upstream enable carrier")
-@_upstream_argument
-def _enable_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
-    """Let one connect and take messages, also after drain."""
-    upstreams.enable_upstream(context.conn, SHELL, upstream)
-    return _describe_change(context, upstream.id, upstream)
+def _add_state_command(name: str, change: Callable[[sqlite3.Connection, Actor, Upstream], None], help: str) -> None:
+    @upstream_group.command(name, help=help, example=f"upstream {name} carrier")
+    @_upstream_argument
+    def change_state(context: CommandContext, upstream: Upstream) -> CommandOutput:
+        change(context.conn, SHELL, upstream)
+        return _describe_change(context, upstream.id, upstream)
 
 
-@upstream_group.command("disable", example="upstream disable carrier")
-@_upstream_argument
-def _disable_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
-    """Unbind one. What waits for it goes on waiting."""
-    upstreams.disable_upstream(context.conn, SHELL, upstream)
-    return _describe_change(context, upstream.id, upstream)
-
-
-@upstream_group.command("drain", example="upstream drain carrier")
-@_upstream_argument
-def _drain_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
-    """Give one no more messages; its receipts still come, and what waits goes on waiting."""
-    upstreams.drain_upstream(context.conn, SHELL, upstream)
-    return _describe_change(context, upstream.id, upstream)
+_add_state_command("enable", upstreams.enable_upstream, "Let one connect and take messages, also after drain.")
+_add_state_command("disable", upstreams.disable_upstream, "Unbind one. What waits for it goes on waiting.")
+_add_state_command(
+    "drain",
+    upstreams.drain_upstream,
+    "Give one no more messages; its receipts still come, and what waits goes on waiting.",
+)
 
 
 @upstream_group.command("default", example="upstream default carrier")
@@ -399,11 +393,10 @@ def _format_change(
 
 def _format_changed_settings(settings: UpstreamSettings, before: Upstream | None) -> dict[str, str]:
     """Those that differ from before, with both values; of a new upstream those that differ from the defaults."""
-    formatted = {name: format_setting(name, getattr(settings, name)) for name in RULES}
-    former = {name: format_setting(name, getattr(before.settings if before else DEFAULTS, name)) for name in RULES}
+    former = format_settings(before.settings if before else DEFAULTS)
     return {
         name: f"{value or '(empty)'}, before {former[name] or '(empty)'}" if before else value
-        for name, value in formatted.items()
+        for name, value in format_settings(settings).items()
         if value != former[name]
     }
 
@@ -413,8 +406,7 @@ def _describe_state(context: CommandContext, state: UpstreamState) -> CommandOut
     queued = upstreams.count_waiting_messages(context.conn).get(upstream.id, 0)
     counted = counters.get_counters(context.conn, upstream.id)
     names = RULES if upstream.kind == upstreams.SMPP else SIMULATOR_SETTINGS
-    settings = {name: getattr(upstream.settings, name) for name in RULES if name in names}
-    formatted: dict[str, object] = {name: format_setting(name, each) for name, each in settings.items()}
+    formatted = {name: text for name, text in format_settings(upstream.settings).items() if name in names}
     under_way = upstreams.count_messages_under_way(context.conn, upstream)
     waiting = _list_waiting_by_path(context, upstream)
     learned_ids = message_ids.load_id_forms(context.conn, [upstream.id])[upstream.id].learned
@@ -427,11 +419,7 @@ def _describe_state(context: CommandContext, state: UpstreamState) -> CommandOut
         "binds": [_bind_to_dict(each) for each in state.binds],
         "health_reason": state.health.reason,
         "health_since": format_timestamp(state.health.since or None),
-        # Numbers and flags as such, all else as the options have it.
-        "settings": {
-            name: each if str(each) == formatted[name] or RULES[name].is_flag else formatted[name]
-            for name, each in settings.items()
-        },
+        "settings": {name: _value_of_setting(upstream.settings, name, text) for name, text in formatted.items()},
         "counters": counted,
     }
     overview: dict[str, object] = {
@@ -447,8 +435,14 @@ def _describe_state(context: CommandContext, state: UpstreamState) -> CommandOut
         **({"ids in receipts": f"{learned_ids}, as was learned"} if learned_ids else {}),
         **{f"bind {each.number}": _format_bind(each) for each in state.binds},
     }
-    blocks: list[dict[str, object]] = [overview, formatted, {**counted}]
+    blocks: list[dict[str, object]] = [overview, {**formatted}, {**counted}]
     return CommandOutput(value, "\n\n".join(map(format_names_and_values, blocks)))
+
+
+def _value_of_setting(settings: UpstreamSettings, name: str, text: str) -> object:
+    """A number or a flag as such, all else as the options have it."""
+    value = getattr(settings, name)
+    return value if str(value) == text or RULES[name].is_flag else text
 
 
 def _list_waiting_by_path(context: CommandContext, upstream: Upstream) -> list[tuple[list[str], int]]:

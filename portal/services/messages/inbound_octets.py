@@ -5,10 +5,8 @@ from typing import NamedTuple
 
 from portal.core import gsm0338
 from portal.services.messages.validation import MAX_PARTS, unpack_body
+from portal.services.upstreams.settings import GSM_PACKED, OTHER_CHARSETS
 
-GSM, GSM_PACKED = GSM_CHARSETS = ("gsm", "gsm-packed")
-CODECS = {"latin-1": "latin-1", "ascii": "ascii", "utf-8": "utf-8"}
-"""The charsets of data_coding 0 that aren't GSM 03.38, and what Python calls them."""
 BINARY_DATA_CODING = 4
 _ASCII_DATA_CODING = 1
 # What no text has that is ASCII. Servers made with the package smpp of npm say data_coding 1 and write GSM 03.38.
@@ -53,8 +51,8 @@ def decode_content(content: bytes, data_coding: int, udh: bytes | None, charset:
         charset: that of data_coding 0. A text in one that isn't GSM 03.38 gets the data_coding that customers' clients
             read it by.
     """
-    if data_coding == 0 and charset in CODECS:
-        text = content.decode(CODECS[charset], "replace")
+    if data_coding == 0 and charset in OTHER_CHARSETS:
+        text = content.decode(charset, "replace")
         return DecodedContent(text, int(gsm0338.choose_encoding(text)), None)
     if data_coding == _ASCII_DATA_CODING and _NO_ASCII.search(content):
         data_coding = 0

@@ -118,19 +118,11 @@ def _find_waiting_accounts(
     conn: sqlite3.Connection, path_ids: Iterable[int], after_account_id: int, limit: int
 ) -> dict[int, list[int]]:
     """The accounts behind one in the order of their ids that have something queued on these paths, each with those on
-    which it has: for each path one look-up in the index for each.
+    which it has.
     """
     found: dict[int, list[int]] = {}
     for path_id in path_ids:
-        rows = conn.execute(
-            "WITH RECURSIVE waiting (id) AS"
-            " (SELECT min(account_id) FROM queued_messages WHERE path = ?1 AND account_id > ?2"
-            " UNION ALL SELECT"
-            " (SELECT min(account_id) FROM queued_messages WHERE path = ?1 AND account_id > waiting.id)"
-            " FROM waiting WHERE waiting.id IS NOT NULL) SELECT id FROM waiting WHERE id IS NOT NULL LIMIT ?3",
-            (path_id, after_account_id, limit),
-        )
-        for (account_id,) in rows:
+        for account_id in queue.list_queued_accounts(conn, path_id, after_account_id, limit):
             found.setdefault(account_id, []).append(path_id)
     # What a path has behind its first `limit` accounts is behind all of these, too.
     return dict(sorted(found.items())[:limit])

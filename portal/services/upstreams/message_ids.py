@@ -96,8 +96,6 @@ class IdForms:
     @property
     def preferred(self) -> tuple[str, ...]:
         """Those to look for at first."""
-        if self.setting != AUTO:
-            return (self.setting,)
         return (self.learned,) if self.learned else self.possible
 
     @property

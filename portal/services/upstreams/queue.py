@@ -8,7 +8,7 @@ claimed. Everything here is called inside `write_transaction()`.
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 from portal.core.clock import now_ms
 from portal.core.db import BulkInsert
@@ -334,20 +334,28 @@ def list_waiting_accounts(conn: sqlite3.Connection) -> set[tuple[UpstreamPath, i
     each of what is queued.
     """
     known = paths.list_paths(conn)
-    found = {(path, account_id) for path_id, path in known.items() for account_id in _iterate_accounts(conn, path_id)}
+    found = {(path, each) for path_id, path in known.items() for each in list_queued_accounts(conn, path_id)}
     held = conn.execute("SELECT DISTINCT path, account_id FROM held_messages")
     return found | {(known[path_id], account_id) for path_id, account_id in held}
 
 
-def _iterate_accounts(conn: sqlite3.Connection, path_id: int) -> Iterator[int]:
-    account_id = 0
-    while True:
-        (account_id,) = conn.execute(
-            "SELECT min(account_id) FROM queued_messages WHERE path = ? AND account_id > ?", (path_id, account_id)
-        ).fetchone()
-        if account_id is None:
-            return
-        yield account_id
+def list_queued_accounts(
+    conn: sqlite3.Connection, path_id: int, after_account_id: int = 0, limit: int = -1
+) -> list[int]:
+    """The accounts behind one, in the order of their ids, that have something queued on a path: one look-up in the
+    index for each.
+
+    Args:
+        limit: how many at most; -1: all.
+    """
+    rows = conn.execute(
+        "WITH RECURSIVE waiting (id) AS"
+        " (SELECT min(account_id) FROM queued_messages WHERE path = ?1 AND account_id > ?2"
+        " UNION ALL SELECT (SELECT min(account_id) FROM queued_messages WHERE path = ?1 AND account_id > waiting.id)"
+        " FROM waiting WHERE waiting.id IS NOT NULL) SELECT id FROM waiting WHERE id IS NOT NULL LIMIT ?3",
+        (path_id, after_account_id, limit),
+    )
+    return [row[0] for row in rows]
 
 
 def get_next_retry_time(conn: sqlite3.Connection, waiting_paths: Collection[UpstreamPath] | None = None) -> int | None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from portal.core.i18n import N_
@@ -40,7 +40,10 @@ GROUPS = tuple(_FIRST_OF_GROUPS.values())
 # What an unanswered submit_sm means, after a lost connection or a crash.
 RESEND, FAIL = "resend", "fail"
 # The charset of texts with data_coding 0 (SMPP 3.4, 5.2.19: "SMSC default alphabet").
-GSM, GSM_PACKED, LATIN_1, ASCII, UTF_8 = CHARSETS = ("gsm", "gsm-packed", "latin-1", "ascii", "utf-8")
+GSM, GSM_PACKED = GSM_CHARSETS = ("gsm", "gsm-packed")
+# Python calls them the same.
+LATIN_1, ASCII, UTF_8 = OTHER_CHARSETS = ("latin-1", "ascii", "utf-8")
+CHARSETS = (*GSM_CHARSETS, *OTHER_CHARSETS)
 # What becomes of a text with a character that this charset lacks.
 UCS2, REPLACE, REFUSE = "ucs2", "replace", "fail"
 # Texts that come in another alphabet: passed on as they are, or written in that charset.
@@ -445,7 +448,11 @@ def format_setting(name: str, value: SettingValue) -> str:
     return next((word for word, each in RULES[name].words.items() if each == value), str(value))
 
 
+def format_settings(settings: UpstreamSettings) -> dict[str, str]:
+    """All values as `parse_setting` reads them, by the settings' names."""
+    return {name: format_setting(name, value) for name, value in asdict(settings).items()}
+
+
 def list_changed_settings(settings: UpstreamSettings) -> dict[str, SettingValue]:
     """The settings that differ from their defaults."""
-    values = {name: getattr(settings, name) for name in RULES}
-    return {name: value for name, value in values.items() if value != getattr(DEFAULTS, name)}
+    return {name: value for name, value in asdict(settings).items() if value != getattr(DEFAULTS, name)}

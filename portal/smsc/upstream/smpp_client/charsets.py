@@ -11,11 +11,10 @@ from portal.core import gsm0338
 from portal.core.gsm0338 import Encoding
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams.settings import (
-    ASCII,
     GSM,
+    GSM_CHARSETS,
     GSM_PACKED,
     KEEP,
-    LATIN_1,
     REFUSE,
     UCS2,
     UTF_8,
@@ -25,8 +24,6 @@ from portal.services.upstreams.settings import (
 MAX_SHORT_MESSAGE_OCTETS = 254
 """Octets of short_message, its user data header included (SMPP 3.4, 4.4.1)."""
 
-_CODECS = {LATIN_1: "latin-1", ASCII: "ascii", UTF_8: "utf-8"}
-_GSM_CHARSETS = (GSM, GSM_PACKED)
 _DATA_CODING_UCS2, _DATA_CODING_UCS2_WITH_CLASS = 8, 0x18
 # What stands for a character that has no other form of one letter (`unicodedata` knows those with an accent).
 _SIMILAR_CHARACTERS = str.maketrans("`‘’‚‛“”„«»‐‑‒–—…ıøØłŁđĐðæÆœŒß", "'''''" + '"' * 5 + "-----.ioOlLdDdaAoOs")
@@ -44,8 +41,8 @@ class CarrierText:
 
     `data_coding`, `udh`: those to send; the header is whole, but for the place of a part that is cut here. `encoding`:
     how a handset gets it, which says what a part has room for. `content`: its octets (GSM: one septet in each), or the
-    text itself where the carrier reads another charset of `_CODECS` and writes GSM 03.38 itself. `charset`: that one,
-    or GSM_PACKED; GSM: the octets go out as they are.
+    text itself where the carrier reads one of OTHER_CHARSETS and writes GSM 03.38 itself. `charset`: that one, or
+    GSM_PACKED; GSM: the octets go out as they are.
     """
 
     data_coding: int
@@ -63,7 +60,7 @@ class CarrierText:
     def encode(self, content: bytes | str, udh: bytes | None) -> bytes:
         """Return the octets of the content, or of a part of it, behind a user data header."""
         if isinstance(content, str):
-            octets = content.encode(_CODECS[self.charset])
+            octets = content.encode(self.charset)
         elif self.charset == GSM_PACKED:
             octets = _pack_septets(content, len(udh) if udh else 0)
         else:
@@ -93,7 +90,7 @@ def encode_text(message: SubmittedMessage, settings: UpstreamSettings) -> Carrie
     udh = message.udh
     if encoding is Encoding.GSM:
         has_table = udh is not None and gsm0338.has_shift_elements(udh)
-        keeps = settings.other_alphabets == KEEP if has_table else settings.charset in _GSM_CHARSETS
+        keeps = settings.other_alphabets == KEEP if has_table else settings.charset in GSM_CHARSETS
     else:
         has_table = False
         keeps = encoding in (Encoding.UCS2, Encoding.BINARY) or settings.other_alphabets == KEEP
@@ -125,7 +122,7 @@ def _convert_text(message: SubmittedMessage, udh: bytes | None, settings: Upstre
                 return in_ucs2
         text = replace_missing_characters(text, charset)
     data_coding = message.data_coding if is_gsm else 0
-    if charset in _GSM_CHARSETS:
+    if charset in GSM_CHARSETS:
         return CarrierText(data_coding, udh, Encoding.GSM, gsm0338.encode(text), charset)
     # Where GSM 03.38 lacks a character, a carrier that takes UTF-8 can only send UCS-2.
     encoding = gsm0338.choose_encoding(text) if charset == UTF_8 else Encoding.GSM
@@ -147,7 +144,7 @@ def _has_missing_characters(text: str, charset: str) -> bool:
 
 
 def _encode_in_charset(text: str, charset: str) -> bytes:
-    return gsm0338.encode(text) if charset in _GSM_CHARSETS else text.encode(_CODECS[charset])
+    return gsm0338.encode(text) if charset in GSM_CHARSETS else text.encode(charset)
 
 
 def replace_missing_characters(text: str, charset: str) -> str:
@@ -176,7 +173,7 @@ def _measure(content: bytes | str, charset: str, encoding: Encoding) -> tuple[in
     else:
         # What GSM 03.38 lacks a carrier replaces by one character.
         size = sum(gsm0338.count_septets(each) or 1 for each in content)
-    return size, len(content.encode(_CODECS[charset]))
+    return size, len(content.encode(charset))
 
 
 def _split_text(text: str, charset: str, encoding: Encoding, header_octets: int) -> list[str]:

@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 
 from portal.core import gsm0338
 from portal.services.common import message_states
-from portal.services.messages.inbound_octets import CODECS, GSM_CHARSETS, unpack_content
+from portal.services.messages.inbound_octets import unpack_content
 from portal.services.upstreams import mappings
-from portal.services.upstreams.settings import UpstreamSettings
+from portal.services.upstreams.settings import GSM_CHARSETS, UpstreamSettings
 from portal.smsc.protocol import times
 from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, TlvTag
 from portal.smsc.protocol.pdu import DataSm, DeliverSm
@@ -150,7 +150,7 @@ def _decode_text(message: DeliverSm | DataSm, rules: ReceiptRules) -> str:
     if rules.charset in GSM_CHARSETS:
         content = unpack_content(body, rules.charset, header_length)
         return gsm0338.decode_as_displayed(content, gsm0338.get_alphabet(0, None))
-    return body.decode(CODECS[rules.charset], "replace")
+    return body.decode(rules.charset, "replace")
 
 
 def _parse_text(text: str) -> Mapping[str, str]:
