@@ -31,6 +31,7 @@ from portal.services.prices.prices import PriceChange
 from portal.services.senders import senders
 from portal.services.statistics import rollup
 from portal.services.upstreams import binds
+from portal.services.upstreams.claims import Claim
 from portal.web.app import create_app
 from portal.web.core.access import AccessRule, get_access_rule
 from tests.documents import PDF
@@ -298,7 +299,7 @@ def _store_forwarded_messages(conn: Connection, keys: Keys, account_id: int) -> 
         each.is_queued = True
     accepted, held, queued = store_messages(conn, submits)
     now = now_ms()
-    claimed = sending.claim_messages(conn, upstream.id, 2, 0, now)
+    claimed = sending.claim_messages(conn, Claim(upstream.id, [()], 2), now)
     assert [each.id for each in claimed.messages] == [accepted, held]
     upstream_id = "0193751d-4f7e-7a07-b1d2-9f5f3a1c2e44"
     sending.store_accepted_messages(conn, [AcceptedMessage(upstream.id, accepted, upstream_id, 1, now)])

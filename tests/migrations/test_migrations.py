@@ -25,6 +25,7 @@ from portal.services.operations import self_check
 from portal.services.people import users
 from portal.services.routing import routes
 from portal.services.upstreams import claims, queue
+from portal.services.upstreams.claims import Claim
 from tests.core.test_pasted_text import MARKS
 from tests.support import ROOT, list_submitted
 
@@ -439,7 +440,7 @@ def test_what_has_waited_goes_to_the_default_upstream(file):
     assert queue.count_waiting_messages_by_path(conn) == {(): 3}
     assert queue.list_waiting_accounts(conn) == {((), 1)}
     with db.write_transaction(conn):
-        claimed = claims.claim_message_ids(conn, 1, 10, 0, 1000)
+        claimed = claims.claim_message_ids(conn, Claim(1, [()], 10), 1000)
     # What is tried again, and what was queued behind it.
     assert claimed.message_ids == [7]
     assert [row[0] for row in conn.execute("SELECT message_id FROM held_messages ORDER BY 1")] == [5, 6, 7]

@@ -19,9 +19,9 @@ from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import claims, counters, queue, takeovers, upstreams
-from portal.services.upstreams.claims import ClaimedIds
+from portal.services.upstreams.claims import Claim, ClaimedIds
 from portal.services.upstreams.message_ids import UNANSWERED_SQL
-from portal.services.upstreams.paths import DEFAULT_PATH, SIMULATED_BIND, ChoosePath, UpstreamPath, choose_default_path
+from portal.services.upstreams.paths import SIMULATED_BIND, ChoosePath, UpstreamPath, choose_default_path
 from portal.services.upstreams.settings import FAIL
 from portal.services.upstreams.upstreams import SIMULATOR
 
@@ -126,26 +126,16 @@ class SendingResult:
 
 
 def claim_messages(
-    conn: sqlite3.Connection,
-    upstream_id: int,
-    limit: int,
-    after_account_id: int,
-    now: int,
-    taken_paths: Collection[UpstreamPath] = (DEFAULT_PATH,),
-    choose_path: ChoosePath = choose_default_path,
-    *,
-    holds_followers: bool = False,
+    conn: sqlite3.Connection, claim: Claim, now: int, choose_path: ChoosePath = choose_default_path
 ) -> ClaimedMessages:
-    """Take messages that wait for an upstream, `limit` at most; see `claims.claim_message_ids`.
+    """Take messages that wait for an upstream; see `claims.claim_message_ids`.
 
     One to a number that has been blacklisted while it waited is rejected (ptt 53), and what it cost is given back,
     unless an upstream may have it; one whose validity has ended expires. A text of which an upstream has taken parts
     goes on there; where that was removed, its setting `unanswered` says whether the text goes out from its beginning.
     """
     with write_transaction(conn):
-        claimed = claims.claim_message_ids(
-            conn, upstream_id, limit, after_account_id, now, taken_paths, choose_path, holds_followers=holds_followers
-        )
+        claimed = claims.claim_message_ids(conn, claim, now, choose_path)
         positions = {message_id: position for position, message_id in enumerate(claimed.message_ids)}
         messages = outcomes.list_outbound_messages(conn, claimed.message_ids)
         messages.sort(key=lambda each: positions[each.id])
@@ -173,18 +163,18 @@ def claim_messages(
             claimed.left_count = None
         begun_elsewhere = []
         for each in sendable:
-            each.upstream = upstream_id
+            each.upstream = claim.upstream_id
             each.is_retry = each.id in claimed.retried_ids
-            if each.cut is not None and each.cut.upstream != upstream_id:
+            if each.cut is not None and each.cut.upstream != claim.upstream_id:
                 begun_elsewhere.append(each)
         if begun_elsewhere:
             result = SendingResult()
-            failed_ids = _take_over_texts(conn, upstream_id, begun_elsewhere, blacklisted, now, result)
+            failed_ids = _take_over_texts(conn, claim.upstream_id, begun_elsewhere, blacklisted, now, result)
             sendable = [each for each in sendable if each.id not in failed_ids]
             receipts += result.receipts
             claimed.emptied_account_ids += result.emptied_account_ids
             claimed.left_count = None
-        return ClaimedMessages(sendable, claimed, queue.get_next_retry_time(conn, taken_paths), receipts)
+        return ClaimedMessages(sendable, claimed, queue.get_next_retry_time(conn, claim.paths), receipts)
 
 
 def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> SendingResult:

@@ -10,13 +10,7 @@ from typing import Any
 
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import paths, queue, takeovers
-from portal.services.upstreams.paths import (
-    DEFAULT_PATH,
-    SIMULATED_BIND,
-    ChoosePath,
-    UpstreamPath,
-    choose_default_path,
-)
+from portal.services.upstreams.paths import SIMULATED_BIND, ChoosePath, UpstreamPath, choose_default_path
 
 # Of an account's share of a claim some may have to wait behind a held message. What is left of the room is then shared
 # again, in so many rounds at most.
@@ -25,6 +19,22 @@ _MAX_ROUNDS = 8
 _MAX_COUNTED = 1_000
 # So many destinations of an account that messages are held to are told.
 _MAX_HELD = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What an upstream asks for: `limit` messages, at least 1, of those that wait on the `paths` that it takes.
+
+    `after_account_id`: whose turn it was last (`ClaimedIds.last_account_id`); 0: that of what is tried again.
+    `holds_followers`: whether what comes behind them to the same destinations waits until they are answered, as another
+    upstream takes it.
+    """
+
+    upstream_id: int
+    paths: Collection[UpstreamPath]
+    limit: int
+    after_account_id: int = 0
+    holds_followers: bool = False
 
 
 @dataclass(slots=True)
@@ -51,28 +61,14 @@ class ClaimedIds:
 
 
 def claim_message_ids(
-    conn: sqlite3.Connection,
-    upstream_id: int,
-    limit: int,
-    after_account_id: int,
-    now: int,
-    taken_paths: Collection[UpstreamPath] = (DEFAULT_PATH,),
-    choose_path: ChoosePath = choose_default_path,
-    *,
-    holds_followers: bool = False,
+    conn: sqlite3.Connection, claim: Claim, now: int, choose_path: ChoosePath = choose_default_path
 ) -> ClaimedIds:
-    """Take messages that wait for an upstream: what is to be tried again, and each account's in turn.
-
-    Args:
-        limit: how many, at least 1.
-        after_account_id: whose turn it was last (`ClaimedIds.last_account_id`); 0: that of what is tried again.
-        now: this moment (milliseconds).
-        taken_paths: those that the upstream takes.
-        holds_followers: whether what comes behind these messages to the same destinations waits until they are
-            answered: another upstream takes it.
+    """Take messages that wait for an upstream at this moment (milliseconds): what is to be tried again, and each
+    account's in turn.
     """
+    upstream_id, limit, after_account_id = claim.upstream_id, claim.limit, claim.after_account_id
     claimed = ClaimedIds([], [], 0, after_account_id)
-    path_ids = {path_id: path for path, path_id in paths.find_path_ids(conn, taken_paths).items()}
+    path_ids = {path_id: path for path, path_id in paths.find_path_ids(conn, claim.paths).items()}
     # What is tried again has a turn as if it were another account's, behind the last one.
     waiting = _find_waiting_accounts(conn, path_ids, after_account_id, limit)
     turns: list[int | None] = [*waiting]
@@ -109,7 +105,7 @@ def claim_message_ids(
             f" AND kind = '{queue.SIMULATOR}') WHERE id IN (SELECT value FROM json_each(?2)) AND +state = {ENROUTE}",
             (upstream_id, json.dumps(claimed.message_ids)),
         )
-        if holds_followers:
+        if claim.holds_followers:
             takeovers.hold_followers_of_messages(conn, claimed.message_ids, choose_path)
     return claimed
 

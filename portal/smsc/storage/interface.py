@@ -30,6 +30,7 @@ from portal.services.messages.validation import SubmittedMessage
 from portal.services.prices.prices import PriceList
 from portal.services.routing.routes import RouteTable
 from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.health import UpstreamHealth
 from portal.services.upstreams.paths import UpstreamPath
 from portal.services.upstreams.upstreams import Upstream
@@ -84,21 +85,6 @@ class UpstreamConfig:
 
     upstream: Upstream
     password: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What an upstream asks for: `limit` messages at most of those that wait on these paths.
-
-    `after_account_id`: whose turn it was last. `holds_followers`: whether what comes behind them to the same
-    destinations waits until they are answered, as another upstream takes it.
-    """
-
-    upstream_id: int
-    paths: Sequence[UpstreamPath]
-    limit: int
-    after_account_id: int
-    holds_followers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

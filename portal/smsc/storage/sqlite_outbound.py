@@ -26,12 +26,12 @@ from portal.services.messages.sending import (
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import binds, counters, health, queue, rerouting, takeovers
 from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.health import UpstreamHealth
 from portal.services.upstreams.paths import UpstreamPath
 from portal.services.upstreams.rerouting import ReroutingPosition
 from portal.smsc.storage.interface import (
     CancelCallback,
-    Claim,
     CommitInDoubt,
     InsufficientCredits,
     MessagesCallback,
@@ -367,19 +367,7 @@ class SqliteOutboundStorage:
         )
 
     def _claim_messages(self, conn: sqlite3.Connection, items: list[_ClaimJob]) -> list[ClaimedMessages]:
-        return [
-            sending.claim_messages(
-                conn,
-                claim.upstream_id,
-                claim.limit,
-                claim.after_account_id,
-                now_ms(),
-                claim.paths,
-                self._choose_path,
-                holds_followers=claim.holds_followers,
-            )
-            for claim, _ in items
-        ]
+        return [sending.claim_messages(conn, claim, now_ms(), self._choose_path) for claim, _ in items]
 
     def _hold_followers(self, conn: sqlite3.Connection, items: list[_HoldJob]) -> list[_Waiting]:
         now = now_ms()

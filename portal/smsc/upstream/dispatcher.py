@@ -23,10 +23,10 @@ from portal.services.messages.sending import (
 )
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing.routes import RouteTable
+from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.paths import UpstreamPath
 from portal.smsc.storage.interface import (
     CancelCallback,
-    Claim,
     NoRoute,
     OutboundStorage,
     StorageError,

@@ -27,6 +27,7 @@ from portal.services.messages.sending import AcceptedMessage, SendingResult, Uns
 from portal.services.operations import self_check
 from portal.services.statistics import rollup
 from portal.services.upstreams import counters, queue, upstreams
+from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.upstreams import MessagesWaitForUpstream, Upstream
 from tests.services.upstreams.waiting import add_upstream, queue_messages
 
@@ -47,7 +48,7 @@ def claim_text(conn: Connection, account_id: int, **values: Any) -> int:
 
 
 def claim(conn: Connection, upstream_id: int = 1, now: int | None = None) -> Sequence[Any]:
-    return sending.claim_messages(conn, upstream_id, 10, 0, now or now_ms(), [(), (upstream_id,)]).messages
+    return sending.claim_messages(conn, Claim(upstream_id, [(), (upstream_id,)], 10), now or now_ms()).messages
 
 
 def accept(conn: Connection, message_id: int, *numbers: int, total: int = 3, **values: Any) -> SendingResult:
@@ -284,7 +285,7 @@ def test_what_was_begun_expires_where_it_waits(conn, keys, account_id):
     accept(conn, message_id, 1)
     leave_unsent(conn, message_id, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
     conn.execute("UPDATE messages SET expires_at = 1")
-    claimed = sending.claim_messages(conn, 1, 10, 0, now_ms() + 10_000, [(1,)])
+    claimed = sending.claim_messages(conn, Claim(1, [(1,)], 10), now_ms() + 10_000)
     assert (claimed.messages, claimed.receipts) == ([], [])
     assert list_states(conn, message_id) == [ENROUTE, EXPIRED, EXPIRED]
     assert not queue.has_queue(conn)
@@ -402,7 +403,7 @@ def test_a_text_goes_on_through_the_upstream_that_has_its_first_parts(conn, keys
     accept(conn, message_id, 1)
     leave_unsent(conn, message_id, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
     later = now_ms() + 10_000
-    claimed = sending.claim_messages(conn, other.id, 10, 0, later, [(), (other.id,)])
+    claimed = sending.claim_messages(conn, Claim(other.id, [(), (other.id,)], 10), later)
     # It is not asked for without an end, and the first one gets it at once.
     assert (claimed.messages, claimed.next_retry_at) == ([], None)
     (again,) = claim(conn, carrier.id, later)

@@ -13,6 +13,7 @@ from portal.services.messages.message_parts import TextPart
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage
 from portal.services.upstreams import unmatched_receipts
+from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.message_ids import LEARNED_AFTER
 from tests.services.upstreams.waiting import add_upstream, queue_messages, queue_of_each
 
@@ -22,7 +23,7 @@ NUMBER, OTHER_NUMBER = "393401234567", "393337654321"
 def send(conn: Connection, account_id: int, upstream_ids: Sequence[str], number: str = NUMBER) -> list[int]:
     """Have the upstream accept a message with each of these ids; returns ours."""
     message_ids = queue_of_each(conn, account_id, [number] * len(upstream_ids))
-    while sending.claim_messages(conn, 1, 1_000, 0, now_ms()).messages:
+    while sending.claim_messages(conn, Claim(1, [()], 1_000), now_ms()).messages:
         pass
     accept(conn, message_ids, upstream_ids)
     return message_ids
@@ -87,7 +88,7 @@ def test_each_form_finds_its_message_after_the_answer_and_before_it(
     add_upstream(conn, keys, message_ids="auto" if setting == "auto" else form)
     if is_early:
         message_ids = queue_of_each(conn, cast.smpp_acme_1.id, [NUMBER])
-        sending.claim_messages(conn, 1, 1, 0, now_ms())
+        sending.claim_messages(conn, Claim(1, [()], 1), now_ms())
         assert receive(conn, build(receipt_id)) == [False]
         accept(conn, message_ids, [upstream_id])
     else:
@@ -270,7 +271,7 @@ def test_once_a_form_is_learned_another_one_needs_the_number(conn, keys, cast, i
 def test_an_id_that_all_parts_of_a_text_have(conn, keys, cast, early, is_one_batch):
     add_upstream(conn, keys)
     (message_id,) = queue_messages(conn, cast.smpp_acme_1.id, body=b"x" * 200, destination=NUMBER)
-    sending.claim_messages(conn, 1, 1, 0, now_ms())
+    sending.claim_messages(conn, Claim(1, [()], 1), now_ms())
     receipts = [build("ab12", text=f"id:ab12 {each}") for each in range(2)]
     receive(conn, *receipts[:early])
     parts = [AcceptedMessage(1, message_id, "ab12", 1, now_ms(), TextPart(number, 2, "{}")) for number in (1, 2)]
@@ -286,7 +287,7 @@ def test_an_id_that_all_parts_of_a_text_have(conn, keys, cast, early, is_one_bat
 def test_each_form_finds_the_part_of_a_text(conn, keys, cast, form, upstream_id, receipt_id, is_early):
     add_upstream(conn, keys, message_ids=form)
     (message_id,) = queue_messages(conn, cast.smpp_acme_1.id, body=b"x" * 200, destination=NUMBER)
-    sending.claim_messages(conn, 1, 1, 0, now_ms())
+    sending.claim_messages(conn, Claim(1, [()], 1), now_ms())
     receipts = [build(receipt_id), build("another", source=OTHER_NUMBER), build("other", status="stat:DELIVRD err:002")]
     if is_early:
         receive(conn, *receipts)
@@ -324,7 +325,7 @@ def test_a_batch_costs_as_many_statements_as_one_receipt(conn, keys, cast):
 
     receive(conn, *(build(f"b{each}") for each in range(30)))
     message_ids = queue_of_each(conn, account_id, [NUMBER] * 30)
-    sending.claim_messages(conn, 1, 100, 0, now_ms())
+    sending.claim_messages(conn, Claim(1, [()], 100), now_ms())
     statements: list[str] = []
     conn.set_trace_callback(statements.append)
     accept(conn, message_ids, [f"b{each}" for each in range(30)])

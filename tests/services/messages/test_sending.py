@@ -24,6 +24,7 @@ from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage, SendingResult, UnsentMessage, UnsentReason
 from portal.services.operations import self_check
 from portal.services.upstreams import counters, queue, upstreams
+from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.upstreams import Upstream
 from tests.services.upstreams.waiting import add_upstream, prepare_waiting, queue_messages, queue_of_each
 from tests.support import prepare_submit
@@ -35,7 +36,7 @@ def upstream(conn: Connection, keys: Any) -> Upstream:
 
 
 def claim(conn: Connection, limit: int = 10) -> list[int]:
-    return [each.id for each in sending.claim_messages(conn, 1, limit, 0, now_ms()).messages]
+    return [each.id for each in sending.claim_messages(conn, Claim(1, [()], limit), now_ms()).messages]
 
 
 def accept(conn: Connection, message_id: int, upstream_id: str = "ab12") -> SendingResult:
@@ -241,12 +242,15 @@ def test_what_is_never_answered_is_not_sent_for_ever(conn, cast, upstream):
     now = now_ms()
     pauses = []
     for _ in range(queue.MAX_UNANSWERED):
-        assert [each.id for each in sending.claim_messages(conn, 1, 1, 0, now).messages] == [message_id]
+        assert [each.id for each in sending.claim_messages(conn, Claim(1, [()], 1), now).messages] == [message_id]
         unsent = UnsentMessage(1, message_id, UnsentReason.UNSURE, (cast.smpp_acme_1.id, "393401234567"))
         result = sending.store_unsent_messages(conn, [unsent], now)
         pauses.append((result.next_retry_at or now) - now)
         # Nothing passes it meanwhile.
-        assert [each.id for each in sending.claim_messages(conn, 1, 10, 1, now - 1).messages] in ([], [follower])
+        assert [each.id for each in sending.claim_messages(conn, Claim(1, [()], 10, 1), now - 1).messages] in (
+            [],
+            [follower],
+        )
         now = result.next_retry_at or now
     assert pauses == [0, 10_000, 20_000, 0]
     assert [(each.message_id, each.state, each.ptt) for each in result.receipts] == [(message_id, UNKNOWN, PTT_UNKNOWN)]
@@ -262,7 +266,7 @@ def test_what_is_given_up_without_an_answer_is_refunded_as_its_own_upstream_is_s
     before = get_balance(conn, cast.smpp_acme_1.id)
     (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
     for attempt in range(queue.MAX_UNANSWERED):
-        sending.claim_messages(conn, carrier.id, 1, 0, now_ms() + attempt * 60_000)
+        sending.claim_messages(conn, Claim(carrier.id, [()], 1), now_ms() + attempt * 60_000)
         leave_unsent(conn, message_id, cast.smpp_acme_1.id, UnsentReason.UNSURE)
     assert read_message(conn, message_id)["state"] == UNKNOWN
     assert get_balance(conn, cast.smpp_acme_1.id) == before
@@ -289,7 +293,7 @@ def test_what_holds_up_nothing_releases_nothing(conn, cast, upstream):
     claim(conn)
     leave_unsent(conn, held, cast.smpp_acme_1.id, UnsentReason.HELD)
     assert not accept(conn, other).has_released
-    (again,) = sending.claim_messages(conn, 1, 10, 0, now_ms() + 10_000).messages
+    (again,) = sending.claim_messages(conn, Claim(1, [()], 10), now_ms() + 10_000).messages
     # So that what is said of it is taken to be of it alone.
     assert again.is_retry
     assert accept(conn, held).has_released
@@ -304,7 +308,7 @@ def test_what_an_upstream_may_have_costs_what_it_costs_when_its_number_says_stop
     leave_unsent(conn, held, cast.smpp_acme_1.id, UnsentReason.HELD)
     for destination in ("393401234567", "393401111111"):
         blacklist.blacklist_stop_sender(conn, cast.smpp_acme_1.id, destination, 1, now_ms())
-    claimed = sending.claim_messages(conn, 1, 10, 0, now_ms() + 10_000)
+    claimed = sending.claim_messages(conn, Claim(1, [()], 10), now_ms() + 10_000)
     assert ({each.ptt for each in claimed.receipts}, claimed.messages) == ({PTT_BLACKLISTED}, [])
     assert get_balance(conn, cast.smpp_acme_1.id) == charged + price
     assert self_check.list_problem_texts(conn) == []
@@ -354,7 +358,7 @@ def test_what_a_simulator_has_is_not_among_what_carriers_have(conn, keys, cast, 
         setattr(submit, name, value)
     (stored,) = intake.store_messages(conn, [submit]).message_ids
     (waiting,) = queue_messages(conn, cast.smpp_acme_1.id)
-    sending.claim_messages(conn, sim.id, 10, 0, now_ms())
+    sending.claim_messages(conn, Claim(sim.id, [()], 10), now_ms())
     assert outcomes.list_simulated_message_ids(conn, sim.id) == [stored, waiting]
     assert upstreams.count_messages_under_way(conn, sim) == 2
     assert sending.list_unanswered_message_ids(conn, sim.id) == []
@@ -371,7 +375,7 @@ def test_what_a_simulator_has_is_not_among_what_carriers_have(conn, keys, cast, 
 def test_what_a_removed_simulator_has_waits_again_once(conn, keys, cast, upstream):
     sim = upstreams.create_upstream(conn, keys, SHELL, "sim", kind=upstreams.SIMULATOR)
     ids = queue_messages(conn, cast.smpp_acme_1.id, 3)
-    sending.claim_messages(conn, sim.id, 3, 0, now_ms())
+    sending.claim_messages(conn, Claim(sim.id, [()], 3), now_ms())
     assert outcomes.list_abandoned_message_ids(conn) == []
     # As where they are stored as its while it is removed.
     conn.execute("UPDATE upstreams SET removed_at = 1 WHERE id = ?", (sim.id,))
@@ -391,7 +395,7 @@ def test_a_number_that_says_stop_while_a_message_waits_gets_none(conn, cast, ups
     before = get_balance(conn, cast.smpp_acme_1.id)
     (message_id,) = queue_messages(conn, cast.smpp_acme_1.id, destination="393401234567")
     blacklist.blacklist_stop_sender(conn, cast.smpp_acme_1.id, "393401234567", 1, now_ms())
-    claimed = sending.claim_messages(conn, 1, 10, 0, now_ms())
+    claimed = sending.claim_messages(conn, Claim(1, [()], 10), now_ms())
     assert claimed.messages == []
     assert [(each.message_id, each.ptt) for each in claimed.receipts] == [(message_id, PTT_BLACKLISTED)]
     assert read_message(conn, message_id)["upstream"] is None
@@ -440,7 +444,7 @@ def test_without_a_receipt_that_could_come_nobody_knows(conn, keys, cast, asked,
 def test_what_has_expired_is_not_claimed(conn, cast, upstream):
     late, good = queue_messages(conn, cast.smpp_acme_1.id, 2)
     conn.execute("UPDATE messages SET expires_at = 1 WHERE id = ?", (late,))
-    claimed = sending.claim_messages(conn, 1, 10, 0, now_ms())
+    claimed = sending.claim_messages(conn, Claim(1, [()], 10), now_ms())
     assert [each.id for each in claimed.messages] == [good]
     assert [(each.message_id, each.ptt) for each in claimed.receipts] == [(late, PTT_EXPIRED)]
     assert not queue.has_queue(conn)
@@ -464,9 +468,9 @@ def test_a_held_message_that_a_simulator_takes_holds_up_nothing_more(conn, keys,
     leave_unsent(conn, held, cast.smpp_acme_1.id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
     sim = upstreams.create_upstream(conn, keys, SHELL, "sim", kind=upstreams.SIMULATOR)
     later = now_ms() + 10_000
-    assert [each.id for each in sending.claim_messages(conn, sim.id, 10, 0, later).messages] == [held]
+    assert [each.id for each in sending.claim_messages(conn, Claim(sim.id, [()], 10), later).messages] == [held]
     sending.store_reported_outcomes(conn, [outcomes.MessageOutcome(held, DELIVERED, 0, later, "1", "stat:DELIVRD")])
-    assert [each.id for each in sending.claim_messages(conn, sim.id, 10, 0, later).messages] == [follower]
+    assert [each.id for each in sending.claim_messages(conn, Claim(sim.id, [()], 10), later).messages] == [follower]
     assert not queue.has_queue(conn)
 
 
@@ -478,7 +482,7 @@ def test_a_scheduled_message_waits_from_its_date_on(conn, cast, upstream):
     assert claim(conn) == []
     due = outcomes.process_due_messages(conn, at)
     assert (due.outbound, due.waiting) == ([], {((), cast.smpp_acme_1.id)})
-    (claimed,) = sending.claim_messages(conn, 1, 10, 0, at).messages
+    (claimed,) = sending.claim_messages(conn, Claim(1, [()], 10), at).messages
     assert (claimed.id, claimed.priority, claimed.upstream) == (message_id, 2, 1)
 
 

@@ -16,7 +16,7 @@ from portal.services.messages.message_parts import TextPart
 from portal.services.messages.sending import AcceptedMessage, UnsentMessage, UnsentReason
 from portal.services.operations import self_check
 from portal.services.upstreams import claims, health, obstacles, paths, queue, rerouting, takeovers, upstreams
-from portal.services.upstreams.claims import ClaimedIds
+from portal.services.upstreams.claims import Claim, ClaimedIds
 from portal.services.upstreams.health import FAILING, GOOD, TRYING, UpstreamHealth
 from portal.services.upstreams.obstacles import Obstacle, list_obstacles
 from portal.services.upstreams.paths import UpstreamPath
@@ -49,7 +49,7 @@ def enqueue(conn: Connection) -> Callable[..., list[int]]:
 
 def claim(conn: Connection, upstream_id: int, *taken: UpstreamPath, limit: int = 10, now: int = NOW) -> ClaimedIds:
     with write_transaction(conn):
-        return claims.claim_message_ids(conn, upstream_id, limit, 0, now, taken)
+        return claims.claim_message_ids(conn, Claim(upstream_id, taken, limit), now)
 
 
 def list_waiting(conn: Connection) -> dict[int, UpstreamPath]:
@@ -204,7 +204,7 @@ def test_of_two_that_were_not_begun_the_later_one_does_not_pass_whichever_is_put
     earlier, trial, behind = enqueue(acme_1.id, path, NUMBER, NUMBER, NUMBER)
     assert claim(conn, second, path, limit=1).message_ids == [earlier]
     with write_transaction(conn):
-        claims.claim_message_ids(conn, first, 1, 0, NOW, [path], lambda *_: path, holds_followers=True)
+        claims.claim_message_ids(conn, Claim(first, [path], 1, holds_followers=True), NOW, lambda *_: path)
     sending.store_unsent_messages(conn, [UnsentMessage(first, trial, UnsentReason.PUT_BACK)], NOW, lambda *_: path)
     with write_transaction(conn):
         takeovers.hold_followers(conn, [second], lambda *_: path)
@@ -219,7 +219,7 @@ def test_a_message_that_is_given_to_one_beside_the_taker_holds_up_what_comes_beh
     path = (first, second)
     trial, behind = enqueue(acme_1.id, path, NUMBER, NUMBER)
     with write_transaction(conn):
-        claimed = claims.claim_message_ids(conn, first, 1, 0, NOW, [path], lambda *_: path, holds_followers=True)
+        claimed = claims.claim_message_ids(conn, Claim(first, [path], 1, holds_followers=True), NOW, lambda *_: path)
     assert claimed.message_ids == [trial]
     assert claim(conn, second, path).message_ids == []
     sending.store_accepted_messages(conn, [AcceptedMessage(first, trial, "1", 1, NOW)])
@@ -406,7 +406,7 @@ def test_what_expires_while_it_waits_is_refunded_by_the_first_upstream_of_its_pa
     (balance,) = conn.execute("SELECT balance FROM accounts WHERE id = ?", (acme_1.id,)).fetchone()
     (message_id,) = store_messages(conn, [message])
     if is_claimed:
-        claimed = sending.claim_messages(conn, ids[0], 10, 0, NOW, [message.path], lambda *_: message.path)
+        claimed = sending.claim_messages(conn, Claim(ids[0], [message.path], 10), NOW, lambda *_: message.path)
         assert (claimed.messages, claimed.ids.emptied_account_ids) == ([], [acme_1.id])
     else:
         with write_transaction(conn):

@@ -7,7 +7,7 @@ from portal.core.db import Connection, write_transaction
 from portal.services.common import message_states
 from portal.services.messages import outcomes, query_cancel
 from portal.services.upstreams import claims, queue, takeovers
-from portal.services.upstreams.claims import ClaimedIds
+from portal.services.upstreams.claims import Claim, ClaimedIds
 from tests.services.upstreams.waiting import add_upstream, queue_messages, queue_of_each
 
 UPSTREAM = 1
@@ -16,7 +16,7 @@ NOW = 1_800_000_000_000
 
 def claim(conn: Connection, limit: int, after: int = 0, now: int = NOW) -> ClaimedIds:
     with write_transaction(conn):
-        return claims.claim_message_ids(conn, UPSTREAM, limit, after, now)
+        return claims.claim_message_ids(conn, Claim(UPSTREAM, [()], limit, after), now)
 
 
 def hold(conn: Connection, message_id: int, now: int = NOW, *, is_unanswered: bool = False) -> bool:

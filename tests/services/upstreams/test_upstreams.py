@@ -10,6 +10,7 @@ from portal.services.common.audit import SHELL
 from portal.services.common.errors import Refused
 from portal.services.messages import sending, smpp_config
 from portal.services.upstreams import upstreams
+from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.setting_checks import InvalidUpstreamSetting
 from portal.services.upstreams.settings import (
     NoSettingOfSimulator,
@@ -235,7 +236,7 @@ def test_one_that_has_not_ended_messages_is_not_removed(conn, keys, cast, values
     created = upstreams.create_upstream(conn, keys, SHELL, "sim", **values) if values else create(conn, keys)
     create(conn, keys, "other")
     queue_messages(conn, cast.smpp_acme_1.id, 2)
-    sending.claim_messages(conn, created.id, 10, 0, now_ms())
+    sending.claim_messages(conn, Claim(created.id, [()], 10), now_ms())
     with pytest.raises(MessagesWaitForUpstream, match=r"Messages wait for “.+ it: 2[.] .* drain this one"):
         upstreams.remove_upstream(conn, SHELL, created)
     assert upstreams.get_upstream(conn, created.name) == created

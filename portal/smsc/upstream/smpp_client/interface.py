@@ -9,7 +9,7 @@ from typing import Protocol
 
 from portal.services.upstreams import binds
 from portal.services.upstreams.binds import BindState
-from portal.services.upstreams.settings import BIND, RULES, UpstreamSettings
+from portal.services.upstreams.settings import RULES, UpstreamSettings
 from portal.smsc.protocol.pdu import DataSm, DeliverSm
 
 
@@ -43,7 +43,7 @@ def client_settings_from_upstream(settings: UpstreamSettings, name: str, passwor
 _CONNECTION_SETTINGS = (
     "password",
     *(each for each in RULES if each.startswith("tls")),
-    *(each for each, rule in RULES.items() if rule.group == BIND and each not in ("bind", "binds", "bind_seconds")),
+    *(each for each, rule in RULES.items() if rule.group == "bind" and each not in ("bind", "binds", "bind_seconds")),
 )
 
 
