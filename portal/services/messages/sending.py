@@ -125,6 +125,87 @@ class SendingResult:
     matched: list[bool] = field(default_factory=list)
 
 
+class _Step:
+    """What is decided about messages inside a `write_transaction()`; its `result` is what follows from that."""
+
+    def __init__(self, conn: sqlite3.Connection, now: int, choose_path: ChoosePath = choose_default_path) -> None:
+        self.conn = conn
+        self.now = now
+        self.choose_path = choose_path
+        self.result = SendingResult()
+
+    def release_held_messages(self, message_ids: Collection[int]) -> None:
+        """Those of these that were refused before hold up nothing any more."""
+        held_ids = queue.find_held_messages(self.conn, message_ids)
+        if held_ids:
+            self.result.emptied_account_ids += queue.release_held_messages(self.conn, held_ids)
+            self.result.has_released = True
+
+    def refuse_messages(self, refused: Sequence[UnsentMessage]) -> None:
+        """End messages that upstreams have refused for good."""
+        self.result.receipts += outcomes.finish_and_refund_messages(
+            self.conn,
+            [MessageOutcome(each.message_id, REJECTED, each.ptt, self.now, None, each.status) for each in refused],
+            are_refused=True,
+            part_statuses={each.message_id: each.part_statuses for each in refused if each.part_statuses is not None},
+        )
+        self.release_held_messages([each.message_id for each in refused])
+        for upstream_id, count in Counter(each.upstream for each in refused).items():
+            counters.add_to_counters(self.conn, upstream_id, {"failed": count})
+
+    def resolve_unsure_messages(self, upstream_id: int, message_ids: Sequence[int]) -> None:
+        """Decide about messages of which nobody knows whether the upstream has them: by its setting `unanswered`. One
+        that was sent MAX_UNANSWERED times without an answer is not sent again.
+        """
+        # Some have ended meanwhile.
+        rows = self.conn.execute(
+            f"SELECT id FROM messages WHERE id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} ORDER BY id",
+            (json.dumps(message_ids),),
+        )
+        open_ids = [row[0] for row in rows]
+        fails = upstreams.get_stored_settings(self.conn, upstream_id).unanswered == FAIL
+        failed_ids = [
+            each
+            for each in open_ids
+            if fails
+            or not queue.hold_message(self.conn, each, NO_ANSWER, self.now, self.choose_path, is_unanswered=True)
+        ]
+        self._finish_unsure_messages(upstream_id, failed_ids, len(message_ids), len(open_ids) - len(failed_ids))
+
+    def take_over_texts(
+        self, upstream_id: int, texts: Sequence[SubmittedMessage], blacklisted: Collection[Flow]
+    ) -> Collection[int]:
+        """Decide about texts that another upstream is given, since the one that has taken parts of them was removed:
+        they are unsure, by the setting `unanswered` of that one, and counted of this one, as that can't be looked at
+        any more. To a number that has been blacklisted nothing is sent from its beginning.
+
+        Returns the ids of those that are not sent.
+        """
+        failed_ids = set()
+        for each in texts:
+            assert each.cut is not None
+            is_blocked = (each.account_id, each.destination) in blacklisted
+            if is_blocked or upstreams.get_stored_settings(self.conn, each.cut.upstream).unanswered == FAIL:
+                failed_ids.add(each.id)
+            else:
+                message_parts.forget_parts(self.conn, [each.id])
+                queue.count_as_unanswered(self.conn, each.id)
+                each.cut = None
+        self._finish_unsure_messages(upstream_id, failed_ids, len(texts), len(texts) - len(failed_ids))
+        return failed_ids
+
+    def _finish_unsure_messages(self, upstream_id: int, failed_ids: Collection[int], unsure: int, resent: int) -> None:
+        """End those of unsure messages that are not sent again, and count what became of all of them."""
+        if failed_ids:
+            self.result.receipts += outcomes.finish_and_refund_messages(
+                self.conn,
+                [MessageOutcome(each, UNKNOWN, PTT_UNKNOWN, self.now, None, NO_ANSWER) for each in failed_ids],
+            )
+            self.release_held_messages(failed_ids)
+        amounts = {"unsure": unsure, "resent": resent, "failed": len(failed_ids)}
+        counters.add_to_counters(self.conn, upstream_id, amounts)
+
+
 def claim_messages(
     conn: sqlite3.Connection, claim: Claim, now: int, choose_path: ChoosePath = choose_default_path
 ) -> ClaimedMessages:
@@ -168,18 +249,18 @@ def claim_messages(
             if each.cut is not None and each.cut.upstream != claim.upstream_id:
                 begun_elsewhere.append(each)
         if begun_elsewhere:
-            result = SendingResult()
-            failed_ids = _take_over_texts(conn, claim.upstream_id, begun_elsewhere, blacklisted, now, result)
+            step = _Step(conn, now)
+            failed_ids = step.take_over_texts(claim.upstream_id, begun_elsewhere, blacklisted)
             sendable = [each for each in sendable if each.id not in failed_ids]
-            receipts += result.receipts
-            claimed.emptied_account_ids += result.emptied_account_ids
+            receipts += step.result.receipts
+            claimed.emptied_account_ids += step.result.emptied_account_ids
             claimed.left_count = None
         return ClaimedMessages(sendable, claimed, queue.get_next_retry_time(conn, claim.paths), receipts)
 
 
 def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> SendingResult:
     """Store what upstreams have accepted. Their receipts may have come already."""
-    result = SendingResult()
+    step = _Step(conn, now_ms())
     with write_transaction(conn):
         whole = [each for each in accepted if each.part is None]
         _STORE_ACCEPTED.run(
@@ -188,15 +269,15 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
         )
         accepted_by = {each.message_id: each.upstream for each in whole}
         cut_by = _store_accepted_parts(conn, accepted) if len(whole) < len(accepted) else {}
-        result.receipts = _match_early_receipts(conn, accepted)
+        step.result.receipts = _match_early_receipts(conn, accepted)
         if cut_by:
             answered_ids = message_parts.list_answered_ids(conn, [*cut_by])
             accepted_by |= {message_id: cut_by[message_id] for message_id in answered_ids}
-            result.receipts += outcomes.finish_cut_messages(conn, [*cut_by], now_ms())
+            step.result.receipts += outcomes.finish_cut_messages(conn, [*cut_by], step.now)
         for upstream_id, count in Counter(accepted_by.values()).items():
             counters.add_to_counters(conn, upstream_id, {"accepted": count})
-        _release_held_messages(conn, [*accepted_by], result)
-    return result
+        step.release_held_messages([*accepted_by])
+    return step.result
 
 
 def _store_accepted_parts(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> dict[int, int]:
@@ -214,7 +295,7 @@ def store_unsent_messages(
     conn: sqlite3.Connection, unsent: Sequence[UnsentMessage], now: int, choose_path: ChoosePath = choose_default_path
 ) -> SendingResult:
     """Store what became of claimed messages that were not accepted."""
-    result = SendingResult()
+    step = _Step(conn, now, choose_path)
     with write_transaction(conn):
         by_reason: dict[UnsentReason, list[UnsentMessage]] = defaultdict(list)
         for each in unsent:
@@ -226,17 +307,16 @@ def store_unsent_messages(
             _put_back_messages(conn, by_reason[UnsentReason.PUT_BACK], now, choose_path)
         for each in by_reason[UnsentReason.HELD]:
             queue.hold_message(conn, each.message_id, each.status, now, choose_path)
-        refused = by_reason[UnsentReason.REFUSED]
-        if refused:
-            _refuse_messages(conn, refused, now, result)
+        if by_reason[UnsentReason.REFUSED]:
+            step.refuse_messages(by_reason[UnsentReason.REFUSED])
         ids_by_upstream: dict[int, list[int]] = defaultdict(list)
         for each in by_reason[UnsentReason.UNSURE]:
             ids_by_upstream[each.upstream].append(each.message_id)
         for upstream_id, message_ids in ids_by_upstream.items():
-            resolve_unsure_messages(conn, upstream_id, message_ids, now, result, choose_path)
-        result.next_retry_at = queue.get_next_retry_time(conn)
-        result.has_released = True
-    return result
+            step.resolve_unsure_messages(upstream_id, message_ids)
+        step.result.next_retry_at = queue.get_next_retry_time(conn)
+        step.result.has_released = True
+    return step.result
 
 
 def _put_back_messages(
@@ -267,105 +347,6 @@ def put_back_abandoned_messages(
         return queue.put_back_messages(conn, [row[0] for row in rows], now, choose_path)
 
 
-def _release_held_messages(conn: sqlite3.Connection, message_ids: Collection[int], result: SendingResult) -> None:
-    """Those of these that were refused before hold up nothing any more."""
-    held_ids = queue.find_held_messages(conn, message_ids)
-    if held_ids:
-        result.emptied_account_ids += queue.release_held_messages(conn, held_ids)
-        result.has_released = True
-
-
-def _refuse_messages(
-    conn: sqlite3.Connection, refused: Sequence[UnsentMessage], now: int, result: SendingResult
-) -> None:
-    result.receipts += outcomes.finish_and_refund_messages(
-        conn,
-        [MessageOutcome(each.message_id, REJECTED, each.ptt, now, None, each.status) for each in refused],
-        are_refused=True,
-        part_statuses={each.message_id: each.part_statuses for each in refused if each.part_statuses is not None},
-    )
-    _release_held_messages(conn, [each.message_id for each in refused], result)
-    for upstream_id, count in Counter(each.upstream for each in refused).items():
-        counters.add_to_counters(conn, upstream_id, {"failed": count})
-
-
-def resolve_unsure_messages(
-    conn: sqlite3.Connection,
-    upstream_id: int,
-    message_ids: Sequence[int],
-    now: int,
-    result: SendingResult,
-    choose_path: ChoosePath = choose_default_path,
-) -> None:
-    """Decide about messages of which nobody knows whether the upstream has them: by its setting `unanswered`. One that
-    was sent MAX_UNANSWERED times without an answer is not sent again.
-
-    The caller is inside `write_transaction()`.
-    """
-    # Some have ended meanwhile.
-    rows = conn.execute(
-        f"SELECT id FROM messages WHERE id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} ORDER BY id",
-        (json.dumps(message_ids),),
-    )
-    open_ids = [row[0] for row in rows]
-    if upstreams.get_stored_settings(conn, upstream_id).unanswered == FAIL:
-        failed_ids = open_ids
-    else:
-        failed_ids = [
-            each
-            for each in open_ids
-            if not queue.hold_message(conn, each, NO_ANSWER, now, choose_path, is_unanswered=True)
-        ]
-    amounts = {"unsure": len(message_ids), "resent": len(open_ids) - len(failed_ids)}
-    _finish_unsure_messages(conn, upstream_id, failed_ids, amounts, now, result)
-
-
-def _take_over_texts(
-    conn: sqlite3.Connection,
-    upstream_id: int,
-    texts: Sequence[SubmittedMessage],
-    blacklisted: Collection[Flow],
-    now: int,
-    result: SendingResult,
-) -> Collection[int]:
-    """Decide about texts that another upstream is given, since the one that has taken parts of them was removed: they
-    are unsure, by the setting `unanswered` of that one, and counted of this one, as that can't be looked at any more.
-    To a number that has been blacklisted nothing is sent from its beginning.
-
-    Returns the ids of those that are not sent.
-    """
-    failed_ids = set()
-    for each in texts:
-        assert each.cut is not None
-        is_blocked = (each.account_id, each.destination) in blacklisted
-        if is_blocked or upstreams.get_stored_settings(conn, each.cut.upstream).unanswered == FAIL:
-            failed_ids.add(each.id)
-        else:
-            message_parts.forget_parts(conn, [each.id])
-            queue.count_as_unanswered(conn, each.id)
-            each.cut = None
-    amounts = {"unsure": len(texts), "resent": len(texts) - len(failed_ids)}
-    _finish_unsure_messages(conn, upstream_id, failed_ids, amounts, now, result)
-    return failed_ids
-
-
-def _finish_unsure_messages(
-    conn: sqlite3.Connection,
-    upstream_id: int,
-    failed_ids: Collection[int],
-    amounts: Mapping[str, int],
-    now: int,
-    result: SendingResult,
-) -> None:
-    """End those of unsure messages that are not sent again, and count them, and what became of all of them."""
-    if failed_ids:
-        result.receipts += outcomes.finish_and_refund_messages(
-            conn, [MessageOutcome(each, UNKNOWN, PTT_UNKNOWN, now, None, NO_ANSWER) for each in failed_ids]
-        )
-        _release_held_messages(conn, failed_ids, result)
-    counters.add_to_counters(conn, upstream_id, {**amounts, "failed": len(failed_ids)})
-
-
 @dataclass(slots=True)
 class RecoveredState:
     """What a start has found: receipts that were queued, and paths with the accounts of which something waits there."""
@@ -381,14 +362,14 @@ def recover_messages(
 
     What simulators have stays theirs (`outcomes.list_simulated_message_ids`).
     """
-    result = SendingResult()
+    step = _Step(conn, now, choose_path)
     with write_transaction(conn):
         outcomes.mark_last_simulated_message(conn)
         for (upstream_id,) in conn.execute("SELECT id FROM upstreams WHERE kind <> ?", (SIMULATOR,)).fetchall():
             message_ids = list_unanswered_message_ids(conn, upstream_id)
             if message_ids:
-                resolve_unsure_messages(conn, upstream_id, message_ids, now, result, choose_path)
-        return RecoveredState(result.receipts, queue.list_waiting_accounts(conn))
+                step.resolve_unsure_messages(upstream_id, message_ids)
+        return RecoveredState(step.result.receipts, queue.list_waiting_accounts(conn))
 
 
 def list_unanswered_message_ids(conn: sqlite3.Connection, upstream_id: int) -> list[int]:
@@ -503,8 +484,8 @@ def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedM
 
 def store_reported_outcomes(conn: sqlite3.Connection, ended: Sequence[MessageOutcome]) -> SendingResult:
     """Store the outcomes that simulators report."""
-    result = SendingResult()
+    step = _Step(conn, now_ms())
     with write_transaction(conn):
-        result.receipts = outcomes.finish_and_refund_messages(conn, ended)
-        _release_held_messages(conn, [each.message_id for each in ended], result)
-    return result
+        step.result.receipts = outcomes.finish_and_refund_messages(conn, ended)
+        step.release_held_messages([each.message_id for each in ended])
+    return step.result

@@ -13,7 +13,7 @@ from portal.services.common.audit import SHELL
 from portal.services.messages import message_parts, outcomes, sending
 from portal.services.messages.message_parts import TextPart
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.messages.sending import AcceptedMessage, SendingResult
+from portal.services.messages.sending import AcceptedMessage, UnsentMessage, UnsentReason
 from portal.services.upstreams import binds, upstreams
 from portal.services.upstreams.binds import BindState
 from tests.support import Cast, Person
@@ -245,8 +245,7 @@ def test_what_simulators_have_was_sent_at_once(alice: Browser, olga: Browser, co
 
 
 def leave_unanswered(conn: db.Connection, message_id: int) -> None:
-    with db.write_transaction(conn):
-        sending.resolve_unsure_messages(conn, 1, [message_id], clock.now_ms(), SendingResult())
+    sending.store_unsent_messages(conn, [UnsentMessage(1, message_id, UnsentReason.UNSURE)], clock.now_ms())
 
 
 def test_what_is_not_answered_and_not_sent_again(alice: Browser, conn: db.Connection, keys: Keys, queue: Queue) -> None:
