@@ -5,6 +5,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from portal.core.clock import DAY_MS, MINUTE_MS
@@ -335,24 +336,13 @@ def _blank_ended_texts(
         text_policy.blank_texts(conn, "messages", ended)
 
 
+_get_receipt_fields = attrgetter("source", "source_ton", "source_npi", "destination", "text", "reference", "parts")
+
+
 def _receipt_from_submit(submit: SubmittedMessage, ptt: int) -> DeliveryReceipt:
     """The receipt of a message that is rejected at once."""
-    return DeliveryReceipt(
-        0,
-        submit.account_id,
-        submit.id,
-        0,
-        submit.source,
-        submit.source_ton,
-        submit.source_npi,
-        submit.destination,
-        submit.text,
-        submit.reference,
-        submit.parts,
-        REJECTED,
-        ptt,
-        ids.time_from_id(submit.id),
-    )
+    fields = (*_get_receipt_fields(submit), REJECTED, ptt, ids.time_from_id(submit.id))
+    return DeliveryReceipt(0, submit.account_id, submit.id, 0, *fields)
 
 
 def _give_hex_ids(
