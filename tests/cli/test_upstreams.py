@@ -7,7 +7,7 @@ from portal.core.crypto import Keys
 from portal.core.db import write_transaction
 from portal.services.accounts import session_records
 from portal.services.messages import message_parts
-from portal.services.messages.message_parts import AcceptedPart, TextPart
+from portal.services.messages.message_parts import AcceptedMessage, TextPart
 from portal.services.upstreams import binds, counters, health, message_ids, unowned_messages, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import UpstreamHealth
@@ -221,8 +221,8 @@ def test_a_drained_one_and_a_removed_one_tell_of_receipts_that_have_not_come(ok,
     for message_id, upstream_id in zip(message_ids[:2], ("a1", "a2"), strict=True):
         conn.execute("UPDATE messages SET upstream_id = ? WHERE id = ?", (upstream_id, message_id))
     conn.execute("UPDATE messages SET state = 2 WHERE id = ?", (message_ids[1],))
-    parts = [AcceptedPart(cut_id, TextPart(each, 2, "{}"), 1, f"p{each}", 1, 1) for each in (1, 2)]
-    parts.append(AcceptedPart(begun_id, TextPart(1, 2, "{}"), 1, "p3", 1, 1))
+    parts = [AcceptedMessage(1, cut_id, f"p{each}", 1, 1, TextPart(each, 2, "{}")) for each in (1, 2)]
+    parts.append(AcceptedMessage(1, begun_id, "p3", 1, 1, TextPart(1, 2, "{}")))
     with write_transaction(conn):
         message_parts.store_accepted_parts(conn, parts)
         message_parts.store_answered_messages(conn, [cut_id])

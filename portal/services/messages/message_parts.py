@@ -62,15 +62,35 @@ class TextPart(NamedTuple):
     settings: str
 
 
-class AcceptedPart(NamedTuple):
-    """A part that an upstream has accepted; the fields as in `sending.AcceptedMessage`."""
+@dataclass(slots=True)
+class AcceptedMessage:
+    """A message that an upstream has accepted.
 
-    message_id: int
-    part: TextPart
+    `upstream_message_id`: its id there, "" where it gave none. `bind`: the number of the bind. `part`: where it is a
+    part of a text.
+    """
+
     upstream: int
+    message_id: int
     upstream_message_id: str
     bind: int
     sent_at: int
+    part: TextPart | None = None
+
+
+@dataclass(slots=True)
+class MessageOutcome:
+    """The end of a message, or of a part: its final message_state, its ptt code, and when it ended (milliseconds).
+
+    `upstream_id` and `upstream_status`: the upstream's own id and status of the message, where an upstream got it.
+    """
+
+    message_id: int
+    state: int
+    ptt: int
+    ended_at: int
+    upstream_id: str | None = None
+    upstream_status: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +110,14 @@ class MessagePart:
 class CutOutcome(NamedTuple):
     """What the ends of all its parts make of a message.
 
-    `state`, `ptt`, `status`: those of the first part that was not delivered, DELIVERED where all were. `refund`: what
-    the parts that have not arrived have cost, where the upstream's setting says that it is given back (thousandths of
-    a credit). `ended_at`: when the last of them ended (milliseconds).
+    `outcome`: that of the first part that was not delivered, DELIVERED where all were, and when the last of them ended.
+    `refund`: what the parts that have not arrived have cost, where the upstream's setting says that it is given back
+    (thousandths of a credit).
     """
 
-    message_id: int
+    outcome: MessageOutcome
     account_id: int
-    state: int
-    ptt: int
-    status: str | None
     refund: int
-    ended_at: int
 
 
 def find_cut_messages(conn: sqlite3.Connection, message_ids: Iterable[int]) -> dict[int, CutText]:
@@ -120,34 +136,34 @@ def find_cut_messages(conn: sqlite3.Connection, message_ids: Iterable[int]) -> d
     }
 
 
-def store_accepted_parts(conn: sqlite3.Connection, accepted: Sequence[AcceptedPart]) -> None:
-    """Store parts that an upstream has accepted. One that has ended meanwhile stays so, and so does a text that another
-    upstream has by now.
+def store_accepted_parts(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> dict[int, int]:
+    """Store those that are parts of what upstreams have accepted; returns the upstreams by message id. A part that has
+    ended meanwhile stays so, and so does a text that another upstream has by now.
     """
+    parts = [(each, each.part) for each in accepted if each.part is not None]
     conn.executemany(
         "INSERT INTO cut_messages (message_id, upstream, total, settings) SELECT id, ?1, ?2, ?3 FROM messages"
         f" WHERE id = ?4 AND state = {ENROUTE} AND coalesce(upstream, ?1) = ?1 ON CONFLICT DO NOTHING",
-        [(each.upstream, each.part.total, each.part.settings, each.message_id) for each in accepted],
+        [(each.upstream, part.total, part.settings, each.message_id) for each, part in parts],
     )
     conn.executemany(
         "INSERT INTO message_parts (number, state, ptt, upstream, upstream_id, bind, sent_at, message_id)"
         f" SELECT ?1, {ENROUTE}, {PTT_PENDING}, ?2, ?3, ?4, ?5, message_id FROM cut_messages WHERE message_id = ?6"
         " AND upstream = ?2 ON CONFLICT DO NOTHING",
         [
-            (each.part.number, each.upstream, each.upstream_message_id, each.bind, each.sent_at, each.message_id)
-            for each in accepted
+            (part.number, each.upstream, each.upstream_message_id, each.bind, each.sent_at, each.message_id)
+            for each, part in parts
         ],
     )
+    return {each.message_id: each.upstream for each, _ in parts}
 
 
-def end_part(
-    conn: sqlite3.Connection, message_id: int, number: int, state: int, ptt: int, status: str | None, at: int
-) -> None:
-    """Store the end of a part that an upstream has accepted; the first one counts. `at`: milliseconds."""
+def end_part(conn: sqlite3.Connection, number: int, outcome: MessageOutcome) -> None:
+    """Store the end of a part that an upstream has accepted; the first one counts."""
     conn.execute(
         "UPDATE message_parts SET state = ?, ptt = ?, upstream_status = ?, done_at = ?"
         f" WHERE message_id = ? AND number = ? AND state = {ENROUTE}",
-        (state, ptt, status, at, message_id, number),
+        (outcome.state, outcome.ptt, outcome.upstream_status, outcome.ended_at, outcome.message_id, number),
     )
 
 
@@ -161,28 +177,22 @@ def store_unsure_messages(conn: sqlite3.Connection, totals: Mapping[int, int]) -
 
 
 def end_unanswered_parts(
-    conn: sqlite3.Connection,
-    message_id: int,
-    cut: CutText,
-    state: int,
-    ptt: int,
-    status: str | None,
-    at: int,
-    statuses: Mapping[int, str] | None = None,
+    conn: sqlite3.Connection, cut: CutText, outcome: MessageOutcome, statuses: Mapping[int, str] | None = None
 ) -> None:
     """End the parts of a message that no upstream has accepted: they are not sent (again).
 
     Args:
-        state, ptt, status: what has ended them.
-        at: when (milliseconds).
-        statuses: what was said of single ones, by their numbers; the others were not sent. None: `status` is of all.
+        outcome: what has ended them.
+        statuses: what was said of single ones, by their numbers; the others were not sent. None: that of the outcome
+            is of all.
     """
     rows = []
     for number in range(1, cut.total + 1):
         if number not in cut.answered:
-            said = status if statuses is None else statuses.get(number, NOT_SENT)
-            ended = (UNKNOWN, PTT_UNKNOWN) if statuses is not None and said == NO_ANSWER else (state, ptt)
-            rows.append((message_id, number, *ended, cut.upstream, said, at))
+            said = outcome.upstream_status if statuses is None else statuses.get(number, NOT_SENT)
+            is_unsure = statuses is not None and said == NO_ANSWER
+            ended = (UNKNOWN, PTT_UNKNOWN) if is_unsure else (outcome.state, outcome.ptt)
+            rows.append((outcome.message_id, number, *ended, cut.upstream, said, outcome.ended_at))
     conn.executemany(
         "INSERT INTO message_parts (message_id, number, state, ptt, upstream, upstream_status, done_at)"
         " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -246,7 +256,8 @@ def list_outcomes(conn: sqlite3.Connection, message_ids: Collection[int]) -> lis
         if message_id not in outcomes:
             count = {REFUND_REFUSED: refused, REFUND_UNDELIVERED: undelivered}.get(policy, 0)
             refund = compute_share(price, count, total)
-            outcomes[message_id] = CutOutcome(message_id, account_id, state, ptt, status, refund, ended_at)
+            outcome = MessageOutcome(message_id, state, ptt, ended_at, "", status)
+            outcomes[message_id] = CutOutcome(outcome, account_id, refund)
     return [*outcomes.values()]
 
 

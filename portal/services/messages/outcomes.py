@@ -25,6 +25,7 @@ from portal.services.common.message_states import (
 from portal.services.credits import expiry
 from portal.services.messages import blacklist, client_ids, deliveries, message_parts, message_tlvs, text_policy
 from portal.services.messages.deliveries import DeliveryReceipt
+from portal.services.messages.message_parts import MessageOutcome as MessageOutcome
 from portal.services.messages.validation import DEFAULT_VALIDITY_MS, Segment, SubmittedMessage
 from portal.services.statistics import daily_totals, rollup
 from portal.services.upstreams import paths, queue, upstreams
@@ -34,21 +35,6 @@ from portal.services.upstreams.settings import REFUND_REFUSED, REFUND_UNDELIVERE
 RECEIPT_GRACE_MS = MINUTE_MS
 """How long after its validity a message that an upstream has accepted expires: its receipt may be on its way."""
 _BATCH_SIZE = 1_000
-
-
-@dataclass(slots=True)
-class MessageOutcome:
-    """The end of a message: its final message_state, its ptt code, and when it ended (milliseconds).
-
-    `upstream_id` and `upstream_status`: the upstream's own id and status of the message, where an upstream got it.
-    """
-
-    message_id: int
-    state: int
-    ptt: int
-    ended_at: int
-    upstream_id: str | None = None
-    upstream_status: str | None = None
 
 
 @dataclass(slots=True)
@@ -398,16 +384,8 @@ def finish_and_refund_messages(
         with write_transaction(conn):
             for each in outcomes:
                 if each.message_id in cut:
-                    message_parts.end_unanswered_parts(
-                        conn,
-                        each.message_id,
-                        cut[each.message_id],
-                        each.state,
-                        each.ptt,
-                        each.upstream_status,
-                        each.ended_at,
-                        (part_statuses or {}).get(each.message_id),
-                    )
+                    statuses = (part_statuses or {}).get(each.message_id)
+                    message_parts.end_unanswered_parts(conn, cut[each.message_id], each, statuses)
             receipts = finish_cut_messages(conn, [*cut], now_ms())
             whole = [each for each in outcomes if each.message_id not in cut]
             return receipts + finish_and_refund_messages(conn, whole, are_refused=are_refused)
@@ -435,10 +413,8 @@ def finish_cut_messages(conn: sqlite3.Connection, message_ids: Collection[int], 
     message_parts.end_silent_parts(conn, message_ids, now)
     ended = message_parts.list_outcomes(conn, message_ids)
     message_parts.store_answered_messages(conn, message_ids)
-    receipts = finish_messages(
-        conn, [MessageOutcome(each.message_id, each.state, each.ptt, each.ended_at, "", each.status) for each in ended]
-    )
-    refund_messages(conn, [(each.account_id, each.message_id, each.refund) for each in ended if each.refund])
+    receipts = finish_messages(conn, [each.outcome for each in ended])
+    refund_messages(conn, [(each.account_id, each.outcome.message_id, each.refund) for each in ended if each.refund])
     return receipts
 
 

@@ -14,7 +14,7 @@ from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE, NO_ANSWER, PTT_UNKNOWN, REJECTED, UNKNOWN
 from portal.services.messages import blacklist, message_parts, outcomes, receipt_matching
 from portal.services.messages.deliveries import DeliveryReceipt
-from portal.services.messages.message_parts import AcceptedPart, TextPart
+from portal.services.messages.message_parts import AcceptedMessage as AcceptedMessage
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
@@ -52,22 +52,6 @@ class ClaimedMessages:
     ids: ClaimedIds
     next_retry_at: int | None
     receipts: list[DeliveryReceipt]
-
-
-@dataclass(slots=True)
-class AcceptedMessage:
-    """A message that an upstream has accepted.
-
-    `upstream_message_id`: its id there, "" where it gave none. `bind`: the number of the bind. `part`: where it is a
-    part of a text.
-    """
-
-    upstream: int
-    message_id: int
-    upstream_message_id: str
-    bind: int
-    sent_at: int
-    part: TextPart | None = None
 
 
 class UnsentReason(Enum):
@@ -268,7 +252,7 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
             [(each.message_id, each.upstream_message_id, each.bind, each.sent_at, _REMAINING_ROOM) for each in whole],
         )
         accepted_by = {each.message_id: each.upstream for each in whole}
-        cut_by = _store_accepted_parts(conn, accepted) if len(whole) < len(accepted) else {}
+        cut_by = message_parts.store_accepted_parts(conn, accepted) if len(whole) < len(accepted) else {}
         step.result.receipts = _match_early_receipts(conn, accepted)
         if cut_by:
             answered_ids = message_parts.list_answered_ids(conn, [*cut_by])
@@ -278,17 +262,6 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
             counters.add_to_counters(conn, upstream_id, {"accepted": count})
         step.release_held_messages([*accepted_by])
     return step.result
-
-
-def _store_accepted_parts(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> dict[int, int]:
-    """Store parts of texts that upstreams have accepted; returns the upstreams by message id."""
-    parts = [
-        AcceptedPart(each.message_id, each.part, each.upstream, each.upstream_message_id, each.bind, each.sent_at)
-        for each in accepted
-        if each.part is not None
-    ]
-    message_parts.store_accepted_parts(conn, parts)
-    return {each.message_id: each.upstream for each in parts}
 
 
 def store_unsent_messages(
@@ -428,9 +401,7 @@ def _end_messages_and_parts(
     """Store what receipts say, each given with the number of the part that it is of; 0: of a whole message."""
     for number, each in ended:
         if number:
-            message_parts.end_part(
-                conn, each.message_id, number, each.state, each.ptt, each.upstream_status, each.ended_at
-            )
+            message_parts.end_part(conn, number, each)
     return outcomes.finish_and_refund_messages(conn, [each for number, each in ended if not number])
 
 

@@ -298,7 +298,8 @@ def test_a_text_that_was_cut_says_how_many_of_its_parts_have_arrived(
     for number in (1, 3):
         part = TextPart(number, 3, "{}")
         sending.store_accepted_messages(conn, [AcceptedMessage(1, message_id, f"id{number}", 2, at, part)])
-    message_parts.end_part(conn, message_id, 1, message_states.DELIVERED, 0, "stat:DELIVRD err:000", at + 1000)
+    ended = MessageOutcome(message_id, message_states.DELIVERED, 0, at + 1000, None, "stat:DELIVRD err:000")
+    message_parts.end_part(conn, 1, ended)
     page = extract_text(alice.get(address).text)
     assert "1 of 3 parts delivered" in page
     assert "Sent on On its way, not accepted yet" in page
