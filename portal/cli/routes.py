@@ -225,14 +225,9 @@ def _describe_changed_route(context: CommandContext, route: Route) -> CommandOut
 
 
 def _route_to_dict(route: Route, unreachable: dict[int, int]) -> dict[str, object]:
+    plain_names = ("id", "position", "customer", "account", "country", "prefix", "sender")
     return {
-        "id": route.id,
-        "position": route.position,
-        "customer": route.customer,
-        "account": route.account,
-        "country": route.country,
-        "prefix": route.prefix,
-        "sender": route.sender,
+        **{name: getattr(route, name) for name in plain_names},
         "upstreams": [{"name": each.name, "weight": each.weight} for each in route.upstreams],
         "unreachable_behind": unreachable.get(route.id),
     }
