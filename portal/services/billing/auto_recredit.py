@@ -38,14 +38,16 @@ class InvalidPacksPerDay(Refused):
 class RecreditStatus:
     """All that decides about an account's next pack. Thousandths of a credit; times in milliseconds.
 
-    `pack` is None where there is no rule, or its pack isn't sold any more. `bought_today` counts by days in UTC.
+    `pack_price` is None where there is no rule, or its pack isn't sold any more. `bought_today` counts by days in UTC.
     `owed_credits` is what all accounts of the customer have got on the credit line and not paid yet. `open_order_id` is
     the order that waits for the operator; `declined_today`: the operator has cancelled the last one, and isn't asked
     again today.
     """
 
     balance: int
-    pack: Pack | None
+    pack_credits: int | None
+    pack_price: int | None
+    pack_currency: str | None
     per_day: int
     bought_today: int
     owed_credits: int
@@ -55,6 +57,13 @@ class RecreditStatus:
     old_enough: bool
     open_order_id: int | None
     declined_today: bool
+
+    @property
+    def pack(self) -> Pack | None:
+        """What would be bought; None where there is no rule, or its pack isn't sold any more."""
+        if self.pack_credits is None or self.pack_price is None or self.pack_currency is None:
+            return None
+        return Pack(self.pack_credits, self.pack_price, self.pack_currency)
 
     @property
     def is_under_daily_limit(self) -> bool:
@@ -84,13 +93,15 @@ WHERE own.customer_id = {{customer}} AND {orders.IS_OWED}
 # All that decides in one statement, for several accounts at once: SMPP clients wait meanwhile.
 _SELECT_STATUS = f"""
 SELECT accounts.id, balance, recredit_pack, packs.price, packs.currency, recredit_per_day,
-       (SELECT count(*) FROM orders WHERE account_id = accounts.id AND origin = 'automatic' AND movement_id >= :today),
+       (SELECT count(*) FROM orders
+        WHERE account_id = accounts.id AND origin = 'automatic' AND movement_id >= :first_id_today),
        ({_SELECT_OWED.format(customer="accounts.customer_id")}), credit_line, recredit_min_age_days,
-       accounts.created_at,
+       accounts.created_at + recredit_min_age_days * {DAY_MS},
+       accounts.created_at + recredit_min_age_days * {DAY_MS} <= :now,
        (SELECT max(id) FROM orders WHERE account_id = accounts.id AND origin = 'automatic'
         AND movement_id IS NULL AND paid_at IS NULL AND cancelled_at IS NULL),
-       (SELECT cancelled_at FROM orders WHERE account_id = accounts.id AND origin = 'automatic'
-        ORDER BY id DESC LIMIT 1)
+       coalesce((SELECT cancelled_at >= :today FROM orders WHERE account_id = accounts.id AND origin = 'automatic'
+                 ORDER BY id DESC LIMIT 1), 0)
 FROM accounts JOIN customers ON customers.id = customer_id LEFT JOIN packs ON packs.credits = recredit_pack
 WHERE accounts.id IN (SELECT value FROM json_each(:accounts))
 """
@@ -123,41 +134,13 @@ def _read_statuses(
 ) -> dict[int, RecreditStatus]:
     at = now_ms() if now is None else now
     today = at // DAY_MS * DAY_MS
-    values = {"accounts": json.dumps(list(account_ids)), "today": ids.min_id_at_time(today)}
-    return {row[0]: _build_status(*row[1:], at=at, today=today) for row in conn.execute(_SELECT_STATUS, values)}
-
-
-def _build_status(
-    balance: int,
-    size: int,
-    price: int | None,
-    currency: str,
-    per_day: int,
-    bought_today: int,
-    owed: int,
-    credit_line: int,
-    min_age_days: int,
-    created_at: int,
-    open_order_id: int | None,
-    cancelled_at: int | None,
-    *,
-    at: int,
-    today: int,
-) -> RecreditStatus:
-    old_enough_at = created_at + min_age_days * DAY_MS
-    return RecreditStatus(
-        balance=balance,
-        pack=None if price is None else Pack(size, price, currency),
-        per_day=per_day,
-        bought_today=bought_today,
-        owed_credits=owed,
-        credit_line=credit_line,
-        min_age_days=min_age_days,
-        old_enough_at=old_enough_at,
-        old_enough=old_enough_at <= at,
-        open_order_id=open_order_id,
-        declined_today=cancelled_at is not None and cancelled_at >= today,
-    )
+    values = {
+        "accounts": json.dumps(list(account_ids)),
+        "now": at,
+        "today": today,
+        "first_id_today": ids.min_id_at_time(today),
+    }
+    return {account_id: RecreditStatus(*rest) for account_id, *rest in conn.execute(_SELECT_STATUS, values)}
 
 
 def get_owed_credits(conn: sqlite3.Connection, customer_id: int) -> int:
@@ -199,18 +182,7 @@ def buy_or_request_pack(conn: sqlite3.Connection, account_id: int, now: int | No
 
 def _insert_order(conn: sqlite3.Connection, account_id: int, pack: Pack, at: int, action: str) -> int:
     order_id = orders.insert_order(conn, SYSTEM, account_id, pack, orders.AUTOMATIC, at=at)
-    order = orders.get_order_by_id(conn, order_id)
-    audit.record_action(
-        conn,
-        SYSTEM,
-        action,
-        customer_id=order.customer_id,
-        account_id=account_id,
-        order=order.number,
-        credits=pack.credits,
-        price=pack.price,
-        currency=pack.currency,
-    )
+    orders.record_order_action(conn, SYSTEM, action, orders.get_order_by_id(conn, order_id))
     return order_id
 
 

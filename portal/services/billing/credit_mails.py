@@ -1,7 +1,6 @@
 """Mails about an account's credits: notices of `alerts.add_credit_notice` become mails to those they concern."""
 
 import sqlite3
-from collections.abc import Callable, Sequence
 
 from portal.core import i18n
 from portal.core.clock import DAY_MS, HOUR_MS
@@ -51,77 +50,51 @@ def queue_credit_mails(conn: sqlite3.Connection, keys: Keys) -> int:
 
 def _queue_notice_mails(conn: sqlite3.Connection, keys: Keys, notice: sqlite3.Row) -> int:
     customer = customers.get_customer_by_id(conn, notice["customer_id"])
-    contact, addresses = customer.contact_email, notice["alert_to"].split()
+    contact, addresses = [customer.contact_email], notice["alert_to"].split()
+    build_values = _build_order_values
     if notice["kind"] == alerts.LOW:
         try:
             rate_limit.take_token(conn, f"alert:{notice['account_id']}", _MAX_ALERTS_PER_HOUR, HOUR_MS)
         except rate_limit.TooManyAttempts:
             return 0
-        return _queue_mails(
-            conn,
-            keys,
-            "credits_low",
-            customer.language,
-            addresses or [contact],
-            _low_balance_mail_context(conn, notice),
-        )
-    if notice["kind"] == alerts.RECREDITED:
+        build_values = _build_low_balance_values
+        mails = [("credits_low", customer.language, addresses or contact)]
+    elif notice["kind"] == alerts.RECREDITED:
         # Those who got the mail that credits run low want to know that some have come.
-        recipients = alerts.deduplicate_addresses([contact, *addresses])
-        return _queue_mails(
-            conn, keys, "credits_recredited", customer.language, recipients, _recredit_mail_context(conn, notice)
-        )
-    count = _queue_mails(
-        conn, keys, "credits_requested", customer.language, [contact], _order_mail_context(conn, notice)
-    )
-    for each in users.list_users(conn, None):
-        language = each.language or DEFAULT_LANGUAGE
-        count += _queue_mails(
-            conn, keys, "credits_asked_for", language, [each.email], _order_mail_context(conn, notice)
-        )
-    return count
+        recipients = alerts.deduplicate_addresses([*contact, *addresses])
+        mails = [("credits_recredited", customer.language, recipients)]
+    else:
+        mails = [("credits_requested", customer.language, contact)]
+        mails += [
+            ("credits_asked_for", each.language or DEFAULT_LANGUAGE, [each.email])
+            for each in users.list_users(conn, None)
+        ]
+    for template, language, recipients in mails:
+        with i18n.override_language(language):
+            values = build_values(conn, notice)
+        for recipient in recipients:
+            mail.queue_mail(conn, keys, recipient, template, language, **values)
+    return sum(len(recipients) for _template, _language, recipients in mails)
 
 
-def _queue_mails(
-    conn: sqlite3.Connection,
-    keys: Keys,
-    template: str,
-    language: str,
-    recipients: Sequence[str],
-    build_context: Callable[[], dict[str, object]],
-) -> int:
-    """`build_context`: what the template shows, in the language in use."""
-    with i18n.override_language(language):
-        context = build_context()
-    for recipient in recipients:
-        mail.queue_mail(conn, keys, recipient, template, language, **context)
-    return len(recipients)
-
-
-def _low_balance_mail_context(conn: sqlite3.Connection, notice: sqlite3.Row) -> Callable[[], dict[str, object]]:
-    credit_forecast = forecast.compute_forecast(conn, notice["account_id"], notice["at"])
-    return lambda: {
+def _build_low_balance_values(conn: sqlite3.Connection, notice: sqlite3.Row) -> dict[str, object]:
+    """What the template shows, in the language in use."""
+    return {
         "account": notice["name"],
         "balance": i18n.format_credits(notice["balance"]),
         # The rule may have been removed since.
         "threshold": None if notice["alert_below"] is None else i18n.format_credits(notice["alert_below"]),
-        "forecast": credit_forecast.to_text(notice["at"]),
+        "forecast": forecast.compute_forecast(conn, notice["account_id"], notice["at"]).to_text(notice["at"]),
     }
 
 
-def _recredit_mail_context(conn: sqlite3.Connection, notice: sqlite3.Row) -> Callable[[], dict[str, object]]:
-    day, build_order_context = notice["at"] // DAY_MS * DAY_MS, _order_mail_context(conn, notice)
-    bought = conn.execute(
-        "SELECT count(*) FROM orders WHERE account_id = ? AND origin = 'automatic' AND movement_id BETWEEN ?"
-        " AND (SELECT movement_id FROM orders WHERE id = ?)",
-        (notice["account_id"], ids.min_id_at_time(day), notice["order_id"]),
-    ).fetchone()[0]
-    return lambda: build_order_context() | {"left_today": max(0, notice["recredit_per_day"] - bought)}
-
-
-def _order_mail_context(conn: sqlite3.Connection, notice: sqlite3.Row) -> Callable[[], dict[str, object]]:
+def _build_order_values(conn: sqlite3.Connection, notice: sqlite3.Row) -> dict[str, object]:
     order = orders.get_order_by_id(conn, notice["order_id"])
-    return lambda: {
+    (bought_until_then,) = conn.execute(
+        "SELECT count(*) FROM orders WHERE account_id = ? AND origin = 'automatic' AND movement_id BETWEEN ? AND ?",
+        (order.account_id, ids.min_id_at_time(notice["at"] // DAY_MS * DAY_MS), order.movement_id),
+    ).fetchone()
+    return {
         "account": order.account,
         "customer": order.customer,
         "customer_id": order.customer_id,
@@ -129,4 +102,5 @@ def _order_mail_context(conn: sqlite3.Connection, notice: sqlite3.Row) -> Callab
         "credits": i18n.format_credits(order.credits),
         "price": i18n.format_money(order.price, order.currency),
         "balance": i18n.format_credits(notice["balance"]),
+        "left_today": max(0, notice["recredit_per_day"] - bought_until_then),
     }

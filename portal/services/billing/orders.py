@@ -8,13 +8,14 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from portal.core.clock import now_ms
 from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.billing.packs import Pack
-from portal.services.common import audit, idempotency
+from portal.services.common import audit, idempotency, keyset
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, Refused
 from portal.services.credits import ledger
@@ -145,16 +146,18 @@ def list_orders_page(
     after: int | None = None,
     limit: int = 50,
 ) -> list[Order]:
-    """A page of orders, newest first.
+    """A page of orders, newest first; `before`, `after` and `limit` as in `keyset.select_page`."""
+    owner_ids = {"account_id": order_filter.account_id, "customer_id": order_filter.customer_id}
+    # Not "account_id = ? OR ? IS NULL": an account's orders are found by their index.
+    conditions = [f"{name} = :{name}" for name, owner_id in owner_ids.items() if owner_id is not None]
+    query = f"{_SELECT} WHERE {' AND '.join(['TRUE', *conditions, *_STATUS_CONDITIONS[order_filter.status]])}"
+    rows = keyset.select_page(conn, query, owner_ids, before=before, after=after, limit=limit, id_column="orders.id")
+    return [Order(*row) for row in rows]
 
-    Args:
-        before: only orders with a smaller id than this (the last one of the page before).
-        after: the ones that follow upon this id, for the way back to newer ones.
-    """
-    if after is not None:
-        return _select_orders(conn, order_filter, "orders.id > :bound ORDER BY orders.id", after, limit)[::-1]
-    bound = before if before is not None else (1 << 63) - 1
-    return _select_orders(conn, order_filter, "orders.id < :bound ORDER BY orders.id DESC", bound, limit)
+
+def iterate_orders(conn: sqlite3.Connection, order_filter: OrderFilter) -> Iterator[Order]:
+    """All orders, newest first, without holding them all."""
+    return keyset.iterate_pages(partial(list_orders_page, conn, order_filter), _BATCH_SIZE, lambda each: each.id)
 
 
 def read_orders_version(conn: sqlite3.Connection, account_id: int) -> tuple[int, ...]:
@@ -164,34 +167,6 @@ def read_orders_version(conn: sqlite3.Connection, account_id: int) -> tuple[int,
         (account_id,),
     ).fetchone()
     return tuple(row)
-
-
-def iterate_orders(conn: sqlite3.Connection, order_filter: OrderFilter) -> Iterator[Order]:
-    """All orders, newest first, without holding them all."""
-    page = list_orders_page(conn, order_filter, limit=_BATCH_SIZE)
-    while page:
-        yield from page
-        page = list_orders_page(conn, order_filter, before=page[-1].id, limit=_BATCH_SIZE)
-
-
-def _select_orders(
-    conn: sqlite3.Connection, order_filter: OrderFilter, bounds: str, bound: int, limit: int
-) -> list[Order]:
-    # Not "account_id = ? OR ? IS NULL": an account's orders are found by their index.
-    owner_conditions = [
-        f"{name} = :{name}" for name in ("account_id", "customer_id") if getattr(order_filter, name) is not None
-    ]
-    conditions = " AND ".join([*owner_conditions, *_STATUS_CONDITIONS[order_filter.status], bounds])
-    rows = conn.execute(
-        f"{_SELECT} WHERE {conditions} LIMIT :limit",
-        {
-            "account_id": order_filter.account_id,
-            "customer_id": order_filter.customer_id,
-            "bound": bound,
-            "limit": limit,
-        },
-    )
-    return [Order(*row) for row in rows]
 
 
 def insert_order(
@@ -229,7 +204,7 @@ def place_order(
     with write_transaction(conn):
         idempotency.use_idempotency_key(conn, idempotency_key)
         order = get_order_by_id(conn, insert_order(conn, actor, account.id, pack, CUSTOMER))
-        _record_audit(conn, actor, "order.place", order)
+        record_order_action(conn, actor, "order.place", order)
     return order
 
 
@@ -252,7 +227,7 @@ def pay_order(conn: sqlite3.Connection, actor: Actor, order: Order, payment: str
             "UPDATE orders SET paid_at = ?, paid_by = ?, payment = ? WHERE id = ?",
             (now_ms(), actor.name, payment, order.id),
         )
-        _record_audit(conn, actor, "order.pay", order, payment=payment)
+        record_order_action(conn, actor, "order.pay", order, payment=payment)
         return get_order_by_id(conn, order.id)
 
 
@@ -269,7 +244,7 @@ def cancel_order(conn: sqlite3.Connection, actor: Actor, order: Order) -> Order:
         conn.execute(
             "UPDATE orders SET cancelled_at = ?, cancelled_by = ? WHERE id = ?", (now_ms(), actor.name, order.id)
         )
-        _record_audit(conn, actor, "order.cancel", order)
+        record_order_action(conn, actor, "order.cancel", order)
         return get_order_by_id(conn, order.id)
 
 
@@ -299,7 +274,8 @@ def get_order_by_id(conn: sqlite3.Connection, order_id: int) -> Order:
     return Order(*conn.execute(f"{_SELECT} WHERE orders.id = ?", (order_id,)).fetchone())
 
 
-def _record_audit(conn: sqlite3.Connection, actor: Actor, action: str, order: Order, **details: object) -> None:
+def record_order_action(conn: sqlite3.Connection, actor: Actor, action: str, order: Order, **details: object) -> None:
+    """Write to the audit log what was done with an order."""
     audit.record_action(
         conn,
         actor,

@@ -9,12 +9,13 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from portal.core.clock import HOUR_MS, now_ms
 from portal.core.db import Connection
-from portal.services.common import ids
+from portal.services.common import ids, keyset
 from portal.services.common.addresses import normalize_address
 from portal.services.common.periods import ALL_TIME_PERIOD, FIRST_DAY, LAST_DAY, Period, day_start_ms
 from portal.services.credits import ledger
@@ -62,8 +63,7 @@ _SELECT = """
 SELECT movements.id, movements.kind, amount, balance_after, actor, note, other.name, messages,
        first_message_id, last_message_id,
        EXISTS (SELECT 1 FROM messages AS sent WHERE sent.id = last_message_id AND sent.account_id = :account)
-FROM movements LEFT JOIN accounts AS other ON other.id = counterpart_id
-WHERE movements.account_id = :account AND movements.id >= :least AND movements.id < :bound
+FROM movements LEFT JOIN accounts AS other ON other.id = counterpart_id WHERE movements.account_id = :account
 """
 # By the index of what isn't usage: it is only taken where the query says so in its words.
 _KIND_CONDITION = " AND movements.kind = :kind AND movements.kind <> 'usage'"
@@ -79,43 +79,33 @@ def list_movements_page(
     after: int | None = None,
     limit: int = 50,
 ) -> list[Movement]:
-    """A page of the ledger, newest first.
+    """A page of the ledger, newest first; `before`, `after` and `limit` as in `keyset.select_page`.
 
     Args:
         period: only movements in it.
         kind: only movements of this kind (`ledger.KINDS`); empty: of all.
-        before: only movements with a smaller id than this (the last one of the page before).
-        after: the ones that follow upon this id, for the way back to newer ones.
     """
-    values: dict[str, object] = {
-        "account": account_id,
-        "kind": kind,
-        "least": max(ids.min_id_at_time(period.since), 0 if after is None else after + 1),
-        "bound": min(ids.min_id_at_time(period.until), _get_upper_id_bound(before)),
-        "limit": limit,
-    }
-    rows = conn.execute(_build_movements_query(kind, "DESC" if after is None else "ASC"), values)
-    page = [Movement(*row) for row in rows]
-    return page if after is None else page[::-1]
-
-
-def _get_upper_id_bound(before: int | None) -> int:
-    return (1 << 63) - 1 if before is None else before
-
-
-def _build_movements_query(kind: str, direction: str) -> str:
     of_kind = "" if not kind else " AND movements.kind = 'usage'" if kind == ledger.USAGE else _KIND_CONDITION
-    return f"{_SELECT}{of_kind} ORDER BY movements.id {direction} LIMIT :limit"
+    rows = keyset.select_page(
+        conn,
+        _SELECT + of_kind,
+        {"account": account_id, "kind": kind},
+        before=before,
+        after=after,
+        limit=limit,
+        id_column="movements.id",
+        first_id=ids.min_id_at_time(period.since),
+        end_id=ids.min_id_at_time(period.until),
+    )
+    return [Movement(*row) for row in rows]
 
 
 def iterate_movements(
     conn: sqlite3.Connection, account_id: int, period: Period = ALL_TIME_PERIOD, kind: str = "", batch: int = 1000
 ) -> Iterator[Movement]:
     """All movements of a period, newest first, in constant memory. The arguments: see `list_movements_page`."""
-    before = None
-    while page := list_movements_page(conn, account_id, period, kind, before=before, limit=batch):
-        yield from page
-        before = page[-1].id
+    list_page = partial(list_movements_page, conn, account_id, period, kind)
+    return keyset.iterate_pages(list_page, batch, lambda each: each.id)
 
 
 # --- what they add up to

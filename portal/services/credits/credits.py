@@ -4,13 +4,15 @@ Everything is counted in thousandths of a credit, as integers.
 """
 
 import sqlite3
+from collections.abc import Sequence
+from functools import partial
 
 from portal.core.clock import now_ms
 from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit, idempotency
-from portal.services.common.audit import Actor
+from portal.services.common.audit import SYSTEM, Actor
 from portal.services.common.errors import Refused
 from portal.services.credits import expiry, ledger
 
@@ -59,25 +61,37 @@ def grant_credits(
     Raises:
         DateOutOfRange, FormAlreadySent
     """
+    expiry_dates = {}
     if expires_at is not None:
         expiry.check_credit_expiry_date(expires_at, now)
+        expiry_dates[expires_at] = amount
     with write_transaction(conn):
         idempotency.use_idempotency_key(conn, idempotency_key)
-        movement_id, balance_after = ledger.post_movement(conn, actor, account.id, ledger.GRANT, amount, note, now=now)
-        if expires_at is not None:
-            expiry.add_expiring_credits(conn, account.id, movement_id, {expires_at: amount})
+        _, balance_after = ledger.post_movement(
+            conn, actor, account.id, ledger.GRANT, amount, note, expiry_dates=expiry_dates, now=now
+        )
         _record_audit(conn, actor, "credits.grant", account, amount=amount, expires_at=expires_at)
     return balance_after
 
 
 def correct_balance(
-    conn: sqlite3.Connection, actor: Actor, account: Account, amount: int, reason: str, *, idempotency_key: str = ""
+    conn: sqlite3.Connection,
+    actor: Actor,
+    account: Account,
+    amount: int,
+    reason: str,
+    *,
+    kind: str = ledger.CORRECTION,
+    message_id: int | None = None,
+    idempotency_key: str = "",
 ) -> int:
     """Put a balance right, as an operator; never below nothing.
 
     Args:
         amount: negative to take credits away.
         reason: stands in the ledger.
+        kind: of the movement.
+        message_id: the message that credits are given back for; see `refunds`, which makes sure that it is done once.
         idempotency_key: as in `grant_credits`.
 
     Returns:
@@ -86,40 +100,6 @@ def correct_balance(
     Raises:
         ReasonMissing, NotEnoughCredits, FormAlreadySent
     """
-    return _post_movement_with_reason(conn, actor, account, ledger.CORRECTION, amount, reason, idempotency_key)
-
-
-def refund_credits(
-    conn: sqlite3.Connection,
-    actor: Actor,
-    account: Account,
-    amount: int,
-    reason: str,
-    *,
-    message_id: int | None = None,
-    idempotency_key: str = "",
-) -> int:
-    """Give credits back, as an operator. The arguments and what comes of it: see `correct_balance`.
-
-    Args:
-        message_id: the message that they are given back for; see `refunds`, which makes sure that it is done once.
-
-    Raises:
-        ReasonMissing, FormAlreadySent
-    """
-    return _post_movement_with_reason(conn, actor, account, ledger.REFUND, amount, reason, idempotency_key, message_id)
-
-
-def _post_movement_with_reason(
-    conn: sqlite3.Connection,
-    actor: Actor,
-    account: Account,
-    kind: str,
-    amount: int,
-    reason: str,
-    idempotency_key: str,
-    message_id: int | None = None,
-) -> int:
     reason = " ".join(reason.split())
     if not reason:
         raise ReasonMissing()
@@ -128,6 +108,26 @@ def _post_movement_with_reason(
         _, balance_after = ledger.post_movement(conn, actor, account.id, kind, amount, reason, message_id=message_id)
         _record_audit(conn, actor, f"credits.{kind}", account, amount=amount, reason=reason, message=message_id)
     return balance_after
+
+
+refund_credits = partial(correct_balance, kind=ledger.REFUND)
+"""Give credits back, as an operator: a correction of its own kind, whose amount is positive."""
+
+
+def refund_unsent_messages(conn: sqlite3.Connection, account_id: int, message_costs: Sequence[tuple[int, int]]) -> None:
+    """Give back what messages of an account cost that will not be sent. The caller is inside `write_transaction()`.
+
+    Credits get the date back that they had: who schedules messages and calls them back would be rid of it otherwise.
+    Where its date has come meanwhile, they leave the account with the next round of `expiry.expire_credits`.
+
+    Args:
+        message_costs: a message's id and what it cost (thousandths) each.
+    """
+    dates = expiry.find_spent_expiry_dates(conn, account_id, message_costs)
+    for (message_id, price), expiry_dates in zip(message_costs, dates, strict=True):
+        ledger.post_movement(
+            conn, SYSTEM, account_id, ledger.REFUND, price, message_id=message_id, expiry_dates=expiry_dates
+        )
 
 
 def _record_audit(conn: sqlite3.Connection, actor: Actor, action: str, account: Account, **details: object) -> None:
@@ -157,13 +157,20 @@ def transfer_credits(
         idempotency.use_idempotency_key(conn, idempotency_key)
         # One moment for all: credits whose date came in between would run out at both accounts.
         now = now_ms()
-        dates = expiry.split_amount_by_expiry_date(expiry.list_expiring_credit_lots(conn, source.id, now), amount)
+        lots = expiry.list_expiring_credit_lots(conn, source.id, now)
+        expiry_dates = expiry.split_amount_by_expiry_date(lots, amount)
         _, source_after = ledger.post_movement(
             conn, actor, source.id, ledger.TRANSFER_OUT, -amount, counterpart_id=target.id, now=now
         )
-        movement_id, target_after = ledger.post_movement(
-            conn, actor, target.id, ledger.TRANSFER_IN, amount, counterpart_id=source.id, now=now
+        _, target_after = ledger.post_movement(
+            conn,
+            actor,
+            target.id,
+            ledger.TRANSFER_IN,
+            amount,
+            counterpart_id=source.id,
+            expiry_dates=expiry_dates,
+            now=now,
         )
-        expiry.add_expiring_credits(conn, target.id, movement_id, dates)
         _record_audit(conn, actor, "credits.transfer", source, target=target.name, amount=amount)
     return source_after, target_after

@@ -14,7 +14,7 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.db import insert_row, write_transaction
+from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.common import ids
 from portal.services.common.audit import SYSTEM
@@ -79,25 +79,6 @@ def check_credit_expiry_date(expires_at: int, now: int | None = None) -> None:
     at = now_ms() if now is None else now
     if not at < expires_at < at + _MAX_VALIDITY_MS:
         raise DateOutOfRange()
-
-
-def add_expiring_credits(
-    conn: sqlite3.Connection, account_id: int, movement_id: int, amounts: Mapping[int, int]
-) -> None:
-    """Let credits that a movement brought run out. The caller is inside `write_transaction()`.
-
-    Args:
-        amounts: thousandths by date (milliseconds), together at most the movement's.
-    """
-    for expires_at, amount in amounts.items():
-        insert_row(
-            conn,
-            "expiring_credits",
-            account_id=account_id,
-            movement_id=movement_id,
-            expires_at=expires_at,
-            amount=amount,
-        )
 
 
 def list_expiring_credit_lots(conn: sqlite3.Connection, account_id: int, now: int | None = None) -> list[CreditLot]:
@@ -210,21 +191,6 @@ def _expire_lot(
     return True
 
 
-def refund_unsent_messages(conn: sqlite3.Connection, account_id: int, message_costs: Sequence[tuple[int, int]]) -> None:
-    """Give back what messages of an account cost that will not be sent. The caller is inside `write_transaction()`.
-
-    Credits get the date back that they had: who schedules messages and calls them back would be rid of it otherwise.
-    Where its date has come meanwhile, they leave the account with the next round of `expire_credits`.
-
-    Args:
-        message_costs: a message's id and what it cost (thousandths) each.
-    """
-    amounts_by_message = _find_spent_expiry_dates(conn, account_id, message_costs)
-    for (message_id, price), amounts_by_date in zip(message_costs, amounts_by_message, strict=True):
-        movement_id, _ = ledger.post_movement(conn, SYSTEM, account_id, ledger.REFUND, price, message_id=message_id)
-        add_expiring_credits(conn, account_id, movement_id, amounts_by_date)
-
-
 _SELECT_CHARGE = """
 SELECT id, -amount AS amount, first_message_id, last_message_id FROM movements
 WHERE account_id = :account AND id >= :begins AND kind = 'usage'
@@ -243,10 +209,10 @@ UNION ALL SELECT NULL, coalesce((SELECT sum(amount) FROM given), 0) - coalesce((
 """
 
 
-def _find_spent_expiry_dates(
+def find_spent_expiry_dates(
     conn: sqlite3.Connection, account_id: int, message_costs: Sequence[tuple[int, int]]
 ) -> list[Mapping[int, int]]:
-    """The dates (milliseconds) of what messages were paid with, and how much had each; see `refund_unsent_messages`.
+    """The dates (milliseconds) of what messages were paid with, and how much had each, for giving it back.
 
     A movement charges many messages. Of what it took, that comes back first which has no date, then what runs out last:
     so those that were sent have used what runs out first, as everywhere.

@@ -5,7 +5,7 @@ Amounts are thousandths of a credit. What messages cost is written by `add_usage
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import NamedTuple
 
@@ -26,8 +26,9 @@ LAST_USAGE_SQL = (
     " ORDER BY id DESC LIMIT 1)"
 )
 """SQL for the last movement of a row of `accounts`; NULL where that isn't usage. See `Usage`."""
-NEXT_EXPIRY_SQL = "(SELECT min(expires_at) FROM expiring_credits WHERE expired_at IS NULL)"
-"""SQL for the first date (milliseconds) of credits that have not run out yet, whoever holds them; NULL: no date."""
+USAGE_LINES_END_SQL = "(SELECT min(expires_at) FROM expiring_credits WHERE expired_at IS NULL)"
+"""SQL for the moment (milliseconds) from which on each batch of usage has a line of its own; NULL: none. See
+`add_usage`."""
 _SIGNS = {GRANT: 1, PURCHASE: 1, TRANSFER_OUT: -1, TRANSFER_IN: 1, USAGE: -1, REFUND: 1, EXPIRY: -1}
 
 
@@ -51,6 +52,7 @@ def post_movement(
     *,
     counterpart_id: int | None = None,
     message_id: int | None = None,
+    expiry_dates: Mapping[int, int] | None = None,
     now: int | None = None,
 ) -> tuple[int, int]:
     """Change a balance and write why. The caller is inside `write_transaction()`.
@@ -60,6 +62,8 @@ def post_movement(
         amount: negative where credits leave the account; never nothing.
         counterpart_id: the other account of a transfer.
         message_id: the message that credits are given back for.
+        expiry_dates: when credits that come run out (milliseconds), with how many do then; those of no date stay. All
+            else about such credits is the matter of `expiry`.
         now: as in `ids.allocate_id`.
 
     Returns:
@@ -80,21 +84,14 @@ def post_movement(
     conn.execute("UPDATE accounts SET balance = ? WHERE id = ?", (balance_after, account_id))
     conn.execute(
         "INSERT INTO movements (id, account_id, kind, amount, balance_after, actor, note, counterpart_id, messages,"
-        " first_message_id, last_message_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            movement_id,
-            account_id,
-            kind,
-            amount,
-            balance_after,
-            actor.name,
-            note,
-            counterpart_id,
-            None if message_id is None else 1,
-            message_id,
-            message_id,
-        ),
+        " first_message_id, last_message_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, iif(?9 IS NULL, NULL, 1), ?9, ?9)",
+        (movement_id, account_id, kind, amount, balance_after, actor.name, note, counterpart_id, message_id),
     )
+    if expiry_dates:
+        conn.executemany(
+            "INSERT INTO expiring_credits (account_id, movement_id, expires_at, amount) VALUES (?, ?, ?, ?)",
+            [(account_id, movement_id, *each) for each in expiry_dates.items()],
+        )
     if alerts.is_threshold_crossed(row["alert_below"], row["balance"], balance_after):
         alerts.add_credit_notice(conn, account_id, alerts.LOW, ids.time_from_id(movement_id), balance_after)
     return movement_id, balance_after
@@ -134,7 +131,7 @@ _UPSERT_USAGE = BulkInsert(
 )
 
 
-def add_usage(conn: sqlite3.Connection, usages: Sequence[Usage], at: int, next_expiry: int | None) -> None:
+def add_usage(conn: sqlite3.Connection, usages: Sequence[Usage], at: int, lines_end_at: int | None) -> None:
     """Charge accounts for messages. The caller is inside `write_transaction()`.
 
     What an account uses within a minute is one line, unless another movement comes in between, or credits run out:
@@ -145,10 +142,11 @@ def add_usage(conn: sqlite3.Connection, usages: Sequence[Usage], at: int, next_e
         usages: one for each account.
         at: the time of the messages' ids (milliseconds): the usage of a month in the ledger is then that of the month's
             messages.
-        next_expiry: `NEXT_EXPIRY_SQL`. Once it has come, each batch is a line until the credits have been taken away.
+        lines_end_at: `USAGE_LINES_END_SQL`: the first date at which anybody's credits run out. Once it has come, each
+            batch is a line until they have been taken away.
     """
     _UPDATE_BALANCES.run(conn, {each.account_id: each.balance_after for each in usages})
-    minute = at // MINUTE_MS if next_expiry is None or at < next_expiry else None
+    minute = at // MINUTE_MS if lines_end_at is None or at < lines_end_at else None
     line_ids = [
         each.last_usage
         if each.last_usage is not None and ids.time_from_id(each.last_usage) // MINUTE_MS == minute

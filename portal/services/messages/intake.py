@@ -107,7 +107,7 @@ def store_messages(
         sqlite3.Error: nothing was stored.
     """
     with write_transaction(conn):
-        first_id, next_expiry, charges = _read_ids_and_accounts(conn, submits, now)
+        first_id, lines_end_at, charges = _read_ids_and_accounts(conn, submits, now)
         submitted_at = ids.time_from_id(first_id)
         stored = StoredMessages([*range(first_id, first_id + len(submits))])
         blacklisted = (
@@ -177,14 +177,14 @@ def store_messages(
         old_clients_submits = [each for each in submits if each.needs_hex_id]
         if old_clients_submits:
             _give_hex_ids(conn, old_clients_submits, stored, submitted_at)
-        _debit_accounts(conn, charges, submitted_at, next_expiry)
+        _debit_accounts(conn, charges, submitted_at, lines_end_at)
         if stored.receipts:
             deliveries.enqueue_receipts(conn, stored.receipts, submitted_at)
     return stored
 
 
 _SELECT_IDS_AND_ACCOUNTS = f"""
-SELECT {ids.LAST_ID_SQL["messages"]}, {ledger.NEXT_EXPIRY_SQL}, json_group_array(json_array(
+SELECT {ids.LAST_ID_SQL["messages"]}, {ledger.USAGE_LINES_END_SQL}, json_group_array(json_array(
     accounts.id, balance, alert_below, recredit_below,
     EXISTS (SELECT 1 FROM blacklist WHERE account_id = accounts.id), {ledger.LAST_USAGE_SQL}))
 FROM json_each(?) CROSS JOIN accounts ON accounts.id = value
@@ -194,10 +194,10 @@ FROM json_each(?) CROSS JOIN accounts ON accounts.id = value
 def _read_ids_and_accounts(
     conn: sqlite3.Connection, submits: Sequence[SubmittedMessage], now: int | None
 ) -> tuple[int, int | None, dict[int, _AccountCharge]]:
-    """The id of the first message, as `ids.allocate_id` returns it, `ledger.NEXT_EXPIRY_SQL`, and the accounts."""
+    """The id of the first message, as `ids.allocate_id` returns it, `ledger.USAGE_LINES_END_SQL`, and the accounts."""
     # Python writes a list of numbers as JSON does.
     account_ids = str([*{each.account_id for each in submits}])
-    last_id, next_expiry, accounts = conn.execute(_SELECT_IDS_AND_ACCOUNTS, (account_ids,)).fetchone()
+    last_id, lines_end_at, accounts = conn.execute(_SELECT_IDS_AND_ACCOUNTS, (account_ids,)).fetchone()
     charges = {
         account_id: _AccountCharge(balance, balance, *fields) for account_id, balance, *fields in json.loads(accounts)
     }
@@ -205,7 +205,7 @@ def _read_ids_and_accounts(
     # Ids may run ahead of the clock. What is counted by the minute, the day or the month has those of one: the batch's.
     last_minute = ids.time_from_id(first_id + len(submits) - 1) // MINUTE_MS
     first_id = max(first_id, ids.min_id_at_time(last_minute * MINUTE_MS))
-    return first_id, next_expiry, charges
+    return first_id, lines_end_at, charges
 
 
 def _buy_recredit_packs(
@@ -389,7 +389,7 @@ def _link_to_first_segment(conn: sqlite3.Connection, submit: SubmittedMessage, s
 
 
 def _debit_accounts(
-    conn: sqlite3.Connection, charges: Mapping[int, _AccountCharge], at: int, next_expiry: int | None
+    conn: sqlite3.Connection, charges: Mapping[int, _AccountCharge], at: int, lines_end_at: int | None
 ) -> None:
     """Write the debits of one batch: for each account its balance, its usage in the ledger, and the day's totals."""
     charged = {account_id: charge for account_id, charge in charges.items() if charge.sent}
@@ -409,7 +409,7 @@ def _debit_accounts(
                 for account_id, charge in charged.items()
             ],
             at,
-            next_expiry,
+            lines_end_at,
         )
         for account_id, charge in charged.items():
             if alerts.is_threshold_crossed(charge.alert_below, charge.balance_before, charge.balance_after):

@@ -22,7 +22,7 @@ from portal.services.common.message_states import (
     REJECTED,
     UNKNOWN,
 )
-from portal.services.credits import expiry
+from portal.services.credits import credits
 from portal.services.messages import blacklist, client_ids, deliveries, message_parts, message_tlvs, text_policy
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.message_parts import MessageOutcome as MessageOutcome
@@ -424,4 +424,4 @@ def refund_messages(conn: sqlite3.Connection, charged: Iterable[tuple[int, int, 
     for account_id, message_id, price in charged:
         by_account[account_id].append((message_id, price))
     for account_id, messages in by_account.items():
-        expiry.refund_unsent_messages(conn, account_id, messages)
+        credits.refund_unsent_messages(conn, account_id, messages)

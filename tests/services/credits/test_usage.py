@@ -92,8 +92,7 @@ def test_credits_that_the_messages_buy_come_before_what_they_cost(conn, acme_1):
 
 def test_the_date_of_credits_parts_a_minute(conn, acme_1):
     with write_transaction(conn):
-        movement_id, _ = ledger.post_movement(conn, SHELL, acme_1.id, ledger.GRANT, 5_000)
-        expiry.add_expiring_credits(conn, acme_1.id, movement_id, {BEGIN + 10: 5_000})
+        ledger.post_movement(conn, SHELL, acme_1.id, ledger.GRANT, 5_000, expiry_dates={BEGIN + 10: 5_000})
     for at in (0, 9, 10, 11):
         send(conn, acme_1, at)
     assert expiry.expire_credits(conn, BEGIN + 12) == 1
@@ -119,8 +118,7 @@ def test_the_last_message_of_a_minute_gets_its_dates_back(conn, acme_1):
 def test_what_is_used_while_credits_run_out_is_counted(conn, acme_1):
     """Between working out what is left and taking it away, a message is stored in the line of its minute."""
     with write_transaction(conn):
-        movement_id, _ = ledger.post_movement(conn, SHELL, acme_1.id, ledger.GRANT, 5_000)
-        expiry.add_expiring_credits(conn, acme_1.id, movement_id, {BEGIN + 10: 5_000})
+        ledger.post_movement(conn, SHELL, acme_1.id, ledger.GRANT, 5_000, expiry_dates={BEGIN + 10: 5_000})
     send(conn, acme_1, 0)
     ((_, _, file),) = conn.execute("PRAGMA database_list")
 
