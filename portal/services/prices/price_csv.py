@@ -6,11 +6,13 @@ import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from io import StringIO
 
 from portal.core.i18n import N_
 from portal.core.progress import Progress, no_progress
 from portal.services.common.audit import Actor
+from portal.services.common.credit_amounts import THOUSANDTHS
 from portal.services.common.csv_import import InvalidCsvLine, InvalidCsvLines, NotCsv, iterate_csv_lines
 from portal.services.common.errors import Refused
 from portal.services.prices import countries, prices
@@ -20,8 +22,7 @@ COLUMNS = ("destination", "country", "price", "valid_from")
 _REQUIRED_COLUMNS = ("destination", "price")
 MAX_FILE_BYTES = 128 * 1024
 MAX_LINES = 5000
-_PRICE_PATTERN = re.compile(r"([0-9]{1,7})(?:[.,]([0-9]{1,3}))?", re.ASCII)
-_THOUSANDTHS_DIGITS = 3
+_PRICE_PATTERN = re.compile(r"[0-9]{1,7}([.,][0-9]{1,3})?", re.ASCII)
 _CLOSED = ("", "-")
 
 
@@ -204,14 +205,10 @@ def _parse_price(text: str) -> int | None:
     text = text.strip()
     if text in _CLOSED:
         return None
-    match = _PRICE_PATTERN.fullmatch(text)
-    if not match:
+    price = int(Decimal(text.replace(",", ".")) * THOUSANDTHS) if _PRICE_PATTERN.fullmatch(text) else 0
+    if not 0 < price <= prices.MAX_PRICE:
         raise InvalidPrice(text=text)
-    whole, thousandths = match[1], (match[2] or "").ljust(_THOUSANDTHS_DIGITS, "0")
-    try:
-        return prices.check_price(int(whole + thousandths))
-    except InvalidPrice:
-        raise InvalidPrice(text=text) from None
+    return price
 
 
 # --- writing

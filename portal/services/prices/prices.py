@@ -5,12 +5,15 @@ and one for each change that is to come; what no longer holds is in the audit lo
 """
 
 import csv
+import math
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import groupby
+from operator import itemgetter
 from zoneinfo import ZoneInfo
 
 from portal.core import i18n, paths
@@ -212,46 +215,31 @@ class PriceRow:
 def list_price_rows(conn: sqlite3.Connection, list_id: int, now: int) -> list[PriceRow]:
     """Everything that a list and the default one say at a moment (milliseconds), by destination."""
     entries = conn.execute(
-        "SELECT destination, list_id = ?1 AS own, valid_from, price FROM prices WHERE list_id IN (?1, ?2)"
+        "SELECT destination, list_id = ?1, valid_from, price FROM prices WHERE list_id IN (?1, ?2)"
         " ORDER BY destination, valid_from",
         (list_id, DEFAULT_LIST),
     )
-    entries_by_destination: dict[str, list[sqlite3.Row]] = {}
-    for each in entries:
-        entries_by_destination.setdefault(each["destination"], []).append(each)
-    return [_build_price_row(destination, lines, now) for destination, lines in entries_by_destination.items()]
-
-
-def _build_price_row(destination: str, entries: Sequence[sqlite3.Row], now: int) -> PriceRow:
-    own, default = ([each for each in entries if bool(each["own"]) is is_own] for is_own in (True, False))
-    # The default list's changes reach a list until it says something itself.
-    overridden_from = own[0]["valid_from"] if own else None
-    entries = own + [each for each in default if overridden_from is None or each["valid_from"] < overridden_from]
-    in_force = [
-        max(group, key=_get_valid_from, default=None)
-        for group in (_filter_effective_prices(own, now), _filter_effective_prices(default, now))
+    return [
+        _build_price_row(destination, [ScheduledPrice(at, price, bool(own)) for _, own, at, price in group], now)
+        for destination, group in groupby(entries, itemgetter(0))
     ]
-    effective = in_force[0] or in_force[1]
+
+
+def _build_price_row(destination: str, entries: Sequence[ScheduledPrice], now: int) -> PriceRow:
+    """`entries`: what both lists have ever said of a destination, and will say, the oldest first."""
+    own = [each for each in entries if each.own and each.valid_from <= now]
+    inherited = [each for each in entries if not each.own and each.valid_from <= now]
+    in_force = own[-1:] or inherited[-1:]
+    # The default list's changes reach a list until it says something itself.
+    own_from = next((each.valid_from for each in entries if each.own), math.inf)
     return PriceRow(
         destination,
-        effective["price"] if effective else None,
-        effective is not None,
-        in_force[0] is not None,
-        in_force[1]["price"] if in_force[1] else None,
-        tuple(
-            ScheduledPrice(each["valid_from"], each["price"], bool(each["own"]))
-            for each in sorted(entries, key=_get_valid_from)
-            if each["valid_from"] > now
-        ),
+        in_force[0].price if in_force else None,
+        bool(in_force),
+        bool(own),
+        inherited[-1].price if inherited else None,
+        tuple(each for each in entries if each.valid_from > now and (each.own or each.valid_from < own_from)),
     )
-
-
-def _filter_effective_prices(entries: Iterable[sqlite3.Row], now: int) -> list[sqlite3.Row]:
-    return [each for each in entries if each["valid_from"] <= now]
-
-
-def _get_valid_from(entry: sqlite3.Row) -> int:
-    return int(entry["valid_from"])
 
 
 def get_price_row(conn: sqlite3.Connection, list_id: int, destination: str, now: int) -> PriceRow:
