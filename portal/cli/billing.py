@@ -11,7 +11,6 @@ from portal.cli.shell import (
     add_group,
     format_names_and_values,
     format_table,
-    format_timestamp,
 )
 from portal.core import i18n
 from portal.core.db import write_transaction
@@ -45,7 +44,7 @@ def _list_orders(
         customer_id=customers.get_customer(context.conn, customer_name).id if customer_name else None,
         status=status,
     )
-    rows = [_order_to_dict(each) for each in orders.iterate_orders(context.conn, order_filter)]
+    rows = [orders.order_to_dict(each) for each in orders.iterate_orders(context.conn, order_filter)]
     columns = ("order", "created", "customer", "account", "credits", "price", "currency", "status")
     return CommandOutput(rows, format_table(columns, [[row[column] for column in columns] for row in rows]))
 
@@ -74,31 +73,10 @@ def _cancel_order(context: CommandContext, number: str) -> CommandOutput:
 
 
 def _describe_order(order: Order) -> CommandOutput:
-    values = _order_to_dict(order)
+    values = orders.order_to_dict(order)
     return CommandOutput(
         values, format_names_and_values(values | {"credits_arrived": "yes" if order.credited else "no"})
     )
-
-
-def _order_to_dict(order: Order) -> dict[str, object]:
-    return {
-        "order": order.number,
-        "created": format_timestamp(order.created_at),
-        "created_by": order.created_by,
-        "customer": order.customer,
-        "account": order.account,
-        "origin": order.origin,
-        "credits": credit_amounts.credits_to_json_number(order.credits),
-        "price": i18n.format_money_for_machines(order.price, order.currency),
-        "currency": order.currency,
-        "status": order.status,
-        "credits_arrived": order.credited,
-        "paid": format_timestamp(order.paid_at),
-        "paid_by": order.paid_by,
-        "payment": order.payment,
-        "cancelled": format_timestamp(order.cancelled_at),
-        "cancelled_by": order.cancelled_by,
-    }
 
 
 # --- pack

@@ -72,10 +72,7 @@ def _transfer_credits(context: CommandContext, source_name: str, target_name: st
     source, target = (accounts.get_account(context.conn, name) for name in (source_name, target_name))
     balances = credits.transfer_credits(context.conn, SHELL, source, target, amount)
     outputs = [_describe_balance(account, balance) for account, balance in zip((source, target), balances, strict=True)]
-    return CommandOutput(
-        dict(zip(("from", "to"), [each.value for each in outputs], strict=True)),
-        "\n".join(each.text for each in outputs),
-    )
+    return CommandOutput({"from": outputs[0].value, "to": outputs[1].value}, "\n".join(each.text for each in outputs))
 
 
 @credits_group.command("correct", example="credits correct smpp-acme-1 -20 --reason 'granted twice'")
@@ -84,10 +81,7 @@ def _transfer_credits(context: CommandContext, source_name: str, target_name: st
 @_reason_option
 def _correct_balance(context: CommandContext, account: Account, amount: int, *, reason: str) -> CommandOutput:
     """Put a balance right: with a minus credits are taken away, as far as there are so many."""
-    return _describe_balance(
-        account,
-        credits.correct_balance(context.conn, SHELL, account, amount, reason),
-    )
+    return _describe_balance(account, credits.correct_balance(context.conn, SHELL, account, amount, reason))
 
 
 @credits_group.command("refund", example="credits refund smpp-acme-1 --message 4711 --reason 'sent twice'")

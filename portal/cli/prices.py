@@ -1,19 +1,16 @@
 """`price …`: what a part costs."""
 
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import click
 
 from portal.cli.groups import CommandError
 from portal.cli.progress import show_progress
-from portal.cli.shell import (
-    CommandContext,
-    CommandOutput,
-    add_group,
-    format_table,
-    format_timestamp,
-)
+from portal.cli.shell import CommandContext, CommandOutput, add_group, format_table, format_timestamp
 from portal.core.clock import now_ms
 from portal.core.db import write_transaction
 from portal.services.common import credit_amounts
@@ -28,7 +25,23 @@ _DEFAULT_LIST_NAME = "default prices"
 
 price_group = add_group("price")
 
-_list_option = click.option("--list", "list_name", metavar="NAME", help="Another list than the default one.")
+
+def _list_option(run: Callable[..., CommandOutput]) -> Callable[..., CommandOutput]:
+    """The function is called with the `price_list` that `--list` names."""
+
+    @wraps(run)
+    def run_with_list(context: CommandContext, *, list_name: str | None, **params: Any) -> CommandOutput:
+        return run(context, price_list=_get_price_list(context, list_name), **params)
+
+    return click.option("--list", "list_name", metavar="NAME", help="Another list than the default one.")(run_with_list)
+
+
+def _get_price_list(context: CommandContext, name: str | None) -> PriceListSummary:
+    if name is None:
+        return price_lists.get_price_list_by_id(context.conn, price_lists.DEFAULT_LIST)
+    return price_lists.get_price_list(context.conn, name)
+
+
 # A country like IT, or first digits like 39342.
 _destination_argument = click.argument("destination_text", metavar="DESTINATION")
 _from_option = click.option(
@@ -46,9 +59,9 @@ _name_argument = click.argument("name", metavar="NAME")
 
 @price_group.command("list", example="price list --list Resellers")
 @_list_option
-def _list_prices(context: CommandContext, *, list_name: str | None) -> CommandOutput:
+def _list_prices(context: CommandContext, price_list: PriceListSummary) -> CommandOutput:
     """Show a list: what holds, and what is to come."""
-    return _describe_prices(context, _get_price_list(context, list_name))
+    return _describe_prices(context, price_list)
 
 
 def _describe_prices(context: CommandContext, price_list: PriceListSummary, destination: str = "") -> CommandOutput:
@@ -104,12 +117,6 @@ def _format_date(context: CommandContext, at: int) -> str:
     return prices.format_valid_from(at, context.config.timezone)
 
 
-def _get_price_list(context: CommandContext, list_name: str | None) -> PriceListSummary:
-    if list_name is None:
-        return price_lists.get_price_list_by_id(context.conn, price_lists.DEFAULT_LIST)
-    return price_lists.get_price_list(context.conn, list_name)
-
-
 # --- changing it
 
 
@@ -119,10 +126,10 @@ def _get_price_list(context: CommandContext, list_name: str | None) -> PriceList
 @_from_option
 @_list_option
 def _set_price(
-    context: CommandContext, destination_text: str, price_text: str, *, valid_from_text: str, list_name: str | None
+    context: CommandContext, price_list: PriceListSummary, destination_text: str, price_text: str, valid_from_text: str
 ) -> CommandOutput:
     """Set a price, in credits a part, of a country like IT or of first digits like 39342."""
-    return _change_price(context, list_name, destination_text, prices.parse_price(price_text), valid_from_text)
+    return _change_price(context, price_list, destination_text, prices.parse_price(price_text), valid_from_text)
 
 
 @price_group.command("close", example="price close 39342")
@@ -130,17 +137,20 @@ def _set_price(
 @_from_option
 @_list_option
 def _close_destination(
-    context: CommandContext, destination_text: str, *, valid_from_text: str, list_name: str | None
+    context: CommandContext, price_list: PriceListSummary, destination_text: str, valid_from_text: str
 ) -> CommandOutput:
     """Send nothing to a destination."""
-    return _change_price(context, list_name, destination_text, None, valid_from_text)
+    return _change_price(context, price_list, destination_text, None, valid_from_text)
 
 
 def _change_price(
-    context: CommandContext, list_name: str | None, destination_text: str, price: int | None, valid_from_text: str
+    context: CommandContext,
+    price_list: PriceListSummary,
+    destination_text: str,
+    price: int | None,
+    valid_from_text: str,
 ) -> CommandOutput:
-    price_list, destination = _get_price_list(context, list_name), prices.parse_destination(destination_text)
-    timezone = context.config.timezone
+    destination, timezone = prices.parse_destination(destination_text), context.config.timezone
     change = PriceChange(destination, price, prices.parse_valid_from(valid_from_text, timezone))
     prices.change_prices(context.conn, SHELL, price_list.id, [change], timezone)
     return _describe_prices(context, price_list, destination)
@@ -151,10 +161,10 @@ def _change_price(
 @_from_option
 @_list_option
 def _remove_price(
-    context: CommandContext, destination_text: str, *, valid_from_text: str, list_name: str | None
+    context: CommandContext, price_list: PriceListSummary, destination_text: str, valid_from_text: str
 ) -> CommandOutput:
     """Let a list say nothing of a destination, or call a change off."""
-    price_list, destination = _get_price_list(context, list_name), prices.parse_destination(destination_text)
+    destination = prices.parse_destination(destination_text)
     valid_from = prices.parse_valid_from(valid_from_text, context.config.timezone)
     if valid_from is None:
         prices.remove_price(context.conn, SHELL, price_list.id, destination)
@@ -167,16 +177,17 @@ def _remove_price(
 @click.argument("file", metavar="FILE", type=click.Path(readable=False, allow_dash=True))
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @_list_option
-def _import_prices(context: CommandContext, file: str, *, dry_run: bool, list_name: str | None) -> CommandOutput:
+def _import_prices(context: CommandContext, price_list: PriceListSummary, file: str, *, dry_run: bool) -> CommandOutput:
     """Change prices as a CSV file says, all or none: columns destination,price[,valid_from]; - reads stdin."""
     content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    price_list, now = _get_price_list(context, list_name), now_ms()
+    timezone, now = context.config.timezone, now_ms()
     try:
         with show_progress("Import", "the prices are as they were") as progress, write_transaction(context.conn):
-            plan = price_csv.plan_import(context.conn, price_list.id, content, context.config.timezone, now)
+            plan = price_csv.plan_import(context.conn, price_list.id, content, timezone, now)
             if not dry_run:
-                timezone = context.config.timezone
-                price_csv.apply_import_plan(context.conn, SHELL, price_list.id, plan, timezone, now, progress)
+                prices.change_prices(
+                    context.conn, SHELL, price_list.id, plan.changes, timezone, now=now, progress=progress
+                )
     except InvalidCsvLines as refusal:
         raise CommandError(" ".join([refusal.localized(), *map(str, refusal.summarize_lines())])) from None
     value = {"new": len(plan.new), "changed": len(plan.changed), "unchanged": plan.unchanged_count}
@@ -186,10 +197,9 @@ def _import_prices(context: CommandContext, file: str, *, dry_run: bool, list_na
 
 @price_group.command("export", example="price export --list Resellers")
 @_list_option
-def _export_prices(context: CommandContext, *, list_name: str | None) -> CommandOutput:
+def _export_prices(context: CommandContext, price_list: PriceListSummary) -> CommandOutput:
     """Print a list as CSV, as import reads it."""
-    rows = prices.list_price_rows(context.conn, _get_price_list(context, list_name).id, now_ms())
-    timezone = context.config.timezone
+    rows, timezone = prices.list_price_rows(context.conn, price_list.id, now_ms()), context.config.timezone
     text = price_csv.format_price_csv(rows, timezone).replace("\r\n", "\n").rstrip("\n")
     return CommandOutput(list(price_csv.iterate_price_lines(rows, timezone)), text)
 
@@ -232,9 +242,8 @@ def _create_price_list(context: CommandContext, name: str) -> CommandOutput:
 @click.argument("new_name", metavar="NEW-NAME")
 def _rename_price_list(context: CommandContext, name: str, new_name: str) -> CommandOutput:
     """Rename a list."""
-    renamed = price_lists.rename_price_list(
-        context.conn, SHELL, price_lists.get_price_list(context.conn, name).id, new_name
-    )
+    price_list = price_lists.get_price_list(context.conn, name)
+    renamed = price_lists.rename_price_list(context.conn, SHELL, price_list.id, new_name)
     return CommandOutput(_price_list_to_dict(renamed), renamed.name)
 
 
@@ -253,8 +262,7 @@ def _delete_price_list(context: CommandContext, name: str) -> CommandOutput:
 def _assign_price_list(context: CommandContext, customer_name: str, name: str | None) -> CommandOutput:
     """Let a customer pay by a list, or without NAME again by the default one."""
     customer = customers.get_customer(context.conn, customer_name)
-    list_id = price_lists.DEFAULT_LIST if name is None else price_lists.get_price_list(context.conn, name).id
-    price_list = price_lists.assign_price_list(context.conn, SHELL, customer, list_id)
+    price_list = price_lists.assign_price_list(context.conn, SHELL, customer, _get_price_list(context, name).id)
     return CommandOutput(
         {"customer": customer.name, "price_list": price_list.name or None},
         f"{customer.name}  {price_list.name or _DEFAULT_LIST_NAME}",

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
+from portal.core import i18n
 from portal.core.clock import now_ms
 from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.billing.packs import Pack
-from portal.services.common import audit, idempotency, keyset
+from portal.services.common import audit, credit_amounts, idempotency, keyset
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, Refused
 from portal.services.credits import ledger
@@ -288,3 +289,25 @@ def record_order_action(conn: sqlite3.Connection, actor: Actor, action: str, ord
         currency=order.currency,
         **details,
     )
+
+
+def order_to_dict(order: Order) -> dict[str, object]:
+    """An order as programs read it."""
+    return {
+        "order": order.number,
+        "created": i18n.format_iso8601(order.created_at),
+        "created_by": order.created_by,
+        "customer": order.customer,
+        "account": order.account,
+        "origin": order.origin,
+        "credits": credit_amounts.credits_to_json_number(order.credits),
+        "price": i18n.format_money_for_machines(order.price, order.currency),
+        "currency": order.currency,
+        "status": order.status,
+        "credits_arrived": order.credited,
+        "paid": order.paid_at and i18n.format_iso8601(order.paid_at),
+        "paid_by": order.paid_by,
+        "payment": order.payment,
+        "cancelled": order.cancelled_at and i18n.format_iso8601(order.cancelled_at),
+        "cancelled_by": order.cancelled_by,
+    }

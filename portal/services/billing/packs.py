@@ -7,17 +7,16 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from functools import cache
 from itertools import pairwise
 
 from babel.core import get_global
-from babel.numbers import get_currency_precision
+from babel.numbers import NumberFormatError, get_currency_precision
 
 from portal.core import i18n
 from portal.core.db import write_transaction
 from portal.core.i18n import N_
-from portal.services.common import audit
+from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, Refused
 
@@ -26,7 +25,6 @@ RECREDIT_PACK_SIZES = tuple(size * 1000 for size in (100, 200, 250, 500, 1000, 5
 
 MAX_PACKS = 50
 _MAX_PRICE = 10**12
-_MAX_DIGITS = 20
 
 
 class NoSuchPack(NotFound):
@@ -151,13 +149,12 @@ def parse_pack_price(text: str, currency: str) -> int:
     text = text.strip()
     digits = get_currency_precision(currency)
     try:
-        # Decimal would round many digits without a word.
-        price = i18n.parse_number(text if len(text) <= _MAX_DIGITS else "").scaleb(digits)
-    except (ArithmeticError, ValueError):
-        price = Decimal(0)
-    if not price.is_finite() or not 0 < price <= _MAX_PRICE or price != int(price):
+        price = credit_amounts.parse_scaled_number(text, digits) or 0
+    except NumberFormatError:
+        price = 0
+    if not 0 < price <= _MAX_PRICE:
         raise InvalidPackPrice(text=text, currency=currency, example=i18n.format_money_input(7 * 10**digits, currency))
-    return int(price)
+    return price
 
 
 def replace_packs(conn: sqlite3.Connection, actor: Actor, packs: Sequence[Pack]) -> list[Pack]:

@@ -6,6 +6,7 @@ from portal.core import i18n
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 
+_DECIMALS = 3
 THOUSANDTHS = 1000
 _MAX_AMOUNT = 10**12 * THOUSANDTHS
 _MAX_DIGITS = 20
@@ -70,16 +71,27 @@ def _parse_thousandths(text: str) -> int | None:
         AmbiguousAmount
     """
     try:
-        # An amount has few digits; Decimal would round many without a word.
-        amount = i18n.parse_number(text if len(text) <= _MAX_DIGITS else "") * THOUSANDTHS
+        amount = parse_scaled_number(text, _DECIMALS)
     except NumberFormatError as error:
         readable = [each for each in error.suggestions or () if _parse_thousandths(each) is not None]
         if readable:
             raise AmbiguousAmount(text=text, meant=i18n.format_or_list(readable)) from None
         return None
+    return amount if amount is not None and abs(amount) <= _MAX_AMOUNT else None
+
+
+def parse_scaled_number(text: str, decimals: int) -> int | None:
+    """A number as the language in use writes it, times ten to the power of `decimals`; None where that is no integer.
+
+    Raises:
+        NumberFormatError: its separators are another language's, or it is no number.
+    """
+    try:
+        # An amount has few digits; Decimal would round many without a word.
+        number = i18n.parse_number(text if len(text) <= _MAX_DIGITS else "").scaleb(decimals)
     except ArithmeticError:
         return None
-    return int(amount) if amount.is_finite() and abs(amount) <= _MAX_AMOUNT and amount == int(amount) else None
+    return int(number) if number.is_finite() and number == int(number) else None
 
 
 def credits_to_json_number(thousandths: int) -> int | float:

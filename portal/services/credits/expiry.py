@@ -8,7 +8,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date, timedelta
 from heapq import heappop, heappush
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -19,6 +19,7 @@ from portal.core.i18n import N_
 from portal.services.common import ids
 from portal.services.common.audit import SYSTEM
 from portal.services.common.errors import Refused
+from portal.services.common.periods import day_start_ms
 from portal.services.credits import ledger
 
 # Ids of so far-off moments are still integers of SQLite, and such a date is a mistake rather than a wish.
@@ -61,8 +62,7 @@ def parse_credit_expiry_date(text: str, timezone: str) -> int | None:
     if not text:
         return None
     try:
-        expires_at = datetime.combine(date.fromisoformat(text) + timedelta(days=1), time.min, ZoneInfo(timezone))
-        return int(expires_at.timestamp() * 1000)
+        return day_start_ms(date.fromisoformat(text) + timedelta(days=1), ZoneInfo(timezone))
     except (ValueError, OverflowError):
         raise InvalidCreditExpiryDate(text=text) from None
 

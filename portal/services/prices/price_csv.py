@@ -10,8 +10,6 @@ from decimal import Decimal
 from io import StringIO
 
 from portal.core.i18n import N_
-from portal.core.progress import Progress, no_progress
-from portal.services.common.audit import Actor
 from portal.services.common.credit_amounts import THOUSANDTHS
 from portal.services.common.csv_import import InvalidCsvLine, InvalidCsvLines, NotCsv, iterate_csv_lines
 from portal.services.common.errors import Refused
@@ -92,7 +90,7 @@ class PriceImportPlan:
 
     @property
     def changes(self) -> list[PriceChange]:
-        """What there is to do."""
+        """What there is to do, for `prices.change_prices`."""
         return [each.change for each in self.steps if each.is_new or each.is_change]
 
     @property
@@ -129,29 +127,6 @@ def _plan_step(change: PriceChange, row: PriceRow | None) -> PriceImportStep:
         if each.own and each.valid_from == change.valid_from:
             return PriceImportStep(change, each.price, had_own_price=True)
     return PriceImportStep(change, row.price, had_own_price=False)
-
-
-def apply_import_plan(
-    conn: sqlite3.Connection,
-    actor: Actor,
-    list_id: int,
-    plan: PriceImportPlan,
-    timezone: str,
-    now: int,
-    progress: Progress = no_progress,
-) -> Sequence[PriceChange]:
-    """Do what a plan says, all of it at one moment or nothing; returns what was to be done.
-
-    Args:
-        timezone: IANA name, for the sentence of a refusal.
-        now: the moment of the plan (milliseconds).
-        progress: is told changes.
-
-    Raises: as `prices.change_prices`.
-    """
-    if plan.changes:
-        prices.change_prices(conn, actor, list_id, plan.changes, timezone, now=now, progress=progress)
-    return plan.changes
 
 
 def parse_price_csv(content: bytes, timezone: str, now: int) -> list[PriceChange]:

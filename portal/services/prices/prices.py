@@ -373,7 +373,7 @@ def change_prices(
     now: int | None = None,
     progress: Progress = no_progress,
 ) -> None:
-    """Change what a list says, all or nothing, from now on or from a date on.
+    """Change what a list says, all or nothing, from now on or from a date on; without changes nothing is done.
 
     Args:
         timezone: IANA name, for the sentence of a refusal.
@@ -384,6 +384,8 @@ def change_prices(
         NoSuchPriceList, InvalidPriceDestination, InvalidPrice, PastPriceDate: nothing has changed.
         KeyboardInterrupt: from `progress`; nothing has changed.
     """
+    if not changes:
+        return
     now = now_ms() if now is None else now
     lines, audit_prices = [], []
     with write_transaction(conn):

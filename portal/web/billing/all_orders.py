@@ -8,13 +8,11 @@ from flask import Blueprint, abort, request
 from flask.typing import ResponseReturnValue
 from wtforms import StringField
 
-from portal.core import i18n
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import accounts
 from portal.services.billing import orders, purchases
 from portal.services.billing.orders import Order, OrderFilter
-from portal.services.common import credit_amounts
 from portal.services.people import customers
 from portal.web.billing.orders import STATUS_BADGES, describe_order_status, order_url
 from portal.web.core import access, context, downloads, htmx, paging
@@ -70,24 +68,8 @@ def _read_filter() -> OrderFilter:
 
 def _iterate_csv_rows(order_filter: OrderFilter) -> Iterator[list[object]]:
     for each in orders.iterate_orders(context.get_conn(), order_filter):
-        yield [
-            each.number,
-            i18n.format_iso8601(each.created_at),
-            each.created_by,
-            each.customer,
-            each.account,
-            each.origin,
-            credit_amounts.credits_to_json_number(each.credits),
-            i18n.format_money_for_machines(each.price, each.currency),
-            each.currency,
-            each.status,
-            "yes" if each.credited else "no",
-            i18n.format_iso8601(each.paid_at) if each.paid_at else "",
-            each.paid_by,
-            each.payment,
-            i18n.format_iso8601(each.cancelled_at) if each.cancelled_at else "",
-            each.cancelled_by,
-        ]
+        values = orders.order_to_dict(each) | {"credits_arrived": "yes" if each.credited else "no"}
+        yield [values[column] for column in _CSV_COLUMNS]
 
 
 @blueprint.get("/orders/<number>/pay")

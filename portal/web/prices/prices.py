@@ -293,10 +293,10 @@ def import_prices(list_id: int) -> ResponseReturnValue:
             plan = _plan_import(price_list, content)
             if plan.fingerprint != request.form.get("mark"):
                 return _render_import_plan(price_list, plan, content, outdated=True)
-            imported = price_csv.apply_import_plan(conn, context.get_actor(), list_id, plan, timezone, now)
+            prices.change_prices(conn, context.get_actor(), list_id, plan.changes, timezone, now=now)
     except Refused as refusal:
         return _render_import_error(price_list, PriceFileForm(formdata=None), refusal)
-    toast_text = i18n.ngettext("%(num)s price was imported.", "%(num)s prices were imported.", len(imported))
+    toast_text = i18n.ngettext("%(num)s price was imported.", "%(num)s prices were imported.", len(plan.changes))
     return htmx.redirect_after_post(price_list_url(price_list), Toast(toast_text))
 
 

@@ -40,8 +40,9 @@ def carry_out(conn: Connection, plan: Callable[..., PriceImportPlan]) -> Callabl
     """Imports a file."""
 
     def run(text: str, list_id: int = price_lists.DEFAULT_LIST) -> Sequence[PriceChange]:
-        now = now_ms()
-        return price_csv.apply_import_plan(conn, SHELL, list_id, plan(text, list_id), ROME, now)
+        now, changes = now_ms(), plan(text, list_id).changes
+        prices.change_prices(conn, SHELL, list_id, changes, ROME, now=now)
+        return changes
 
     return run
 
