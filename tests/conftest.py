@@ -26,7 +26,7 @@ from portal.services.prices import prices
 from portal.services.senders import senders
 from portal.smsc.server import get_event_loop_factory
 from tests.serving import clean_environment, run_component, run_server
-from tests.support import ROOT, AccountLogin, Cast, Person, RunningServer, copy_data_folder
+from tests.support import ROOT, AccountLogin, Cast, Person, RunningServer, copy_data_folder, sell_packs
 from tests.support import find_free_port as a_free_port
 
 # How long an example takes says nothing on a machine that does other things, too: a test of time measures it itself.
@@ -95,6 +95,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Cast]:
 
 def _create_cast(conn: db.Connection, keys: Keys) -> Cast:
     prices.set_prices(conn, SHELL, prices.read_initial_prices())
+    sell_packs(conn)
     acme = customers.create_customer(conn, SHELL, "Acme", "marta@acme.example")
     globex = customers.create_customer(conn, SHELL, "Globex", "hank@globex.example")
     smpp_acme_1 = _create_account(

@@ -24,6 +24,8 @@ from portal.services.messages import smpp_config, validation
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.prices import prices
 
+PACK_PRICES = {100: 700, 200: 1360, 250: 1650, 500: 3150, 1000: 6000, 5000: 28500, 10000: 54000}
+"""What an installation of the tests sells: EUR cents by credits."""
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE_S = 10.0
 TOTP_STEP_S = 30
@@ -120,6 +122,13 @@ def list_submitted(conn: db.Connection, account_id: int, limit: int = -1) -> lis
         (account_id, limit),
     )
     return [SentMessage(*row) for row in rows]
+
+
+def sell_packs(conn: db.Connection) -> None:
+    """Sell the packs of PACK_PRICES, as if they had always been sold: the audit log says nothing of it."""
+    conn.executemany(
+        "INSERT INTO packs VALUES (?, ?, 'EUR')", [(size * 1000, price) for size, price in PACK_PRICES.items()]
+    )
 
 
 def copy_data_folder(data: Path, to: Path) -> Path:

@@ -42,6 +42,7 @@ def _declare_setting(
 
 _MAX_PORT = 65535
 _TLS_VERSIONS = ("1.2", "1.3")
+_BILLING_STATES = ("auto", "on", "off")
 
 # Standard Webhooks: such a secret is base64, of 24 bytes or more.
 WEBHOOK_SECRET_PREFIX = "whsec_"
@@ -87,6 +88,13 @@ class MailSettings:
         "", "smtp://user:password@host:port (STARTTLS where offered) or smtps://…; empty: files in outbox/"
     )
     sender: str = _declare_setting("SMPP Portal <portal@localhost>", "From: of the mails", name="from", pasted=True)
+
+
+@dataclass(frozen=True)
+class BillingSettings:
+    enabled: str = _declare_setting(
+        "auto", "whether credits are sold: on, off, or auto, which is on where there are packs or orders"
+    )
 
 
 @dataclass(frozen=True)
@@ -147,6 +155,7 @@ class Config:
     web: WebSettings = field(default_factory=WebSettings)
     smpp: SmppSettings = field(default_factory=SmppSettings)
     mail: MailSettings = field(default_factory=MailSettings)
+    billing: BillingSettings = field(default_factory=BillingSettings)
     payments: PaymentSettings = field(default_factory=PaymentSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
@@ -189,6 +198,7 @@ _SECTIONS = {
     "web": WebSettings,
     "smpp": SmppSettings,
     "mail": MailSettings,
+    "billing": BillingSettings,
     "payments": PaymentSettings,
     "limits": LimitSettings,
     "retention": RetentionSettings,
@@ -359,6 +369,8 @@ def _check_config(config: Config) -> None:
         raise ConfigError("web.public_url: must begin with http:// or https://")
     if config.mail.url:
         _check_mail_url(config.mail.url)
+    if config.billing.enabled not in _BILLING_STATES:
+        raise ConfigError(f"billing.enabled: {config.billing.enabled!r} must be one of {', '.join(_BILLING_STATES)}")
     _check_payments(config.payments)
     if bool(config.smpp.tls_certificate) != bool(config.smpp.tls_key):
         raise ConfigError("smpp.tls_certificate and smpp.tls_key: give both, or neither")

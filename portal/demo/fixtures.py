@@ -13,6 +13,7 @@ from portal.demo import documents, history_seed
 from portal.services.accounts import accounts, allowed_ips, credentials, refused_binds
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit, orders, packs
+from portal.services.billing.packs import Pack
 from portal.services.common import credit_amounts
 from portal.services.common.audit import Actor
 from portal.services.credits import alerts, credits
@@ -33,6 +34,8 @@ VIRTUAL_NUMBER = "447700900123"  # from the range that is reserved for fiction
 
 _OPERATOR_ACTOR = Actor(OPERATOR)
 _OWNER_ACTOR = Actor(OWNER)
+# In cents, by how many credits a pack has.
+_PACK_PRICES = {100: 700, 200: 1360, 250: 1650, 500: 3150, 1000: 6000, 5000: 28500, 10000: 54000}
 
 
 def create_demo_data(folder: Path, password: str, progress: Progress) -> tuple[dict[str, str], dict[str, str]]:
@@ -74,6 +77,8 @@ def create_demo_data(folder: Path, password: str, progress: Progress) -> tuple[d
             history_seed.seed_inbound_messages(conn, source, VIRTUAL_NUMBER)
             blacklist.add_blacklist_number(conn, _OWNER_ACTOR, source, "+39 340 555 0199")
             credits.transfer_credits(conn, _OWNER_ACTOR, source, target, 250 * credit_amounts.THOUSANDTHS)
+            sold = [Pack(size * credit_amounts.THOUSANDTHS, price, "EUR") for size, price in _PACK_PRICES.items()]
+            packs.replace_packs(conn, _OPERATOR_ACTOR, sold)
             customer = customers.get_customer_by_id(conn, source.customer_id)
             customers.change_customer(
                 conn, _OPERATOR_ACTOR, customer, credit_line=2000 * credit_amounts.THOUSANDTHS, min_age_days=0
@@ -84,7 +89,7 @@ def create_demo_data(folder: Path, password: str, progress: Progress) -> tuple[d
             alerts.set_alert_rule(conn, _OWNER_ACTOR, source, 500 * credit_amounts.THOUSANDTHS)
             # Its balance is lower, so its pages show the warning.
             alerts.set_alert_rule(conn, _OWNER_ACTOR, target, 300 * credit_amounts.THOUSANDTHS)
-            paid, _open = (orders.place_order(conn, _OWNER_ACTOR, source, each) for each in packs.list_packs(conn)[:2])
+            paid, _open = (orders.place_order(conn, _OWNER_ACTOR, source, each) for each in sold[:2])
             orders.pay_order(conn, _OPERATOR_ACTOR, paid, "Transfer of this morning")
             in_a_month = now_ms() + 30 * clock.DAY_MS
             _create_price_lists(conn, acme, in_a_month // clock.DAY_MS * clock.DAY_MS)

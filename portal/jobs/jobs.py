@@ -52,7 +52,7 @@ def list_jobs(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]
         Job("retention", 3600.0, partial(_remove_old_messages, config), pause_factor=RETENTION_PAUSE_FACTOR),
         Job("privacy", 5.0, _remove_message_texts, pause_factor=9),
         Job("log", 60.0, _empty_write_ahead_log),
-        Job("news", 1.0, partial(_queue_credit_mails, keys, mailer)),
+        Job("news", 1.0, partial(_queue_credit_mails, config, keys, mailer)),
         Job("refusals", 60.0, partial(_queue_refused_bind_mails, keys, mailer)),
         # Not at the start: a restart shall be quick, and no two checks shall run at once.
         Job("check", 600.0, partial(_run_daily_check, options), runs_at_start=False),
@@ -152,9 +152,9 @@ def _empty_write_ahead_log(conn: Connection) -> Iterator[None]:
         yield
 
 
-def _queue_credit_mails(keys: Keys, mailer: Mailer, conn: Connection) -> Iterator[None]:
+def _queue_credit_mails(config: Config, keys: Keys, mailer: Mailer, conn: Connection) -> Iterator[None]:
     """Queue the mails about credits."""
-    if credit_mails.queue_credit_mails(conn, keys):
+    if credit_mails.queue_credit_mails(conn, keys, config.billing.enabled):
         mailer.wake()
     yield
 

@@ -79,6 +79,7 @@ class SmppServer:
                 config.database_file, Keys.load(config.data), self._server_limits, loop, self._on_fatal_error
             )
             cleanup.callback(self.storage.close_db_connections)
+            self.storage.outbound.buys_packs = config.billing.enabled != "off"
             self.storage.load()
             self._wakeup_listener = wakeup.WakeupListener(config.data, loop, self.storage.poll_changes)
             cleanup.pop_all()

@@ -145,6 +145,8 @@ def test_passwords_and_names_of_files_are_what_they_are(load):
         ("[smpp]\ntls_key = 'x'", "smpp.tls_certificate"),
         ("[smpp]\nport = 0\ntls_port = 0", "smpp.port"),
         ("timezone = 'Mars/Olympus'", "timezone"),
+        ("[billing]\nenabled = 'yes'", "billing.enabled"),
+        ("[billing]\nenabled = true", "billing.enabled"),
         (f"[payments]\nsecret = '{'x' * 31}'", "payments.secret"),
         ("[payments]\nsecret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLa=='", "payments.secret"),
         ("[payments]\nsecret = 'whsec_this is no base64, is it? no, it is not'", "payments.secret"),

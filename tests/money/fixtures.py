@@ -10,6 +10,7 @@ from portal.services.credits import credits
 from portal.services.people import customers
 from portal.services.prices import prices
 from tests.money import event_log
+from tests.support import sell_packs
 
 # By customer: its credit line, and from which age on its accounts are bought packs; then for each of its accounts what
 # it begins with, alert_below, recredit_below, recredit_pack and recredit_per_day.
@@ -38,6 +39,7 @@ def create_database(data: Path) -> Path:
     migrations.migrate(file)
     conn = db.connect(file)
     prices.set_prices(conn, SHELL, prices.read_initial_prices())
+    sell_packs(conn)
     for number, (credit_line, min_age_days, account_settings) in enumerate(_CUSTOMERS, 1):
         customer = customers.create_customer(conn, SHELL, f"Customer {number}", f"mail@customer-{number}.example")
         conn.execute(

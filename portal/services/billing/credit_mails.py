@@ -7,7 +7,7 @@ from portal.core.clock import DAY_MS, HOUR_MS
 from portal.core.crypto import Keys
 from portal.core.db import write_transaction
 from portal.core.i18n import DEFAULT_LANGUAGE
-from portal.services.billing import orders
+from portal.services.billing import orders, packs
 from portal.services.common import ids, mail, rate_limit
 from portal.services.credits import alerts, forecast
 from portal.services.people import customers, users
@@ -24,8 +24,11 @@ FROM credit_notices AS notice JOIN accounts ON accounts.id = account_id ORDER BY
 """
 
 
-def queue_credit_mails(conn: sqlite3.Connection, keys: Keys) -> int:
+def queue_credit_mails(conn: sqlite3.Connection, keys: Keys, billing: str = "auto") -> int:
     """Turn notices into mails. A notice is deleted in the transaction that queues its mails.
+
+    Args:
+        billing: the setting `[billing] enabled`; where nothing is sold no mail says so.
 
     An account that has fallen below its threshold several times since the last call gets one mail, about the last,
     and at most six in an hour.
@@ -36,11 +39,12 @@ def queue_credit_mails(conn: sqlite3.Connection, keys: Keys) -> int:
     # Read without the write lock: mostly there is nothing.
     if conn.execute("SELECT 1 FROM credit_notices LIMIT 1").fetchone() is None:
         return 0
+    can_buy = packs.is_billing_enabled(conn, billing)
     with write_transaction(conn):
         notices = conn.execute(_SELECT_NOTICES).fetchall()
         last_low = {each["account_id"]: each["id"] for each in notices if each["kind"] == alerts.LOW}
         count = sum(
-            _queue_notice_mails(conn, keys, each)
+            _queue_notice_mails(conn, keys, each, can_buy=can_buy)
             for each in notices
             if each["kind"] != alerts.LOW or last_low[each["account_id"]] == each["id"]
         )
@@ -48,7 +52,7 @@ def queue_credit_mails(conn: sqlite3.Connection, keys: Keys) -> int:
     return count
 
 
-def _queue_notice_mails(conn: sqlite3.Connection, keys: Keys, notice: sqlite3.Row) -> int:
+def _queue_notice_mails(conn: sqlite3.Connection, keys: Keys, notice: sqlite3.Row, *, can_buy: bool) -> int:
     customer = customers.get_customer_by_id(conn, notice["customer_id"])
     contact, addresses = [customer.contact_email], notice["alert_to"].split()
     build_values = _build_order_values
@@ -71,7 +75,7 @@ def _queue_notice_mails(conn: sqlite3.Connection, keys: Keys, notice: sqlite3.Ro
         ]
     for template, language, recipients in mails:
         with i18n.override_language(language):
-            values = build_values(conn, notice)
+            values = build_values(conn, notice) | {"can_buy": can_buy}
         for recipient in recipients:
             mail.queue_mail(conn, keys, recipient, template, language, **values)
     return sum(len(recipients) for _template, _language, recipients in mails)

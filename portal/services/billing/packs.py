@@ -87,6 +87,17 @@ class Pack:
         return i18n.format_unit_price(self.price, self.currency, self.credits)
 
 
+def is_billing_enabled(conn: sqlite3.Connection, setting: str) -> bool:
+    """Whether this installation sells credits, so that its pages show packs, orders and automatic re-credit.
+
+    Args:
+        setting: `[billing] enabled`.
+    """
+    if setting != "auto":
+        return setting == "on"
+    return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM packs) OR EXISTS (SELECT 1 FROM orders)").fetchone()[0])
+
+
 def list_packs(conn: sqlite3.Connection) -> list[Pack]:
     """All packs that are sold, the smallest first."""
     return [Pack(*row) for row in conn.execute("SELECT credits, price, currency FROM packs ORDER BY credits")]

@@ -88,7 +88,7 @@ class _AccountCharge:
 
 
 def store_messages(
-    conn: sqlite3.Connection, submits: Sequence[SubmittedMessage], now: int | None = None
+    conn: sqlite3.Connection, submits: Sequence[SubmittedMessage], now: int | None = None, *, buys_packs: bool = True
 ) -> StoredMessages:
     """Store messages with their debits: all in one transaction, which is on disk when this returns.
 
@@ -102,6 +102,7 @@ def store_messages(
 
     Args:
         now: when they were submitted (milliseconds), for a history that is written afterwards; None: this moment.
+        buys_packs: whether accounts with automatic re-credit buy the packs that these messages need.
 
     Raises:
         sqlite3.Error: nothing was stored.
@@ -115,7 +116,8 @@ def store_messages(
             if any(charge.has_blacklist for charge in charges.values())
             else ()
         )
-        _buy_recredit_packs(conn, charges, submits, blacklisted, submitted_at)
+        if buys_packs:
+            _buy_recredit_packs(conn, charges, submits, blacklisted, submitted_at)
         rows: list[tuple[Any, ...]] = []
         common_rows: list[tuple[object, ...]] = []
         upstream_rows: list[tuple[object, ...]] = []

@@ -89,6 +89,8 @@ class SqliteOutboundStorage:
         self._writer: DatabaseWriter
         self._listener: OutboundListener
         self._is_due_job_queued = False
+        # Whether accounts with automatic re-credit buy the packs that their messages need.
+        self.buys_packs = True
         self._refuses_submits = False
         self._is_closing = False
         # Of those who have asked that what waits takes other paths: one pass does it for all.
@@ -302,7 +304,7 @@ class SqliteOutboundStorage:
     ) -> StoredMessages | None:
         if self._refuses_submits:
             return None
-        return intake.store_messages(conn, [submit for submit, _ in items])
+        return intake.store_messages(conn, [submit for submit, _ in items], buys_packs=self.buys_packs)
 
     def _handle_submits_stored(
         self, items: list[tuple[SubmittedMessage, SubmitCallback]], stored: StoredMessages | None

@@ -73,6 +73,8 @@ class RefundReasonForm(OnceForm):
 def list_balances() -> ResponseReturnValue:
     """Everyone's balances. Query: `q`, `sort`; see `BalanceSearchForm`."""
     form = BalanceSearchForm(request.args)
+    if not access.is_billing_enabled():
+        form.sort.choices = [each for each in form.sort.choices if each.value != "-owed"]
     matches = _search_balances(form)
     return htmx.render_page(
         "admin/credits.html",

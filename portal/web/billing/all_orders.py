@@ -20,6 +20,7 @@ from portal.web.core.forms import TranslatedForm, parse_row_id
 from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("all_orders", __name__, url_prefix="/admin")
+blueprint.before_request(access.require_billing)
 
 _CSV_COLUMNS = (
     "order;created;created_by;customer;account;origin;credits;price;currency;status;credits_arrived;paid;paid_by;payment;"

@@ -25,6 +25,7 @@ from portal.web.core.htmx import Toast
 from portal.web.core.live import LiveFragment
 
 blueprint = Blueprint("orders", __name__)
+blueprint.before_request(access.require_billing)
 
 # The label, the kind and the icon of the badge of an order's status.
 STATUS_BADGES = {
@@ -182,6 +183,7 @@ def order_url(order: Order) -> str:
 
 def _get_requested_order(account: Account) -> Order:
     """The order that a page shows: the one in its address, or in the query of its poll."""
+    access.require_billing()
     number = (request.view_args or {}).get("number") or request.args.get("order", "")
     return _order_or_404(account, number)
 
@@ -209,6 +211,8 @@ def describe_order_status(order: Order) -> tuple[str, str, str]:
 
 
 def _list_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+    # Open pages poll elsewhere.
+    access.require_billing()
     page = paging.paginate(partial(orders.list_orders_page, context.get_conn(), OrderFilter(account_id=account.id)))
     return {"page": page, "describe_status": describe_order_status}
 

@@ -15,6 +15,7 @@ from portal.web.core import access, context, htmx
 from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("packs", __name__, url_prefix="/admin")
+blueprint.before_request(access.require_billing)
 
 # Empty rows for further packs.
 _BLANK_ROW_COUNT = 3

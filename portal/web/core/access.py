@@ -16,6 +16,7 @@ from werkzeug.exceptions import Unauthorized
 
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
+from portal.services.billing import packs
 from portal.services.messages import text_policy
 from portal.services.people import customers, login_sessions
 from portal.services.people.users import User
@@ -115,8 +116,23 @@ def list_own_accounts() -> list[Account]:
     return account_list
 
 
+def is_billing_enabled() -> bool:
+    """Whether this installation sells credits. Found once a request."""
+    if "is_billing_enabled" not in g:
+        g.is_billing_enabled = packs.is_billing_enabled(context.get_conn(), context.get_config().billing.enabled)
+    is_enabled: bool = g.is_billing_enabled
+    return is_enabled
+
+
+def require_billing() -> None:
+    """Answer 404 where nothing is sold: before each request of a blueprint, or in a view."""
+    if not is_billing_enabled():
+        abort(404)
+
+
 def init_access_control(app: Flask) -> None:
     app.before_request(_enforce_access_rule)
+    app.jinja_env.globals["is_billing_enabled"] = is_billing_enabled
 
 
 def get_access_rule(app: Flask, endpoint: str) -> AccessRule | None:

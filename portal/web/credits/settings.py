@@ -84,6 +84,7 @@ def change_alert(account: Account) -> ResponseReturnValue:
 @access.account_change_required
 def change_auto_recredit(account: Account) -> ResponseReturnValue:
     """Set automatic re-credit; without a threshold there is none."""
+    access.require_billing()
     form = AutoRecreditForm(prefix="recredit-")
     try:
         below = _parse_credit_threshold(form.below.data)
@@ -220,6 +221,7 @@ live.register_live_page("credit-settings", _ALERT_PART, _RECREDIT_PART)
 @blueprint.get("/admin/customers/<int:customer_id>/credit-line")
 @access.operator_required
 def show_credit_line_form(customer: Customer) -> ResponseReturnValue:
+    access.require_billing()
     form = CreditLineForm(
         formdata=None,
         data={"credit_line": i18n.format_credits(customer.credit_line), "min_age": str(customer.recredit_min_age_days)},
@@ -231,6 +233,7 @@ def show_credit_line_form(customer: Customer) -> ResponseReturnValue:
 @access.operator_required
 def change_credit_line(customer: Customer) -> ResponseReturnValue:
     """Set how many credits may be owed, and how old an account must be."""
+    access.require_billing()
     form = CreditLineForm()
     try:
         customers.change_customer(

@@ -14,7 +14,7 @@ from portal.core.crypto import Keys
 from portal.core.db import Connection, write_transaction
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
-from portal.services.billing import auto_recredit, credit_mails
+from portal.services.billing import auto_recredit, credit_mails, packs
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.common.mail import Mailer
@@ -89,6 +89,17 @@ def texts(mail: EmailMessage) -> tuple[str, str]:
 
 def test_nothing_noted_is_no_mail(mails):
     assert mails() == []
+
+
+def test_no_mail_speaks_of_buying_where_nothing_is_sold(conn, keys, mails, low):
+    low()
+    (mail,) = mails()
+    assert all("Buy credits" in text for text in texts(mail))
+    packs.replace_packs(conn, SHELL, [])
+    credits.grant_credits(conn, SHELL, accounts.get_account(conn, "smpp-acme-1"), 100 * K)
+    low()
+    (mail,) = mails()
+    assert [text for text in texts(mail) if "Buy credits" in text or "ask the operator for more:" not in text] == []
 
 
 def test_a_balance_that_is_low(config, mails, low):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from portal.core import i18n
-from portal.services.billing import packs
+from portal.services.billing import orders, packs
 from portal.services.billing.packs import Pack
 from portal.services.common.audit import SHELL
 
@@ -75,3 +75,21 @@ def test_currencies_are_those_of_today():
     for text in ("ITL", "XXX", "EURO", "", "€"):
         with pytest.raises(packs.InvalidCurrency):
             packs.parse_currency(text)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sold", "ordered", "is_enabled"),
+    [
+        ("auto", False, False, False),
+        ("auto", True, False, True),
+        ("auto", False, True, True),
+        ("on", False, False, True),
+        ("off", True, True, False),
+    ],
+)
+def test_credits_are_sold_where_there_are_packs_or_orders(conn, acme_1, setting, sold, ordered, is_enabled):
+    if ordered:
+        orders.place_order(conn, SHELL, acme_1, packs.list_packs(conn)[0])
+    if not sold:
+        packs.replace_packs(conn, SHELL, [])
+    assert packs.is_billing_enabled(conn, setting) is is_enabled

@@ -3,10 +3,12 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from portal.core import db
+from portal.core.config import BillingSettings
 from portal.core.crypto import Keys
 from portal.services.accounts import accounts, allowed_ips, credentials
 from portal.services.billing import auto_recredit, orders
@@ -70,6 +72,14 @@ async def test_one_account_with_several_clients(config, conn, sellers):
     assert [each.credited for each in bought(conn, login.id)] == [True] * 5
     assert credits.get_balance(conn, login.id) == 0
     assert self_check.list_problem_texts(conn) == []
+
+
+async def test_nothing_is_bought_where_nothing_is_sold(config, conn, sellers):
+    (login,) = sellers(1, per_day=5, line=100_000)
+    async with run_smsc(replace(config, billing=BillingSettings("off"))) as server:
+        counts = await submit_all(server.port, login, OPENING + 5)
+    assert counts == {CommandStatus.ESME_ROK: OPENING, CommandStatus.ESME_RSUBMITFAIL: 5}
+    assert bought(conn, login.id) == []
 
 
 async def test_nobody_is_refused_for_credits_that_come_a_moment_later(config, conn, sellers):
