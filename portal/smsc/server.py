@@ -18,10 +18,11 @@ from pathlib import Path
 from portal.core import wakeup
 from portal.core.config import Config
 from portal.core.crypto import KeyFileError, Keys
+from portal.core.listening import open_listening_sockets
 from portal.smsc.admission import tls
 from portal.smsc.admission.bind_auth import BindAuth
 from portal.smsc.admission.connection_limits import ConnectionLimits
-from portal.smsc.admission.listener import SmppListener, open_listening_sockets
+from portal.smsc.admission.listener import SmppListener
 from portal.smsc.connection.session import ServerContext, SmppSession
 from portal.smsc.connection.session_registry import SessionRegistry
 from portal.smsc.connection.waiting_binds import WaitingBinds

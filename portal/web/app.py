@@ -26,7 +26,6 @@ from portal.web.core import (
     routing,
     stale_forms,
     static_files,
-    uploads,
 )
 from portal.web.core.limits import DEFAULT_PAGE_LIMITS, PageLimits
 from portal.web.core.template_source import IndentationRemover
@@ -36,6 +35,10 @@ from portal.web.people import login, profile
 from portal.web.prices import price_lists, prices
 from portal.web.senders import sender_requests, senders
 from portal.web.statistics import statistics
+
+# A file that is larger than it may be comes this far, so that the form says so, with what was typed. Fields alone may
+# have half a megabyte (Werkzeug's limit).
+MAX_BODY_BYTES = 8 << 20
 
 
 def create_app(
@@ -60,7 +63,7 @@ def create_app(
         SESSION_COOKIE_SECURE=config.public_url.startswith("https://"),
         # The token lives as long as the session it is bound to: a form that was left open overnight still works.
         WTF_CSRF_TIME_LIMIT=None,
-        MAX_CONTENT_LENGTH=1 << 20,
+        MAX_CONTENT_LENGTH=MAX_BODY_BYTES,
         MAX_FORM_PARTS=100,
     )
     app.url_rule_class = routing.LazyRule
@@ -75,7 +78,6 @@ def create_app(
     login_manager.session_protection = None
     language.init_language(app)
     app.jinja_env.globals["version"] = __version__
-    uploads.init_upload_limits(app)
     # Before tokens are looked at: who is not logged in any more is led to the login, whatever the form brings.
     access.init_access_control(app)
     # What posts there is no browser, and its signature says who it is.

@@ -67,7 +67,7 @@ def get_limits() -> PageLimits:
 
 
 def get_conn() -> db.Connection:
-    """This thread's connection; waitress keeps its threads, so it is opened once."""
+    """This thread's connection; the threads that make pages stay, so it is opened once."""
     state = _get_app_state()
     connection: db.Connection | None = getattr(state.thread_local, "conn", None)
     if connection is None:

@@ -19,7 +19,10 @@ def init_proxies(app: Flask, config: Config) -> None:
 
 
 class _ProxyMiddleware:
-    """Believes X-Forwarded-Proto and -Host from trusted proxies, and from nobody else: flask-wtf compares referrers."""
+    """Believes X-Forwarded-Proto, -Host and -Prefix from trusted proxies, and from nobody else.
+
+    flask-wtf compares referrers; the prefix is what such a proxy has taken from the path.
+    """
 
     def __init__(self, wsgi_app: "WSGIApplication", proxies: Sequence[IPv4Network | IPv6Network]) -> None:
         self._wsgi_app = wsgi_app
@@ -33,6 +36,7 @@ class _ProxyMiddleware:
             host = environ.get("HTTP_X_FORWARDED_HOST", "").split(",")[-1].strip()
             if host:
                 environ["HTTP_HOST"] = host
+            environ["SCRIPT_NAME"] = environ.get("HTTP_X_FORWARDED_PREFIX", "").strip().rstrip("/")
         return self._wsgi_app(environ, start_response)
 
 

@@ -18,7 +18,7 @@ from portal.services.common.csv_import import InvalidCsvLines
 from portal.services.common.errors import Refused
 from portal.services.messages import blacklist
 from portal.services.messages.blacklist import BlacklistEntry
-from portal.web.core import access, context, downloads, htmx, layout, live, paging, uploads
+from portal.web.core import access, context, downloads, htmx, layout, live, paging
 from portal.web.core.forms import TranslatedForm, add_form_error, refusals_on
 from portal.web.core.htmx import Toast
 
@@ -137,7 +137,6 @@ def show_import_form(account: Account) -> ResponseReturnValue:
 
 @blueprint.post("/accounts/<name>/blacklist/import")
 @access.account_change_required
-@uploads.accepts_files
 def preview_import(account: Account) -> ResponseReturnValue:
     """Show what a file would add, for confirmation."""
     upload = request.files.get("file")

@@ -18,7 +18,7 @@ from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.messages import inbound_numbers
 from portal.services.senders import documents, senders
 from portal.services.senders.senders import Sender
-from portal.web.core import access, context, htmx, layout, live, uploads
+from portal.web.core import access, context, htmx, layout, live
 from portal.web.core.forms import TranslatedForm, parse_row_id, refusals_on
 from portal.web.core.htmx import Toast
 from portal.web.core.live import LiveFragment
@@ -78,7 +78,6 @@ def list_senders(account: Account) -> ResponseReturnValue:
 
 @blueprint.post("/accounts/<name>/senders")
 @access.account_change_required
-@uploads.accepts_files
 def add_sender(account: Account) -> ResponseReturnValue:
     """Request a sender; it waits for the operator's decision."""
     form, toast = SenderForm(), None

@@ -72,3 +72,9 @@ def test_a_trusted_proxy_tells_that_https_is_spoken(https: Flask, peer: str, sec
         csrf=False,
     )
     assert answer.status_code == (400 if secure else 303)  # no referrer was sent
+
+
+@pytest.mark.parametrize(("peer", "path"), [("10.0.0.1", "/sms/login"), ("203.0.113.9", "/login")])
+def test_a_trusted_proxy_tells_the_path_before_ours(https: Flask, peer: str, path: str) -> None:
+    answer = browser_of(https).get("/", headers={"X-Forwarded-Prefix": "/sms/"}, environ_base={"REMOTE_ADDR": peer})
+    assert answer.location == path

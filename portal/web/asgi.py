@@ -1,0 +1,241 @@
+"""Requests and answers between uvicorn's event loop, which waits for clients, and the few threads that make pages.
+
+A thread is taken for a request that has come in whole, and for one piece of its answer at a time. So clients that send
+or read slowly hold none.
+"""
+
+import asyncio
+import sys
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
+from http import HTTPStatus
+from ipaddress import IPv4Network, IPv6Network
+from tempfile import SpooledTemporaryFile
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+from portal.web.core.proxies import resolve_client_address
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+
+# A larger body waits in a file, and only so many are let in at once, of one address and in all.
+_BODY_BYTES_IN_MEMORY = 1 << 16
+_MAX_LARGE_BODIES_OF_ADDRESS, _MAX_LARGE_BODIES = 4, 32
+_BODY_SECONDS = 300.0
+# So long what comes of a refused body is read: most clients read no answer before they have sent it.
+_REFUSED_BODY_SECONDS = 2.0
+# More than any page has, so that one is made in one go.
+_PIECE_BYTES = 1 << 18
+# Who takes longer for a piece is cut off: downloads are few at a time.
+_PIECE_SECONDS = 120.0
+
+
+class _RequestRefused(Exception):
+    def __init__(self, status: HTTPStatus) -> None:
+        self.status = status
+
+
+class _Disconnected(Exception):
+    pass
+
+
+class ThreadedApplication:
+    """An ASGI application that runs a WSGI application in threads.
+
+    Args:
+        threads: how many.
+        max_body_bytes: a request with more is refused.
+        trusted_proxies: see `resolve_client_address`.
+    """
+
+    def __init__(
+        self,
+        wsgi_app: "WSGIApplication",
+        threads: int,
+        max_body_bytes: int,
+        trusted_proxies: Sequence[IPv4Network | IPv6Network],
+    ) -> None:
+        self._wsgi_app = wsgi_app
+        self._pool = ThreadPoolExecutor(threads, "pages")
+        self._max_body_bytes = max_body_bytes
+        self._trusted_proxies = trusted_proxies
+        self._large_bodies: Counter[str] = Counter()
+
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        """Answer one request, which is of the type "http" (ASGI 3.0)."""
+        try:
+            environ = _build_environ(scope)
+            with SpooledTemporaryFile(_BODY_BYTES_IN_MEMORY) as body, ExitStack() as slots:
+                async with asyncio.timeout(_BODY_SECONDS):
+                    await self._receive_body(environ, receive, body, slots)
+                await self._send_answer(environ, receive, send)
+        except _RequestRefused as refused:
+            await _send_refusal(refused.status, receive, send)
+        except (_Disconnected, TimeoutError, asyncio.CancelledError):
+            pass  # the last one where a stop has waited long enough; uvicorn closes a connection without a whole answer
+
+    async def _receive_body(
+        self, environ: "WSGIEnvironment", receive: _Receive, body: IO[bytes], slots: ExitStack
+    ) -> None:
+        length = int(environ.get("CONTENT_LENGTH", 0))
+        is_large, has_more = False, True
+        while has_more:
+            if length > self._max_body_bytes:
+                raise _RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            if length > _BODY_BYTES_IN_MEMORY and not is_large:
+                address = resolve_client_address(environ, self._trusted_proxies)
+                slots.enter_context(self._hold_large_body(address))
+                is_large = True
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Disconnected
+            body.write(message.get("body", b""))
+            length, has_more = max(length, body.tell()), message.get("more_body", False)
+        environ["wsgi.input"] = body
+        environ["CONTENT_LENGTH"] = str(body.tell())
+        body.seek(0)
+
+    @contextmanager
+    def _hold_large_body(self, address: str) -> Iterator[None]:
+        if (
+            self._large_bodies[address] >= _MAX_LARGE_BODIES_OF_ADDRESS
+            or self._large_bodies.total() >= _MAX_LARGE_BODIES
+        ):
+            raise _RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE)
+        self._large_bodies[address] += 1
+        try:
+            yield
+        finally:
+            self._large_bodies[address] -= 1
+            if not self._large_bodies[address]:
+                del self._large_bodies[address]
+
+    async def _send_answer(self, environ: "WSGIEnvironment", receive: _Receive, send: _Send) -> None:
+        loop, answer = asyncio.get_running_loop(), _Answer(self._wsgi_app, environ)
+        run_in_context = copy_context().run  # the same for all pieces: Flask keeps there what the request is about
+        disconnected: asyncio.Future[_Message] | None = None
+        try:
+            piece = await loop.run_in_executor(self._pool, run_in_context, answer.begin)
+            await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+            if not answer.is_complete:
+                disconnected = asyncio.ensure_future(receive())
+            while disconnected is None or not disconnected.done():
+                async with asyncio.timeout(_PIECE_SECONDS):
+                    await send({"type": "http.response.body", "body": piece, "more_body": not answer.is_complete})
+                if answer.is_complete:
+                    return
+                piece = await loop.run_in_executor(self._pool, run_in_context, answer.read_piece)
+        finally:
+            if disconnected is not None:
+                disconnected.cancel()
+            if not answer.is_complete:
+                self._pool.submit(run_in_context, answer.close)
+
+
+class _Answer:
+    """What the WSGI application answers, in pieces, each of which any thread may make."""
+
+    def __init__(self, wsgi_app: "WSGIApplication", environ: "WSGIEnvironment") -> None:
+        self._wsgi_app = wsgi_app
+        self._environ = environ
+        self._chunks: Iterable[bytes] = ()
+        self._remaining: Iterator[bytes] = iter(())
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.is_complete = False
+        # A stop cuts off what a thread may be making.
+        self._lock = threading.Lock()
+
+    def begin(self) -> bytes:
+        """Call the application; returns the first piece."""
+        with self._lock:
+            self._chunks = self._wsgi_app(self._environ, self._start_response)
+            self._remaining = iter(self._chunks)
+        return self.read_piece()
+
+    def _start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: object = None, /
+    ) -> Callable[[bytes], object]:
+        self.status = int(status[:3])
+        self.headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        return _refuse_write
+
+    def read_piece(self) -> bytes:
+        """The next `_PIECE_BYTES`, or all that is left."""
+        piece = bytearray()
+        with self._lock:
+            for chunk in self._remaining:
+                piece += chunk
+                if len(piece) >= _PIECE_BYTES:
+                    return bytes(piece)
+        self.is_complete = True
+        self.close()
+        return bytes(piece)
+
+    def close(self) -> None:
+        with self._lock:
+            if hasattr(self._chunks, "close"):
+                self._chunks.close()
+
+
+def _refuse_write(data: bytes) -> object:
+    raise NotImplementedError("Flask returns what it answers (PEP 3333 has write() for older programs)")
+
+
+def _build_environ(scope: _Message) -> "WSGIEnvironment":
+    """What WSGI says of a request (PEP 3333), but for its body. Raises _RequestRefused."""
+    names = [name for name, _value in scope["headers"]]
+    if names.count(b"host") > 1 or {b"content-length", b"transfer-encoding"} <= set(names):
+        # A proxy in front may have read them otherwise (RFC 9112, sections 3.2 and 6.3).
+        raise _RequestRefused(HTTPStatus.BAD_REQUEST)
+    environ: WSGIEnvironment = {
+        "REQUEST_METHOD": scope["method"],
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(scope["raw_path"]).decode("latin-1"),
+        "QUERY_STRING": scope["query_string"].decode("latin-1"),
+        "SERVER_NAME": scope["server"][0],
+        "SERVER_PORT": str(scope["server"][1]),
+        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+        "REMOTE_ADDR": scope["client"][0],
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope["scheme"],
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    for name, value in scope["headers"]:
+        if b"_" in name:
+            continue  # would be taken for the one with "-", which a proxy has looked at
+        key = name.decode("latin-1").upper().replace("-", "_")
+        key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+        separator = "; " if key == "HTTP_COOKIE" else ","
+        text = value.decode("latin-1")
+        environ[key] = f"{environ[key]}{separator}{text}" if key in environ else text
+    return environ
+
+
+async def _send_refusal(status: HTTPStatus, receive: _Receive, send: _Send) -> None:
+    try:
+        async with asyncio.timeout(_REFUSED_BODY_SECONDS):
+            while (await receive()).get("more_body"):
+                pass
+    except TimeoutError:
+        pass
+    text = f"{status} {status.phrase}\n".encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(text)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status.value, "headers": headers})
+    await send({"type": "http.response.body", "body": text})
