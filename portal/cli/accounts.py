@@ -11,6 +11,7 @@ from portal.cli.shell import (
     CommandOutput,
     account_argument,
     add_group,
+    describe,
     format_names_and_values,
     format_table,
 )
@@ -102,8 +103,6 @@ def _create_account(
     kind: str | None,
     name: str,
     amount: int,
-    data_codings: frozenset[int] | None,
-    national_numbers: str | None,
     **account_settings: Any,
 ) -> CommandOutput:
     """Create one; prints its system_id and password, the password once."""
@@ -113,16 +112,7 @@ def _create_account(
     customer = customers.get_customer(context.conn, customer_name)
     kind = kind or ("sms" if name.startswith("sms-") else "smpp")
     with write_transaction(context.conn):
-        account = accounts.create_account(
-            context.conn,
-            SHELL,
-            customer.id,
-            kind=kind,
-            name=name,
-            data_codings=data_codings or frozenset(),
-            national_numbers=national_numbers or accounts.NATIONAL_IGNORED,
-            **account_settings,
-        )
+        account = accounts.create_account(context.conn, SHELL, customer.id, kind=kind, name=name, **account_settings)
         if amount:
             credits.grant_credits(context.conn, SHELL, account, amount)
         if kind == "sms":
@@ -213,13 +203,17 @@ def _enable_account(context: CommandContext, account: Account) -> CommandOutput:
 
 
 def _describe_account(account: Account) -> CommandOutput:
-    values = _account_to_dict(account)
-    limits = {name: values[name] or "no limit" for name in ("windowing", "throughput", "binds")}
     codings = ["GSM 03.38, packed" if account.packed_gsm else "GSM 03.38", "UCS-2"]
     codings += [_CODING_NAMES[each] for each in sorted(account.data_codings)]
-    settings = {"codings": "; ".join(codings), "national numbers": account.national_numbers}
-    status = {"status": accounts.STATUS_LABELS[account.status]}
-    return CommandOutput(values, format_names_and_values(values | status | limits | settings))
+    words: dict[str, object] = {
+        "status": accounts.STATUS_LABELS[account.status],
+        "windowing": account.windowing or "no limit",
+        "throughput": account.throughput or "no limit",
+        "binds": account.binds or "no limit",
+        "codings": "; ".join(codings),
+        "national numbers": account.national_numbers,
+    }
+    return describe(_account_to_dict(account), **words)
 
 
 def _account_to_dict(account: Account) -> dict[str, object]:
@@ -243,9 +237,14 @@ def _describe_alert_recredit_rules(account: Account) -> CommandOutput:
             ("recredit_pack", account.recredit_pack),
         )
     }
-    values: dict[str, object] = {"name": account.name, **amounts, "recredit_per_day": account.recredit_per_day}
-    texts = {name: "none" if value is None else value for name, value in values.items()}
-    addresses = ", ".join(account.alert_to) or "the customer's contact address"
-    return CommandOutput(
-        values | {"alert_to": list(account.alert_to)}, format_names_and_values(texts | {"alert_to": addresses})
+    words: dict[str, object] = {name: "none" for name, amount in amounts.items() if amount is None}
+    words["alert_to"] = ", ".join(account.alert_to) or "the customer's contact address"
+    return describe(
+        {
+            "name": account.name,
+            **amounts,
+            "recredit_per_day": account.recredit_per_day,
+            "alert_to": list(account.alert_to),
+        },
+        **words,
     )

@@ -11,9 +11,9 @@ from portal.cli.shell import (
     CommandContext,
     CommandOutput,
     add_group,
-    format_names_and_values,
-    format_table,
+    describe,
     format_timestamp,
+    list_rows,
     load_config,
     lock_and_migrate_database,
     open_database,
@@ -78,7 +78,7 @@ def _format_link(context: CommandContext, user: User, kind: str, token: str) -> 
 def _create_customer(context: CommandContext, customer_name: str, *, email: str, language: str) -> CommandOutput:
     """Create a customer."""
     customer = customers.create_customer(context.conn, SHELL, customer_name, email, language)
-    return CommandOutput(_customer_to_dict(customer), format_names_and_values(_customer_to_dict(customer)))
+    return describe(_customer_to_dict(customer))
 
 
 @customer_group.command("change", example="customer change Acme --credit-line 500 --messages-months 6")
@@ -122,22 +122,24 @@ def _change_customer(
         if texts is not None:
             text_policy.change_text_policy(context.conn, SHELL, customer, texts, remove_stored=remove_stored)
     customer = customers.get_customer(context.conn, customer_name)
-    values: dict[str, object] = {
-        "name": customer.name,
-        "credit_line": credit_amounts.credits_to_json_number(customer.credit_line),
-        "owed": credit_amounts.credits_to_json_number(auto_recredit.get_owed_credits(context.conn, customer.id)),
-        "min_age_days": customer.recredit_min_age_days,
-        "texts": customer.texts,
-        "messages_months": customer.messages_months or context.config.retention.messages_months,
-    }
-    return CommandOutput(values, format_names_and_values(values))
+    owed = auto_recredit.get_owed_credits(context.conn, customer.id)
+    return describe(
+        {
+            "name": customer.name,
+            "credit_line": credit_amounts.credits_to_json_number(customer.credit_line),
+            "owed": credit_amounts.credits_to_json_number(owed),
+            "min_age_days": customer.recredit_min_age_days,
+            "texts": customer.texts,
+            "messages_months": customer.messages_months or context.config.retention.messages_months,
+        }
+    )
 
 
 @customer_group.command("list", example="customer list")
 def _list_customers(context: CommandContext) -> CommandOutput:
     """List the customers."""
     rows = [_customer_to_dict(each) for each in customers.list_all_customers(context.conn)]
-    return CommandOutput(rows, format_table(("name", "email", "language"), [list(each.values()) for each in rows]))
+    return list_rows(rows, ("name", "email", "language"))
 
 
 def _customer_to_dict(customer: customers.Customer) -> dict[str, object]:
@@ -226,9 +228,8 @@ def _list_users(context: CommandContext, *, customer_name: str | None) -> Comman
     else:
         customer_ids = [None, *(each.id for each in customers.list_all_customers(context.conn))]
         user_list = [user for customer_id in customer_ids for user in users.list_users(context.conn, customer_id)]
-    rows = [
+    rows: list[dict[str, object]] = [
         {"email": each.email, "role": each.role, "customer": each.customer_name, "enrolled": each.enrolled}
         for each in user_list
     ]
-    lines = [(each.email, each.role, each.customer_name, "yes" if each.enrolled else "no") for each in user_list]
-    return CommandOutput(rows, format_table(("email", "role", "customer", "enrolled"), lines))
+    return list_rows(rows, ("email", "role", "customer", "enrolled"))

@@ -344,8 +344,20 @@ def format_names_and_values(rows: dict[str, object]) -> str:
 
 
 def _format_cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     # What customers have typed may hold characters that a terminal obeys.
     return _CONTROL_CHARACTERS.sub(lambda match: f"\\x{ord(match[0]):02x}", "" if value is None else str(value))
+
+
+def describe(values: dict[str, object], **other_words: object) -> CommandOutput:
+    """One thing by its values; people read some of them in other words."""
+    return CommandOutput(values, format_names_and_values(values | other_words))
+
+
+def list_rows(rows: Sequence[dict[str, object]], columns: Sequence[str]) -> CommandOutput:
+    """Rows as they are, and for people a table of these columns."""
+    return CommandOutput(rows, format_table(columns, [[row[column] for column in columns] for row in rows]))
 
 
 def format_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -5,6 +5,7 @@ import secrets
 import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack
 
 from portal.core.clock import now_ms
 from portal.core.db import insert_row, write_transaction
@@ -12,7 +13,7 @@ from portal.core.gsm0338 import Encoding
 from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused
+from portal.services.common.errors import NotFound, Refused, require_found
 
 DEFAULT_WINDOWING = 10
 DEFAULT_THROUGHPUT = 20
@@ -34,13 +35,11 @@ SUCCESS = "SUCCESS"
 WAITING_IP = "WAITING_IP"
 UPDATING_IP = "UPDATING_IP"
 ERROR = "ERROR"
-DELETED = "DELETED"
 STATUS_LABELS = {
     SUCCESS: N_("OK"),
     WAITING_IP: N_("Waiting for your IPs"),
     UPDATING_IP: N_("Updating"),
     ERROR: N_("Disabled"),
-    DELETED: N_("Deleted"),
 }
 
 
@@ -127,8 +126,7 @@ SELECT id, customer_id, name, kind, description, balance, windowing, throughput,
        recredit_per_day,
        disabled_at IS NOT NULL AS disabled,
        (SELECT texts FROM customers WHERE customers.id = accounts.customer_id) AS texts,
-       CASE WHEN deleted_at IS NOT NULL THEN '{DELETED}'
-            WHEN disabled_at IS NOT NULL THEN '{ERROR}'
+       CASE WHEN disabled_at IS NOT NULL THEN '{ERROR}'
             WHEN kind = 'sms' THEN '{SUCCESS}'
             WHEN NOT EXISTS (SELECT 1 FROM allowed_ips
                              WHERE account_id = accounts.id AND (expires_at IS NULL OR expires_at > :now))
@@ -148,6 +146,28 @@ def _account_from_row(row: sqlite3.Row) -> Account:
     return Account(**values)
 
 
+class AccountSettings(TypedDict, total=False):
+    """What an account may do; what is None or missing stays as it is, or is a new account's default.
+
+    windowing: submits in flight on a connection; 0: no limit.
+    throughput: submits a second and connection; 0: no limit.
+    binds: transceivers, or pairs of transmitter and receiver, at the same time; 0: no limit.
+    any_sender: messages may carry any source address.
+    data_codings, packed_gsm, national_numbers: see `Account`.
+    """
+
+    windowing: int | None
+    throughput: int | None
+    binds: int | None
+    any_sender: bool | None
+    data_codings: Collection[int] | None
+    packed_gsm: bool | None
+    national_numbers: str | None
+
+
+_DEFAULT_LIMITS = {"windowing": DEFAULT_WINDOWING, "throughput": DEFAULT_THROUGHPUT, "binds": DEFAULT_BINDS}
+
+
 def create_account(
     conn: sqlite3.Connection,
     actor: Actor,
@@ -156,24 +176,13 @@ def create_account(
     kind: str = "smpp",
     name: str = "",
     description: str = "",
-    windowing: int = DEFAULT_WINDOWING,
-    throughput: int = DEFAULT_THROUGHPUT,
-    binds: int = DEFAULT_BINDS,
-    any_sender: bool = False,
-    data_codings: Collection[int] = (),
-    packed_gsm: bool = False,
-    national_numbers: str = NATIONAL_IGNORED,
+    **settings: Unpack[AccountSettings],
 ) -> Account:
     """Create an account, without credits and (SMPP) without a password.
 
     Args:
         kind: `smpp` or `sms` (classic).
         name: the system_id; one is made up when empty.
-        windowing: submits in flight on a connection; 0: no limit.
-        throughput: submits a second and connection; 0: no limit.
-        binds: transceivers, or pairs of transmitter and receiver, at the same time; 0: no limit.
-        any_sender: messages may carry any source address.
-        data_codings, packed_gsm, national_numbers: see `Account`.
 
     Raises:
         InvalidAccountName, AccountExists, InvalidAccountLimit, InvalidDataCoding, InvalidNationalNumbers
@@ -181,7 +190,7 @@ def create_account(
     name = name.strip() or f"{kind}-{secrets.token_hex(3)}-1"
     if len(name) > _MAX_NAME_LENGTH or not _NAME_PATTERN.fullmatch(name) or not name.startswith(f"{kind}-"):
         raise InvalidAccountName(name=name, kind=kind)
-    _check_account_limits(windowing=windowing, throughput=throughput, binds=binds)
+    columns = _DEFAULT_LIMITS | _settings_to_columns(settings)
     with write_transaction(conn):
         try:
             account_id = insert_row(
@@ -191,14 +200,8 @@ def create_account(
                 name=name,
                 kind=kind,
                 description=" ".join(description.split()),
-                windowing=windowing,
-                throughput=throughput,
-                binds=binds,
-                any_sender=int(any_sender),
-                data_codings=_format_data_codings(data_codings),
-                packed_gsm=int(packed_gsm),
-                national_numbers=_check_national_numbers(national_numbers),
                 created_at=now_ms(),
+                **columns,
             )
         except sqlite3.IntegrityError:
             raise AccountExists(name=name) from None
@@ -206,10 +209,19 @@ def create_account(
         return get_account(conn, name)
 
 
-def _check_account_limits(**limits: int) -> None:
-    for name, limit in limits.items():
-        if not 0 <= limit <= _MAX_LIMIT:
-            raise InvalidAccountLimit(name, limit)
+def _settings_to_columns(settings: AccountSettings) -> dict[str, Any]:
+    """Raises: InvalidAccountLimit, InvalidDataCoding, InvalidNationalNumbers"""
+    columns: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    for name, value in columns.items():
+        if name in _DEFAULT_LIMITS and not 0 <= value <= _MAX_LIMIT:
+            raise InvalidAccountLimit(name, value)
+        if name == "data_codings":
+            columns[name] = _format_data_codings(value)
+        elif name == "national_numbers":
+            columns[name] = _check_national_numbers(value)
+        else:
+            columns[name] = int(value)
+    return columns
 
 
 def _format_data_codings(data_codings: Collection[int]) -> str:
@@ -247,40 +259,20 @@ def change_account(
     conn: sqlite3.Connection,
     actor: Actor,
     account: Account,
-    *,
-    windowing: int | None = None,
-    throughput: int | None = None,
-    binds: int | None = None,
-    any_sender: bool | None = None,
-    data_codings: Collection[int] | None = None,
-    packed_gsm: bool | None = None,
-    national_numbers: str | None = None,
+    **settings: Unpack[AccountSettings],
 ) -> None:
-    """Set what an account may do; open sessions go on under it. Arguments as in `create_account`; None: as it is.
+    """Set what an account may do; open sessions go on under it.
 
     Raises:
         InvalidAccountLimit, InvalidDataCoding, InvalidNationalNumbers
     """
-    limits = {"windowing": windowing, "throughput": throughput, "binds": binds}
-    changed_limits = {name: limit for name, limit in limits.items() if limit is not None}
-    _check_account_limits(**changed_limits)
-    changes: dict[str, int | str] = {**changed_limits}
-    if any_sender is not None:
-        changes["any_sender"] = int(any_sender)
-    if data_codings is not None:
-        changes["data_codings"] = _format_data_codings(data_codings)
-    if packed_gsm is not None:
-        changes["packed_gsm"] = int(packed_gsm)
-    if national_numbers is not None:
-        changes["national_numbers"] = _check_national_numbers(national_numbers)
+    changes = _settings_to_columns(settings)
     if not changes:
         return
     with write_transaction(conn):
         assignments = ", ".join(f"{name} = ?" for name in changes)
         conn.execute(f"UPDATE accounts SET {assignments} WHERE id = ?", (*changes.values(), account.id))
-        audit.record_action(
-            conn, actor, "account.change", customer_id=account.customer_id, account_id=account.id, **changes
-        )
+        audit.record_account_action(conn, actor, "account.change", account, **changes)
 
 
 def get_account(conn: sqlite3.Connection, name: str, customer_id: int | None = None) -> Account:
@@ -296,9 +288,7 @@ def get_account(conn: sqlite3.Connection, name: str, customer_id: int | None = N
         _SELECT + "WHERE name = :name AND (:customer IS NULL OR customer_id = :customer) AND deleted_at IS NULL",
         {"name": name, "customer": customer_id, "now": now_ms()},
     ).fetchone()
-    if row is None:
-        raise NoSuchAccount(name=name)
-    return _account_from_row(row)
+    return _account_from_row(require_found(row, NoSuchAccount(name=name)))
 
 
 def list_accounts(conn: sqlite3.Connection, customer_id: int | None = None) -> list[Account]:
@@ -329,4 +319,4 @@ def _set_disabled_at(
             (disabled_at, account.id, disabled_at is not None),
         ).rowcount
         if updated_rows:
-            audit.record_action(conn, actor, action, customer_id=account.customer_id, account_id=account.id)
+            audit.record_account_action(conn, actor, action, account)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
@@ -14,7 +15,7 @@ from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused
+from portal.services.common.errors import NotFound, Refused, require_found
 
 _MAX_LABEL_LENGTH = 60
 # What a customer may open at most. Wider ranges are whole providers or the internet, so the list would protect nothing.
@@ -99,6 +100,9 @@ class AllowedIP:
     network: str
     label: str
     expires_at: int | None
+
+
+_SELECT = "SELECT id, network, label, expires_at FROM allowed_ips"
 
 
 def unmap_ipv4(address: IPAddress) -> IPAddress:
@@ -221,26 +225,14 @@ def add_allowed_ip(
             _check_overlap(network, each)
         if len(existing) >= limit:
             raise TooManyAllowedIPs(limit=limit)
-        ip_id = insert_row(
-            conn,
-            "allowed_ips",
-            account_id=account.id,
-            network=format_ip_network(network),
-            label=label,
-            expires_at=expires_at,
-            created_at=now,
-        )
-        audit.record_action(
-            conn,
-            actor,
-            "ip.add",
-            customer_id=account.customer_id,
-            account_id=account.id,
-            network=format_ip_network(network),
-            label=label,
-            expires_at=expires_at,
-        )
-    return AllowedIP(ip_id, format_ip_network(network), label, expires_at)
+        columns: dict[str, Any] = {
+            "network": format_ip_network(network),
+            "label": label,
+            "expires_at": expires_at,
+        }
+        ip_id = insert_row(conn, "allowed_ips", account_id=account.id, created_at=now, **columns)
+        audit.record_account_action(conn, actor, "ip.add", account, **columns)
+    return AllowedIP(ip_id, **columns)
 
 
 def _check_overlap(network: IPNetwork, existing: AllowedIP) -> None:
@@ -264,17 +256,19 @@ def remove_allowed_ip(conn: sqlite3.Connection, actor: Actor, account: Account, 
         NoSuchAllowedIP: it isn't in this account's list (any more).
     """
     with write_transaction(conn):
-        removed = get_allowed_ip_by_id(conn, account.id, ip_id)
-        conn.execute("DELETE FROM allowed_ips WHERE id = ?", (ip_id,))
-        audit.record_action(
-            conn, actor, "ip.remove", customer_id=account.customer_id, account_id=account.id, network=removed.network
-        )
+        row = conn.execute(
+            "DELETE FROM allowed_ips WHERE id = ? AND account_id = ? RETURNING id, network, label, expires_at",
+            (ip_id, account.id),
+        ).fetchone()
+        removed = AllowedIP(*require_found(row, NoSuchAllowedIP()))
+        audit.record_account_action(conn, actor, "ip.remove", account, network=removed.network)
     return removed
 
 
 def get_allowed_ip_by_id(conn: sqlite3.Connection, account_id: int, ip_id: int) -> AllowedIP:
     """Raises: NoSuchAllowedIP"""
-    return _get_allowed_ip(conn, account_id, "id", ip_id)
+    row = conn.execute(f"{_SELECT} WHERE id = ? AND account_id = ?", (ip_id, account_id)).fetchone()
+    return AllowedIP(*require_found(row, NoSuchAllowedIP()))
 
 
 def get_allowed_ip_by_network(conn: sqlite3.Connection, account_id: int, text: str) -> AllowedIP:
@@ -283,25 +277,15 @@ def get_allowed_ip_by_network(conn: sqlite3.Connection, account_id: int, text: s
     Raises:
         NoSuchAllowedIP; and as `parse_ip_network`
     """
-    return _get_allowed_ip(conn, account_id, "network", format_ip_network(parse_ip_network(text)))
-
-
-def _get_allowed_ip(conn: sqlite3.Connection, account_id: int, column: str, value: int | str) -> AllowedIP:
-    row = conn.execute(
-        f"SELECT id, network, label, expires_at FROM allowed_ips WHERE {column} = ? AND account_id = ?",
-        (value, account_id),
-    ).fetchone()
-    if row is None:
-        raise NoSuchAllowedIP()
-    return AllowedIP(*row)
+    network = format_ip_network(parse_ip_network(text))
+    row = conn.execute(f"{_SELECT} WHERE network = ? AND account_id = ?", (network, account_id)).fetchone()
+    return AllowedIP(*require_found(row, NoSuchAllowedIP()))
 
 
 def list_allowed_ips(conn: sqlite3.Connection, account_id: int) -> list[AllowedIP]:
     """The entries that are in force, oldest first."""
     rows = conn.execute(
-        "SELECT id, network, label, expires_at FROM allowed_ips"
-        " WHERE account_id = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY id",
-        (account_id, now_ms()),
+        f"{_SELECT} WHERE account_id = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY id", (account_id, now_ms())
     )
     return [AllowedIP(*row) for row in rows]
 

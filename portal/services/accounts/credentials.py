@@ -138,9 +138,7 @@ def regenerate_smpp_password(
             created_at=now,
             created_by=actor.name,
         )
-        audit.record_action(
-            conn, actor, "password.regenerate", customer_id=account.customer_id, account_id=account.id, grace=grace_ms
-        )
+        audit.record_account_action(conn, actor, "password.regenerate", account, grace=grace_ms)
         if send_mail:
             contact = customers.get_customer_by_id(conn, account.customer_id).contact_email
             mail.queue_mail(

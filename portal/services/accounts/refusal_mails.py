@@ -55,22 +55,13 @@ def queue_due_refused_bind_mails(conn: sqlite3.Connection, keys: Keys) -> int:
 
 
 def _queue_refused_bind_mail(conn: sqlite3.Connection, keys: Keys, user: sqlite3.Row, now: int) -> bool:
-    if not _is_mail_due(_list_unmailed_refused_binds(conn, user["id"], user["customer_id"]), now):
+    refusals = _list_unmailed_refused_binds(conn, user["id"], user["customer_id"])
+    if all(each["first_at"] > now - _COLLECT_MS for each in refusals):
         return False
     with write_transaction(conn):
         unmailed = _list_unmailed_refused_binds(conn, user["id"], user["customer_id"])
         account_groups = [
-            {
-                "name": name,
-                "refusals": [
-                    {
-                        "address": each["address"],
-                        "reason": refused_binds.REASON_TEXTS[each["reason"]],
-                        "count": each["count"],
-                    }
-                    for each in rows
-                ],
-            }
+            {"name": name, "refusals": [_describe_refusal(each) for each in rows]}
             for name, rows in groupby(unmailed[:_MAX_LISTED_REFUSALS], key=lambda each: each["name"])
         ]
         omitted_count = max(0, len(unmailed) - _MAX_LISTED_REFUSALS)
@@ -82,8 +73,9 @@ def _queue_refused_bind_mail(conn: sqlite3.Connection, keys: Keys, user: sqlite3
     return True
 
 
-def _is_mail_due(refusals: list[sqlite3.Row], now: int) -> bool:
-    return any(each["first_at"] <= now - _COLLECT_MS for each in refusals)
+def _describe_refusal(row: sqlite3.Row) -> dict[str, object]:
+    reason = refused_binds.REASON_TEXTS[row["reason"]]
+    return {"address": row["address"], "reason": reason, "count": row["count"]}
 
 
 def _list_unmailed_refused_binds(conn: sqlite3.Connection, user_id: int, customer_id: int | None) -> list[sqlite3.Row]:

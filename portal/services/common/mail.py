@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from email.message import EmailMessage
 from email.utils import formatdate, parseaddr
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -188,12 +188,8 @@ def _send_smtp(url: str, message: EmailMessage) -> None:
     parts = urlsplit(url)
     host, secured = parts.hostname or "localhost", parts.scheme == "smtps"
     context = ssl.create_default_context()
-    server: smtplib.SMTP
-    if secured:
-        server = smtplib.SMTP_SSL(host, parts.port or 465, timeout=_TIMEOUT_S, context=context)
-    else:
-        server = smtplib.SMTP(host, parts.port or 587, timeout=_TIMEOUT_S)
-    with server:
+    connect, default_port = (partial(smtplib.SMTP_SSL, context=context), 465) if secured else (smtplib.SMTP, 587)
+    with connect(host, parts.port or default_port, timeout=_TIMEOUT_S) as server:
         server.ehlo()
         if not secured and server.has_extn("starttls"):
             server.starttls(context=context)

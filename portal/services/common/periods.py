@@ -63,20 +63,16 @@ def parse_period(choice: str, first: str, last: str, timezone: str, now: int) ->
         return Period(
             day_start_ms(begins, zone) if begins else 0, day_start_ms(ends + timedelta(1), zone), begins, ends
         )
-    ends = today
-    if choice == TODAY:
-        begins = today
-    elif choice == WEEK:
-        begins = today - timedelta(6)
-    elif choice == THIS_MONTH:
-        begins = today.replace(day=1)
-    elif choice == LAST_MONTH:
-        ends = today.replace(day=1) - timedelta(1)
-        begins = ends.replace(day=1)
-    elif choice == MONTHS_12:
-        begins = subtract_months(today.replace(day=1), 11)
-    else:
-        begins = today - timedelta(29)
+    month_begins = today.replace(day=1)
+    first_days = {
+        TODAY: today,
+        WEEK: today - timedelta(6),
+        THIS_MONTH: month_begins,
+        LAST_MONTH: subtract_months(month_begins, 1),
+        MONTHS_12: subtract_months(month_begins, 11),
+    }
+    begins = first_days.get(choice, today - timedelta(29))
+    ends = month_begins - timedelta(1) if choice == LAST_MONTH else today
     return Period(day_start_ms(begins, zone), day_start_ms(ends + timedelta(1), zone), begins, ends)
 
 

@@ -1,6 +1,8 @@
 """Logging in: password, then TOTP or recovery code; guessing is limited by user and by address."""
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from portal.core.crypto import Keys, hash_token
@@ -46,18 +48,10 @@ def check_login(conn: sqlite3.Connection, email: str, password: str, address: st
         LoginFailed, TooManyAttempts
     """
     email = email.strip()[:254]
-    buckets = _take_rate_limit_tokens(conn, "login", email.lower(), address, max_failures)
-    row = conn.execute("SELECT password_hash FROM users WHERE email = ?", (email,)).fetchone()
-    has_password = row is not None and row["password_hash"] is not None
-    if (
-        not password_hashing.verify_password(
-            row["password_hash"] if has_password else password_hashing.dummy_password_hash(),
-            password[: password_hashing.MAX_PASSWORD_LENGTH],
-        )
-        or not has_password
-    ):
-        raise LoginFailed()
-    _put_back_rate_limit_tokens(conn, buckets)
+    with _limit_attempts(conn, "login", email.lower(), address, max_failures):
+        row = conn.execute("SELECT password_hash FROM users WHERE email = ?", (email,)).fetchone()
+        if not password_hashing.verify_password(row and row["password_hash"], password):
+            raise LoginFailed()
     user = users.get_user_by_email(conn, email)
     if not user.enrolled:
         raise LoginFailed()
@@ -72,13 +66,11 @@ def check_second_factor(
     Raises:
         WrongTotpCode, WrongRecoveryCode, TooManyAttempts
     """
-    buckets = _take_rate_limit_tokens(conn, "code", str(user.id), address, max_failures)
-    with write_transaction(conn):
+    with _limit_attempts(conn, "code", str(user.id), address, max_failures), write_transaction(conn):
         if not two_factor.verify_totp_code(conn, keys, user.id, code):
             if not two_factor.use_recovery_code(conn, user.id, code):
                 raise WrongTotpCode() if code.strip().isdecimal() else WrongRecoveryCode()
             audit.record_action(conn, Actor(user.email, address), "login.recovery_code", customer_id=user.customer_id)
-        _put_back_rate_limit_tokens(conn, buckets)
 
 
 def _get_rate_limit_network(address: str) -> str:
@@ -87,19 +79,18 @@ def _get_rate_limit_network(address: str) -> str:
     return str(ip_network((parsed, 64), strict=False)) if isinstance(parsed, IPv6Address) else address
 
 
-def _take_rate_limit_tokens(
+@contextmanager
+def _limit_attempts(
     conn: sqlite3.Connection, step: str, user_key: str, address: str, max_failures: int
-) -> tuple[str, str]:
-    buckets = (f"{step}:user:{user_key}", f"{step}:address:{_get_rate_limit_network(address)}")
-    rate_limit.take_token(conn, buckets[1], max_failures * _ADDRESS_CAPACITY_FACTOR, _RATE_LIMIT_PERIOD_MS)
-    rate_limit.take_token(conn, buckets[0], max_failures, _RATE_LIMIT_PERIOD_MS)
-    return buckets
-
-
-def _put_back_rate_limit_tokens(conn: sqlite3.Connection, buckets: tuple[str, str]) -> None:
+) -> Iterator[None]:
+    """Count an attempt that fails in the block, for the user and for the address. Raises: TooManyAttempts"""
+    user_bucket, address_bucket = f"{step}:user:{user_key}", f"{step}:address:{_get_rate_limit_network(address)}"
+    rate_limit.take_token(conn, address_bucket, max_failures * _ADDRESS_CAPACITY_FACTOR, _RATE_LIMIT_PERIOD_MS)
+    rate_limit.take_token(conn, user_bucket, max_failures, _RATE_LIMIT_PERIOD_MS)
+    yield
     with write_transaction(conn):
-        for each in buckets:
-            rate_limit.put_back_token(conn, each)
+        rate_limit.put_back_token(conn, user_bucket)
+        rate_limit.put_back_token(conn, address_bucket)
 
 
 def change_password(
@@ -135,11 +126,7 @@ def confirm_password(
     Raises:
         WrongPassword, TooManyAttempts
     """
-    buckets = _take_rate_limit_tokens(conn, "login", user.email.lower(), address, max_failures)
-    row = conn.execute("SELECT password_hash FROM users WHERE id = ?", (user.id,)).fetchone()
-    if not password_hashing.verify_password(
-        row["password_hash"] or password_hashing.dummy_password_hash(),
-        current_password[: password_hashing.MAX_PASSWORD_LENGTH],
-    ):
-        raise WrongPassword()
-    _put_back_rate_limit_tokens(conn, buckets)
+    with _limit_attempts(conn, "login", user.email.lower(), address, max_failures):
+        row = conn.execute("SELECT password_hash FROM users WHERE id = ?", (user.id,)).fetchone()
+        if not password_hashing.verify_password(row["password_hash"], current_password):
+            raise WrongPassword()

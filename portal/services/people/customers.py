@@ -9,7 +9,7 @@ from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import DEFAULT_LANGUAGE, N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused
+from portal.services.common.errors import NotFound, Refused, require_found
 
 _MAX_MIN_AGE_DAYS = 3650
 MAX_RETENTION_MONTHS = 1200
@@ -133,20 +133,18 @@ def change_customer(
         raise InvalidRecreditMinAge(value=min_age_days, most=_MAX_MIN_AGE_DAYS)
     if messages_months is not None and not DEFAULT_RETENTION <= messages_months <= MAX_RETENTION_MONTHS:
         raise InvalidRetentionMonths(value=messages_months, most=MAX_RETENTION_MONTHS)
-    settings = {
-        "credit_line": credit_line,
-        "recredit_min_age_days": min_age_days,
-        "messages_months": messages_months,
-    }
+    settings = {"credit_line": credit_line, "recredit_min_age_days": min_age_days, "messages_months": messages_months}
     changes = {name: value for name, value in settings.items() if value is not None}
     if not changes:
         return
     with write_transaction(conn):
-        assignments = ", ".join(
-            f"{name} = nullif(?, {DEFAULT_RETENTION})" if name == "messages_months" else f"{name} = ?"
-            for name in changes
+        conn.execute(
+            "UPDATE customers SET credit_line = ifnull(:credit_line, credit_line),"
+            " recredit_min_age_days = ifnull(:recredit_min_age_days, recredit_min_age_days),"
+            f" messages_months = nullif(coalesce(:messages_months, messages_months), {DEFAULT_RETENTION})"
+            " WHERE id = :id",
+            settings | {"id": customer.id},
         )
-        conn.execute(f"UPDATE customers SET {assignments} WHERE id = ?", (*changes.values(), customer.id))
         audit.record_action(conn, actor, "customer.change", customer_id=customer.id, **changes)
 
 
@@ -180,22 +178,17 @@ def parse_retention_months(text: str) -> int:
 def get_customer(conn: sqlite3.Connection, name: str) -> Customer:
     """Raises: NoSuchCustomer"""
     row = conn.execute(f"{_SELECT} WHERE name = ?", (name,)).fetchone()
-    if row is None:
-        raise NoSuchCustomer(name=name)
-    return Customer(*row)
+    return Customer(*require_found(row, NoSuchCustomer(name=name)))
 
 
 def get_customer_by_id(conn: sqlite3.Connection, customer_id: int) -> Customer:
     """Raises: NoSuchCustomer"""
     row = conn.execute(f"{_SELECT} WHERE id = ?", (customer_id,)).fetchone()
-    if row is None:
-        raise NoSuchCustomer(name=customer_id)
-    return Customer(*row)
+    return Customer(*require_found(row, NoSuchCustomer(name=customer_id)))
 
 
 def list_all_customers(conn: sqlite3.Connection) -> list[Customer]:
-    rows = conn.execute(f"{_SELECT} ORDER BY name COLLATE NOCASE")
-    return [Customer(*row) for row in rows]
+    return [Customer(*row) for row in conn.execute(f"{_SELECT} ORDER BY name COLLATE NOCASE")]
 
 
 def parse_email(email: str) -> str:

@@ -9,7 +9,7 @@ from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import Refused
+from portal.services.common.errors import Refused, require_found
 from portal.services.people import password_hashing, two_factor
 from portal.services.people.two_factor import WrongTotpCode
 from portal.services.people.users import SELECT_USERS, User, user_from_row
@@ -67,9 +67,7 @@ def get_user_by_enrolment_link(conn: sqlite3.Connection, token: str) -> User:
         " WHERE link.token_hash = ? AND link.used_at IS NULL AND link.expires_at > ?",
         (hash_token(token), now_ms()),
     ).fetchone()
-    if row is None:
-        raise InvalidEnrolmentLink()
-    return user_from_row(row)
+    return user_from_row(require_found(row, InvalidEnrolmentLink()))
 
 
 def read_totp_secret(conn: sqlite3.Connection, user: User) -> bytes:

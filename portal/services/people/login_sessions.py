@@ -60,18 +60,19 @@ def find_user_by_login_session(conn: sqlite3.Connection, token: str, *, is_activ
     """
     now = now_ms()
     row = conn.execute(
-        f"SELECT {USER_COLUMNS}, login_sessions.id AS session_id, login_sessions.seen_at FROM login_sessions"
+        f"SELECT {USER_COLUMNS}, login_sessions.id, login_sessions.seen_at FROM login_sessions"
         " JOIN users ON users.id = login_sessions.user_id LEFT JOIN customers ON customers.id = users.customer_id"
         " WHERE login_sessions.token_hash = ? AND login_sessions.created_at > ? AND login_sessions.seen_at > ?",
         (hash_token(token), now - SESSION_VALID_MS, now - SESSION_IDLE_MS),
     ).fetchone()
     if row is None:
         return None
-    if is_activity and row["seen_at"] < now - _SEEN_AT_UPDATE_MS:
+    *user_columns, session_id, seen_at = row
+    if is_activity and seen_at < now - _SEEN_AT_UPDATE_MS:
         # Where the disk is full or somebody else writes, people can still read.
         with suppress(sqlite3.OperationalError):
-            conn.execute("UPDATE login_sessions SET seen_at = ? WHERE id = ?", (now, row["session_id"]))
-    return user_from_row(row)
+            conn.execute("UPDATE login_sessions SET seen_at = ? WHERE id = ?", (now, session_id))
+    return user_from_row(user_columns)
 
 
 def end_login_session(conn: sqlite3.Connection, token: str) -> None:
@@ -85,7 +86,7 @@ def list_login_sessions(conn: sqlite3.Connection, user: User, token: str) -> lis
         " ORDER BY seen_at DESC",
         (hash_token(token), user.id),
     )
-    return [(LoginSession(*tuple(row)[:5]), bool(row[5])) for row in rows]
+    return [(LoginSession(*columns), bool(is_current)) for *columns, is_current in rows]
 
 
 def end_login_session_by_id(conn: sqlite3.Connection, user: User, session_id: int) -> None:

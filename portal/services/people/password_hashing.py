@@ -44,12 +44,13 @@ def check_password_length(password: str) -> None:
 
 
 @cache
-def dummy_password_hash() -> str:
+def _dummy_password_hash() -> str:
     return _hasher.hash(secrets.token_hex())
 
 
-def verify_password(password_hash: str, password: str) -> bool:
+def verify_password(password_hash: str | None, password: str) -> bool:
+    """Whether this is the password. Without a hash it isn't, after as long a time."""
     try:
-        return _hasher.verify(password_hash, password)
+        return _hasher.verify(password_hash or _dummy_password_hash(), password[:MAX_PASSWORD_LENGTH])
     except (VerificationError, InvalidHashError):
         return False

@@ -1,7 +1,9 @@
 """Users: who may log in, for which customer, in which role."""
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from portal.core.clock import now_ms
 from portal.core.crypto import Keys
@@ -9,7 +11,7 @@ from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused
+from portal.services.common.errors import NotFound, Refused, require_found
 from portal.services.people import two_factor
 from portal.services.people.customers import parse_email
 
@@ -55,22 +57,16 @@ class User:
 
 
 USER_COLUMNS = (
-    "users.id, users.customer_id, customers.name AS customer_name, users.email, users.role, users.language,"
-    " users.totp_enrolled_at IS NOT NULL AS enrolled"
+    "users.id, users.customer_id, customers.name, users.email, users.role, users.language,"
+    " users.totp_enrolled_at IS NOT NULL"
 )
 SELECT_USERS = f"SELECT {USER_COLUMNS} FROM users LEFT JOIN customers ON customers.id = users.customer_id "
 
 
-def user_from_row(row: sqlite3.Row) -> User:
-    return User(
-        id=row["id"],
-        customer_id=row["customer_id"],
-        customer_name=row["customer_name"],
-        email=row["email"],
-        role=row["role"],
-        language=row["language"],
-        enrolled=bool(row["enrolled"]),
-    )
+def user_from_row(row: Sequence[Any]) -> User:
+    """A user from the values of USER_COLUMNS."""
+    values = [*row[:-1], bool(row[-1])]
+    return User(*values)
 
 
 def create_user(
@@ -104,25 +100,19 @@ def create_user(
 def get_user_by_email(conn: sqlite3.Connection, email: str) -> User:
     """Raises: NoSuchUser"""
     row = conn.execute(SELECT_USERS + "WHERE users.email = ?", (email.strip(),)).fetchone()
-    if row is None:
-        raise NoSuchUser(email=email)
-    return user_from_row(row)
+    return user_from_row(require_found(row, NoSuchUser(email=email)))
 
 
 def get_user_by_id(conn: sqlite3.Connection, user_id: int) -> User:
     """Raises: NoSuchUser"""
     row = conn.execute(SELECT_USERS + "WHERE users.id = ?", (user_id,)).fetchone()
-    if row is None:
-        raise NoSuchUser(email=user_id)
-    return user_from_row(row)
+    return user_from_row(require_found(row, NoSuchUser(email=user_id)))
 
 
 def list_users(conn: sqlite3.Connection, customer_id: int | None) -> list[User]:
     """A customer's users; with None the operators."""
-    return [
-        user_from_row(row)
-        for row in conn.execute(SELECT_USERS + "WHERE users.customer_id IS ? ORDER BY email", (customer_id,))
-    ]
+    rows = conn.execute(SELECT_USERS + "WHERE users.customer_id IS ? ORDER BY email", (customer_id,))
+    return [user_from_row(row) for row in rows]
 
 
 def set_user_language(conn: sqlite3.Connection, user: User, language: str) -> None:

@@ -24,60 +24,45 @@ class Notice:
     command: str = ""
 
 
-_SENTENCES = {
-    obstacles.NO_UPSTREAM: N_("There is no upstream that could take them."),
-    obstacles.NO_DEFAULT: N_("No upstream is the default one."),
-    obstacles.DRAINING: N_("“%(upstream)s” is being drained: it takes no new ones."),
-    obstacles.SERVER_STOPPED: N_("The SMPP server isn’t running."),
-    obstacles.TAKES_NOTHING: N_("“%(upstream)s” takes nothing."),
-    binds.DISABLED: N_("“%(upstream)s” is disabled."),
-    binds.REFUSED: N_("The carrier refuses the binds of “%(upstream)s”."),
-    binds.UNBOUND: N_("“%(upstream)s” is not connected."),
+_ADD_UPSTREAM = "upstream add NAME"
+# What each obstacle is called, and the command that mends it.
+_OBSTACLES = {
+    obstacles.NO_UPSTREAM: (N_("There is no upstream that could take them."), _ADD_UPSTREAM),
+    obstacles.NO_DEFAULT: (N_("No upstream is the default one."), "upstream default {upstream}"),
+    obstacles.DRAINING: (N_("“%(upstream)s” is being drained: it takes no new ones."), "upstream enable {upstream}"),
+    obstacles.SERVER_STOPPED: (N_("The SMPP server isn’t running."), "serve"),
+    obstacles.TAKES_NOTHING: (N_("“%(upstream)s” takes nothing."), "upstream show {upstream}"),
+    binds.DISABLED: (N_("“%(upstream)s” is disabled."), "upstream enable {upstream}"),
+    binds.REFUSED: (N_("The carrier refuses the binds of “%(upstream)s”."), "upstream test {upstream}"),
+    binds.UNBOUND: (N_("“%(upstream)s” is not connected."), "upstream test {upstream}"),
 }
 # Of so many upstreams each has a notice of its own.
 _MAX_OBSTACLES = 3
-_ADD_UPSTREAM = "upstream add NAME"
-_COMMANDS = {
-    obstacles.NO_UPSTREAM: _ADD_UPSTREAM,
-    obstacles.NO_DEFAULT: "upstream default {upstream}",
-    obstacles.DRAINING: "upstream enable {upstream}",
-    obstacles.SERVER_STOPPED: "serve",
-    obstacles.TAKES_NOTHING: "upstream show {upstream}",
-    binds.DISABLED: "upstream enable {upstream}",
-    binds.REFUSED: "upstream test {upstream}",
-    binds.UNBOUND: "upstream test {upstream}",
-}
 _ENTER_PASSWORD = "upstream change {upstream} --password-stdin"
 # `upstreams.UpstreamPasswordUnreadable`.
-_SEALED = re.compile(r"The password of “.+” was sealed under another secret\.key: enter it anew\.")
+_SEALED = r"The password of “.+” was sealed under another secret\.key: enter it anew\."
 # What the SMPP server says most often of a bind that isn't bound (`portal/smsc/upstream/smpp_client/`), in the reader's
 # language; the rest stays as it is.
-_REASONS = [
-    (re.compile(pattern), sentence)
-    for pattern, sentence in (
-        (_SEALED.pattern, N_("its password was sealed under another secret.key")),
-        (r"the carrier refuses the bind with (?P<status>.+)", N_("it refuses the bind with %(status)s")),
-        (
-            r"no connection to (?P<host>\S+) port (?P<port>\d+) in (?P<seconds>\S+) s",
-            N_("no connection to %(host)s port %(port)s in %(seconds)s s"),
-        ),
-        (
-            r"no connection to (?P<host>\S+) port (?P<port>\d+): (?P<reason>.+)",
-            N_("no connection to %(host)s port %(port)s: %(reason)s"),
-        ),
-        (r"the carrier has closed the connection", N_("it has closed the connection")),
-        (r"the carrier has unbound", N_("it has unbound")),
-        (r"the carrier has not answered the bind", N_("it has not answered the bind")),
-        (r"the carrier has not answered enquire_link", N_("it has not answered enquire_link")),
-        (
-            r"the carrier has answered no submit_sm for (?P<seconds>\S+) s",
-            N_("it has answered no submit_sm for %(seconds)s s"),
-        ),
-        (r"the connection was lost: (?P<reason>.+)", N_("the connection was lost: %(reason)s")),
-        (r"it answers nothing", N_("it answers nothing")),
-        (r"it answers nothing but (?P<error>.+)", N_("it answers nothing but %(error)s")),
-    )
-]
+_REASONS = {
+    _SEALED: N_("its password was sealed under another secret.key"),
+    r"the carrier refuses the bind with (?P<status>.+)": N_("it refuses the bind with %(status)s"),
+    r"no connection to (?P<host>\S+) port (?P<port>\d+) in (?P<seconds>\S+) s": N_(
+        "no connection to %(host)s port %(port)s in %(seconds)s s"
+    ),
+    r"no connection to (?P<host>\S+) port (?P<port>\d+): (?P<reason>.+)": N_(
+        "no connection to %(host)s port %(port)s: %(reason)s"
+    ),
+    r"the carrier has closed the connection": N_("it has closed the connection"),
+    r"the carrier has unbound": N_("it has unbound"),
+    r"the carrier has not answered the bind": N_("it has not answered the bind"),
+    r"the carrier has not answered enquire_link": N_("it has not answered enquire_link"),
+    r"the carrier has answered no submit_sm for (?P<seconds>\S+) s": N_(
+        "it has answered no submit_sm for %(seconds)s s"
+    ),
+    r"the connection was lost: (?P<reason>.+)": N_("the connection was lost: %(reason)s"),
+    r"it answers nothing": N_("it answers nothing"),
+    r"it answers nothing but (?P<error>.+)": N_("it answers nothing but %(error)s"),
+}
 
 
 def get_notices() -> Sequence[Notice]:
@@ -126,12 +111,14 @@ def _count_waiting(count: int) -> str:
 
 def _describe_obstacle(obstacle: Obstacle) -> Notice:
     waiting = _count_waiting(obstacle.waiting_count)
-    why = _(_SENTENCES[obstacle.reason], upstream=obstacle.upstream)
+    sentence, command = _OBSTACLES[obstacle.reason]
+    why = _(sentence, upstream=obstacle.upstream)
     if obstacle.error:
         why = f"{why.removesuffix('.')}: {_translate_reason(obstacle.error)}."
     # Where none is the default one, any of those there are can be made so.
     upstream = obstacle.upstream or next(iter(_list_upstream_names(upstreams.KINDS)), "NAME")
-    command = _ENTER_PASSWORD if _SEALED.fullmatch(obstacle.error) else _COMMANDS[obstacle.reason]
+    if re.fullmatch(_SEALED, obstacle.error):
+        command = _ENTER_PASSWORD
     return Notice("err", f"{waiting} {why}", _format_command(command.format(upstream=upstream)))
 
 
@@ -140,15 +127,11 @@ def _format_command(command: str) -> str:
 
 
 def _translate_reason(error: str) -> str:
-    for pattern, sentence in _REASONS:
-        if found := pattern.fullmatch(error):
+    for pattern, sentence in _REASONS.items():
+        if found := re.fullmatch(pattern, error):
             params = found.groupdict()
             if "reason" in params:
                 params["reason"] = _translate_reason(params["reason"])
             return _(sentence, **params)
-    return _translate_tls_fault(error)
-
-
-def _translate_tls_fault(reason: str) -> str:
-    fault = next((each for each in TlsFault if reason.startswith(each)), None)
-    return reason if fault is None else f"{_(fault.value)}{reason.removeprefix(fault)}"
+    fault = next((each for each in TlsFault if error.startswith(each)), None)
+    return error if fault is None else f"{_(fault.value)}{error.removeprefix(fault)}"
