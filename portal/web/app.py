@@ -66,7 +66,6 @@ def create_app(
         MAX_CONTENT_LENGTH=MAX_BODY_BYTES,
         MAX_FORM_PARTS=100,
     )
-    app.url_rule_class = routing.LazyRule
     pasted_fields.init_pasted_fields(app)
     app.url_map.converters["int"] = routing.RowIdConverter
     context.init_request_context(app, config, keys, mailer, limits)
