@@ -1,7 +1,5 @@
 """The SMPP process: everything made, joined and, at its end, taken down in order."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import logging

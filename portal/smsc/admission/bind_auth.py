@@ -1,7 +1,5 @@
 """Who may bind: system_id, password and address, in an order that tells a stranger nothing."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import dataclass
 
@@ -13,7 +11,7 @@ from portal.services.messages.smpp_config import AccountConfig, SmppPassword, fi
 from portal.smsc.admission.rate_limits import BindFailureCounter
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import Bind
-from portal.smsc.storage.interface import BindKind, BindLimitReached, BindSlot, Storage
+from portal.smsc.storage.interface import BindKind, BindSlot, Storage
 
 _BIND_KINDS = {
     CommandId.BIND_TRANSMITTER: BindKind.TRANSMITTER,
@@ -108,8 +106,7 @@ class BindAuth:
             replaced_id = password.id if password and refusal == refused_binds.REPLACED_PASSWORD else None
             raise BindRefused(CommandStatus.ESME_RINVPASWD, refusal, replaced_id)
         kind = _BIND_KINDS[CommandId(bind.command)]
-        try:
-            slot = self._storage.acquire_bind(account, kind)
-        except BindLimitReached:
-            raise NoBindPlace(account.id, kind) from None
+        slot = self._storage.acquire_bind(account, kind)
+        if slot is None:
+            raise NoBindPlace(account.id, kind)
         return AcceptedBind(account, password.id, kind, slot)

@@ -159,27 +159,24 @@ class ConnectionLimits:
         self._unbound_per_network[network] += 1
         pending.start_session(slot)
 
-    def _remove_unbound_slot(self, slot: ConnectionSlot) -> Hashable:
+    def free_unbound_place(self, slot: ConnectionSlot, *, has_failed: bool, is_taken: bool = False) -> None:
+        """Free a connection's place among those without a bind, where it has one still.
+
+        Args:
+            has_failed: it ends without a bind.
+            is_taken: it has to make room, so its place is taken already.
+        """
+        if slot not in self._unbound_slots:
+            return
         network = get_rate_limit_network(slot.address)
         del self._unbound_slots[slot]
         self._unbound_per_network[network] -= 1
         if not self._unbound_per_network[network]:
             del self._unbound_per_network[network]
-        return network
-
-    def handle_authenticated(self, slot: ConnectionSlot) -> None:
-        """A client has shown that it may bind: its place among those without a bind is free."""
-        self._admit_queued_connections(self._remove_unbound_slot(slot))
-
-    def handle_connection_evicted(self, slot: ConnectionSlot) -> None:
-        """A connection without a bind is closed to make room: its place is taken already."""
-        self._failed_unbound.record_failure(self._remove_unbound_slot(slot), self._loop.time())
-
-    def handle_ended_without_bind(self, slot: ConnectionSlot) -> None:
-        """A connection has ended without a bind."""
-        network = self._remove_unbound_slot(slot)
-        self._failed_unbound.record_failure(network, self._loop.time())
-        self._admit_queued_connections(network)
+        if has_failed:
+            self._failed_unbound.record_failure(network, self._loop.time())
+        if not is_taken:
+            self._admit_queued_connections(network)
 
     def handle_connection_closed(self) -> None:
         """A connection has ended."""
@@ -198,7 +195,6 @@ class ConnectionSlot:
         "_connection_limits",
         "_is_cancelled",
         "_is_connected",
-        "_is_unbound",
         "_session",
         "address",
         "cancel_handshake",
@@ -209,7 +205,6 @@ class ConnectionSlot:
         self.cancel_handshake: Callable[[], object] = lambda: None
         self._connection_limits = connection_limits
         self._session: AdmittedSession | None = None
-        self._is_unbound = True
         self._is_connected = True
         self._is_cancelled = False
 
@@ -233,14 +228,11 @@ class ConnectionSlot:
 
     def mark_authenticated(self) -> None:
         """The session has bound, or waits for a place to bind."""
-        if self._is_unbound:
-            self._is_unbound = False
-            self._connection_limits.handle_authenticated(self)
+        self._connection_limits.free_unbound_place(self, has_failed=False)
 
     def evict(self) -> None:
         """Make room: this one has waited longest."""
-        self._is_unbound = False
-        self._connection_limits.handle_connection_evicted(self)
+        self._connection_limits.free_unbound_place(self, has_failed=True, is_taken=True)
         if self._session:
             self._session.evict()
         else:
@@ -258,6 +250,4 @@ class ConnectionSlot:
         if self._session:
             self._connection_limits.sessions.discard(self._session)
         self._connection_limits.handle_connection_closed()
-        if self._is_unbound:
-            self._is_unbound = False
-            self._connection_limits.handle_ended_without_bind(self)
+        self._connection_limits.free_unbound_place(self, has_failed=True)

@@ -3,8 +3,6 @@
 asyncio and uvloop read a socket from its beginning or not at all: neither takes octets that were read before.
 """
 
-from __future__ import annotations
-
 import asyncio
 import select
 import socket

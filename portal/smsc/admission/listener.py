@@ -1,7 +1,5 @@
 """The listening sockets."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import logging

@@ -3,8 +3,6 @@
 Section numbers are those of "The PROXY protocol, versions 1 & 2" (HAProxy's doc/proxy-protocol.txt, 2020-03-05).
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 

@@ -1,7 +1,5 @@
 """Token buckets: the throughput of a connection, and how often a bind may fail."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Hashable
 from ipaddress import IPv4Address

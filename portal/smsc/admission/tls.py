@@ -1,7 +1,5 @@
 """The TLS listener's context, what it answers to those whom it refuses, and a certificate where none is configured."""
 
-from __future__ import annotations
-
 import datetime
 import ipaddress
 import os

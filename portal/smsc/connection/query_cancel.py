@@ -1,7 +1,5 @@
 """query_sm and cancel_sm: asking after a message, and calling it back (4.8, 4.9)."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """One client's connection: the states of SMPP 3.4 (2.2) and what each PDU does in them."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from dataclasses import dataclass

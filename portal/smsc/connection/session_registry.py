@@ -1,7 +1,5 @@
 """The sessions that are bound, by account: what changes of an account reaches them, and what they do is shown."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection

@@ -1,7 +1,5 @@
 """What submit_sm and data_sm ask for, in the terms of the services; and the statuses of what is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 from portal.services.common.errors import Refused

@@ -5,8 +5,6 @@ it has been silent for long and hasn't answered an enquire_link. So the silent s
 once, and the one that doesn't answer in time has to go.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What waits for an account's receivers as the octets of a deliver_sm (SMPP 3.4, 4.6.1)."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 

@@ -1,7 +1,5 @@
 """Receipts and messages from handsets (MO) on their way to an account's receivers."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import deque

@@ -1,7 +1,5 @@
 """A connection as octets: cut into PDUs on the way in, gathered on the way out, and ended in the right way."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import traceback

@@ -1,7 +1,5 @@
 """The times that SMPP writes: `YYMMDDhhmmsstnnp`, absolute or relative (7.1.1)."""
 
-from __future__ import annotations
-
 import datetime
 import re
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """What waits for an account's receivers: some of it ready in memory, all of it in the database."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 

@@ -5,8 +5,6 @@ would change. Every method is called on the event loop and returns at once; what
 the loop.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -59,10 +57,6 @@ class CommitInDoubt(StorageError):
     """
 
 
-class BindLimitReached(StorageError):
-    """As many binds of that kind as the account may have are open."""
-
-
 class BindKind(StrEnum):
     """What a session may do; the words are those that pages show."""
 
@@ -87,14 +81,8 @@ class UpstreamConfig:
     password: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class BindSlot:
-    """A place among an account's binds, taken until `release_bind`."""
-
-    account_id: int
-    kind: BindKind
-
-
+BindSlot = tuple[int, BindKind]
+"""A place among the binds of an account (its id), taken until `release_bind`."""
 ClientId = int | str
 """An id by which a client knows a message: a number, or eight hexadecimal digits (SMPP 3.3 and older)."""
 MessagesCallback = Callable[[Sequence[SubmittedMessage] | StorageError], None]
@@ -124,8 +112,8 @@ class Storage(Protocol):
     def on_account_change(self, callback: Callable[[AccountConfig], None]) -> None:
         """Have `callback` called with each account that changes, once the change is in force for new binds."""
 
-    def acquire_bind(self, account: AccountConfig, kind: BindKind) -> BindSlot:
-        """Take a place. Raises BindLimitReached."""
+    def acquire_bind(self, account: AccountConfig, kind: BindKind) -> BindSlot | None:
+        """Take a place; None where as many binds of that kind as the account may have are open."""
 
     def release_bind(self, slot: BindSlot) -> None:
         """Give the place back."""

@@ -1,7 +1,5 @@
 """Upstreams and routes as the SMPP server has them in memory: read again where the database has others."""
 
-from __future__ import annotations
-
 import logging
 import sqlite3
 from collections.abc import Callable

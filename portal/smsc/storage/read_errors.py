@@ -1,7 +1,5 @@
 """What the event loop reads from SQLite, and can't."""
 
-from __future__ import annotations
-
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator

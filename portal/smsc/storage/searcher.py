@@ -1,7 +1,5 @@
 """Looking for what takes seconds to find, beside the event loop."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import sqlite3

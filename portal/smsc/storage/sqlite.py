@@ -1,7 +1,5 @@
 """The storage on one machine: accounts in memory, the rest in SQLite."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import sqlite3
@@ -28,7 +26,6 @@ from portal.smsc.limits import ServerLimits
 from portal.smsc.storage.delivery_queue import DeliveryQueue
 from portal.smsc.storage.interface import (
     BindKind,
-    BindLimitReached,
     BindSlot,
     ClientId,
     StorageError,
@@ -221,16 +218,15 @@ class SqliteStorage:
 
     # --- binds
 
-    def acquire_bind(self, account: AccountConfig, kind: BindKind) -> BindSlot:
+    def acquire_bind(self, account: AccountConfig, kind: BindKind) -> BindSlot | None:
         # A transceiver takes the place of one transmitter and of one receiver.
-        transceivers = self._bind_counts[BindSlot(account.id, BindKind.TRANSCEIVER)]
-        transmitters = transceivers + self._bind_counts[BindSlot(account.id, BindKind.TRANSMITTER)]
-        receivers = transceivers + self._bind_counts[BindSlot(account.id, BindKind.RECEIVER)]
+        transceivers = self._bind_counts[account.id, BindKind.TRANSCEIVER]
+        transmitters = transceivers + self._bind_counts[account.id, BindKind.TRANSMITTER]
+        receivers = transceivers + self._bind_counts[account.id, BindKind.RECEIVER]
         if account.binds and max(transmitters * kind.may_submit, receivers * kind.may_receive) >= account.binds:
-            raise BindLimitReached
-        slot = BindSlot(account.id, kind)
-        self._bind_counts[slot] += 1
-        return slot
+            return None
+        self._bind_counts[account.id, kind] += 1
+        return account.id, kind
 
     def release_bind(self, slot: BindSlot) -> None:
         self._bind_counts[slot] -= 1

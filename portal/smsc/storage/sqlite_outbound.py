@@ -1,7 +1,5 @@
 """The part of the storage in SQLite that is about messages on their way out: see `OutboundStorage`."""
 
-from __future__ import annotations
-
 import asyncio
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -251,7 +249,10 @@ class SqliteOutboundStorage:
             WriteJobKind.OUTCOME: WriteJobHandler(
                 sending.store_reported_outcomes, lambda _, result: self._handle_sending_stored([], result)
             ),
-            WriteJobKind.ABANDONED: WriteJobHandler(self._put_back_abandoned_messages, self._handle_put_back),
+            WriteJobKind.ABANDONED: WriteJobHandler(
+                self._put_back_abandoned_messages,
+                lambda _, waiting: self._listener.handle_due_messages(DueMessages(waiting=waiting)),
+            ),
             WriteJobKind.DUE_MESSAGES: WriteJobHandler(
                 lambda conn, _: outcomes.process_due_messages(conn, now_ms(), self._choose_path),
                 self._handle_due_messages,
@@ -352,9 +353,6 @@ class SqliteOutboundStorage:
         if due.outbound or due.waiting or due.expired_ids:
             # A campaign has one date for all its messages, and only so many are taken at once.
             self.poll_due_messages()
-
-    def _handle_put_back(self, _: list[Sequence[int]], waiting: set[tuple[UpstreamPath, int]]) -> None:
-        self._listener.handle_due_messages(DueMessages(waiting=waiting))
 
     def _handle_due_messages_failure(self, _: list[None], __: StorageError) -> None:
         # The next poll queues it again.

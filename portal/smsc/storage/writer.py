@@ -5,8 +5,6 @@ message waits for nobody. Jobs come over from the event loop once a turn of it, 
 time the two threads meet costs as much as a message.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import sqlite3
