@@ -59,7 +59,7 @@ class SmppServer:
         self._loop = loop
         self._on_fatal_error = on_fatal_error
         self._server_limits = server_limits
-        self.connection_limits = ConnectionLimits(config.limits, server_limits, loop)
+        self.connection_limits = ConnectionLimits(config.limits, server_limits)
         self._listeners: list[SmppListener] = []
         self.port = 0
         self.tls_port = 0
@@ -75,16 +75,16 @@ class SmppServer:
             plain_sockets, tls_sockets = self._open_sockets(cleanup)
             tls_context = self._create_tls_context() if tls_sockets else None
             self.storage = SqliteStorage(
-                config.database_file, Keys.load(config.data), self._server_limits, loop, self._on_fatal_error
+                config.database_file, Keys.load(config.data), self._server_limits, self._on_fatal_error
             )
             cleanup.callback(self.storage.close_db_connections)
             self.storage.outbound.buys_packs = config.billing.enabled != "off"
             self.storage.load()
             self._wakeup_listener = wakeup.WakeupListener(config.data, loop, self.storage.poll_changes)
             cleanup.pop_all()
-        self.session_registry = SessionRegistry(self.storage, loop)
-        self.waiting_binds = WaitingBinds(self.session_registry, self._server_limits.probe_seconds, loop)
-        bind_auth = BindAuth(self.storage, config.limits.bind_failures, loop)
+        self.session_registry = SessionRegistry(self.storage)
+        self.waiting_binds = WaitingBinds(self.session_registry, self._server_limits.probe_seconds)
+        bind_auth = BindAuth(self.storage, config.limits.bind_failures)
         self.simulator = Simulator(self.storage.outbound.store_outcomes, loop)
         self.dispatcher = Dispatcher(self.storage.outbound, self.simulator, loop)
         context = ServerContext(
@@ -95,7 +95,6 @@ class SmppServer:
             self.dispatcher,
             config.limits,
             self._server_limits,
-            loop,
         )
         self.storage.start()
         self.dispatcher.start()
@@ -105,7 +104,6 @@ class SmppServer:
             proxy_networks=config.proxy_protocol_networks,
             connection_limits=self.connection_limits,
             make_session=partial(SmppSession, context=context),
-            loop=loop,
         )
         self._listeners += [make_listener(each, None) for each in plain_sockets]
         self._listeners += [make_listener(each, tls_context) for each in tls_sockets]

@@ -8,7 +8,7 @@ from portal.services.accounts import refused_binds
 from portal.services.accounts.allowed_ips import IPAddress
 from portal.services.accounts.refused_binds import RefusedBind
 from portal.services.messages.smpp_config import AccountConfig, SmppPassword, find_password
-from portal.smsc.admission.rate_limits import BindFailureCounter
+from portal.smsc.admission.rate_limits import FailureCounter, list_bind_failure_keys
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import Bind
 from portal.smsc.storage.interface import BindKind, BindSlot, Storage
@@ -58,10 +58,10 @@ class NoBindPlace(BindRefused):
 class BindAuth:
     """Accepts or refuses binds, and counts those that fail."""
 
-    def __init__(self, storage: Storage, failures_per_minute: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, storage: Storage, failures_per_minute: int) -> None:
         self._storage = storage
-        self._bind_failures = BindFailureCounter(failures_per_minute)
-        self._loop = loop
+        self._failures = FailureCounter(failures_per_minute)
+        self._loop = asyncio.get_running_loop()
 
     def authenticate_bind(self, bind: Bind, address: IPAddress) -> AcceptedBind:
         """Let a client at `address` (IPv4 where mapped into IPv6) bind.
@@ -87,9 +87,8 @@ class BindAuth:
         now = now_ms()
         is_allowed_address = account is not None and account.permits_address(address, now)
         loop_time = self._loop.time()
-        if self._bind_failures.is_blocked(
-            address, bind.system_id, is_allowed_address=is_allowed_address, now=loop_time
-        ):
+        failure_keys = list_bind_failure_keys(address, bind.system_id, is_allowed_address=is_allowed_address)
+        if any(self._failures.is_limit_reached(each, loop_time) for each in failure_keys):
             raise BindRefused(CommandStatus.ESME_RBINDTHROTTLED, refused_binds.THROTTLED)
         digest = self._storage.compute_password_digest(bind.password)
         password = find_password(account.passwords if account else _DUMMY_PASSWORDS, digest)
@@ -97,9 +96,8 @@ class BindAuth:
         if refusal in _FAULTS_OF_ACCOUNT:
             raise BindRefused(CommandStatus.ESME_RBINDFAIL, refusal)
         if account is None or password is None or refusal:
-            self._bind_failures.record_failure(
-                address, bind.system_id, is_allowed_address=is_allowed_address, now=loop_time
-            )
+            for each in failure_keys:
+                self._failures.record_failure(each, loop_time)
             if account is None:
                 raise BindRefused(CommandStatus.ESME_RINVSYSID)
             # The client gets the same answer for them all: a stranger must not learn that a password was good once.

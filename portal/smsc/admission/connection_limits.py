@@ -51,9 +51,9 @@ class ConnectionLimits:
     `connection_count`: those that are open or wait for their turn. `sessions`: those of connections that were let in.
     """
 
-    def __init__(self, limits: LimitSettings, server_limits: ServerLimits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, limits: LimitSettings, server_limits: ServerLimits) -> None:
         self._limits = limits
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self._failed_unbound = FailureCounter(server_limits.failed_unbound_per_minute)
         self.connection_count = 0
         self._unbound_slots: dict[ConnectionSlot, None] = {}  # in the order in which they came

@@ -19,11 +19,7 @@ class ConnectionEnded(OSError):
 
 
 async def peek_first_octets(
-    client: socket.socket,
-    count_needed: Callable[[bytes], int],
-    max_octets: int,
-    deadline: float,
-    loop: asyncio.AbstractEventLoop,
+    client: socket.socket, count_needed: Callable[[bytes], int], max_octets: int, deadline: float
 ) -> bytes:
     """Return the first octets, as many as belong together, and leave them in the socket.
 
@@ -43,7 +39,7 @@ async def peek_first_octets(
     octets = _peek_if_whole(client, count_needed, max_octets)
     if octets is None:
         async with asyncio.timeout_at(deadline):
-            await wait_until_readable(client, loop)
+            await wait_until_readable(client)
             pause = _FIRST_PAUSE_SECONDS
             while (octets := _peek_if_whole(client, count_needed, max_octets)) is None:
                 await asyncio.sleep(pause)
@@ -75,8 +71,9 @@ def _is_closed_by_client(client: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-async def wait_until_readable(client: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+async def wait_until_readable(client: socket.socket) -> None:
     """Wait until there is something to read, or the end."""
+    loop = asyncio.get_running_loop()
     readable: asyncio.Future[None] = loop.create_future()
     loop.add_reader(client.fileno(), _set_readable, readable)
     try:

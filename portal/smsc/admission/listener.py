@@ -41,7 +41,6 @@ class SmppListener:
         proxy_networks: Sequence[IPNetwork],
         connection_limits: ConnectionLimits,
         make_session: Callable[[ConnectionSlot], asyncio.Protocol],
-        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._socket = listening_socket
         self._tls_context = tls_context
@@ -49,7 +48,7 @@ class SmppListener:
         self._proxy_networks = proxy_networks
         self._connection_limits = connection_limits
         self._make_session = make_session
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self._handshakes: dict[asyncio.Task[None], ConnectionSlot] = {}
         self._header_tasks: set[asyncio.Task[IPAddress]] = set()
         self._resume_timer: asyncio.TimerHandle | None = None
@@ -103,12 +102,9 @@ class SmppListener:
 
     async def _read_proxy_header(self, client: socket.socket, peer: IPAddress) -> IPAddress:
         """Read it, and nothing behind it; returns where the client is. Raises ProxyHeaderError or OSError."""
+        deadline = self._loop.time() + self._handshake_seconds
         header = await peek_first_octets(
-            client,
-            proxy_protocol.count_header_octets,
-            proxy_protocol.MAX_HEADER_LENGTH,
-            self._loop.time() + self._handshake_seconds,
-            self._loop,
+            client, proxy_protocol.count_header_octets, proxy_protocol.MAX_HEADER_LENGTH, deadline
         )
         client.recv(len(header))
         return proxy_protocol.parse_header(header) or peer
@@ -162,7 +158,7 @@ class SmppListener:
         """
         deadline = self._loop.time() + self._handshake_seconds
         client_hello = await peek_first_octets(
-            client, tls.ClientHelloCounter().count_needed, tls.MAX_CLIENT_HELLO_LENGTH, deadline, self._loop
+            client, tls.ClientHelloCounter().count_needed, tls.MAX_CLIENT_HELLO_LENGTH, deadline
         )
         with client.dup() as same_client:
             try:
@@ -188,7 +184,7 @@ class SmppListener:
                 client.send(alert)
                 client.shutdown(socket.SHUT_WR)
                 while True:
-                    await wait_until_readable(client, self._loop)
+                    await wait_until_readable(client)
                     if not client.recv(_READ_SIZE):
                         return
 

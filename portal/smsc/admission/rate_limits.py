@@ -71,35 +71,14 @@ class FailureCounter:
         return max(count - (now - counted_at) * self._max_failures / _MINUTE_SECONDS, 0.0)
 
 
-class BindFailureCounter:
-    """Counts failed binds, so that guessing a password takes ages.
+def list_bind_failure_keys(address: IPAddress, system_id: str, *, is_allowed_address: bool) -> tuple[Hashable, ...]:
+    """Return by what a failed bind is counted, so that guessing a password takes ages: by address and by system_id.
 
-    Two buckets, by address and by system_id, each allow `per_minute` failures and refill evenly over a minute. A
-    client at an address that is authorised for its account has a bucket of its own instead: strangers elsewhere can't
+    A client at an address that is authorised for its account has a count of its own instead: strangers elsewhere can't
     lock it out.
     """
-
-    def __init__(self, per_minute: int) -> None:
-        self._counter = FailureCounter(per_minute)
-
-    def is_blocked(self, address: IPAddress, system_id: str, *, is_allowed_address: bool, now: float) -> bool:
-        """Whether a bind must be refused before its password is looked at. `now` in seconds of a monotonic clock."""
-        return any(
-            self._counter.is_limit_reached(key, now)
-            for key in self._counter_keys(address, system_id, is_allowed_address)
-        )
-
-    def record_failure(self, address: IPAddress, system_id: str, *, is_allowed_address: bool, now: float) -> None:
-        """Count a failed bind."""
-        for key in self._counter_keys(address, system_id, is_allowed_address):
-            self._counter.record_failure(key, now)
-
-    @staticmethod
-    def _counter_keys(address: IPAddress, system_id: str, is_allowed_address: bool) -> tuple[Hashable, ...]:
-        network = get_rate_limit_network(address)
-        if is_allowed_address:
-            return ((network, system_id),)
-        return network, system_id
+    network = get_rate_limit_network(address)
+    return ((network, system_id),) if is_allowed_address else (network, system_id)
 
 
 def get_rate_limit_network(address: IPAddress) -> Hashable:

@@ -99,7 +99,6 @@ class ServerContext:
     dispatcher: Dispatcher
     limits: LimitSettings
     server_limits: ServerLimits
-    loop: asyncio.AbstractEventLoop
 
 
 class SmppSession(PduStream):
@@ -142,7 +141,7 @@ class SmppSession(PduStream):
     )
 
     def __init__(self, slot: ConnectionSlot, context: ServerContext) -> None:
-        super().__init__(context.limits.response_seconds, context.loop)
+        super().__init__(context.limits.response_seconds, asyncio.get_running_loop())
         self._connection_slot = slot
         self._limits = context.limits
         self.id = 0

@@ -68,9 +68,9 @@ class SessionRegistry:
     `progress_saved_at`: when `save_progress` last did so.
     """
 
-    def __init__(self, storage: Storage, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._loop = loop
+        self._loop = loop = asyncio.get_running_loop()
         self._sessions_by_account: dict[int, set[BoundSession]] = defaultdict(set)
         self._delivery_schedulers: dict[int, DeliveryScheduler] = {}
         self._expiry_timers: dict[int, asyncio.TimerHandle] = {}

@@ -50,12 +50,10 @@ class WaitingBinds:
     `probe_seconds`: how long a session has been silent that is asked, and how long its answer is waited for.
     """
 
-    def __init__(
-        self, session_registry: SessionRegistry, probe_seconds: float, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, session_registry: SessionRegistry, probe_seconds: float) -> None:
         self.probe_seconds = probe_seconds
         self._session_registry = session_registry
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self._by_client: dict[WaitingClient, _WaitingBind] = {}
         self._by_account: dict[int, list[_WaitingBind]] = {}
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TypeVar
 
 from portal.core import db
 from portal.smsc.storage.interface import StorageError, StorageUnavailable
@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 _STEPS_BETWEEN_CHECKS = 100_000
 
 _Found = TypeVar("_Found")
-_Args = ParamSpec("_Args")
 
 
 class DatabaseSearcher:
@@ -26,8 +25,7 @@ class DatabaseSearcher:
     loop.
     """
 
-    def __init__(self, database: Path, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, database: Path) -> None:
         self._connection = db.connect(database)
         self._executor = ThreadPoolExecutor(1, "searcher")
         self._is_closed = False
@@ -37,12 +35,10 @@ class DatabaseSearcher:
     def search(
         self,
         resolve: Callable[[Sequence[_Found] | StorageError], None],
-        find: Callable[Concatenate[sqlite3.Connection, _Args], Sequence[_Found]],
-        *args: _Args.args,
-        **kwargs: _Args.kwargs,
+        find: Callable[[sqlite3.Connection], Sequence[_Found]],
     ) -> None:
-        """Give `resolve` what `find` finds with a connection and the other arguments, or a StorageError."""
-        search = self._loop.run_in_executor(self._executor, partial(find, self._connection, *args, **kwargs))
+        """Give `resolve` what `find` finds with a connection, or a StorageError."""
+        search = asyncio.get_running_loop().run_in_executor(self._executor, find, self._connection)
         search.add_done_callback(partial(self._report_result, resolve))
 
     def close(self) -> None:

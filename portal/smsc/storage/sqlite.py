@@ -59,30 +59,28 @@ class SqliteStorage:
         database: Path,
         keys: Keys,
         server_limits: ServerLimits,
-        loop: asyncio.AbstractEventLoop,
         on_fatal_error: Callable[[], None],
     ) -> None:
         self._server_limits = server_limits
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self._keys = keys
         self._read_connection = db.connect(database)
         self.kept_tlv_tags: frozenset[int] = frozenset()
         # Clients wait for what is looked for on their behalf, and nobody for what simulators have.
-        self._searcher = DatabaseSearcher(database, loop)
-        self._simulated_searcher = DatabaseSearcher(database, loop)
+        self._searcher = DatabaseSearcher(database)
+        self._simulated_searcher = DatabaseSearcher(database)
         self._writer_connection = db.connect(database, busy_timeout_ms=_WRITER_BUSY_TIMEOUT_MS, only_immediate=True)
         self.outbound = SqliteOutboundStorage(
             self._read_connection,
             self._simulated_searcher,
             keys,
-            loop,
             on_fatal_error,
             self._queue_receipts,
             self._mark_deliveries_due,
             self._keep_tlv_tags,
         )
         handlers = {**self.outbound.build_job_handlers(), **self._build_job_handlers()}
-        self._writer = DatabaseWriter(self._writer_connection, handlers, loop, on_fatal_error)
+        self._writer = DatabaseWriter(self._writer_connection, handlers, on_fatal_error)
         # Sessions that a process which was killed has left behind are no sessions.
         self._writer.queue_write(WriteJobKind.CLEAR_SESSIONS, None)
         self._accounts_by_name: dict[str, AccountConfig] = {}
@@ -252,7 +250,9 @@ class SqliteStorage:
         resolve: Callable[[Sequence[MessageStatus] | StorageError], None],
     ) -> None:
         # Millions may wait for their date, everybody's together: looking through them takes seconds.
-        self._searcher.search(resolve, query_cancel.find_unfinished_messages, account_id, source, destination)
+        self._searcher.search(
+            resolve, lambda conn: query_cancel.find_unfinished_messages(conn, account_id, source, destination)
+        )
 
     def _poll_simulated_messages(self) -> None:
         if not self._is_started:

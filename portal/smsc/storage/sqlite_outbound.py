@@ -68,7 +68,6 @@ class SqliteOutboundStorage:
         read_connection: sqlite3.Connection,
         simulated_searcher: DatabaseSearcher,
         keys: Keys,
-        loop: asyncio.AbstractEventLoop,
         on_fatal_error: Callable[[], None],
         queue_receipts: Callable[[Sequence[DeliveryReceipt]], None],
         mark_deliveries_due: Callable[[Iterable[int]], None],
@@ -76,7 +75,7 @@ class SqliteOutboundStorage:
     ) -> None:
         self._read_connection = read_connection
         self._simulated_searcher = simulated_searcher
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self._on_fatal_error = on_fatal_error
         self._queue_receipts = queue_receipts
         self._mark_deliveries_due = mark_deliveries_due
@@ -166,7 +165,7 @@ class SqliteOutboundStorage:
             else:
                 self._load_messages(found, resolve)
 
-        self._simulated_searcher.search(load, outcomes.list_simulated_message_ids, upstream_id)
+        self._simulated_searcher.search(load, lambda conn: outcomes.list_simulated_message_ids(conn, upstream_id))
 
     def put_back_abandoned_messages(self) -> None:
         def put_back(found: Sequence[int] | StorageError) -> None:

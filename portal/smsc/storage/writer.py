@@ -120,12 +120,11 @@ class DatabaseWriter:
         self,
         conn: sqlite3.Connection,
         handlers: Mapping[WriteJobKind, WriteJobHandler],
-        loop: asyncio.AbstractEventLoop,
         on_fatal_error: Callable[[], None],
     ) -> None:
         self._conn = conn
         self._handlers = handlers
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self._on_fatal_error = on_fatal_error
         # Of the event loop.
         self._new_jobs: list[_Job] = []

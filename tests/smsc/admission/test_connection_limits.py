@@ -39,7 +39,7 @@ class PendingConnection:
 
 
 def make_limits(**settings):
-    return ConnectionLimits(replace(LimitSettings(), **settings), DEFAULT_SERVER_LIMITS, asyncio.get_running_loop())
+    return ConnectionLimits(replace(LimitSettings(), **settings), DEFAULT_SERVER_LIMITS)
 
 
 def arrive(limits, address, how_many=1):

@@ -33,7 +33,7 @@ def database(conn):
 
 async def test_what_goes_wrong_is_told_and_logged(database, caplog):
     found = asyncio.get_running_loop().create_future()
-    with closing(DatabaseSearcher(database, asyncio.get_running_loop())) as searcher:
+    with closing(DatabaseSearcher(database)) as searcher:
         searcher.search(found.set_result, lambda conn: conn.execute("SELECT 1 FROM nobody").fetchall())
         async with asyncio.timeout(DEADLINE_S):
             assert isinstance(await found, StorageUnavailable)
@@ -43,8 +43,8 @@ async def test_what_goes_wrong_is_told_and_logged(database, caplog):
 async def test_a_stop_ends_a_search_without_a_word(database, caplog):
     loop, started = asyncio.get_running_loop(), threading.Event()
     found: list[object] = []
-    searcher = DatabaseSearcher(database, loop)
-    searcher.search(found.append, count_for_ever, started)
+    searcher = DatabaseSearcher(database)
+    searcher.search(found.append, lambda conn: count_for_ever(conn, started))
     await loop.run_in_executor(None, started.wait, DEADLINE_S)
     searcher.close()
     # What the thread tells of its end is before this.

@@ -14,7 +14,7 @@ from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJob
 class Written:
     """Two kinds of jobs that write their items into a table, and the results that the event loop gets."""
 
-    def __init__(self, connect, loop, seconds_each=0.0):
+    def __init__(self, connect, seconds_each=0.0):
         self.batches = []
         self.results = []
         self.begun = threading.Event()
@@ -28,7 +28,7 @@ class Written:
             WriteJobKind.SUBMIT: WriteJobHandler(self._write, self._committed, self._refused),
             WriteJobKind.OUTCOME: WriteJobHandler(self._write, self._committed, self._refused),
         }
-        self.writer = DatabaseWriter(conn, works, loop, lambda: pytest.fail("the writer has died"))
+        self.writer = DatabaseWriter(conn, works, lambda: pytest.fail("the writer has died"))
         self.writer.start()
 
     def _write(self, conn, numbers):
@@ -56,7 +56,7 @@ class Written:
 
 @asynccontextmanager
 async def writing(connect, **options):
-    written = Written(connect, asyncio.get_running_loop(), **options)
+    written = Written(connect, **options)
     yield written
     assert written.writer.close(5)
 
