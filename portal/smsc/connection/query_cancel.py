@@ -11,7 +11,7 @@ from portal.services.messages.smpp_config import AccountConfig
 from portal.smsc.protocol import times
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import CancelSm, QuerySm, QuerySmResp
-from portal.smsc.storage.interface import Storage, StorageError
+from portal.smsc.storage.interface import StatusCallback, Storage, StorageError
 from portal.smsc.upstream.dispatcher import Dispatcher
 
 _MESSAGE_ID_PATTERN = re.compile(r"[1-9][0-9]{0,18}")
@@ -21,7 +21,7 @@ _MAX_ERROR_CODE = 0xFF
 # What is called back fills the writer's queue, where others' submits wait.
 _CANCEL_BATCH_SIZE = 500
 
-StatusCallback = Callable[[CommandStatus], None]
+_Respond = Callable[[CommandStatus], None]
 
 
 def answer_query_sm(
@@ -54,7 +54,7 @@ def _build_query_response(request: QuerySm, message_status: MessageStatus | Stor
 
 
 def answer_cancel_sm(
-    request: CancelSm, account: AccountConfig, storage: Storage, dispatcher: Dispatcher, respond: StatusCallback
+    request: CancelSm, account: AccountConfig, storage: Storage, dispatcher: Dispatcher, respond: _Respond
 ) -> None:
     """Call back an account's message, or without message_id all of them from source to destination.
 
@@ -91,7 +91,7 @@ def answer_cancel_sm(
 class _MessageCancellation:
     """Several messages that are called back, some at a time, with one answer."""
 
-    def __init__(self, dispatcher: Dispatcher, respond: StatusCallback) -> None:
+    def __init__(self, dispatcher: Dispatcher, respond: _Respond) -> None:
         self._dispatcher = dispatcher
         self._respond = respond
         self._remaining: Iterator[MessageStatus] = iter(())
@@ -123,9 +123,7 @@ class _MessageCancellation:
             asyncio.get_running_loop().call_soon(self._cancel_next_batch)
 
 
-def _find_message_status(
-    message_id: str, account_id: int, storage: Storage, resolve: Callable[[MessageStatus | StorageError | None], None]
-) -> None:
+def _find_message_status(message_id: str, account_id: int, storage: Storage, resolve: StatusCallback) -> None:
     if _HEX_ID_PATTERN.fullmatch(message_id):
         storage.find_message_status(account_id, message_id, resolve)
     elif not _MESSAGE_ID_PATTERN.fullmatch(message_id) or int(message_id) > _MAX_ID:

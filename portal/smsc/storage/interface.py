@@ -85,14 +85,21 @@ BindSlot = tuple[int, BindKind]
 """A place among the binds of an account (its id), taken until `release_bind`."""
 ClientId = int | str
 """An id by which a client knows a message: a number, or eight hexadecimal digits (SMPP 3.3 and older)."""
+StatusCallback = Callable[[MessageStatus | StorageError | None], None]
+"""Takes what is known of a message, None where there is none, or why it can't be read."""
+StatusesCallback = Callable[[Sequence[MessageStatus] | StorageError], None]
+"""The same of several messages."""
 MessagesCallback = Callable[[Sequence[SubmittedMessage] | StorageError], None]
 """Takes messages that have no final state, or why they can't be read."""
 SubmitCallback = Callable[[ClientId | StorageError], None]
 """What `store_submit` answers with: the message's id for its client, or why there is none."""
-
-
 CancelCallback = Callable[[bool | StorageError], None]
 """Takes whether a message was called back, or why that isn't known."""
+ClaimCallback = Callable[[ClaimedMessages | StorageError], None]
+"""Takes what was claimed, or why it wasn't."""
+WaitingAccounts = Collection[tuple[UpstreamPath, int]]
+"""Paths with the ids of accounts of which something waits there."""
+WaitingCallback = Callable[[WaitingAccounts], None]
 
 
 class Storage(Protocol):
@@ -121,17 +128,11 @@ class Storage(Protocol):
     def get_price_list(self, account: AccountConfig) -> PriceList:
         """Return what an account's messages cost at this moment."""
 
-    def find_message_status(
-        self, account_id: int, client_id: ClientId, resolve: Callable[[MessageStatus | StorageError | None], None]
-    ) -> None:
+    def find_message_status(self, account_id: int, client_id: ClientId, resolve: StatusCallback) -> None:
         """Find a message of an account, by its id or the one that its client was given; `resolve` gets it, or None."""
 
     def find_unfinished_messages(
-        self,
-        account_id: int,
-        source: str,
-        destination: str,
-        resolve: Callable[[Sequence[MessageStatus] | StorageError], None],
+        self, account_id: int, source: str, destination: str, resolve: StatusesCallback
     ) -> None:
         """Search all unfinished messages; `resolve` gets those of an account from `source` to `destination`."""
 
@@ -189,7 +190,7 @@ class OutboundListener(Protocol):
     ) -> None:
         """What upstreams have answered is on disk."""
 
-    def handle_recovered(self, waiting: Collection[tuple[UpstreamPath, int]]) -> None:
+    def handle_recovered(self, waiting: WaitingAccounts) -> None:
         """It was decided about what was under way when the last process ended; on these paths something of these
         accounts waits. Comes once.
         """
@@ -221,14 +222,11 @@ class OutboundStorage(Protocol):
         way.
         """
 
-    def claim_messages(self, claim: Claim, resolve: Callable[[ClaimedMessages | StorageError], None]) -> None:
+    def claim_messages(self, claim: Claim, resolve: ClaimCallback) -> None:
         """Take messages that wait for an upstream: see `sending.claim_messages`."""
 
     def hold_followers(
-        self,
-        upstream_ids: Collection[int],
-        retried_paths: Sequence[UpstreamPath],
-        resolve: Callable[[Collection[tuple[UpstreamPath, int]]], None],
+        self, upstream_ids: Collection[int], retried_paths: Sequence[UpstreamPath], resolve: WaitingCallback
     ) -> None:
         """Have what upstreams have, and have not answered, hold up what comes behind it to the same destinations, and
         what was refused for the moment on these paths be tried again at once: other upstreams take over from now on.
@@ -237,7 +235,7 @@ class OutboundStorage(Protocol):
         something waits there, or holds up others.
         """
 
-    def reroute_messages(self, resolve: Callable[[Collection[tuple[UpstreamPath, int]]], None]) -> None:
+    def reroute_messages(self, resolve: WaitingCallback) -> None:
         """Put what waits on the paths that it takes now; `resolve` gets all paths with the accounts of which something
         waits there. While that is done for another call, it begins anew, and ends for both.
         """

@@ -18,7 +18,6 @@ from portal.services.accounts.session_records import SmppSessionEnd, SmppSession
 from portal.services.messages import client_ids, deliveries, inbound, inbound_simulation, query_cancel, smpp_config
 from portal.services.messages.client_ids import ClientIds
 from portal.services.messages.deliveries import Deliverable, DeliveryReceipt, DueDeliveries
-from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.prices import prices
 from portal.services.prices.prices import PriceList
@@ -28,6 +27,8 @@ from portal.smsc.storage.interface import (
     BindKind,
     BindSlot,
     ClientId,
+    StatusCallback,
+    StatusesCallback,
     StorageError,
 )
 from portal.smsc.storage.read_errors import handle_read_errors
@@ -231,9 +232,7 @@ class SqliteStorage:
 
     # --- messages
 
-    def find_message_status(
-        self, account_id: int, client_id: ClientId, resolve: Callable[[MessageStatus | StorageError | None], None]
-    ) -> None:
+    def find_message_status(self, account_id: int, client_id: ClientId, resolve: StatusCallback) -> None:
         with handle_read_errors(resolve):
             message_id = (
                 self._sent_ids.get_row_id(client_id)
@@ -243,11 +242,7 @@ class SqliteStorage:
             resolve(query_cancel.find_message_status(self._read_connection, account_id, message_id))
 
     def find_unfinished_messages(
-        self,
-        account_id: int,
-        source: str,
-        destination: str,
-        resolve: Callable[[Sequence[MessageStatus] | StorageError], None],
+        self, account_id: int, source: str, destination: str, resolve: StatusesCallback
     ) -> None:
         # Millions may wait for their date, everybody's together: looking through them takes seconds.
         self._searcher.search(

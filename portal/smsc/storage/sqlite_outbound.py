@@ -30,6 +30,7 @@ from portal.services.upstreams.paths import UpstreamPath
 from portal.services.upstreams.rerouting import ReroutingPosition
 from portal.smsc.storage.interface import (
     CancelCallback,
+    ClaimCallback,
     CommitInDoubt,
     InsufficientCredits,
     MessagesCallback,
@@ -37,6 +38,8 @@ from portal.smsc.storage.interface import (
     StorageError,
     StorageUnavailable,
     SubmitCallback,
+    WaitingAccounts,
+    WaitingCallback,
 )
 from portal.smsc.storage.outbound_config import OutboundConfig
 from portal.smsc.storage.read_errors import handle_read_errors
@@ -45,11 +48,9 @@ from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJob
 
 _BATCH_SIZE = 1_000
 
-_ClaimCallback = Callable[[ClaimedMessages | StorageError], None]
-_ClaimJob = tuple[Claim, _ClaimCallback]
-_Waiting = Collection[tuple[UpstreamPath, int]]
-_WaitingCallback = Callable[[_Waiting], None]
-_HoldJob = tuple[Collection[int], Sequence[UpstreamPath], _WaitingCallback]
+_SubmitJobs = list[tuple[SubmittedMessage, SubmitCallback]]
+_ClaimJob = tuple[Claim, ClaimCallback]
+_HoldJob = tuple[Collection[int], Sequence[UpstreamPath], WaitingCallback]
 
 
 class SqliteOutboundStorage:
@@ -91,7 +92,7 @@ class SqliteOutboundStorage:
         self._refuses_submits = False
         self._is_closing = False
         # Of those who have asked that what waits takes other paths: one pass does it for all.
-        self._rerouted_callbacks: list[_WaitingCallback] = []
+        self._rerouted_callbacks: list[WaitingCallback] = []
         self._begins_rerouting_anew = False
 
     def start(self, writer: DatabaseWriter) -> None:
@@ -120,15 +121,15 @@ class SqliteOutboundStorage:
     def store_submit(self, submit: SubmittedMessage, resolve: SubmitCallback) -> None:
         self._writer.queue_write(WriteJobKind.SUBMIT, (submit, resolve))
 
-    def claim_messages(self, claim: Claim, resolve: _ClaimCallback) -> None:
+    def claim_messages(self, claim: Claim, resolve: ClaimCallback) -> None:
         self._writer.queue_write(WriteJobKind.CLAIM, (claim, resolve))
 
     def hold_followers(
-        self, upstream_ids: Collection[int], retried_paths: Sequence[UpstreamPath], resolve: _WaitingCallback
+        self, upstream_ids: Collection[int], retried_paths: Sequence[UpstreamPath], resolve: WaitingCallback
     ) -> None:
         self._writer.queue_write(WriteJobKind.HOLD_FOLLOWERS, (upstream_ids, retried_paths, resolve))
 
-    def reroute_messages(self, resolve: _WaitingCallback) -> None:
+    def reroute_messages(self, resolve: WaitingCallback) -> None:
         self._begins_rerouting_anew = bool(self._rerouted_callbacks)
         self._rerouted_callbacks.append(resolve)
         if not self._begins_rerouting_anew:
@@ -299,16 +300,12 @@ class SqliteOutboundStorage:
         self._queue_receipts(recovered.receipts)
         self._listener.handle_recovered(recovered.waiting)
 
-    def _store_messages(
-        self, conn: sqlite3.Connection, items: list[tuple[SubmittedMessage, SubmitCallback]]
-    ) -> StoredMessages | None:
+    def _store_messages(self, conn: sqlite3.Connection, items: _SubmitJobs) -> StoredMessages | None:
         if self._refuses_submits:
             return None
         return intake.store_messages(conn, [submit for submit, _ in items], buys_packs=self.buys_packs)
 
-    def _handle_submits_stored(
-        self, items: list[tuple[SubmittedMessage, SubmitCallback]], stored: StoredMessages | None
-    ) -> None:
+    def _handle_submits_stored(self, items: _SubmitJobs, stored: StoredMessages | None) -> None:
         if stored is None:
             self._handle_submits_refused(items, StorageUnavailable("the server stops"))
             return
@@ -320,9 +317,7 @@ class SqliteOutboundStorage:
         self._listener.handle_submits_stored([submit for submit, _ in items], stored.outbound)
         self._queue_receipts(stored.receipts)
 
-    def _handle_submits_refused(
-        self, items: list[tuple[SubmittedMessage, SubmitCallback]], refusal: StorageError
-    ) -> None:
+    def _handle_submits_refused(self, items: _SubmitJobs, refusal: StorageError) -> None:
         _report_error(items, refusal)
         self._note_doubt(refusal)
         self._listener.handle_submits_stored([submit for submit, _ in items], ())
@@ -357,9 +352,7 @@ class SqliteOutboundStorage:
         # The next poll queues it again.
         self._is_due_job_queued = False
 
-    def _put_back_abandoned_messages(
-        self, conn: sqlite3.Connection, batches: list[Sequence[int]]
-    ) -> set[tuple[UpstreamPath, int]]:
+    def _put_back_abandoned_messages(self, conn: sqlite3.Connection, batches: list[Sequence[int]]) -> WaitingAccounts:
         now = now_ms()
         return set().union(
             *(sending.put_back_abandoned_messages(conn, each, now, self._choose_path) for each in batches)
@@ -368,9 +361,9 @@ class SqliteOutboundStorage:
     def _claim_messages(self, conn: sqlite3.Connection, items: list[_ClaimJob]) -> list[ClaimedMessages]:
         return [sending.claim_messages(conn, claim, now_ms(), self._choose_path) for claim, _ in items]
 
-    def _hold_followers(self, conn: sqlite3.Connection, items: list[_HoldJob]) -> list[_Waiting]:
+    def _hold_followers(self, conn: sqlite3.Connection, items: list[_HoldJob]) -> list[WaitingAccounts]:
         now = now_ms()
-        results: list[_Waiting] = []
+        results: list[WaitingAccounts] = []
         for upstream_ids, retried_paths, _ in items:
             results.append(takeovers.hold_followers(conn, upstream_ids, self._choose_path))
             for each in retried_paths:
@@ -379,12 +372,12 @@ class SqliteOutboundStorage:
 
     def _reroute_messages(
         self, conn: sqlite3.Connection, positions: list[ReroutingPosition]
-    ) -> ReroutingPosition | _Waiting:
+    ) -> ReroutingPosition | WaitingAccounts:
         (position,) = positions
         next_position = rerouting.reroute_messages(conn, position, _BATCH_SIZE, self._choose_path)
         return next_position or queue.list_waiting_accounts(conn)
 
-    def _handle_rerouted(self, _: list[ReroutingPosition], result: ReroutingPosition | _Waiting) -> None:
+    def _handle_rerouted(self, _: list[ReroutingPosition], result: ReroutingPosition | WaitingAccounts) -> None:
         if self._begins_rerouting_anew:
             self._begins_rerouting_anew = False
             result = ReroutingPosition()
