@@ -12,13 +12,12 @@ from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.inbound import InboundItem, ReleasedParts
 from portal.services.messages.intake import StoredMessages
 from portal.services.messages.outcomes import DueMessages, MessageOutcome
-from portal.services.messages.query_cancel import CancelResult, MessageStatus
+from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import (
     AcceptedMessage,
     ClaimedMessages,
     RecoveredState,
-    SendingResult,
     UnsentMessage,
 )
 from portal.services.messages.validation import SubmittedMessage
@@ -225,29 +224,35 @@ class SqliteOutboundStorage:
 
     def build_job_handlers(self) -> Mapping[WriteJobKind, WriteJobHandler]:
         """How the writer does the jobs of this part."""
+        handle_sending_stored = self._with_receipts(
+            lambda stored, result: self._listener.handle_sending_stored(stored, result)
+        )
         return {
-            WriteJobKind.RECOVER: WriteJobHandler(self._end_at_errors(self._recover_messages), self._handle_recovered),
+            WriteJobKind.RECOVER: WriteJobHandler(
+                self._end_at_errors(self._recover_messages),
+                self._with_receipts(lambda _, recovered: self._listener.handle_recovered(recovered.waiting)),
+            ),
             WriteJobKind.UPSTREAMS_BEGIN: WriteJobHandler(lambda conn, _: outcomes.mark_last_simulated_message(conn)),
             WriteJobKind.SUBMIT: WriteJobHandler(
                 self._store_messages, self._handle_submits_stored, self._handle_submits_refused
             ),
             WriteJobKind.CANCEL: WriteJobHandler(
                 lambda conn, items: query_cancel.cancel_messages(conn, [each for each, _ in items]),
-                self._handle_messages_cancelled,
-                _report_error,
+                self._with_receipts(lambda items, cancelled: _resolve_each(items, cancelled.was_cancelled)),
+                _resolve_all,
             ),
-            WriteJobKind.ACCEPTED: WriteJobHandler(sending.store_accepted_messages, self._handle_sending_stored),
+            WriteJobKind.ACCEPTED: WriteJobHandler(sending.store_accepted_messages, handle_sending_stored),
             WriteJobKind.UNSENT: WriteJobHandler(
                 lambda conn, unsent: sending.store_unsent_messages(conn, unsent, now_ms(), self._choose_path),
-                self._handle_sending_stored,
+                handle_sending_stored,
             ),
             WriteJobKind.RECEIPT: WriteJobHandler(
                 lambda conn, items: sending.store_upstream_receipts(conn, [each for each, _ in items], now_ms()),
-                self._handle_receipts_stored,
+                self._with_receipts(lambda items, result: _resolve_each(items, result.matched)),
                 lambda items, _: _resolve_all(items, None),
             ),
             WriteJobKind.OUTCOME: WriteJobHandler(
-                sending.store_reported_outcomes, lambda _, result: self._handle_sending_stored([], result)
+                sending.store_reported_outcomes, lambda _, result: handle_sending_stored([], result)
             ),
             WriteJobKind.ABANDONED: WriteJobHandler(
                 self._put_back_abandoned_messages,
@@ -255,7 +260,7 @@ class SqliteOutboundStorage:
             ),
             WriteJobKind.DUE_MESSAGES: WriteJobHandler(
                 lambda conn, _: outcomes.process_due_messages(conn, now_ms(), self._choose_path),
-                self._handle_due_messages,
+                self._with_receipts(self._handle_due_messages),
                 self._handle_due_messages_failure,
             ),
             WriteJobKind.CLAIM: WriteJobHandler(self._claim_messages, self._handle_claimed, self._handle_claim_failure),
@@ -291,14 +296,19 @@ class SqliteOutboundStorage:
 
         return write_or_end
 
+    def _with_receipts(self, tell: Callable[[list[Any], Any], None]) -> Callable[[list[Any], Any], None]:
+        """Return what queues the receipts that are among a result, and tells of it."""
+
+        def queue_receipts_and_tell(items: list[Any], result: Any) -> None:
+            self._queue_receipts(result.receipts)
+            tell(items, result)
+
+        return queue_receipts_and_tell
+
     def _recover_messages(self, conn: sqlite3.Connection, _: list[None]) -> RecoveredState:
         binds.clear_bind_states(conn)
         health.clear_health(conn)
         return sending.recover_messages(conn, now_ms(), self._choose_path)
-
-    def _handle_recovered(self, _: list[None], recovered: RecoveredState) -> None:
-        self._queue_receipts(recovered.receipts)
-        self._listener.handle_recovered(recovered.waiting)
 
     def _store_messages(self, conn: sqlite3.Connection, items: _SubmitJobs) -> StoredMessages | None:
         if self._refuses_submits:
@@ -318,32 +328,13 @@ class SqliteOutboundStorage:
         self._queue_receipts(stored.receipts)
 
     def _handle_submits_refused(self, items: _SubmitJobs, refusal: StorageError) -> None:
-        _report_error(items, refusal)
+        _resolve_all(items, refusal)
         self._note_doubt(refusal)
         self._listener.handle_submits_stored([submit for submit, _ in items], ())
-
-    def _handle_messages_cancelled(
-        self, items: list[tuple[MessageStatus, CancelCallback]], cancelled: CancelResult
-    ) -> None:
-        _resolve_each(items, cancelled.was_cancelled)
-        self._queue_receipts(cancelled.receipts)
-
-    def _handle_sending_stored(
-        self, stored: list[AcceptedMessage] | list[UnsentMessage], result: SendingResult
-    ) -> None:
-        self._queue_receipts(result.receipts)
-        self._listener.handle_sending_stored(stored, result)
-
-    def _handle_receipts_stored(
-        self, items: list[tuple[UpstreamReceipt, Callable[[bool | None], None]]], result: SendingResult
-    ) -> None:
-        _resolve_each(items, result.matched)
-        self._queue_receipts(result.receipts)
 
     def _handle_due_messages(self, _: list[None], due: DueMessages) -> None:
         self._is_due_job_queued = False
         self._listener.handle_due_messages(due)
-        self._queue_receipts(due.receipts)
         if due.outbound or due.waiting or due.expired_ids:
             # A campaign has one date for all its messages, and only so many are taken at once.
             self.poll_due_messages()
@@ -395,7 +386,7 @@ class SqliteOutboundStorage:
             resolve(each)
 
     def _handle_claim_failure(self, items: list[_ClaimJob], error: StorageError) -> None:
-        _report_error(items, error)
+        _resolve_all(items, error)
         self._note_doubt(error)
 
     def _note_doubt(self, error: StorageError) -> None:
@@ -432,16 +423,11 @@ def _add_upstream_counters(conn: sqlite3.Connection, items: list[tuple[int, Mapp
         counters.add_to_counters(conn, upstream_id, amounts)
 
 
-def _report_error(items: list[tuple[Any, ...]], error: StorageError) -> None:
-    for *_, resolve in items:
-        resolve(error)
-
-
 def _resolve_each(items: list[tuple[Any, ...]], results: list[Any]) -> None:
     for (*_, resolve), result in zip(items, results, strict=True):
         resolve(result)
 
 
-def _resolve_all(items: list[tuple[Any, Callable[[Any], None]]], value: object) -> None:
-    for _, resolve in items:
+def _resolve_all(items: list[tuple[Any, ...]], value: object) -> None:
+    for *_, resolve in items:
         resolve(value)
