@@ -9,7 +9,7 @@ from portal.services.accounts.allowed_ips import IPAddress
 from portal.services.accounts.refused_binds import RefusedBind
 from portal.services.messages.smpp_config import AccountConfig, SmppPassword, find_password
 from portal.smsc.admission.rate_limits import FailureCounter, list_bind_failure_keys
-from portal.smsc.protocol.constants import CommandId, CommandStatus
+from portal.smsc.protocol.constants import CommandId, CommandStatus, RequestRefused
 from portal.smsc.protocol.pdu import Bind
 from portal.smsc.storage.interface import BindKind, BindSlot, Storage
 
@@ -34,14 +34,13 @@ class AcceptedBind:
     slot: BindSlot
 
 
-class BindRefused(Exception):
-    """`status` is the command_status of the answer; `reason` is what the account's own users may read, a constant of
+class BindRefused(RequestRefused):
+    """`reason` is what the account's own users may read, a constant of
     `refused_binds`, with `password_id` where it is about a password that was replaced.
     """
 
     def __init__(self, status: CommandStatus, reason: str = "", password_id: int | None = None) -> None:
-        super().__init__(status.name)
-        self.status = status
+        super().__init__(status)
         self.reason = reason
         self.password_id = password_id
 

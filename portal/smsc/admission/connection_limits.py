@@ -8,8 +8,10 @@ a handshake of TLS, and nobody is sent away who would only come again.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Protocol
 
 from portal.core.config import LimitSettings
@@ -18,21 +20,33 @@ from portal.smsc.admission.rate_limits import FailureCounter, get_rate_limit_net
 from portal.smsc.limits import ServerLimits
 
 
-class PendingConnection(Protocol):
-    """A connection that has been accepted and nothing more; one of the two is called, `start_session` or `reject`."""
+@dataclass(slots=True, eq=False)
+class PendingConnection:
+    """A connection that has been accepted and nothing more; it is let in, or rejected.
 
-    @property
-    def address(self) -> IPAddress:
-        """Where the client is."""
+    `address`: where the client is. `begin`: is called with the socket of a connection that is let in, and its place.
+    """
+
+    client: socket.socket
+    address: IPAddress
+    begin: Callable[[socket.socket, ConnectionSlot], None]
 
     def start_session(self, slot: ConnectionSlot) -> None:
         """It is let in."""
+        self.begin(self.client, slot)
 
     def reject(self) -> None:
         """It is not."""
+        self.client.close()
 
     def is_disconnected(self) -> bool:
         """Whether the client has closed the connection meanwhile."""
+        try:
+            return not self.client.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
 
 class AdmittedSession(Protocol):
@@ -185,28 +199,19 @@ class ConnectionLimits:
             self._empty_event.set()
 
 
+@dataclass(slots=True, eq=False)
 class ConnectionSlot:
     """The place of one connection that was let in, from `PendingConnection.start_session` to `release`.
 
     `cancel_handshake` ends what comes before the session, the handshake of TLS.
     """
 
-    __slots__ = (
-        "_connection_limits",
-        "_is_cancelled",
-        "_is_connected",
-        "_session",
-        "address",
-        "cancel_handshake",
-    )
-
-    def __init__(self, connection_limits: ConnectionLimits, address: IPAddress) -> None:
-        self.address = address
-        self.cancel_handshake: Callable[[], object] = lambda: None
-        self._connection_limits = connection_limits
-        self._session: AdmittedSession | None = None
-        self._is_connected = True
-        self._is_cancelled = False
+    _connection_limits: ConnectionLimits
+    address: IPAddress
+    cancel_handshake: Callable[[], object] = lambda: None
+    _session: AdmittedSession | None = None
+    _is_connected: bool = True
+    _is_cancelled: bool = False
 
     def attach_session(self, session: AdmittedSession) -> bool:
         """The connection stands (with TLS: after its handshake), and this is its session.

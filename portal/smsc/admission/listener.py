@@ -11,7 +11,7 @@ from functools import partial
 
 from portal.services.accounts.allowed_ips import IPAddress, IPNetwork, unmap_ipv4
 from portal.smsc.admission import proxy_protocol, tls
-from portal.smsc.admission.connection_limits import ConnectionLimits, ConnectionSlot
+from portal.smsc.admission.connection_limits import ConnectionLimits, ConnectionSlot, PendingConnection
 from portal.smsc.admission.first_octets import ConnectionEnded, peek_first_octets, wait_until_readable
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class SmppListener:
         with suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not any(peer in each for each in self._proxy_networks):
-            self._connection_limits.admit_or_queue(_AcceptedSocket(client, peer, self._start_session))
+            self._connection_limits.admit_or_queue(PendingConnection(client, peer, self._start_session))
         elif self._connection_limits.reserve_place():
             task = self._loop.create_task(self._read_proxy_header(client, peer))
             self._header_tasks.add(task)
@@ -115,7 +115,7 @@ class SmppListener:
         is_stopping = self._socket.fileno() < 0
         error = None if task.cancelled() else task.exception()
         if not (task.cancelled() or error or is_stopping):
-            self._connection_limits.admit_or_queue(_AcceptedSocket(client, task.result(), self._start_session))
+            self._connection_limits.admit_or_queue(PendingConnection(client, task.result(), self._start_session))
             return
         client.close()
         # A balancer that only looks whether the port is open does so every few seconds.
@@ -192,33 +192,6 @@ class SmppListener:
 def _close_client(client: socket.socket, slot: ConnectionSlot) -> None:
     slot.release()
     client.close()
-
-
-class _AcceptedSocket:
-    """A socket that was accepted. Implements `PendingConnection`."""
-
-    __slots__ = ("_client", "_start_session", "address")
-
-    def __init__(
-        self, client: socket.socket, address: IPAddress, start_session: Callable[[socket.socket, ConnectionSlot], None]
-    ) -> None:
-        self.address = address
-        self._client = client
-        self._start_session = start_session
-
-    def start_session(self, slot: ConnectionSlot) -> None:
-        self._start_session(self._client, slot)
-
-    def reject(self) -> None:
-        self._client.close()
-
-    def is_disconnected(self) -> bool:
-        try:
-            return not self._client.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
 
 
 def parse_peer_address(host: str) -> IPAddress:

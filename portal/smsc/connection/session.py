@@ -22,7 +22,7 @@ from portal.smsc.delivery.deliver_sm import encode_deliver_sm
 from portal.smsc.delivery.delivery import DeliveryScheduler
 from portal.smsc.limits import ServerLimits
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag, format_status
+from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, RequestRefused, TlvTag, format_status
 from portal.smsc.protocol.pdu import (
     Bind,
     BindResp,
@@ -492,7 +492,7 @@ class SmppSession(PduStream):
             submit = submission.submitted_message_from_pdu(
                 message, self._account, storage.get_price_list(self._account), storage.kept_tlv_tags
             )
-        except submission.SubmitRefused as refused:
+        except RequestRefused as refused:
             self._refuse_submit(message, refused.status)
             return
         submit.session_id = self.id

@@ -8,7 +8,7 @@ from portal.services.messages.smpp_config import AccountConfig
 from portal.services.messages.validation import Segment, SubmittedMessage
 from portal.services.prices.prices import PriceList
 from portal.smsc.protocol import times
-from portal.smsc.protocol.constants import CommandStatus, TlvTag
+from portal.smsc.protocol.constants import CommandStatus, RequestRefused, TlvTag
 from portal.smsc.protocol.pdu import DataSm, SubmitSm, Tlvs
 
 # 5.2.12: bits 5 to 2 are the type of message, of which an ESME may send three: a usual one, and two acknowledgements of
@@ -32,20 +32,12 @@ _STATUS_BY_ERROR: dict[type[Refused], CommandStatus] = {
 }
 
 
-class SubmitRefused(Exception):
-    """A message that breaks a rule. `status` is the answer."""
-
-    def __init__(self, status: CommandStatus) -> None:
-        super().__init__(status.name)
-        self.status = status
-
-
 def submitted_message_from_pdu(
     message: SubmitSm | DataSm, account: AccountConfig, price_list: PriceList, kept_tags: Collection[int] = ()
 ) -> SubmittedMessage:
-    """Return what is to be stored, with its optional parameters of these tags. Raises SubmitRefused."""
+    """Return what is to be stored, with its optional parameters of these tags. Raises RequestRefused."""
     if message.esm_class & _MESSAGE_TYPE_MASK not in _ALLOWED_MESSAGE_TYPES:
-        raise SubmitRefused(CommandStatus.ESME_RINVESMCLASS)
+        raise RequestRefused(CommandStatus.ESME_RINVESMCLASS)
     reference = subunit = segment = kept_tlvs = None
     # This runs once a message, and most have none.
     if tlvs := message.tlvs:
@@ -78,10 +70,8 @@ def submitted_message_from_pdu(
             expires_at=expires_at,
             destination_ton=message.dest_ton,
         )
-    except times.InvalidMessageTime as invalid_time:
-        raise SubmitRefused(invalid_time.status) from None
     except Refused as refused:
-        raise SubmitRefused(_STATUS_BY_ERROR.get(type(refused), CommandStatus.ESME_RSUBMITFAIL)) from None
+        raise RequestRefused(_STATUS_BY_ERROR.get(type(refused), CommandStatus.ESME_RSUBMITFAIL)) from None
     if isinstance(message, SubmitSm) and message.priority:
         submit.priority = min(message.priority, _MAX_PRIORITY)
     if kept_tlvs is not None:
@@ -93,7 +83,7 @@ def _parse_message_times(message: SubmitSm | DataSm) -> tuple[int | None, int | 
     if isinstance(message, SubmitSm):
         return times.parse_schedule_and_validity(message.schedule_delivery_time, message.validity_period)
     if len(message.source) > _MAX_SOURCE_LENGTH:
-        raise SubmitRefused(CommandStatus.ESME_RINVSRCADR)
+        raise RequestRefused(CommandStatus.ESME_RINVSRCADR)
     seconds = _get_tlv_int(message.tlvs, TlvTag.QOS_TIME_TO_LIVE)
     return None, None if seconds is None else times.expiry_from_time_to_live(seconds)
 
@@ -107,7 +97,7 @@ def _parse_sar_segment(tlvs: Tlvs) -> Segment | None:
     if reference is None or total is None or number is None:
         return None
     if number > total:
-        raise SubmitRefused(CommandStatus.ESME_RINVOPTPARAMVAL)
+        raise RequestRefused(CommandStatus.ESME_RINVOPTPARAMVAL)
     return Segment(reference, total, number)
 
 

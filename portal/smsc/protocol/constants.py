@@ -77,6 +77,14 @@ class CommandStatus(IntEnum):
     ESME_RINVGSM7CODING = 0x402
 
 
+class RequestRefused(Exception):
+    """Something is wrong with a request. `status` is the command_status to answer."""
+
+    def __init__(self, status: CommandStatus, detail: str = "") -> None:
+        super().__init__(detail or status.name)
+        self.status = status
+
+
 def format_status(status: int) -> str:
     """Return a command_status as people read it: its name, where it has one, and its number."""
     try:

@@ -19,7 +19,7 @@ from struct import Struct
 from struct import error as StructError
 from typing import Any, ClassVar, Self
 
-from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
+from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, RequestRefused, TlvTag
 
 MAX_PDU_LENGTH = 64 * 1024
 """Octets of the longest PDU that is read."""
@@ -61,14 +61,6 @@ class MalformedPdu(Exception):
         self.command = command
 
 
-class _InvalidPduBody(Exception):
-    """A flaw found in a body, before the header it belongs to is known."""
-
-    def __init__(self, status: CommandStatus, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-
-
 @dataclass(slots=True)
 class PduHeader:
     """The four integers in front of each PDU (3.2.1); `length` counts itself and all that follows."""
@@ -108,8 +100,8 @@ def decode_pdu(header: PduHeader, body: bytes) -> Pdu:
         )
     try:
         return decoder(header, body)
-    except _InvalidPduBody as invalid_body:
-        raise MalformedPdu(invalid_body.status, header.sequence, header.command, str(invalid_body)) from None
+    except RequestRefused as refused:
+        raise MalformedPdu(refused.status, header.sequence, header.command, str(refused)) from None
 
 
 def encode_pdu(command: int, status: int, sequence: int, body: bytes) -> bytes:
@@ -199,7 +191,7 @@ class HeaderOnlyPdu(_Response):
     @classmethod
     def decode(cls, header: PduHeader, body: bytes) -> Self:
         if body and not header.command & RESPONSE_BIT:
-            raise _InvalidPduBody(CommandStatus.ESME_RINVCMDLEN, "octets after a header that stands alone")
+            raise RequestRefused(CommandStatus.ESME_RINVCMDLEN, "octets after a header that stands alone")
         return cls(header.command, header.sequence, header.status)
 
 
@@ -276,16 +268,16 @@ class ShortMessage(_Message):
             registered, replace, coding, default_id, length = _FIELDS_AFTER_VALIDITY.unpack_from(body, validity_end + 1)
         except (ValueError, StructError):
             _decode_fields(cls, body)  # raises what is wrong with them, but for sm_length, which is none of them
-            raise _InvalidPduBody(CommandStatus.ESME_RINVCMDLEN, "the body ends before short_message") from None
+            raise RequestRefused(CommandStatus.ESME_RINVCMDLEN, "the body ends before short_message") from None
         start = validity_end + 6
         end = start + length
         if length > 254 or end > len(body):
-            raise _InvalidPduBody(CommandStatus.ESME_RINVMSGLEN, f"sm_length {length}")
+            raise RequestRefused(CommandStatus.ESME_RINVMSGLEN, f"sm_length {length}")
         # Some clients write the NUL of their string behind short_message, and don't count it.
         is_over = end == len(body) or (end + 1 == len(body) and not body[end])
         tlvs = _NO_TLVS if is_over else _decode_tlvs(body, end, cls.TLV_LENGTHS)
         if length and tlvs.get(TlvTag.MESSAGE_PAYLOAD):
-            raise _InvalidPduBody(CommandStatus.ESME_RINVOPTPARAMVAL, "both short_message and message_payload")
+            raise RequestRefused(CommandStatus.ESME_RINVOPTPARAMVAL, "both short_message and message_payload")
         text = body.decode("latin-1")
         return cls(
             header.sequence,
@@ -464,7 +456,7 @@ def _decode_fields(pdu_class: type, body: bytes, tlv_lengths: Mapping[int, int] 
             values.append(body[offset])
             offset += 1
         else:
-            raise _InvalidPduBody(CommandStatus.ESME_RINVCMDLEN, "the body ends before its last field")
+            raise RequestRefused(CommandStatus.ESME_RINVCMDLEN, "the body ends before its last field")
     tlvs = _decode_tlvs(body, offset, tlv_lengths)
     return [*values, tlvs] if hasattr(pdu_class, "tlvs") else values
 
@@ -489,24 +481,24 @@ def _decode_tlvs(body: bytes, offset: int, lengths: Mapping[int, int]) -> Tlvs:
     end = len(body)
     while offset < end:
         if end - offset < 4:
-            raise _InvalidPduBody(
+            raise RequestRefused(
                 CommandStatus.ESME_RINVOPTPARSTREAM, "octets left over after the last optional parameter"
             )
         tag, length = _TLV_HEADER_STRUCT.unpack_from(body, offset)
         offset += 4
         if end - offset < length:
-            raise _InvalidPduBody(
+            raise RequestRefused(
                 CommandStatus.ESME_RINVOPTPARSTREAM, f"optional parameter 0x{tag:04X} ends after the PDU"
             )
         value = body[offset : offset + length]
         offset += length
         if tag in lengths:
             if length != lengths[tag]:
-                raise _InvalidPduBody(
+                raise RequestRefused(
                     CommandStatus.ESME_RINVPARLEN, f"optional parameter 0x{tag:04X} of {length} octets"
                 )
             if tag in _COUNTED_FROM_1 and value == b"\0":
-                raise _InvalidPduBody(CommandStatus.ESME_RINVOPTPARAMVAL, f"optional parameter 0x{tag:04X} is 0")
+                raise RequestRefused(CommandStatus.ESME_RINVOPTPARAMVAL, f"optional parameter 0x{tag:04X} is 0")
         tlvs[tag] = value
     return tlvs
 
@@ -546,8 +538,8 @@ def _decode_c_octet_string(body: bytes, start: int, limit: int, too_long_status:
     if end >= 0:
         return body[start:end].decode("latin-1"), end + 1
     if len(body) < start + limit:
-        raise _InvalidPduBody(CommandStatus.ESME_RINVCMDLEN, "the body ends inside a string")
-    raise _InvalidPduBody(too_long_status, f"a string of more than {limit - 1} characters")
+        raise RequestRefused(CommandStatus.ESME_RINVCMDLEN, "the body ends inside a string")
+    raise RequestRefused(too_long_status, f"a string of more than {limit - 1} characters")
 
 
 def _encode_c_octet_string(text: str, limit: int) -> bytes:

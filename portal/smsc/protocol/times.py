@@ -5,7 +5,7 @@ import re
 from functools import lru_cache
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.smsc.protocol.constants import CommandStatus
+from portal.smsc.protocol.constants import CommandStatus, RequestRefused
 
 MAX_SCHEDULE_AHEAD_MS = 366 * DAY_MS
 """How far ahead a message may be scheduled."""
@@ -13,14 +13,6 @@ MAX_SCHEDULE_AHEAD_MS = 366 * DAY_MS
 _TIME_PATTERN = re.compile(r"(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d)(\d\d)([+\-R])", re.ASCII)
 _QUARTER_HOUR = datetime.timedelta(minutes=15)
 _MAX_OFFSET_QUARTERS = 48
-
-
-class InvalidMessageTime(Exception):
-    """A date that a message can't have. `status` is the answer."""
-
-    def __init__(self, status: CommandStatus) -> None:
-        super().__init__(status.name)
-        self.status = status
 
 
 def parse_smpp_time(text: str, now: int) -> int | None:
@@ -59,7 +51,7 @@ def parse_schedule_and_validity(schedule: str, validity: str) -> tuple[int | Non
     A schedule_delivery_time that has passed means at once (5.2.15). A relative validity_period counts from this moment
     (7.1.1.2: "relative to the current SMSC time"), also for a message that is to be sent later.
 
-    Raises InvalidMessageTime: ESME_RINVSCHED for a schedule_delivery_time that can't be read or is more than
+    Raises RequestRefused: ESME_RINVSCHED for a schedule_delivery_time that can't be read or is more than
     MAX_SCHEDULE_AHEAD_MS ahead, ESME_RINVEXPIRY for a validity_period that can't be read, is over already, or ends
     before the message is to be sent.
     """
@@ -69,27 +61,27 @@ def parse_schedule_and_validity(schedule: str, validity: str) -> tuple[int | Non
     try:
         scheduled_at = parse_smpp_time(schedule, now)
     except ValueError:
-        raise InvalidMessageTime(CommandStatus.ESME_RINVSCHED) from None
+        raise RequestRefused(CommandStatus.ESME_RINVSCHED) from None
     if scheduled_at is not None and scheduled_at <= now:
         scheduled_at = None
     if scheduled_at is not None and scheduled_at > now + MAX_SCHEDULE_AHEAD_MS:
-        raise InvalidMessageTime(CommandStatus.ESME_RINVSCHED)
+        raise RequestRefused(CommandStatus.ESME_RINVSCHED)
     try:
         expires_at = parse_smpp_time(validity, now)
     except ValueError:
-        raise InvalidMessageTime(CommandStatus.ESME_RINVEXPIRY) from None
+        raise RequestRefused(CommandStatus.ESME_RINVEXPIRY) from None
     if expires_at is not None and expires_at <= (scheduled_at or now):
-        raise InvalidMessageTime(CommandStatus.ESME_RINVEXPIRY)
+        raise RequestRefused(CommandStatus.ESME_RINVEXPIRY)
     return scheduled_at, expires_at
 
 
 def expiry_from_time_to_live(seconds: int) -> int:
     """Return when a message expires (unix milliseconds) whose qos_time_to_live is so long (5.3.2.9).
 
-    Raises InvalidMessageTime for one without any.
+    Raises RequestRefused for one without any.
     """
     if not seconds:
-        raise InvalidMessageTime(CommandStatus.ESME_RINVEXPIRY)
+        raise RequestRefused(CommandStatus.ESME_RINVEXPIRY)
     return now_ms() + seconds * 1000
 
 
