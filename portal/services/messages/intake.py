@@ -361,22 +361,14 @@ def _give_hex_ids(
 
 def _link_to_first_segment(conn: sqlite3.Connection, submit: SubmittedMessage, segment: Segment) -> None:
     """Link a segment to the first segment of its text that came (`joined_to`), so that the text is shown as one."""
-    values = {
-        "id": submit.id,
-        "account": submit.account_id,
-        "source": submit.source,
-        "destination": submit.destination,
-        "reference": segment.reference,
-        "total": segment.total,
-        "number": segment.number,
-        "since": submit.id - ids.id_span(MAX_SEGMENT_GAP_MS),
-    }
+    since = submit.id - ids.id_span(MAX_SEGMENT_GAP_MS)
+    key = (submit.account_id, submit.destination, segment.reference, submit.id, since, segment.total, submit.source)
     row = conn.execute(
         "SELECT coalesce(joined_to, id) FROM (SELECT id, joined_to, source, segment_total FROM messages"
-        "  WHERE account_id = :account AND destination = :destination AND segment_reference = :reference"
-        f"  AND id < :id AND id > :since ORDER BY id DESC LIMIT {_MAX_SEGMENTS_COMPARED})"
-        " WHERE segment_total = :total AND source = :source ORDER BY id DESC LIMIT 1",
-        values,
+        "  WHERE account_id = ? AND destination = ? AND segment_reference = ?"
+        f"  AND id < ? AND id > ? ORDER BY id DESC LIMIT {_MAX_SEGMENTS_COMPARED})"
+        " WHERE segment_total = ? AND source = ? ORDER BY id DESC LIMIT 1",
+        key,
     ).fetchone()
     if row is None:
         return
@@ -386,7 +378,7 @@ def _link_to_first_segment(conn: sqlite3.Connection, submit: SubmittedMessage, s
         " AND NOT EXISTS (SELECT 1 FROM messages AS first WHERE first.id = :first AND first.segment_number = :number)"
         " AND NOT EXISTS (SELECT 1 FROM messages AS same WHERE same.joined_to = :first"
         "  AND same.segment_number = :number)",
-        values | {"first": row[0]},
+        {"first": row[0], "id": submit.id, "number": segment.number},
     )
 
 

@@ -418,24 +418,14 @@ def _choose_end(message_id: int, done_at: int | None, now: int) -> int:
 
 def _keep_unmatched_receipt(conn: sqlite3.Connection, receipt: UpstreamReceipt, tried: str, now: int) -> None:
     first_id, other_id = (*receipt.message_ids, None, None)[:2]
+    state = receipt.state if receipt.is_final else None
+    # The message's text may be one that isn't kept.
+    text = _QUOTED_TEXT.split(receipt.text.replace("\0", ""), maxsplit=1)[0].rstrip()
+    as_it_came = (receipt.upstream, receipt.source, receipt.destination, receipt.ptt, receipt.status, receipt.done_at)
     conn.execute(
-        "INSERT INTO unmatched_receipts (upstream, received_at, message_id, other_id, source, destination, state,"
-        " ptt, status, done_at, text, tried) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            receipt.upstream,
-            now,
-            first_id or "",
-            other_id,
-            receipt.source,
-            receipt.destination,
-            receipt.state if receipt.is_final else None,
-            receipt.ptt,
-            receipt.status,
-            receipt.done_at,
-            # The message's text may be one that isn't kept.
-            _QUOTED_TEXT.split(receipt.text.replace("\0", ""), maxsplit=1)[0].rstrip(),
-            tried,
-        ),
+        "INSERT INTO unmatched_receipts (upstream, source, destination, ptt, status, done_at, received_at, message_id,"
+        " other_id, state, text, tried) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*as_it_came, now, first_id or "", other_id, state, text, tried),
     )
 
 

@@ -4,7 +4,7 @@ Each is kept as its text, checked when it is entered, and read here by whoever u
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -32,23 +32,17 @@ _TAG = re.compile(r"(?:0[xX])?([0-9A-Fa-f]{1,4})")
 _OWN_TAGS = (0, 0x020C, 0x020E, 0x020F, 0x0424)
 _ERROR_CODE = re.compile(r"[0-9A-Z._-]{1,20}", re.IGNORECASE)
 
-STATES_BY_WORD: Mapping[str, int] = {
-    "ENROU": message_states.ENROUTE,
-    "BUFFE": message_states.ENROUTE,
-    "BUFFR": message_states.ENROUTE,
-    "SCHED": message_states.ENROUTE,
-    "SUBMI": message_states.ENROUTE,
-    "ACCEP": message_states.ACCEPTED,
-    "DELIV": message_states.DELIVERED,
-    "EXPIR": message_states.EXPIRED,
-    "DELET": message_states.DELETED,
-    "CANCE": message_states.DELETED,
-    "UNDEL": message_states.UNDELIVERABLE,
-    "FAILE": message_states.UNDELIVERABLE,
-    "UNKNO": message_states.UNKNOWN,
-    "REJEC": message_states.REJECTED,
-    "SKIPP": message_states.REJECTED,
+_WORDS_BY_STATE: Mapping[int, Sequence[str]] = {
+    message_states.ENROUTE: ("ENROU", "BUFFE", "BUFFR", "SCHED", "SUBMI"),
+    message_states.ACCEPTED: ("ACCEP",),
+    message_states.DELIVERED: ("DELIV",),
+    message_states.EXPIRED: ("EXPIR",),
+    message_states.DELETED: ("DELET", "CANCE"),
+    message_states.UNDELIVERABLE: ("UNDEL", "FAILE"),
+    message_states.UNKNOWN: ("UNKNO",),
+    message_states.REJECTED: ("REJEC", "SKIPP"),
 }
+STATES_BY_WORD: Mapping[str, int] = {word: state for state, words in _WORDS_BY_STATE.items() for word in words}
 """What the words of `stat:` mean, by their first five letters: carriers spell them in their own ways, and cut them at
 seven."""
 _LETTERS_THAT_DECIDE = 5

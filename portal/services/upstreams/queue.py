@@ -63,20 +63,15 @@ FIRST_UPSTREAM_SQL = f"""coalesce(
 _IS_FIRST_TRY_SQL = "attempts = 1 AND error = ''"
 
 
-def rank_from_priority(priority: int) -> int:
-    """The place of a priority_flag (SMPP 3.4, 5.2.14) in an account's queue; lower ones come first."""
-    return HIGHEST_PRIORITY - min(priority, HIGHEST_PRIORITY)
-
-
 def enqueue_messages(conn: sqlite3.Connection, rows: Sequence[tuple[UpstreamPath, int, int, int]]) -> None:
-    """Let messages wait, each given as its path, its account's id, its priority_flag and its id."""
+    """Let messages wait, each given as its path, its account's id, its priority_flag (SMPP 3.4, 5.2.14) and its id."""
     if not rows:
         return
     path_ids = paths.get_path_ids(conn, {path for path, *_ in rows})
     INSERT_QUEUED.run(
         conn,
         [
-            (path_ids[path], account_id, rank_from_priority(priority), row_id)
+            (path_ids[path], account_id, HIGHEST_PRIORITY - min(priority, HIGHEST_PRIORITY), row_id)
             for path, account_id, priority, row_id in rows
         ],
     )
@@ -298,11 +293,6 @@ def find_held_messages(conn: sqlite3.Connection, message_ids: Collection[int], c
     return [row[0] for row in rows]
 
 
-def has_queued_messages(conn: sqlite3.Connection) -> bool:
-    """Whether anything could be claimed at once."""
-    return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM queued_messages)").fetchone()[0])
-
-
 def count_queued_messages(conn: sqlite3.Connection, path_id: int, most: int) -> int:
     """How many messages of a path could be claimed at once; no more than `most` are counted."""
     row = conn.execute(
@@ -326,7 +316,7 @@ def remove_waiting_messages(conn: sqlite3.Connection, message_ids: Sequence[int]
 
 def has_queue(conn: sqlite3.Connection) -> bool:
     """Whether anything waits, or holds up others."""
-    return has_queued_messages(conn) or has_held_messages(conn)
+    return conn.execute("SELECT 1 FROM queued_messages LIMIT 1").fetchone() is not None or has_held_messages(conn)
 
 
 def list_waiting_accounts(conn: sqlite3.Connection) -> set[tuple[UpstreamPath, int]]:
