@@ -4,7 +4,7 @@ Each is kept as its text, checked when it is entered, and read here by whoever u
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -90,12 +90,10 @@ def parse_status_map(text: str) -> Mapping[int, StatusRule]:
     for entry, name, value in _split_entries(text):
         word, has_ptt, ptt = value.lower().partition(":")
         status = int(name, 16 if name[:2].lower() == "0x" else 10) if _STATUS.fullmatch(name) else 0
-        if not 0 < status <= _MAX_STATUS or status in rules or word not in [*StatusAction]:
+        is_new = 0 < status <= _MAX_STATUS and status not in rules
+        if not is_new or word not in ([StatusAction.FAIL] if has_ptt else [*StatusAction]):
             raise InvalidEntry(entry)
-        action = StatusAction(word)
-        if has_ptt and action is not StatusAction.FAIL:
-            raise InvalidEntry(entry)
-        rules[status] = StatusRule(action, _parse_ptt(entry, ptt.strip()) if has_ptt else None)
+        rules[status] = StatusRule(StatusAction(word), _parse_ptt(entry, ptt.strip()) if has_ptt else None)
     return rules
 
 
@@ -128,7 +126,7 @@ def parse_intermediate_states(text: str) -> frozenset[int]:
         InvalidEntry: a word that no receipt has, or DELIVRD, behind which nothing more can come.
     """
     states = set(ALWAYS_INTERMEDIATE)
-    for entry in filter(None, (each.strip() for each in text.split(","))):
+    for entry in filter(None, map(str.strip, text.split(","))):
         state = find_state(entry)
         if state is None or state == message_states.DELIVERED:
             raise InvalidEntry(entry)
@@ -200,13 +198,11 @@ def _match_tags(text: str, pattern: re.Pattern[str]) -> dict[int, re.Match[str]]
     return matches
 
 
-def _split_entries(text: str) -> list[tuple[str, str, str]]:
+def _split_entries(text: str) -> Iterator[tuple[str, str, str]]:
     """The entries of a map, each whole, and what stands on either side of its equals sign."""
-    entries = []
-    for entry in filter(None, (each.strip() for each in text.split(","))):
+    for entry in filter(None, map(str.strip, text.split(","))):
         name, _, value = entry.partition("=")
-        entries.append((entry, name.strip(), value.strip()))
-    return entries
+        yield entry, name.strip(), value.strip()
 
 
 def _parse_ptt(entry: str, text: str) -> int:

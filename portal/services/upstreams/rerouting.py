@@ -15,8 +15,8 @@ from portal.services.upstreams.queue import INSERT_QUEUED
 class ReroutingPosition:
     """How far it has come: the last row of `held_messages`, and, once all of these are done, of `queued_messages`."""
 
-    held: tuple[int, str, int] | None = (0, "", 0)
-    queued: tuple[int, int, int, int] = (-1, 0, 0, 0)
+    held: tuple[Any, ...] | None = (0, "", 0)
+    queued: tuple[Any, ...] = (-1, 0, 0, 0)
 
 
 def reroute_messages(
@@ -33,37 +33,36 @@ def reroute_messages(
     if after.held is not None:
         return ReroutingPosition(_reroute_held_messages(conn, after.held, limit, choose_path), after.queued)
     rows = conn.execute(
-        "SELECT q.path, q.account_id, q.priority_rank, q.message_id, destination, country, source FROM queued_messages"
-        " AS q LEFT JOIN messages ON id = message_id WHERE (q.path, q.account_id, q.priority_rank, q.message_id)"
+        "SELECT q.account_id, destination, country, source, q.path, q.account_id, q.priority_rank, q.message_id FROM"
+        " queued_messages AS q LEFT JOIN messages ON id = message_id"
+        " WHERE (q.path, q.account_id, q.priority_rank, q.message_id)"
         " > (?, ?, ?, ?) ORDER BY q.path, q.account_id, q.priority_rank, q.message_id LIMIT ?",
         (*after.queued, limit),
     ).fetchall()
     # A row without its message, which nothing should leave, stays where it is.
-    moved = _list_moved(conn, [(tuple(row[:4]), row[1], *row[4:]) for row in rows if row[4] is not None], choose_path)
+    moved = _list_moved(conn, [row for row in rows if row["destination"] is not None], choose_path)
     conn.executemany(
         "DELETE FROM queued_messages WHERE path = ? AND account_id = ? AND priority_rank = ? AND message_id = ?",
         [key for key, _ in moved],
     )
     INSERT_QUEUED.run(conn, [(path_id, *key[1:]) for key, path_id in moved])
     if len(rows) == limit:
-        path_id, account_id, rank, message_id = rows[-1][:4]
-        return ReroutingPosition(None, (path_id, account_id, rank, message_id))
+        return ReroutingPosition(None, tuple(rows[-1][4:]))
     paths.remove_empty_paths(conn)
     return None
 
 
 def _reroute_held_messages(
-    conn: sqlite3.Connection, after: tuple[int, str, int], limit: int, choose_path: ChoosePath
-) -> tuple[int, str, int] | None:
+    conn: sqlite3.Connection, after: tuple[Any, ...], limit: int, choose_path: ChoosePath
+) -> tuple[Any, ...] | None:
     rows = conn.execute(
-        "SELECT h.path, h.account_id, h.destination, h.message_id, country, source FROM held_messages AS h"
+        "SELECT h.account_id, h.destination, country, source, h.path, h.account_id, h.destination, h.message_id"
+        " FROM held_messages AS h"
         " JOIN messages ON id = message_id WHERE (h.account_id, h.destination, h.message_id) > (?, ?, ?)"
         " ORDER BY h.account_id, h.destination, h.message_id LIMIT ?",
         (*after, limit),
     ).fetchall()
-    moved = _list_moved(
-        conn, [(tuple(row[:4]), row[1], row[2], *row[4:]) for row in rows], choose_path, may_have_begun=True
-    )
+    moved = _list_moved(conn, rows, choose_path, may_have_begun=True)
     # What another upstream has refused for the moment is tried again there without its pause.
     now = now_ms()
     conn.executemany(
@@ -71,29 +70,19 @@ def _reroute_held_messages(
         " AND message_id = ?",
         [(path_id, now, *key[1:]) for key, path_id in moved],
     )
-    if len(rows) < limit:
-        return None
-    _, account_id, destination, message_id = rows[-1][:4]
-    return account_id, destination, message_id
+    return None if len(rows) < limit else tuple(rows[-1][5:])
 
 
 def _list_moved(
-    conn: sqlite3.Connection,
-    rows: Sequence[tuple[tuple[Any, ...], int, str, str, str]],
-    choose_path: ChoosePath,
-    *,
-    may_have_begun: bool = False,
+    conn: sqlite3.Connection, rows: Sequence[sqlite3.Row], choose_path: ChoosePath, *, may_have_begun: bool = False
 ) -> list[tuple[tuple[Any, ...], int]]:
-    """The keys of those of these rows that are on another path now, with its id. Each row is given as its key, which
-    begins with the id of its path, and ends with that of its message, and what decides about the path.
+    """The keys of those of these rows that are on another path now, with its id. Each row has the four values that
+    decide about the path, and its key, which begins with the id of its path, and ends with that of its message.
 
     Args:
         may_have_begun: whether upstreams may have parts of them.
     """
-    chosen = [
-        (key, choose_path(account_id, destination, country, source))
-        for key, account_id, destination, country, source in rows
-    ]
+    chosen = [(tuple(row[4:]), choose_path(*row[:4])) for row in rows]
     if may_have_begun:
         chosen = [(key, paths.choose_begun_path(conn, key[-1], path)) for key, path in chosen]
     path_ids = paths.get_path_ids(conn, {path for _, path in chosen})
