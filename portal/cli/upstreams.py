@@ -197,8 +197,8 @@ def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput
         "ok": not failed,
         "steps": [{"host": each.host, "step": each.step, "ok": each.ok, "detail": each.detail} for each in steps],
     }
-    hosts = [host for host, _ in groupby(each.host for each in steps)]
-    text = "\n\n".join(_format_steps(host if len(hosts) > 1 else "", steps) for host in hosts)
+    hosts = {host: [*of_it] for host, of_it in groupby(steps, lambda each: each.host)}
+    text = "\n\n".join(_format_steps(host if len(hosts) > 1 else "", of_it) for host, of_it in hosts.items())
     if not upstream.enabled or upstream.draining:
         why = "being drained" if upstream.draining else "disabled"
         command = context.config.format_command(f"upstream enable {upstream.name}")
@@ -216,12 +216,8 @@ def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput
 
 
 def _format_steps(host: str, steps: "Sequence[ConnectionStep]") -> str:
-    """A line a step of a test; with a host those of that one alone, under its name."""
-    lines = [
-        f"{each.step:<12}  {'ok' if each.ok else 'FAILED':<6}  {each.detail}"
-        for each in steps
-        if host in ("", each.host)
-    ]
+    """A line a step of a test, under the name of its host, if there is any."""
+    lines = [f"{each.step:<12}  {'ok' if each.ok else 'FAILED':<6}  {each.detail}" for each in steps]
     return "\n".join([host, *lines] if host else lines)
 
 

@@ -298,6 +298,7 @@ def _common_row_from_submit(submit: SubmittedMessage, price: int, state: int, pt
 
 def _row_from_submit(submit: SubmittedMessage, price: int, state: int, ptt: int) -> tuple[object, ...]:
     is_pending = state == ENROUTE
+    outcome_room = _OUTCOME_ROOM if submit.upstream is None or submit.is_simulated else _UPSTREAM_OUTCOME_ROOM
     return (
         *_common_row_from_submit(submit, price, state, ptt),
         submit.udh,
@@ -312,12 +313,8 @@ def _row_from_submit(submit: SubmittedMessage, price: int, state: int, ptt: int)
         submit.priority or None,
         submit.upstream if is_pending else None,
         SIMULATED_BIND if submit.is_simulated and is_pending else None,
-        _get_outcome_room(submit) if is_pending else None,
+        outcome_room if is_pending else None,
     )
-
-
-def _get_outcome_room(submit: SubmittedMessage) -> bytes:
-    return _OUTCOME_ROOM if submit.upstream is None or submit.is_simulated else _UPSTREAM_OUTCOME_ROOM
 
 
 def _blank_ended_texts(

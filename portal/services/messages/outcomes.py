@@ -25,7 +25,7 @@ from portal.services.common.message_states import (
 from portal.services.credits import credits
 from portal.services.messages import blacklist, client_ids, deliveries, message_parts, message_tlvs, text_policy
 from portal.services.messages.deliveries import DeliveryReceipt
-from portal.services.messages.message_parts import MessageOutcome as MessageOutcome
+from portal.services.messages.message_parts import MessageOutcome as MessageOutcome  # told from here
 from portal.services.messages.validation import DEFAULT_VALIDITY_MS, Segment, SubmittedMessage
 from portal.services.statistics import daily_totals, rollup
 from portal.services.upstreams import paths, queue, upstreams

@@ -14,7 +14,7 @@ from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE, NO_ANSWER, PTT_UNKNOWN, REJECTED, UNKNOWN
 from portal.services.messages import blacklist, message_parts, outcomes, receipt_matching
 from portal.services.messages.deliveries import DeliveryReceipt
-from portal.services.messages.message_parts import AcceptedMessage as AcceptedMessage
+from portal.services.messages.message_parts import AcceptedMessage as AcceptedMessage  # told from here
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage

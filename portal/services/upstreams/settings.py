@@ -118,7 +118,7 @@ class SettingRule:
     `words` are texts that stand for a value; a number is from `low` to `high`. A text has neither, at most
     `max_length` characters of printable ASCII (0: whatever the check allows), and where not every text will do a
     `check`, which is called with the setting's name and a text that isn't the default. `metavar`: what stands for the
-    value in the help of a command.
+    value in the help of a command. `group`: one of GROUPS.
     """
 
     help: str
