@@ -5,6 +5,7 @@ import os
 import sqlite3
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -41,16 +42,7 @@ _file_argument = click.argument("file", metavar="FILE", type=click.Path(readable
 @root_command("config", cls=Command, example="config --data /var/lib/smpp-portal")
 def _show_config(options: CommonOptions) -> CommandOutput:
     config = load_config(options)
-    rows: list[dict[str, object]] = [
-        {
-            "key": each.key,
-            "value": _mask_secret(each),
-            "default": each.default,
-            "origin": each.origin,
-            "help": each.help,
-        }
-        for each in config.setting_origins
-    ]
+    rows = [asdict(each) | {"value": _mask_secret(each)} for each in config.setting_origins]
     lines = [
         (row["key"], _format_setting(row["value"]), _format_setting(row["default"]), row["origin"]) for row in rows
     ]

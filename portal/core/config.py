@@ -10,7 +10,7 @@ import tomllib
 import types
 from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -194,15 +194,7 @@ class Config:
         return tuple(ip_network(each) for each in self.smpp.proxy_protocol_from)
 
 
-_SECTIONS = {
-    "web": WebSettings,
-    "smpp": SmppSettings,
-    "mail": MailSettings,
-    "billing": BillingSettings,
-    "payments": PaymentSettings,
-    "limits": LimitSettings,
-    "retention": RetentionSettings,
-}
+_SECTIONS: dict[str, Any] = {name: cls for name, cls in get_type_hints(Config).items() if is_dataclass(cls)}
 
 
 def bracket_ipv6(host: str) -> str:
@@ -247,7 +239,7 @@ def load_config(file: Path | None = None, data: Path | None = None, env: Mapping
         if not isinstance(table, dict):
             raise ConfigError(f"{section}: must be a section, [{section}]")
         values[section] = cls(**_read_section(cls, section, table, env, str(config_file), origins))
-    values |= _read_section(Config, "", tree, env, str(config_file), origins, only=("name", "timezone"))
+    values |= _read_section(Config, "", tree, env, str(config_file), origins)
     is_elsewhere = config_file.absolute() != data_folder / FILE_NAME and config_file.exists()
     file_elsewhere = config_file.absolute() if is_elsewhere else None
     config = Config(data=data_folder, setting_origins=tuple(origins), file=file_elsewhere, **values)
@@ -274,18 +266,15 @@ def _read_section(
     env: Mapping[str, str],
     origin: str,
     origins: list[SettingOrigin],
-    only: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     hints = get_type_hints(cls)
+    settings = {_get_setting_key(each): each for each in fields(cls) if each.metadata}
     values = {}
     prefix = f"PORTAL_{section.upper()}_" if section else "PORTAL_"
     # Unknown variables are errors only with a section in their name: `PORTAL_PORT` and the like may have another
     # purpose (Kubernetes sets such variables for a service with the name "portal").
     unknown_env = {key for key in env if section and key.startswith(prefix)}
-    for each in fields(cls):
-        if only and each.name not in only:
-            continue
-        key = _get_setting_key(each)
+    for key, each in settings.items():
         path = f"{section}.{key}" if section else key
         variable = prefix + key.upper()
         unknown_env.discard(variable)
@@ -302,13 +291,12 @@ def _read_section(
         _check_setting_bounds(value, each, path)
         values[each.name] = value
         origins.append(SettingOrigin(path, value, default, value_origin, each.metadata["help"]))
-    known = [_get_setting_key(each) for each in fields(cls) if not only or each.name in only]
     for unknown_key in table:
         path = f"{section}.{unknown_key}" if section else unknown_key
-        suggestion = _suggest_key(unknown_key, known if section else [*known, *_SECTIONS])
+        suggestion = _suggest_key(unknown_key, [*settings, *(() if section else _SECTIONS)])
         raise ConfigError(f"{path} ({origin}): unknown setting; {suggestion}")
     for unknown_key in sorted(unknown_env):
-        suggestion = _suggest_key(unknown_key, [prefix + key.upper() for key in known])
+        suggestion = _suggest_key(unknown_key, [prefix + key.upper() for key in settings])
         raise ConfigError(f"{unknown_key}: unknown setting; {suggestion}")
     return values
 

@@ -218,12 +218,29 @@ def insert_row(conn: sqlite3.Connection, table: str, **values: object) -> int:
 _MAX_ROWS = 64
 
 
-class BulkInsert:
-    """Inserts many rows into one table, several with each statement.
+class _BulkStatement:
+    """Writes many rows of one table, several with each statement.
 
     `executemany` runs one statement for each row, and Python releases the GIL around each: in a thread next to a busy
     event loop that costs more than SQLite's work itself.
     """
+
+    def __init__(self, build_statement: Callable[[int], str]) -> None:
+        """Args:
+        build_statement: the statement for so many rows.
+        """
+        # Built once: the connection finds a prepared statement by its text.
+        self._statements = [build_statement(rows) for rows in range(1, _MAX_ROWS + 1)]
+
+    def run(self, conn: sqlite3.Connection, rows: Sequence[Sequence[object]]) -> None:
+        """Write rows, each given as what its parameters are, in their order."""
+        for start in range(0, len(rows), _MAX_ROWS):
+            chunk = rows[start : start + _MAX_ROWS]
+            conn.execute(self._statements[len(chunk) - 1], tuple(chain.from_iterable(chunk)))
+
+
+class BulkInsert(_BulkStatement):
+    """Inserts many rows into one table: see `_BulkStatement`."""
 
     def __init__(self, table: str, columns: str, suffix: str = "") -> None:
         """Args:
@@ -231,21 +248,13 @@ class BulkInsert:
         suffix: SQL after the rows, such as ON CONFLICT.
         """
         row = f"({', '.join('?' * len(columns.split(',')))})"
-        # Built once: the connection finds a prepared statement by its text.
-        self._statements = [
-            f"INSERT INTO {table} ({columns}) VALUES {', '.join([row] * rows)} {suffix}"
-            for rows in range(1, _MAX_ROWS + 1)
-        ]
-
-    def run(self, conn: sqlite3.Connection, rows: Sequence[Sequence[object]]) -> None:
-        """Insert rows, in their order."""
-        for start in range(0, len(rows), _MAX_ROWS):
-            chunk = rows[start : start + _MAX_ROWS]
-            conn.execute(self._statements[len(chunk) - 1], tuple(chain.from_iterable(chunk)))
+        super().__init__(
+            lambda rows: f"INSERT INTO {table} ({columns}) VALUES {', '.join([row] * rows)} {suffix}",
+        )
 
 
 class BulkUpdate:
-    """Updates many rows of one table, several with each statement: see `BulkInsert`."""
+    """Updates many rows of one table, several with each statement: see `_BulkStatement`."""
 
     def __init__(self, table: str, column: str, others: str = "") -> None:
         """Args:
@@ -273,8 +282,8 @@ class BulkUpdate:
             conn.execute(self._statements[len(chunk) - 1], (*others, *chain.from_iterable(chunk), *row_ids))
 
 
-class BulkUpdateColumns:
-    """Updates several columns of many rows of one table, several rows with each statement: see `BulkInsert`."""
+class BulkUpdateColumns(_BulkStatement):
+    """Updates several columns of many rows of one table, each row given as its id and their values."""
 
     def __init__(self, table: str, columns: Sequence[str], suffix: str = "") -> None:
         """Args:
@@ -283,14 +292,9 @@ class BulkUpdateColumns:
         """
         row = f"({', '.join('?' * (len(columns) + 1))})"
         assignments = ", ".join(f"{name} = given.column{index}" for index, name in enumerate(columns, start=2))
-        self._statements = [
-            f"UPDATE {table} SET {assignments} FROM (VALUES {', '.join([row] * rows)}) AS given"
-            f" WHERE id = given.column1 {suffix}"
-            for rows in range(1, _MAX_ROWS + 1)
-        ]
-
-    def run(self, conn: sqlite3.Connection, rows: Sequence[Sequence[object]]) -> None:
-        """Update rows, each given as its id and the values of its columns."""
-        for start in range(0, len(rows), _MAX_ROWS):
-            chunk = rows[start : start + _MAX_ROWS]
-            conn.execute(self._statements[len(chunk) - 1], tuple(chain.from_iterable(chunk)))
+        super().__init__(
+            lambda rows: (
+                f"UPDATE {table} SET {assignments} FROM (VALUES {', '.join([row] * rows)}) AS given"
+                f" WHERE id = given.column1 {suffix}"
+            )
+        )

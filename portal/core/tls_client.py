@@ -28,6 +28,9 @@ _REFUSED_CERTIFICATE_ALERTS = (
 )
 
 
+_CA_FILE, _CERTIFICATE, _KEY = "CA file", "client certificate", "client key"
+
+
 class UnusableTlsFile(ValueError):
     """A file can't be used. `reason`: why, as the end of a sentence; `is_key`: the private key's."""
 
@@ -90,11 +93,11 @@ def create_client_context(
         UnusableTlsFile: one of the files can't be read, or isn't what it should be.
     """
     if ca_file:
-        _check_pem_file("CA file", ca_file, b"CERTIFICATE-----", "no certificate in PEM is in it")
+        _check_pem_file(_CA_FILE, ca_file, b"CERTIFICATE-----", "no certificate in PEM is in it")
     try:
         tls_context = ssl.create_default_context(cafile=ca_file or None)
     except OSError as error:
-        raise UnusableTlsFile("CA file", ca_file, _describe_file_error(error)) from None
+        raise UnusableTlsFile(_CA_FILE, ca_file, _describe_file_error(error)) from None
     tls_context.minimum_version = MINIMUM_VERSIONS[minimum]
     if not verify:
         tls_context.check_hostname = False
@@ -109,7 +112,7 @@ def check_certificate_file(path: str) -> None:
 
     Raises: UnusableTlsFile
     """
-    _check_pem_file("client certificate", path, b"CERTIFICATE-----", "no certificate in PEM is in it")
+    _check_pem_file(_CERTIFICATE, path, b"CERTIFICATE-----", "no certificate in PEM is in it")
 
 
 def check_key_file(path: str) -> None:

@@ -1,13 +1,12 @@
 """A small SMPP client: binds, sends one message, waits for its receipt, shows messages from handsets, unbinds."""
 
 import socket
-import ssl
 import time
 from collections.abc import Iterator
 from itertools import count
 from typing import TypeVar
 
-from portal.core import gsm0338
+from portal.core import gsm0338, tls_client
 from portal.core.config import SmppSettings, bracket_ipv6, wildcard_to_loopback
 from portal.services.common.errors import Refused
 from portal.services.prices import countries
@@ -65,18 +64,13 @@ def send_message(
     address = f"{bracket_ipv6(host)}:{port}"
     try:
         with socket.create_connection((host, port), timeout=timeout_s) as tcp_socket:
-            session = _DemoSmppSession(tcp_socket if smpp.port else _wrap_tls(tcp_socket), timeout_s)
+            if not smpp.port:
+                # The demo's certificate is self-signed and was created on the same machine: it can't be verified.
+                tcp_socket = tls_client.create_client_context(verify=False).wrap_socket(tcp_socket)
+            session = _DemoSmppSession(tcp_socket, timeout_s)
             yield from session.send_and_wait(system_id, password, source, countries.strip_separators(destination), text)
     except (OSError, pdu.MalformedPdu) as error:
         raise DemoSendFailed(what=address, reason=f"{error}. {_CONNECTION_HINT}") from None
-
-
-def _wrap_tls(tcp_socket: socket.socket) -> ssl.SSLSocket:
-    # The demo's certificate is self-signed and was created on the same machine: it can't be verified.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context.wrap_socket(tcp_socket)
 
 
 class _DemoSmppSession:
@@ -99,7 +93,8 @@ class _DemoSmppSession:
             return
         yield f"receipt: {receipt}"
         for each in self._incoming:
-            yield f"message from {each.source}: {_decode_text(each)}"
+            alphabet = gsm0338.get_alphabet(each.data_coding, None)
+            yield f"message from {each.source}: {gsm0338.decode_as_displayed(each.body, alphabet)}"
         self._send_request(HeaderOnlyPdu(CommandId.UNBIND, next(self._sequences)), HeaderOnlyPdu)
 
     def _build_submit_sm(self, source: str, destination: str, text: str) -> SubmitSm:
@@ -126,12 +121,8 @@ class _DemoSmppSession:
             received = self._read_pdu()
             if received.sequence == request.sequence and isinstance(received, response_type):
                 if isinstance(received, (BindResp, MessageResp, HeaderOnlyPdu)) and received.status:
-                    name = type(request).__name__
-                    raise DemoSendFailed(
-                        what=name,
-                        reason=f"refused with {_get_command_status_name(received.status)}"
-                        + _REMEDIES.get(received.status, ""),
-                    )
+                    reason = f"refused with {_get_status_name(received.status)}{_REMEDIES.get(received.status, '')}"
+                    raise DemoSendFailed(what=type(request).__name__, reason=reason)
                 return received
 
     def _wait_for_receipt(self, message_id: str) -> str:
@@ -169,14 +160,5 @@ class _DemoSmppSession:
         return data
 
 
-def _decode_text(message: DeliverSm) -> str:
-    if message.data_coding == gsm0338.Encoding.UCS2:
-        return message.body.decode("utf-16-be")
-    return gsm0338.decode(message.body)
-
-
-def _get_command_status_name(status: int) -> str:
-    try:
-        return CommandStatus(status).name
-    except ValueError:
-        return f"0x{status:08X}"
+def _get_status_name(status: int) -> str:
+    return CommandStatus(status).name if status in set(CommandStatus) else f"0x{status:08X}"

@@ -4,7 +4,7 @@ import logging
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from portal.core import clock, db, paths
@@ -36,6 +36,7 @@ def list_jobs(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]
         mailer: woken after mails have been queued.
         options: `--data` and `--config` as this process got them, for the process of the daily check.
     """
+    queue_credit_mails = partial(credit_mails.queue_credit_mails, billing=config.billing.enabled)
     return [
         # Nobody waits for it, so it may wait long for the write lock.
         Job("housekeeping", clock.DAY_MS / 1000, partial(_purge_expired_data, config), busy_timeout_ms=60_000),
@@ -52,8 +53,8 @@ def list_jobs(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]
         Job("retention", 3600.0, partial(_remove_old_messages, config), pause_factor=RETENTION_PAUSE_FACTOR),
         Job("privacy", 5.0, _remove_message_texts, pause_factor=9),
         Job("log", 60.0, _empty_write_ahead_log),
-        Job("news", 1.0, partial(_queue_credit_mails, config, keys, mailer)),
-        Job("refusals", 60.0, partial(_queue_refused_bind_mails, keys, mailer)),
+        Job("news", 1.0, partial(_queue_mails, queue_credit_mails, keys, mailer)),
+        Job("refusals", 60.0, partial(_queue_mails, refusal_mails.queue_due_refused_bind_mails, keys, mailer)),
         # Not at the start: a restart shall be quick, and no two checks shall run at once.
         Job("check", 600.0, partial(_run_daily_check, options), runs_at_start=False),
     ]
@@ -152,16 +153,11 @@ def _empty_write_ahead_log(conn: Connection) -> Iterator[None]:
         yield
 
 
-def _queue_credit_mails(config: Config, keys: Keys, mailer: Mailer, conn: Connection) -> Iterator[None]:
-    """Queue the mails about credits."""
-    if credit_mails.queue_credit_mails(conn, keys, config.billing.enabled):
-        mailer.wake()
-    yield
-
-
-def _queue_refused_bind_mails(keys: Keys, mailer: Mailer, conn: Connection) -> Iterator[None]:
-    """Queue the mails about refused binds that have fallen due."""
-    if refusal_mails.queue_due_refused_bind_mails(conn, keys):
+def _queue_mails(
+    queue: Callable[[Connection, Keys], int], keys: Keys, mailer: Mailer, conn: Connection
+) -> Iterator[None]:
+    """Queue the mails that have fallen due."""
+    if queue(conn, keys):
         mailer.wake()
     yield
 
