@@ -90,15 +90,12 @@ def check_ports(config: Config, *names: str) -> None:
     Raises:
         CannotListen
     """
-    ports = {
-        WEB: [("web", "port", config.web.host, config.web.port)],
-        SMSC: [
-            ("smpp", "port", config.smpp.host, config.smpp.port),
-            ("smpp", "tls_port", config.smpp.host, config.smpp.tls_port),
-        ],
-    }
-    for section, key, host, port in (each for name in names for each in ports[name]):
-        if port:
+    for name, section, key, host, port in (
+        (WEB, "web", "port", config.web.host, config.web.port),
+        (SMSC, "smpp", "port", config.smpp.host, config.smpp.port),
+        (SMSC, "smpp", "tls_port", config.smpp.host, config.smpp.tls_port),
+    ):
+        if port and name in names:
             _check_port(section, key, host, port)
 
 

@@ -94,11 +94,6 @@ def _get_locale(language: str) -> Locale:
     return Locale.parse("en_GB" if language == "en" else language)
 
 
-@cache
-def _get_time_zone(timezone: str) -> ZoneInfo:
-    return ZoneInfo(timezone)
-
-
 def format_number(number: int | float) -> str:
     return _format_decimal(number, None, current_language())
 
@@ -113,23 +108,25 @@ def format_credits(thousandths: int) -> str:
     return _format_decimal(thousandths / 1000, "#,##0.###", current_language())
 
 
+def _amount_in_units(amount: int, currency: str) -> Decimal:
+    return Decimal(amount).scaleb(-get_currency_precision(currency))
+
+
 def format_money(amount: int, currency: str) -> str:
     """Format money, given in the currency's smallest unit, for the reader: 700 cents are "€7.00" or "7,00 €"."""
-    return _format_currency(
-        Decimal(amount).scaleb(-get_currency_precision(currency)), None, currency, current_language()
-    )
+    return _format_currency(_amount_in_units(amount, currency), None, currency, current_language())
 
 
 def format_money_input(amount: int, currency: str) -> str:
     """Format money as it is typed, without currency and group separators: "1234.50" or "1234,50"."""
     digits = get_currency_precision(currency)
     pattern = f"0.{'0' * digits}" if digits else "0"
-    return format_decimal(Decimal(amount).scaleb(-digits), pattern, _get_locale(current_language()))
+    return format_decimal(_amount_in_units(amount, currency), pattern, _get_locale(current_language()))
 
 
 def format_money_for_machines(amount: int, currency: str) -> str:
     """Format money without currency, for machines: "1234.50"."""
-    return str(Decimal(amount).scaleb(-get_currency_precision(currency)))
+    return str(_amount_in_units(amount, currency))
 
 
 def format_unit_price(amount: int, currency: str, thousandths: int) -> str:
@@ -139,7 +136,7 @@ def format_unit_price(amount: int, currency: str, thousandths: int) -> str:
         amount: the price of all of them, in the currency's smallest unit.
         thousandths: how many credits that buys, in thousandths.
     """
-    price = Decimal(amount).scaleb(-get_currency_precision(currency)) * 1000 / thousandths
+    price = _amount_in_units(amount, currency) * 1000 / thousandths
     # The locale's format of money, with more decimals.
     pattern = _get_locale(current_language()).currency_formats["standard"].pattern.replace("0.00", "0.00###")
     return _format_currency(price, pattern, currency, current_language())
@@ -170,11 +167,8 @@ def format_date_time(at: int, timezone: str) -> str:
 
 def format_short_date_time(at: int, now: int, timezone: str) -> str:
     """Format a time briefly: "18:00" on the same day, otherwise "25 Nov, 18:00"."""
-    same_day = (
-        datetime.fromtimestamp(at / 1000, _get_time_zone(timezone)).date()
-        == datetime.fromtimestamp(now / 1000, _get_time_zone(timezone)).date()
-    )
-    return _format_date_pattern(at, "HH:mm" if same_day else "d MMM, HH:mm", timezone, current_language())
+    day, today = (datetime.fromtimestamp(each / 1000, ZoneInfo(timezone)).date() for each in (at, now))
+    return _format_date_pattern(at, "HH:mm" if day == today else "d MMM, HH:mm", timezone, current_language())
 
 
 def format_day(at: int, timezone: str = "UTC") -> str:
@@ -240,9 +234,7 @@ def _format_currency(amount: Decimal, pattern: str | None, currency: str, langua
 
 @lru_cache(maxsize=8192)
 def _format_date_pattern(at: int, pattern: str, timezone: str, language: str) -> str:
-    return babel_datetime(
-        datetime.fromtimestamp(at / 1000, _get_time_zone(timezone)), pattern, locale=_get_locale(language)
-    )
+    return babel_datetime(datetime.fromtimestamp(at / 1000, ZoneInfo(timezone)), pattern, locale=_get_locale(language))
 
 
 @lru_cache(maxsize=8192)

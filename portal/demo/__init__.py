@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -135,15 +136,10 @@ def format_welcome(config: Config) -> str:
 
 def _is_password_valid(config: Config, password: str) -> bool:
     """Whether the sending account still has this password: it may have been replaced in the page."""
-    digest, conn = Keys.load(config.data).digest_smpp_password(password), db.connect(config.database_file)
-    try:
-        return any(
-            account.find_valid_password_id(digest, clock.now_ms()) is not None
-            for account in smpp_config.load_account_configs(conn)
-            if account.name == SENDING_ACCOUNT
-        )
-    finally:
-        conn.close()
+    digest = Keys.load(config.data).digest_smpp_password(password)
+    with closing(db.connect(config.database_file)) as conn:
+        configs = [each for each in smpp_config.load_account_configs(conn) if each.name == SENDING_ACCOUNT]
+    return any(each.find_valid_password_id(digest, clock.now_ms()) is not None for each in configs)
 
 
 def _format_command(config: Config, *words: str) -> str:

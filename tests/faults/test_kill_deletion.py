@@ -10,7 +10,7 @@ from portal.core.clock import DAY_MS, now_ms
 from portal.core.config import Config
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
-from portal.services.common import audit, ids
+from portal.services.common import ids
 from portal.services.common.audit import Actor
 from portal.services.common.message_states import DELIVERED
 from portal.services.common.periods import LAST_DAY, Period
@@ -19,6 +19,7 @@ from portal.services.history.search import SearchQuery
 from portal.services.messages import intake, outcomes
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.operations import self_check
+from tests.services.audit_log import list_audit_entries
 from tests.serving import start_server
 from tests.support import AccountLogin, prepare_submit, wait_until
 
@@ -78,11 +79,7 @@ def test_a_deletion_and_retention_go_on_after_kill_9(
         wait_until(lambda: deletion.list_open_deletion_ids(conn) == [])
     result = deletion.get_deletion_by_id(conn, deletion_id)
     assert (result.removed, result.total, result.underway, result.waiting) == (MESSAGES, MESSAGES, 0, 0)
-    assert [
-        each.details["removed"]
-        for each in audit.list_audit_entries(conn, account.id)
-        if each.action == "history.delete"
-    ]
+    assert [each.details["removed"] for each in list_audit_entries(conn, account.id) if each.action == "history.delete"]
     assert self_check.list_problem_texts(conn) == []
     assert conn.execute("SELECT count(*) FROM deleted_messages").fetchone()[0] == MESSAGES
 

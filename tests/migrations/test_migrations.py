@@ -15,7 +15,7 @@ from portal.core import db
 from portal.migrations import MigrationFailed, applied, runner
 from portal.migrations.steps import migrations as all_steps
 from portal.services.accounts import account_messages, accounts, session_records
-from portal.services.common import audit, ids
+from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.history import history, search
 from portal.services.history.search import SearchQuery
@@ -27,6 +27,7 @@ from portal.services.routing import routes
 from portal.services.upstreams import claims, queue
 from portal.services.upstreams.claims import Claim
 from tests.core.test_pasted_text import MARKS
+from tests.services.audit_log import list_audit_entries
 from tests.support import ROOT, list_submitted
 
 
@@ -415,7 +416,7 @@ def test_numbers_that_reach_accounts_are_no_routes_any_more(file):
     assert (number.id, number.number, number.keyword) == (7, "48484", "INFO")
     account = accounts.get_account(conn, "smpp-acme-1")
     assert inbound_numbers.add_inbound_number(conn, SHELL, account, "48485").id == 8, "ids go on"
-    actions = [each.action for each in audit.list_audit_entries(conn, 1, 4)]
+    actions = [each.action for each in list_audit_entries(conn, 1, 4)]
     assert actions == ["number.add", "account.change", "number.remove", "number.add"]
     assert routes.list_routes(conn) == []
     conn.close()

@@ -22,15 +22,6 @@ SHELL = Actor("shell")
 SYSTEM = Actor("system")
 
 
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    at: int
-    actor: str
-    address: str
-    action: str
-    details: dict[str, object]
-
-
 class _Account(Protocol):
     @property
     def id(self) -> int: ...
@@ -71,17 +62,6 @@ def record_account_action(
 ) -> None:
     """Like `record_action`, about an account and its customer."""
     record_action(conn, actor, action, customer_id=account.customer_id, account_id=account.id, **details)
-
-
-def list_audit_entries(conn: sqlite3.Connection, account_id: int, limit: int = 50) -> list[AuditEntry]:
-    """The latest changes of an account, newest first."""
-    rows = conn.execute(
-        "SELECT at, actor, address, action, details FROM audit_log WHERE account_id = ? ORDER BY id DESC LIMIT ?",
-        (account_id, limit),
-    )
-    return [
-        AuditEntry(row["at"], row["actor"], row["address"], row["action"], json.loads(row["details"])) for row in rows
-    ]
 
 
 def purge_audit_log(conn: sqlite3.Connection, before: int) -> None:

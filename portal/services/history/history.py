@@ -186,26 +186,21 @@ class SentText:
         if self.text_placeholder:
             return ""
         pieces = []
-        expected = 1
-        for run in _group_consecutive_segments([each for each in self.messages if each.kept]):
-            if (run[0].segment_number or 1) > expected:
-                pieces.append(MISSING_SEGMENTS_MARK)
-            pieces.append(("" if run[0].alphabet.is_text else " ").join(each.content for each in run))
-            expected = (run[-1].segment_number or 1) + 1
-        if expected <= self.segment_count:
+        previous, separator = 0, ""
+        for each in self.messages:
+            if each.kept:
+                number = each.segment_number or 1
+                if pieces and number == previous + 1:
+                    pieces.append(separator)
+                else:
+                    separator = "" if each.alphabet.is_text else " "
+                    if number > previous + 1:
+                        pieces.append(MISSING_SEGMENTS_MARK)
+                pieces.append(each.content)
+                previous = number
+        if previous < self.segment_count:
             pieces.append(MISSING_SEGMENTS_MARK)
         return "".join(pieces)
-
-
-def _group_consecutive_segments(messages: Sequence[SentMessage]) -> list[list[SentMessage]]:
-    """Group segments into runs with consecutive numbers."""
-    runs: list[list[SentMessage]] = []
-    for each in messages:
-        if runs and each.segment_number == (runs[-1][-1].segment_number or 0) + 1:
-            runs[-1].append(each)
-        else:
-            runs.append([each])
-    return runs
 
 
 def decode_segments(segments: Sequence[SegmentContent]) -> list[str]:

@@ -13,10 +13,10 @@ from portal.services.accounts.session_records import (
     SmppSessionRecord,
     SmppSessionSummary,
 )
-from portal.services.common import audit
 from portal.services.common.audit import SHELL, Actor
 from portal.services.messages import smpp_config
 from portal.services.messages.smpp_config import AccountConfig
+from tests.services.audit_log import list_audit_entries
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_somebody_asks_for_the_end_of_a_session(conn, acme_1, session):
         True,
     ]
     session_records.request_smpp_session_end(conn, alice, acme_1, 2)
-    (entry,) = (each for each in audit.list_audit_entries(conn, acme_1.id) if each.action == "session.end")
+    (entry,) = (each for each in list_audit_entries(conn, acme_1.id) if each.action == "session.end")
     assert (entry.actor, entry.details) == ("alice@acme.example", {"client": "127.0.0.1", "bind_type": "transceiver"})
 
 

@@ -12,7 +12,7 @@ from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit, orders, packs
 from portal.services.billing.orders import Order
-from portal.services.common import audit, credit_amounts
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL, Actor
 from portal.services.common.message_states import PTT_NO_CREDIT
 from portal.services.credits import credits, ledger
@@ -20,6 +20,7 @@ from portal.services.messages import blacklist, intake
 from portal.services.operations import self_check
 from portal.services.people import customers
 from portal.services.people.customers import Customer
+from tests.services.audit_log import list_audit_entries
 from tests.support import Cast, prepare_submit
 
 K = credit_amounts.THOUSANDTHS
@@ -135,7 +136,7 @@ def test_each_pack_is_told_and_written_down(conn, acme_2, allow, rule, send):
     rule()
     send(180)
     assert kinds(conn) == ["recredited", "recredited"]
-    entries = [each for each in audit.list_audit_entries(conn, acme_2.id) if each.action == "recredit.buy"]
+    entries = [each for each in list_audit_entries(conn, acme_2.id) if each.action == "recredit.buy"]
     assert [each.details["order"] for each in entries] == [each.number for each in automatic(conn)[::-1]]
     assert entries[0].details["credits"] == PACK
 
@@ -341,7 +342,7 @@ def test_a_rule_is_kept_and_written_down(conn, acme_2, rule):
     rule(below=50, pack=250, per_day=3)
     account = accounts.get_account(conn, acme_2.name)
     assert (account.recredit_below, account.recredit_pack, account.recredit_per_day) == (50 * K, 250 * K, 3)
-    entry = audit.list_audit_entries(conn, acme_2.id)[0]
+    entry = list_audit_entries(conn, acme_2.id)[0]
     assert (entry.actor, entry.action) == (ALICE.name, "recredit.set")
     assert entry.details == {"below": 50 * K, "pack": 250 * K, "per_day": 3}
 

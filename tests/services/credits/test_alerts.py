@@ -7,11 +7,12 @@ import pytest
 from portal.core.db import Connection
 from portal.services.accounts import accounts, change_counters
 from portal.services.accounts.accounts import Account
-from portal.services.common import audit, credit_amounts
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL, Actor
 from portal.services.credits import alerts, credits, forecast
 from portal.services.messages import intake
 from portal.services.people import customers
+from tests.services.audit_log import list_audit_entries
 from tests.support import prepare_submit
 
 K = credit_amounts.THOUSANDTHS
@@ -93,7 +94,7 @@ def test_without_a_threshold_nothing_is_noted(conn, acme_1):
 def test_the_rule_is_kept_and_written_down(conn, acme_1, alert):
     found = alert(100, " ops@acme.example ", "marta@acme.example")
     assert (found.alert_below, found.alert_to) == (100 * K, ("ops@acme.example", "marta@acme.example"))
-    entry = audit.list_audit_entries(conn, acme_1.id)[0]
+    entry = list_audit_entries(conn, acme_1.id)[0]
     assert (entry.actor, entry.action) == (ALICE.name, "alert.set")
     assert entry.details == {"below": 100 * K, "to": ["ops@acme.example", "marta@acme.example"]}
 

@@ -8,10 +8,11 @@ from portal.core import i18n
 from portal.core.clock import now_ms
 from portal.core.db import write_transaction
 from portal.services.billing import statement
-from portal.services.common import audit, credit_amounts, idempotency, ids
+from portal.services.common import credit_amounts, idempotency, ids
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits, ledger
 from portal.services.operations import self_check
+from tests.services.audit_log import list_audit_entries
 
 
 @pytest.mark.parametrize(("text", "thousandths"), [("100", 100_000), ("0.5", 500), (" 0.001 ", 1), (".5", 500)])
@@ -109,7 +110,7 @@ def test_a_correction_stands_in_the_ledger_and_the_audit_log_with_its_reason(con
         after,
         "counted twice",
     )
-    entry = audit.list_audit_entries(conn, acme_2.id)[0]
+    entry = list_audit_entries(conn, acme_2.id)[0]
     assert (entry.actor, entry.action) == ("shell", "credits.correction")
     assert entry.details == {"amount": amount, "reason": "counted twice"}
 

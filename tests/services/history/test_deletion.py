@@ -11,7 +11,7 @@ from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import Connection
 from portal.services.accounts import account_messages
 from portal.services.accounts.accounts import Account
-from portal.services.common import audit, idempotency
+from portal.services.common import idempotency
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import UNDELIVERABLE
 from portal.services.credits import credits
@@ -24,6 +24,7 @@ from portal.services.messages.validation import Segment
 from portal.services.operations import self_check
 from portal.services.people import customers
 from portal.services.statistics import rollup
+from tests.services.audit_log import list_audit_entries
 from tests.services.history.deleting import MARTA, NOW, delete, end, leave_former_sums, left, sent
 from tests.services.submitting import store_messages
 from tests.support import prepare_submit
@@ -289,7 +290,7 @@ def test_the_audit_log_says_who_deleted_how_many(conn, acme_1):
 
     delete(conn, acme_1, deletion.build_selection_scope(SENT, messages))
 
-    (entry,) = [each for each in audit.list_audit_entries(conn, acme_1.id) if each.action == "history.delete"]
+    (entry,) = [each for each in list_audit_entries(conn, acme_1.id) if each.action == "history.delete"]
     assert (entry.actor, entry.address, entry.details["removed"]) == (MARTA.name, MARTA.address, 2)
 
 

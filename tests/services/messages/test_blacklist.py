@@ -2,9 +2,9 @@ import pytest
 
 from portal.core.db import Connection
 from portal.services.accounts.accounts import Account
-from portal.services.common import audit
 from portal.services.common.audit import SHELL, Actor
 from portal.services.messages import blacklist
+from tests.services.audit_log import list_audit_entries
 from tests.support import prepare_submit
 
 NUMBER, OTHER = "393337654321", "393337654322"
@@ -55,7 +55,7 @@ def test_what_changes_is_in_the_audit_log(conn, acme_1):
     for _ in range(2):
         blacklist.add_blacklist_number(conn, SHELL, acme_1, NUMBER)
     blacklist.remove_blacklist_number(conn, SHELL, acme_1, NUMBER)
-    logged = [(each.action, each.details) for each in audit.list_audit_entries(conn, acme_1.id, 2)]
+    logged = [(each.action, each.details) for each in list_audit_entries(conn, acme_1.id, 2)]
     assert logged == [
         ("blacklist.remove", {"number": NUMBER}),
         ("blacklist.add", {"number": NUMBER}),

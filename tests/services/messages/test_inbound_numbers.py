@@ -2,9 +2,9 @@ import pytest
 
 from portal.core.db import Connection
 from portal.services.accounts.accounts import Account
-from portal.services.common import audit
 from portal.services.common.audit import SHELL
 from portal.services.messages import inbound_numbers
+from tests.services.audit_log import list_audit_entries
 
 
 def listed(conn: Connection, account: Account) -> list[str]:
@@ -78,7 +78,7 @@ def test_only_its_own_account_s_is_removed(conn, acme_1, globex_1):
 def test_both_are_in_the_audit_log(conn, acme_1):
     inbound_numbers.add_inbound_number(conn, SHELL, acme_1, "48484", "info")
     inbound_numbers.remove_inbound_number(conn, SHELL, acme_1, "48484", "info")
-    logged = [(each.action, each.details) for each in audit.list_audit_entries(conn, acme_1.id, 2)]
+    logged = [(each.action, each.details) for each in list_audit_entries(conn, acme_1.id, 2)]
     assert logged == [
         ("number.remove", {"number": "48484", "keyword": "INFO"}),
         ("number.add", {"number": "48484", "keyword": "INFO"}),

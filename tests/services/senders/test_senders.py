@@ -6,11 +6,11 @@ import pytest
 from portal.core.clock import now_ms
 from portal.core.db import Connection
 from portal.services.accounts.accounts import Account
-from portal.services.common import audit
 from portal.services.common.audit import SHELL, Actor
 from portal.services.messages import inbound_numbers, smpp_config
 from portal.services.senders import senders
 from tests.documents import JPEG, PDF
+from tests.services.audit_log import list_audit_entries
 
 
 def allowed(conn: Connection, account: Account) -> Collection[str]:
@@ -291,7 +291,7 @@ def test_all_of_it_is_in_the_audit_log(conn, acme_1):
     senders.set_sender_enabled(conn, actor, acme_1, sender.id, enabled=True)
     senders.remove_senders(conn, actor, acme_1, [sender.id])
     senders.restore_senders(conn, actor, acme_1, [sender.id])
-    entries = [each for each in audit.list_audit_entries(conn, acme_1.id) if each.actor == actor.name]
+    entries = [each for each in list_audit_entries(conn, acme_1.id) if each.actor == actor.name]
     assert [each.action.removeprefix("sender.") for each in reversed(entries)] == [
         "add", "approve", "disable", "enable", "remove", "restore",
     ]  # fmt: skip

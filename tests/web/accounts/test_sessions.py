@@ -8,8 +8,8 @@ from portal.core import clock, db, i18n
 from portal.core.crypto import Keys
 from portal.services.accounts import allowed_ips, credentials, refused_binds
 from portal.services.accounts.refused_binds import RefusedBind
-from portal.services.common import audit
 from portal.services.common.audit import SHELL
+from tests.services.audit_log import list_audit_entries
 from tests.support import Cast, Person
 from tests.web import acting
 from tests.web.acting import extract_text
@@ -236,7 +236,7 @@ def test_without_javascript_the_session_is_ended_and_the_page_says_so(
     assert ending(conn) == [1]
     assert f'href="{address}"' not in answer.text
     assert f'href="{SESSIONS}/2/end"' in answer.text
-    (entry,) = (each for each in audit.list_audit_entries(conn, cast.smpp_acme_1.id) if each.action == "session.end")
+    (entry,) = (each for each in list_audit_entries(conn, cast.smpp_acme_1.id) if each.action == "session.end")
     assert entry.actor == cast.alice.email
 
 

@@ -9,11 +9,12 @@ from portal.core import db
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit, orders, packs
-from portal.services.common import audit, credit_amounts
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import alerts, credits
 from portal.services.messages import intake
 from portal.services.people import customers
+from tests.services.audit_log import list_audit_entries
 from tests.support import Cast, Person, prepare_submit
 from tests.web import acting
 from tests.web.acting import extract_text, get_field_value
@@ -321,7 +322,7 @@ def test_another_customer_finds_nothing(client: Client, cast: Cast, account: Cal
 def test_it_is_written_down_who_did_it(alice: Browser, cast: Cast, conn: db.Connection) -> None:
     alice.post(ALERT, data={"alert-below": "100"})
     alice.post(RECREDIT, data=RULE)
-    entries = audit.list_audit_entries(conn, cast.smpp_acme_1.id)[:2]
+    entries = list_audit_entries(conn, cast.smpp_acme_1.id)[:2]
     assert [(each.actor, each.action) for each in entries] == [
         (cast.alice.email, "recredit.set"),
         (cast.alice.email, "alert.set"),

@@ -12,10 +12,10 @@ import pytest
 from werkzeug.test import TestResponse
 
 from portal.core import db
-from portal.services.common import audit
 from portal.services.common.audit import SHELL
 from portal.services.messages import blacklist, inbound, inbound_numbers
 from portal.services.messages.inbound import MobileOriginatedMessage
+from tests.services.audit_log import list_audit_entries
 from tests.support import Cast, Person
 from tests.web import acting
 from tests.web.acting import extract_text
@@ -61,7 +61,7 @@ def many(conn: db.Connection, how_many: int) -> list[str]:
 
 
 def logged(conn: db.Connection) -> list[tuple[str, str, dict[str, object]]]:
-    entries = audit.list_audit_entries(conn, acting.get_account(conn, "smpp-acme-1").id)
+    entries = list_audit_entries(conn, acting.get_account(conn, "smpp-acme-1").id)
     return [(each.actor, each.action, each.details) for each in entries if each.action.startswith("blacklist.")]
 
 
