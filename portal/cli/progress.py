@@ -121,34 +121,29 @@ class _Bar:
     def __init__(self, title: str, clock: Callable[[], float]) -> None:
         self._title = title
         self._clock = clock
-        self._begun_at = self._drawn_at = clock()
+        self._begun_at = clock()
+        self._drawn_at: float | None = None
         self._bar: Any = None
-        self._has_seconds = False
 
     def show(self, done: int, total: int) -> None:
         now = self._clock()
-        is_first = self._bar is None and not self._has_seconds
-        if not is_first and now - self._drawn_at < _SECONDS_BETWEEN_DRAWINGS:
+        if self._drawn_at is not None and now - self._drawn_at < _SECONDS_BETWEEN_DRAWINGS:
             return
-        self._drawn_at = now
         if not total:
-            self._has_seconds = True
             print(f"\r{self._title}  {now - self._begun_at:.0f} s", end="", file=sys.stderr, flush=True)
-            return
-        if self._bar is None:
-            self._begin_bar(total)
-        self._bar.length = total
-        # It never moves back: an estimate may.
-        self._bar.update(max(0, min(done, total) - self._bar.pos))
-
-    def _begin_bar(self, total: int) -> None:
-        self.clear()
-        self._bar = click.progressbar(length=total, label=self._title, file=sys.stderr)
-        self._bar.render_progress()
+        else:
+            if self._bar is None:
+                self.clear()
+                self._bar = click.progressbar(length=total, label=self._title, file=sys.stderr)
+                self._bar.render_progress()
+            self._bar.length = total
+            # It never moves back: an estimate may.
+            self._bar.update(max(0, min(done, total) - self._bar.pos))
+        self._drawn_at = now
 
     def clear(self) -> None:
         """Make room for a line of text; the next change is drawn below it."""
-        if self._bar is not None or self._has_seconds:
+        if self._drawn_at is not None:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
     def finish(self, *, complete: bool) -> None:
@@ -156,7 +151,7 @@ class _Bar:
             if complete:
                 self._bar.update(self._bar.length - self._bar.pos)
             self._bar.render_finish()
-        elif self._has_seconds:
+        elif self._drawn_at is not None:
             print(file=sys.stderr)
 
 

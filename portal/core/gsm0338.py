@@ -36,9 +36,9 @@ _EXTENSION_TABLE = {
     0x40: "|",
     0x65: "€",
 }
-_EXTENSION_SEPTETS = {character: bytes((ESCAPE, septet)) for septet, character in _EXTENSION_TABLE.items()}
-_DEFAULT_SEPTETS = {
-    ord(character): septet for septet, character in enumerate(_DEFAULT_ALPHABET) if character != _UNDEFINED
+_SEPTETS = {
+    **{ord(each): bytes((septet,)) for septet, each in enumerate(_DEFAULT_ALPHABET) if each != _UNDEFINED},
+    **{ord(each): bytes((ESCAPE, septet)) for septet, each in _EXTENSION_TABLE.items()},
 }
 
 # The tables of national languages (annex A) by the language's number (6.2.1.2.4): 1 is Turkish, 2 Spanish, which has no
@@ -155,7 +155,7 @@ def count_septets(character: str) -> int:
     """Return how many septets a character takes in GSM 03.38: two where it is of the extension table, 0 where it has no
     place there.
     """
-    return 2 if character in _EXTENSION_SEPTETS else int(ord(character) in _DEFAULT_SEPTETS)
+    return len(_SEPTETS.get(ord(character), b""))
 
 
 def iterate_udh_elements(udh: bytes) -> Iterator[tuple[int, bytes]]:
@@ -238,19 +238,9 @@ def encode(text: str) -> bytes:
     ValueError names the first character that has none.
     """
     try:
-        return codecs.charmap_encode(text, "strict", _DEFAULT_SEPTETS)[0]
-    except UnicodeEncodeError:
-        return b"".join(map(_encode_character, text))
-
-
-def _encode_character(character: str) -> bytes:
-    extension = _EXTENSION_SEPTETS.get(character)
-    if extension is not None:
-        return extension
-    try:
-        return codecs.charmap_encode(character, "strict", _DEFAULT_SEPTETS)[0]
-    except UnicodeEncodeError:
-        raise ValueError(f"{character!r} has no place in GSM 03.38") from None
+        return codecs.charmap_encode(text, "strict", _SEPTETS)[0]
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{text[error.start]!r} has no place in GSM 03.38") from None
 
 
 def choose_encoding(text: str) -> Encoding:

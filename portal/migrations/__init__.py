@@ -50,7 +50,7 @@ def migrate(file: Path, *, progress: Progress = no_progress) -> list[str]:
     return runner.migrate(file, progress=progress)
 
 
-def migrate_copy(file: Path, *, progress: Progress = no_progress) -> None:
+def migrate_copy(file: Path, *, progress: Progress) -> None:
     """Apply all pending migrations to a copy that nobody else uses, and that is removed where this fails.
 
     Raises: as `migrate`; the copy is of no use then.

@@ -64,7 +64,7 @@ def migrate(
         return run.names
 
 
-def migrate_copy(file: Path, *, progress: Progress = no_progress, migrations: Migrations = all_migrations) -> None:
+def migrate_copy(file: Path, *, progress: Progress) -> None:
     """Apply all pending migrations to a copy that nobody else uses, and that is removed where this fails.
 
     Raises:
@@ -73,7 +73,7 @@ def migrate_copy(file: Path, *, progress: Progress = no_progress, migrations: Mi
     with closing(db.connect(file)) as conn:
         conn.execute("PRAGMA journal_mode = OFF")
         conn.execute("PRAGMA synchronous = OFF")
-        run = _Run(Database(conn), file, migrations, progress)
+        run = _Run(Database(conn), file, all_migrations, progress)
         with run.name_failures(), db.sort_in_files(conn, file.parent):
             run.apply_steps()
 

@@ -144,10 +144,6 @@ class MovementSums:
     def total_out(self) -> int:
         return sum(amount for _, amount in self.by_kind.values())
 
-    def get_net_amount(self, kind: str) -> int:
-        """What came less what went of one kind."""
-        return sum(self.by_kind.get(kind, (0, 0)))
-
 
 def sum_movements(
     conn: sqlite3.Connection, account_id: int, period: Period = ALL_TIME_PERIOD, kind: str = ""

@@ -185,7 +185,7 @@ class SentText:
         """
         if self.text_placeholder:
             return ""
-        pieces = []
+        pieces: list[str] = []
         previous, separator = 0, ""
         for each in self.messages:
             if each.kept:

@@ -87,11 +87,6 @@ class CostEstimate:
         """The credits left afterwards; negative: so many are missing."""
         return self.balance - self.total_price
 
-    @property
-    def priced_count(self) -> int:
-        """To how many of the numbers it would be sent."""
-        return sum(each.refusal is None for each in self.costs)
-
 
 def estimate_cost(conn: sqlite3.Connection, account: Account, text: str, numbers: str) -> CostEstimate:
     """Calculate what an account would pay for a text now. Nothing is stored.
