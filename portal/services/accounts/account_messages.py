@@ -19,11 +19,12 @@ from portal.core.db import write_transaction
 
 # A transaction of some milliseconds.
 _MESSAGES_PER_BATCH = 2_000
-_MARK_SQL = "(SELECT value FROM counters WHERE name = 'indexed_message_id')"
+MARK_SQL = "(SELECT value FROM counters WHERE name = 'indexed_message_id')"
+"""SQL for the mark: all messages with ids up to this one are in the index."""
 
 LATEST_MESSAGE_ID_SQL = f"""
 coalesce(
-    (SELECT id FROM messages NOT INDEXED WHERE id > {_MARK_SQL} AND account_id = :account ORDER BY id DESC LIMIT 1),
+    (SELECT id FROM messages NOT INDEXED WHERE id > {MARK_SQL} AND account_id = :account ORDER BY id DESC LIMIT 1),
     (SELECT max(message_id) FROM account_messages WHERE account_id = :account))
 """
 """The id of the newest message of the account `:account`, or NULL."""
@@ -89,7 +90,7 @@ def get_latest_message_id(conn: sqlite3.Connection, account_id: int) -> int:
 
 def get_last_indexed_id(conn: sqlite3.Connection) -> int:
     """The mark: all messages with ids up to this one are in the index."""
-    return int(conn.execute(f"SELECT {_MARK_SQL}").fetchone()[0])
+    return int(conn.execute(f"SELECT {MARK_SQL}").fetchone()[0])
 
 
 def index_message_batch(conn: sqlite3.Connection, *, max_messages: int = _MESSAGES_PER_BATCH) -> bool:

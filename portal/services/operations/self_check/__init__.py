@@ -19,8 +19,8 @@ from portal.services.operations.self_check.copy import (
     remove_stale_copy,
 )
 from portal.services.operations.self_check.problem import (
-    AccountNames,
     Problem,
+    find_by_queries,
     iterate_rows,
     problem_from_error,
     problem_from_failed_migration,
@@ -112,32 +112,23 @@ def _check_database_file(conn: sqlite3.Connection) -> Iterator[Problem]:
         if line != "ok":
             yield Problem(N_("file: %(line)s"), {"line": line})
     for table, row, parent, _ in iterate_rows(conn, "PRAGMA foreign_key_check"):
+        sentence = N_("file: %(table)s row %(row)s refers to a row of %(parent)s that isn't there")
         # Tables WITHOUT ROWID have no row number.
         if row is None:
             sentence = N_("file: a row of %(table)s refers to a row of %(parent)s that isn't there")
-            yield Problem(sentence, {"table": table, "parent": parent})
-        else:
-            sentence = N_("file: %(table)s row %(row)s refers to a row of %(parent)s that isn't there")
-            yield Problem(sentence, {"table": table, "row": row, "parent": parent})
+        yield Problem(sentence, {"table": table, "row": row, "parent": parent})
 
 
-def _check_deliveries(conn: sqlite3.Connection) -> Iterator[Problem]:
-    names = AccountNames(conn)
-    rows = iterate_rows(
-        conn,
-        "SELECT deliveries.account_id, min(deliveries.id), count(*) FROM deliveries"
-        " LEFT JOIN messages ON messages.id = message_id AND messages.account_id = deliveries.account_id"
-        " LEFT JOIN received ON received.id = received_id AND received.account_id = deliveries.account_id"
-        " WHERE messages.id IS NULL AND received.id IS NULL GROUP BY deliveries.account_id",
-    )
-    for account_id, row, count in rows:
-        sentence = N_(
-            "%(account)s: what waits for receivers and belongs to no message: %(count)s, the first is deliveries row"
-            " %(row)s"
-        )
-        yield Problem(sentence, {"account": names[account_id], "count": count, "row": row})
-
-
+_DELIVERY_CHECK = (
+    N_(
+        "%(account)s: what waits for receivers and belongs to no message: %(count)s, the first is deliveries row"
+        " %(row)s"
+    ),
+    "SELECT deliveries.account_id AS account, min(deliveries.id) AS row, count(*) AS count FROM deliveries"
+    " LEFT JOIN messages ON messages.id = message_id AND messages.account_id = deliveries.account_id"
+    " LEFT JOIN received ON received.id = received_id AND received.account_id = deliveries.account_id"
+    " WHERE messages.id IS NULL AND received.id IS NULL GROUP BY deliveries.account_id",
+)
 _CHECKS = (
     _check_database_file,
     in_ledger.check_movements,
@@ -148,7 +139,7 @@ _CHECKS = (
     in_messages.check_totals,
     in_messages.check_account_messages,
     in_parts.check_parts,
-    _check_deliveries,
+    partial(find_by_queries, checks=[_DELIVERY_CHECK]),
     in_upstreams.check_upstreams,
     in_upstreams.check_routes,
     in_upstreams.check_waiting_messages,

@@ -3,7 +3,6 @@
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from portal.core.clock import DAY_MS
 from portal.core.i18n import N_
@@ -13,8 +12,58 @@ from portal.services.common.audit import SYSTEM
 from portal.services.common.message_states import DELETED, DELIVERED, ENROUTE, PTT_BLACKLISTED, REJECTED
 from portal.services.credits import ledger
 from portal.services.messages import message_parts
-from portal.services.operations.self_check.problem import AccountNames, Problem, ProblemParams, iterate_rows
+from portal.services.operations.self_check.problem import AccountNames, Problem, find_by_queries, iterate_rows
 from portal.services.upstreams import upstreams
+
+_BALANCE_CHECKS = (
+    (
+        N_("%(account)s: the balance (accounts row %(row)s) differs by %(difference)s from what the ledger adds up to"),
+        "SELECT id AS account, id AS row, balance - coalesce((SELECT balance_after FROM movements"
+        " WHERE account_id = accounts.id ORDER BY id DESC LIMIT 1), 0) AS difference FROM accounts"
+        " WHERE difference <> 0",
+    ),
+    (
+        N_("%(account)s: the balance (accounts row %(row)s) is less than nothing"),
+        "SELECT id AS account, id AS row FROM accounts WHERE balance < 0",
+    ),
+)
+# The two movements of a transfer are written in one transaction, so no movement of another transfer is between them.
+# `route` is the same in both.
+_TRANSFERS = """
+SELECT id AS row, account_id AS account, counterpart_id AS other, kind, abs(amount) AS amount, route,
+    lead(id) OVER by_id AS next_row, lead(abs(amount)) OVER by_id AS next_amount,
+    kind = 'transfer_out' AND lead(kind || route) OVER by_id = 'transfer_in' || route AS is_brought,
+    kind = 'transfer_in' AND lag(kind || route) OVER by_id = 'transfer_out' || route AS is_sent
+FROM (
+    SELECT *, iif(kind = 'transfer_out', account_id || '>' || counterpart_id,
+        counterpart_id || '>' || account_id) AS route
+    FROM movements WHERE kind IN ('transfer_out', 'transfer_in')
+) WINDOW by_id AS (ORDER BY id)
+"""
+_TRANSFER_CHECKS = (
+    (
+        N_("%(account)s: movements row %(row)s sends %(amount)s credits to %(other)s, and none brings them"),
+        f"SELECT account, row, amount, other FROM ({_TRANSFERS}) WHERE kind = 'transfer_out' AND is_brought IS NOT 1",
+    ),
+    (
+        N_("%(account)s: movements row %(row)s brings %(amount)s credits from %(other)s, and none sends them"),
+        f"SELECT account, row, amount, other FROM ({_TRANSFERS}) WHERE kind = 'transfer_in' AND is_sent IS NOT 1",
+    ),
+    (
+        N_(
+            "%(account)s: movements row %(row)s sends %(amount)s credits to %(other)s, where row %(other_row)s brings"
+            " %(brought)s"
+        ),
+        "SELECT account, row, amount, other, next_row AS other_row, next_amount AS brought"
+        f" FROM ({_TRANSFERS}) WHERE is_brought AND amount <> next_amount",
+    ),
+    (
+        N_("%(account)s: movements row %(row)s sends %(amount)s credits to %(other)s, which is another customer's"),
+        f"SELECT account, row, amount, other FROM ({_TRANSFERS}) WHERE is_brought"
+        " AND (SELECT customer_id FROM accounts WHERE id = account)"
+        " IS NOT (SELECT customer_id FROM accounts WHERE id = other)",
+    ),
+)
 
 
 def check_movements(conn: sqlite3.Connection) -> Iterator[Problem]:
@@ -23,11 +72,9 @@ def check_movements(conn: sqlite3.Connection) -> Iterator[Problem]:
     """
     names = AccountNames(conn)
     balances: dict[int, int] = defaultdict(int)
-    transfers = _TransferMatcher(conn, names)
-    rows = iterate_rows(
-        conn, "SELECT id, account_id, kind, amount, balance_after, counterpart_id FROM movements ORDER BY id"
-    )
-    for row, account_id, kind, amount, balance_after, counterpart_id in rows:
+    rows = iterate_rows(conn, "SELECT id, account_id, kind, amount, balance_after FROM movements ORDER BY id")
+    for row, account_id, kind, amount, balance_after in rows:
+        params = {"account": names[account_id], "row": row, "amount": balance_after}
         expected = balances[account_id] + amount
         balances[account_id] = balance_after
         if balance_after != expected:
@@ -35,107 +82,22 @@ def check_movements(conn: sqlite3.Connection) -> Iterator[Problem]:
                 "%(account)s: movements row %(row)s leaves %(amount)s credits, but %(expected)s follow from the one"
                 " before it"
             )
-            yield Problem(
-                sentence, {"account": names[account_id], "row": row, "amount": balance_after, "expected": expected}
-            )
+            yield Problem(sentence, params | {"expected": expected})
         if balance_after < 0:
-            sentence = N_("%(account)s: movements row %(row)s leaves %(amount)s credits, less than none")
-            yield Problem(sentence, {"account": names[account_id], "row": row, "amount": balance_after})
+            yield Problem(N_("%(account)s: movements row %(row)s leaves %(amount)s credits, less than none"), params)
         if not ledger.has_valid_sign(kind, amount):
             sentence = N_("%(account)s: movements row %(row)s, %(kind)s, is of %(amount)s credits: the wrong sign")
-            yield Problem(sentence, {"account": names[account_id], "row": row, "kind": kind, "amount": amount})
-        if kind in (ledger.TRANSFER_OUT, ledger.TRANSFER_IN):
-            yield from transfers.check_next_movement(
-                _TransferMovement(row, account_id, kind, abs(amount), counterpart_id)
-            )
-    yield from transfers.check_next_movement(None)
-    for account_id, balance in iterate_rows(conn, "SELECT id, balance FROM accounts ORDER BY id"):
-        if balance != balances[account_id]:
-            sentence = N_(
-                "%(account)s: the balance (accounts row %(row)s) differs by %(difference)s from what the ledger adds up"
-                " to"
-            )
-            difference = balance - balances[account_id]
-            yield Problem(sentence, {"account": names[account_id], "row": account_id, "difference": difference})
-        if balance < 0:
-            sentence = N_("%(account)s: the balance (accounts row %(row)s) is less than nothing")
-            yield Problem(sentence, {"account": names[account_id], "row": account_id})
-
-
-@dataclass(frozen=True, slots=True)
-class _TransferMovement:
-    row: int
-    account_id: int
-    kind: str
-    amount: int
-    counterpart_id: int | None
-
-
-class _TransferMatcher:
-    """Finds the two movements of each transfer.
-
-    They are written in one transaction, so no movement of another transfer is between them.
-    """
-
-    def __init__(self, conn: sqlite3.Connection, names: AccountNames) -> None:
-        self._names = names
-        self._customers = dict(iterate_rows(conn, "SELECT id, customer_id FROM accounts"))
-        self._unmatched: _TransferMovement | None = None
-
-    def check_next_movement(self, movement: _TransferMovement | None) -> Iterator[Problem]:
-        """Check the next movement of a transfer, in the order of the ledger; None: there are no more."""
-        sent, self._unmatched = self._unmatched, None
-        if movement is not None and movement.kind == ledger.TRANSFER_OUT:
-            self._unmatched, movement = movement, None
-        if (
-            sent
-            and movement
-            and (sent.counterpart_id, movement.counterpart_id) == (movement.account_id, sent.account_id)
-        ):
-            yield from self._check_pair(sent, movement)
-            return
-        if sent:
-            yield self._report_unmatched_transfer(
-                sent,
-                N_("%(account)s: movements row %(row)s sends %(amount)s credits to %(other)s, and none brings them"),
-            )
-        if movement:
-            yield self._report_unmatched_transfer(
-                movement,
-                N_("%(account)s: movements row %(row)s brings %(amount)s credits from %(other)s, and none sends them"),
-            )
-
-    def _check_pair(self, sent: _TransferMovement, received: _TransferMovement) -> Iterator[Problem]:
-        params: ProblemParams = {
-            "account": self._names[sent.account_id],
-            "row": sent.row,
-            "amount": sent.amount,
-            "other": self._names[received.account_id],
-        }
-        if sent.amount != received.amount:
-            sentence = N_(
-                "%(account)s: movements row %(row)s sends %(amount)s credits to %(other)s, where row %(other_row)s"
-                " brings %(brought)s"
-            )
-            yield Problem(sentence, {**params, "other_row": received.row, "brought": received.amount})
-        if self._customers.get(sent.account_id) != self._customers.get(received.account_id):
-            sentence = N_(
-                "%(account)s: movements row %(row)s sends %(amount)s credits to %(other)s, which is another customer's"
-            )
-            yield Problem(sentence, params)
-
-    def _report_unmatched_transfer(self, movement: _TransferMovement, sentence: str) -> Problem:
-        other = self._names[movement.counterpart_id] if movement.counterpart_id is not None else "?"
-        params: ProblemParams = {
-            "account": self._names[movement.account_id],
-            "row": movement.row,
-            "amount": movement.amount,
-            "other": other,
-        }
-        return Problem(sentence, params)
+            yield Problem(sentence, params | {"kind": kind, "amount": amount})
+    yield from find_by_queries(conn, (*_TRANSFER_CHECKS, *_BALANCE_CHECKS))
 
 
 # --- the ledger compared with messages, orders and expiring credits
+
+_SECOND_REFUNDS = (
+    N_("%(account)s: movements row %(row)s gives back what messages row %(message)s cost once more"),
+    "SELECT account_id AS account, max(id) AS row, first_message_id AS message FROM movements"
+    " WHERE kind = 'refund' AND first_message_id IS NOT NULL GROUP BY first_message_id HAVING count(*) > 1",
+)
 
 
 def check_refunds(conn: sqlite3.Connection) -> Iterator[Problem]:
@@ -192,14 +154,51 @@ def check_refunds(conn: sqlite3.Connection) -> Iterator[Problem]:
                 " called back nor stopped"
             )
             yield Problem(sentence, params)
-    rows = iterate_rows(
-        conn,
-        "SELECT account_id, max(id), first_message_id FROM movements"
-        " WHERE kind = 'refund' AND first_message_id IS NOT NULL GROUP BY first_message_id HAVING count(*) > 1",
-    )
-    for account_id, row, message in rows:
-        sentence = N_("%(account)s: movements row %(row)s gives back what messages row %(message)s cost once more")
-        yield Problem(sentence, {"account": names[account_id], "row": row, "message": message})
+    yield from find_by_queries(conn, [_SECOND_REFUNDS])
+
+
+_ORDERS = """
+SELECT orders.account_id AS account, orders.id AS row, origin, credits AS amount, paid_at, cancelled_at,
+    movement_id AS movement, amount AS brought, note AS noted,
+    strftime('%Y-', orders.created_at / 1000, 'unixepoch') || format('%05d', orders.id) AS number,
+    kind = 'purchase' AND movements.account_id = orders.account_id AS is_own
+FROM orders LEFT JOIN movements ON movements.id = movement_id ORDER BY orders.id
+"""
+_ORDER_CHECKS = (
+    (
+        N_("%(account)s: orders row %(row)s is paid, and its credits have not arrived"),
+        f"SELECT account, row FROM ({_ORDERS}) WHERE movement IS NULL AND paid_at IS NOT NULL",
+    ),
+    (
+        N_("%(account)s: orders row %(row)s names movements row %(movement)s, not a purchase of its own"),
+        f"SELECT account, row, movement FROM ({_ORDERS}) WHERE movement IS NOT NULL AND is_own IS NOT 1",
+    ),
+    (
+        N_(
+            "%(account)s: orders row %(row)s is about %(amount)s credits, and movements row %(movement)s has brought"
+            " %(brought)s"
+        ),
+        f"SELECT account, row, movement, amount, brought FROM ({_ORDERS}) WHERE is_own AND brought <> amount",
+    ),
+    (
+        N_("%(account)s: movements row %(movement)s is said to be of order %(noted)s, and is of orders row %(row)s"),
+        f"SELECT account, row, movement, noted FROM ({_ORDERS}) WHERE is_own AND brought = amount AND noted <> number",
+    ),
+    (
+        N_("%(account)s: orders row %(row)s isn't paid, and its credits have arrived"),
+        f"SELECT account, row FROM ({_ORDERS})"
+        f" WHERE movement IS NOT NULL AND paid_at IS NULL AND origin <> '{AUTOMATIC}'",
+    ),
+    (
+        N_("%(account)s: orders row %(row)s is cancelled, and its credits have arrived"),
+        f"SELECT account, row FROM ({_ORDERS}) WHERE movement IS NOT NULL AND cancelled_at IS NOT NULL",
+    ),
+    (
+        N_("%(account)s: movements row %(row)s is a purchase that no order is about"),
+        "SELECT movements.account_id AS account, movements.id AS row FROM movements"
+        " LEFT JOIN orders ON movement_id = movements.id WHERE kind = 'purchase' AND orders.id IS NULL ORDER BY row",
+    ),
+)
 
 
 def check_purchase_orders(conn: sqlite3.Connection) -> Iterator[Problem]:
@@ -207,77 +206,35 @@ def check_purchase_orders(conn: sqlite3.Connection) -> Iterator[Problem]:
 
     An unpaid order has one only if it is of automatic re-credit.
     """
-    names = AccountNames(conn)
-    rows = iterate_rows(
-        conn,
-        "SELECT orders.account_id, orders.id, origin, credits, paid_at, cancelled_at, movement_id, kind, amount,"
-        " movements.account_id, strftime('%Y-', orders.created_at / 1000, 'unixepoch') || format('%05d', orders.id),"
-        " note FROM orders LEFT JOIN movements ON movements.id = movement_id ORDER BY orders.id",
-    )
-    for account_id, row, origin, credits, paid_at, cancelled_at, movement, kind, amount, owner_id, number, note in rows:
-        params = {"account": names[account_id], "row": row, "movement": movement, "amount": credits}
-        if movement is None:
-            if paid_at is not None:
-                yield Problem(N_("%(account)s: orders row %(row)s is paid, and its credits have not arrived"), params)
-            continue
-        if kind != ledger.PURCHASE or owner_id != account_id:
-            sentence = N_("%(account)s: orders row %(row)s names movements row %(movement)s, not a purchase of its own")
-            yield Problem(sentence, params)
-        elif amount != credits:
-            sentence = N_(
-                "%(account)s: orders row %(row)s is about %(amount)s credits, and movements row %(movement)s has"
-                " brought %(brought)s"
-            )
-            yield Problem(sentence, {**params, "brought": amount})
-        elif note != number:
-            sentence = N_(
-                "%(account)s: movements row %(movement)s is said to be of order %(noted)s, and is of orders row %(row)s"
-            )
-            yield Problem(sentence, {**params, "noted": note})
-        if paid_at is None and origin != AUTOMATIC:
-            sentence = N_("%(account)s: orders row %(row)s isn't paid, and its credits have arrived")
-            yield Problem(sentence, params)
-        if cancelled_at is not None:
-            yield Problem(N_("%(account)s: orders row %(row)s is cancelled, and its credits have arrived"), params)
-    rows = iterate_rows(
-        conn,
-        "SELECT movements.account_id, movements.id FROM movements LEFT JOIN orders ON movement_id = movements.id"
-        " WHERE kind = 'purchase' AND orders.id IS NULL ORDER BY movements.id",
-    )
-    for account_id, row in rows:
-        sentence = N_("%(account)s: movements row %(row)s is a purchase that no order is about")
-        yield Problem(sentence, {"account": names[account_id], "row": row})
+    return find_by_queries(conn, _ORDER_CHECKS)
 
 
-def check_credit_expiries(conn: sqlite3.Connection) -> Iterator[Problem]:
-    """Check that expiring credits came with a movement, and that each expiry takes credits whose date has come."""
-    names = AccountNames(conn)
-    rows = iterate_rows(
-        conn,
-        "SELECT expiring.account_id, movement_id, sum(expiring.amount), movements.amount FROM expiring_credits AS"
-        " expiring LEFT JOIN movements ON movements.id = movement_id AND movements.account_id = expiring.account_id"
-        " GROUP BY expiring.account_id, movement_id",
-    )
-    for account_id, movement, amount, brought in rows:
-        if brought is None or brought < amount:
-            sentence = N_(
-                "%(account)s: expiring_credits of movements row %(row)s are %(amount)s credits, and it has brought"
-                " %(brought)s"
-            )
-            params = {"account": names[account_id], "row": movement, "amount": amount, "brought": brought or 0}
-            yield Problem(sentence, params)
-    rows = iterate_rows(
-        conn,
-        "SELECT movements.account_id, movements.id, -movements.amount FROM movements"
+_EXPIRY_CHECKS = (
+    (
+        N_(
+            "%(account)s: expiring_credits of movements row %(row)s are %(amount)s credits, and it has brought"
+            " %(brought)s"
+        ),
+        "SELECT expiring.account_id AS account, movement_id AS row, sum(expiring.amount) AS amount,"
+        " coalesce(movements.amount, 0) AS brought FROM expiring_credits AS expiring"
+        " LEFT JOIN movements ON movements.id = movement_id AND movements.account_id = expiring.account_id"
+        " GROUP BY expiring.account_id, movement_id HAVING brought < sum(expiring.amount)",
+    ),
+    (
+        N_(
+            "%(account)s: movements row %(row)s lets %(amount)s credits run out, for which expiring_credits have no"
+            " date"
+        ),
+        "SELECT movements.account_id AS account, movements.id AS row, -movements.amount AS amount FROM movements"
         " LEFT JOIN expiring_credits AS expired"
         " ON expiry_id = movements.id AND expired.account_id = movements.account_id"
         f" AND expired.amount >= -movements.amount AND expired_at <= {ids.build_time_sql('movements.id')}"
         " WHERE kind = 'expiry' AND kind <> 'usage' AND expired.account_id IS NULL"
         " ORDER BY movements.account_id, movements.id",
-    )
-    for account_id, row, amount in rows:
-        sentence = N_(
-            "%(account)s: movements row %(row)s lets %(amount)s credits run out, for which expiring_credits have no"
-            " date"
-        )
-        yield Problem(sentence, {"account": names[account_id], "row": row, "amount": amount})
+    ),
+)
+
+
+def check_credit_expiries(conn: sqlite3.Connection) -> Iterator[Problem]:
+    """Check that expiring credits came with a movement, and that each expiry takes credits whose date has come."""
+    return find_by_queries(conn, _EXPIRY_CHECKS)

@@ -12,9 +12,15 @@ from datetime import UTC, datetime
 
 from portal.core.clock import DAY_MS
 from portal.core.i18n import N_
-from portal.services.accounts import account_messages
+from portal.services.accounts.account_messages import MARK_SQL
 from portal.services.common import ids
-from portal.services.operations.self_check.problem import AccountNames, Problem, ProblemParams, iterate_rows
+from portal.services.operations.self_check.problem import (
+    AccountNames,
+    Problem,
+    ProblemParams,
+    find_by_queries,
+    iterate_rows,
+)
 from portal.services.statistics import rollup
 from portal.services.statistics.daily_totals import build_month_sql, month_from_day
 from portal.services.statistics.message_counts import COLUMNS_SQL, COUNT_COLUMNS, MESSAGE_COUNT_SQL, SUMS_SQL
@@ -179,40 +185,26 @@ def _read_kept_since(conn: sqlite3.Connection) -> dict[int, int]:
     return dict(iterate_rows(conn, "SELECT id, kept_since FROM accounts"))
 
 
-def check_account_messages(conn: sqlite3.Connection) -> Iterator[Problem]:
-    """Check that the index of the accounts' messages has each message up to its mark, and nothing else."""
-    names = AccountNames(conn)
-    mark = account_messages.get_last_indexed_id(conn)
-    is_missing = (
-        "NOT EXISTS (SELECT 1 FROM account_messages AS own"
-        " WHERE own.account_id = messages.account_id AND own.message_id = messages.id)"
-    )
-    messages = f"messages NOT INDEXED WHERE id <= {mark}"
-    ((message_count, missing_count),) = iterate_rows(conn, f"SELECT count(*), total({is_missing}) FROM {messages}")
-    if missing_count:
-        sentence = N_(
-            "%(account)s: messages that account_messages doesn't have: %(count)s, the first is messages row %(row)s"
-        )
-        rows = iterate_rows(
-            conn,
-            f"SELECT account_id, min(id), count(*) FROM {messages} AND {is_missing} GROUP BY account_id",
-        )
-        yield from (_describe_index_rows(sentence, names, *row) for row in rows)
-    ((row_count,),) = iterate_rows(conn, "SELECT count(*) FROM account_messages")
-    # As many as there should be are the right ones, for none is there twice: in most cases they need not be read.
-    if row_count != message_count - missing_count:
-        sentence = N_(
+_INDEX_CHECKS = (
+    (
+        N_("%(account)s: messages that account_messages doesn't have: %(count)s, the first is messages row %(row)s"),
+        "SELECT account_id AS account, min(id) AS row, count(*) AS count FROM messages NOT INDEXED"
+        f" WHERE id <= {MARK_SQL} AND NOT EXISTS (SELECT 1 FROM account_messages AS own"
+        "  WHERE own.account_id = messages.account_id AND own.message_id = messages.id) GROUP BY account_id",
+    ),
+    (
+        N_(
             "%(account)s: rows of account_messages that are none of its messages: %(count)s, the first names messages"
             " row %(row)s"
-        )
-        rows = iterate_rows(
-            conn,
-            f"SELECT account_id, min(message_id), count(*) FROM account_messages AS own WHERE message_id > {mark}"
-            " OR NOT EXISTS (SELECT 1 FROM messages WHERE id = own.message_id AND messages.account_id = own.account_id)"
-            " GROUP BY account_id",
-        )
-        yield from (_describe_index_rows(sentence, names, *row) for row in rows)
+        ),
+        "SELECT account_id AS account, min(message_id) AS row, count(*) AS count FROM account_messages AS own"
+        f" WHERE message_id > {MARK_SQL} OR NOT EXISTS"
+        "  (SELECT 1 FROM messages WHERE id = own.message_id AND messages.account_id = own.account_id)"
+        " GROUP BY account_id",
+    ),
+)
 
 
-def _describe_index_rows(sentence: str, names: AccountNames, account_id: int, row: int, count: int) -> Problem:
-    return Problem(sentence, {"account": names[account_id], "row": row, "count": count})
+def check_account_messages(conn: sqlite3.Connection) -> Iterator[Problem]:
+    """Check that the index of the accounts' messages has each message up to its mark, and nothing else."""
+    return find_by_queries(conn, _INDEX_CHECKS)

@@ -11,7 +11,7 @@ from portal.core.crypto import Keys
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 from portal.services.common.message_states import ENROUTE
-from portal.services.operations.self_check.problem import AccountNames, Problem, iterate_rows
+from portal.services.operations.self_check.problem import Problem, find_by_queries, iterate_rows
 from portal.services.upstreams import upstreams
 from portal.services.upstreams.setting_checks import InvalidUpstreamSetting
 from portal.services.upstreams.settings import (
@@ -86,6 +86,7 @@ def check_passwords(conn: sqlite3.Connection, keys: Keys) -> Iterator[Problem]:
 
 # Each statement finds rows of an account: its id, the first message of them, how many there are. The rows of the two
 # tables are looked up in `messages` one by one; none of them is sorted.
+_SELECT = "SELECT waiting.account_id AS account, min(message_id) AS row, count(*) AS count FROM"
 _NOT_ITS_OWN = (
     " LEFT JOIN messages ON id = message_id WHERE id IS NULL OR messages.account_id <> waiting.account_id"
     f" OR state <> {ENROUTE} GROUP BY waiting.account_id"
@@ -96,21 +97,21 @@ _WAITING_CHECKS = (
             "%(account)s: rows of queued_messages that are of none of its messages under way: %(count)s, the first"
             " names messages row %(row)s"
         ),
-        f"SELECT waiting.account_id, min(message_id), count(*) FROM queued_messages AS waiting{_NOT_ITS_OWN}",
+        f"{_SELECT} queued_messages AS waiting{_NOT_ITS_OWN}",
     ),
     (
         N_(
             "%(account)s: rows of held_messages that are of none of its messages under way: %(count)s, the first names"
             " messages row %(row)s"
         ),
-        f"SELECT waiting.account_id, min(message_id), count(*) FROM held_messages AS waiting{_NOT_ITS_OWN}",
+        f"{_SELECT} held_messages AS waiting{_NOT_ITS_OWN}",
     ),
     (
         N_(
             "%(account)s: messages that wait in queued_messages, and that an upstream has: %(count)s, the first is"
             " messages row %(row)s"
         ),
-        "SELECT waiting.account_id, min(id), count(*) FROM queued_messages AS waiting JOIN messages ON id = message_id"
+        f"{_SELECT} queued_messages AS waiting JOIN messages ON id = message_id"
         " WHERE upstream IS NOT NULL GROUP BY waiting.account_id",
     ),
     (
@@ -118,7 +119,7 @@ _WAITING_CHECKS = (
             "%(account)s: messages that are in queued_messages and in held_messages: %(count)s, the first is messages"
             " row %(row)s"
         ),
-        "SELECT account_id, min(message_id), count(*) FROM held_messages"
+        f"{_SELECT} held_messages AS waiting"
         " WHERE message_id IN (SELECT message_id FROM queued_messages) GROUP BY account_id",
     ),
     (
@@ -127,15 +128,15 @@ _WAITING_CHECKS = (
             " row %(row)s"
         ),
         # Twice on one path would be one row.
-        "SELECT account_id, min(message_id), count(*) FROM (SELECT min(account_id) AS account_id, message_id"
+        f"{_SELECT} (SELECT min(account_id) AS account_id, message_id"
         " FROM queued_messages WHERE EXISTS (SELECT 1 FROM queue_paths WHERE id <> 0)"
-        " GROUP BY message_id HAVING count(*) > 1) GROUP BY account_id",
+        " GROUP BY message_id HAVING count(*) > 1) AS waiting GROUP BY waiting.account_id",
     ),
     (
         N_("%(account)s: messages that wait on a path which there isn't: %(count)s, the first is messages row %(row)s"),
-        "SELECT account_id, min(message_id), count(*) FROM"
+        f"{_SELECT}"
         " (SELECT path, account_id, message_id FROM queued_messages"
-        "  UNION ALL SELECT path, account_id, message_id FROM held_messages)"
+        "  UNION ALL SELECT path, account_id, message_id FROM held_messages) AS waiting"
         " WHERE path NOT IN (SELECT id FROM queue_paths) GROUP BY account_id",
     ),
     (
@@ -144,22 +145,23 @@ _WAITING_CHECKS = (
             " to one of them is messages row %(row)s"
         ),
         # What was tried has a time for that, or an upstream has it at this moment; the others wait for it.
-        "SELECT account_id, min(first_id), count(*) FROM (SELECT waiting.account_id, min(message_id) AS first_id"
-        " FROM held_messages AS waiting JOIN messages ON id = message_id"
-        " GROUP BY waiting.account_id, waiting.destination"
-        " HAVING NOT max(not_before IS NOT NULL OR upstream IS NOT NULL)) GROUP BY account_id",
+        f"{_SELECT} (SELECT held.account_id, min(message_id) AS message_id"
+        " FROM held_messages AS held JOIN messages ON id = message_id"
+        " GROUP BY held.account_id, held.destination"
+        " HAVING NOT max(not_before IS NOT NULL OR upstream IS NOT NULL)) AS waiting GROUP BY waiting.account_id",
     ),
 )
-_NOT_WAITING_SENTENCE = N_(
-    "%(account)s: messages that no upstream has, and that wait for none: %(count)s, the first is messages row %(row)s"
-)
-_NOT_WAITING_QUERY = (
-    "SELECT account_id, min(id), count(*) FROM messages INDEXED BY messages_unfinished"
+_NOT_WAITING_CHECK = (
+    N_(
+        "%(account)s: messages that no upstream has, and that wait for none: %(count)s, the first is messages row"
+        " %(row)s"
+    ),
+    "SELECT account_id AS account, min(id) AS row, count(*) AS count FROM messages INDEXED BY messages_unfinished"
     f" WHERE state = {ENROUTE} AND upstream IS NULL AND (scheduled_at IS NULL OR due_at IS NOT scheduled_at)"
     # Up to this one they are the built-in simulator's; 0: the SMPP server hasn't seen yet that there are upstreams.
     " AND id > (SELECT nullif(value, 0) FROM counters WHERE name = 'last_simulated_message')"
     " AND id NOT IN (SELECT message_id FROM queued_messages UNION ALL SELECT message_id FROM held_messages)"
-    " GROUP BY account_id"
+    " GROUP BY account_id",
 )
 
 
@@ -167,10 +169,7 @@ def check_waiting_messages(conn: sqlite3.Connection) -> Iterator[Problem]:
     """Check that what waits for an upstream are messages under way, each in one place, and that nothing else is
     forgotten: what no upstream has, waits.
     """
-    names = AccountNames(conn)
     checks = [*_WAITING_CHECKS]
     if upstreams.has_ever_had_upstream(conn):
-        checks.append((_NOT_WAITING_SENTENCE, _NOT_WAITING_QUERY))
-    for sentence, query in checks:
-        for account_id, row, count in iterate_rows(conn, query):
-            yield Problem(sentence, {"account": names[account_id], "row": row, "count": count})
+        checks.append(_NOT_WAITING_CHECK)
+    return find_by_queries(conn, checks)

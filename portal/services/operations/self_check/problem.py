@@ -1,9 +1,8 @@
 """A problem that the self-check has found, and its text."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from portal.core import i18n
 from portal.core.crypto import KeyFileError
@@ -65,12 +64,27 @@ class AccountNames(dict[int, str]):
     def __init__(self, conn: sqlite3.Connection) -> None:
         super().__init__(iterate_rows(conn, "SELECT id, name FROM accounts"))
 
-    def __missing__(self, account_id: int) -> str:
-        return f"account {account_id}"
+    def __missing__(self, account_id: int | None) -> str:
+        return "?" if account_id is None else f"account {account_id}"
 
 
-def iterate_rows(conn: sqlite3.Connection, sql: str) -> Iterator[tuple[Any, ...]]:
+def iterate_rows(conn: sqlite3.Connection, sql: str) -> sqlite3.Cursor:
     """Yield rows as plain tuples, which is faster than `sqlite3.Row`."""
     cursor = conn.cursor()
     cursor.row_factory = None
     return cursor.execute(sql)
+
+
+def find_by_queries(conn: sqlite3.Connection, checks: Iterable[tuple[str, str]]) -> Iterator[Problem]:
+    """Yield a problem for each row that a query finds.
+
+    Args:
+        checks: a sentence, and the query whose columns are its parameters; `account` and `other` are accounts' ids.
+    """
+    names = AccountNames(conn)
+    for sentence, query in checks:
+        rows = iterate_rows(conn, query)
+        for row in rows:
+            params = dict(zip((column[0] for column in rows.description), row, strict=True))
+            params |= {name: names[params[name]] for name in ("account", "other") if name in params}
+            yield Problem(sentence, params)
