@@ -95,7 +95,7 @@ def test_what_has_waited_since_its_date_hides_nothing_that_has_waited_longer(con
 
 
 def test_no_more_messages_with_dates_are_looked_past_than_so_many(conn, acme_1, globex_1, monkeypatch):
-    monkeypatch.setattr(metrics, "_MAX_DATED", 2)
+    monkeypatch.setattr(metrics, "_MAX_FIRST_SUBMITTED", 4)
     now = now_ms()
     globex = {"account": globex_1, "source": "GLOBEX"}
     for account, count, values in ((acme_1, 3, {"account": acme_1}), (globex_1, 1, globex)):
