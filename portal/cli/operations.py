@@ -30,7 +30,9 @@ from portal.core.crypto import FILE_NAME as KEY_FILE_NAME
 from portal.core.crypto import KeyFileError
 from portal.core.progress import Progress, no_progress
 from portal.services.operations import backup, daily_self_check, database_key, self_check
-from portal.services.operations.self_check import Problem
+from portal.services.operations.self_check import problem
+from portal.services.operations.self_check.copy import open_database_copy
+from portal.services.operations.self_check.problem import Problem
 
 _MASK = "•••"
 # Anybody who has something to do comes first.
@@ -132,9 +134,9 @@ def _check_installation(options: CommonOptions, *, record: bool, supervised: boo
             pending = migrations.list_pending_names(context.conn)
             problems = _run_daily_self_check(context, supervised=supervised) if record else _run_self_check(context)
     except sqlite3.DatabaseError as error:
-        problems = [self_check.problem_from_error(error)]
+        problems = [problem.problem_from_error(error)]
     except migrations.MigrationFailed as error:
-        problems = [self_check.problem_from_failed_migration(error)]
+        problems = [problem.problem_from_failed_migration(error)]
     value = {"ok": not problems, "problems": [str(each) for each in problems]}
     text = "\n".join(map(str, problems)) or "File, ledger, messages and totals agree."
     if pending:
@@ -152,12 +154,12 @@ def _run_self_check(context: CommandContext) -> list[Problem]:
         database_key.require_key_of_database(context.conn, context.config.data)
         keys = context.keys
         if count := database_key.count_unopened_secrets(context.conn, context.keys):
-            problems.append(self_check.problem_from_unopened_secrets(count))
+            problems.append(problem.problem_from_unopened_secrets(count))
     except KeyFileError as error:
-        problems.append(self_check.problem_from_key_error(error))
+        problems.append(problem.problem_from_key_error(error))
     with (
         _show_check_progress() as progress,
-        self_check.open_database_copy(context.conn, context.config.data, progress) as copy,
+        open_database_copy(context.conn, context.config.data, progress) as copy,
     ):
         return problems + self_check.find_problems(copy, progress, keys=keys)
 

@@ -164,13 +164,11 @@ def preview_deletion(
     account_id: int,
     scope: DeletionScope,
     seconds: float = float("inf"),
-    *,
-    read_batch_size: int = _BATCH_SIZE,
 ) -> DeletionPreview:
-    """Count the texts of a scope, `read_batch_size` at a time, until all are counted or the time is over."""
+    """Count the texts of a scope until all are counted or the time is over."""
     deadline = time.monotonic() + seconds
     preview = DeletionPreview()
-    for batch in _iterate_deletion_batches(conn, account_id, scope, scope.before, read_batch_size):
+    for batch in _iterate_deletion_batches(conn, account_id, scope, scope.before):
         if not preview.text_ids:
             preview.text_ids = [text[0] for text in batch.plan.texts[:3]]
         preview.removed += len(batch.plan.texts)
@@ -192,11 +190,11 @@ class _DeletionBatch:
 
 
 def _iterate_deletion_batches(
-    conn: Connection, account_id: int, scope: DeletionScope, before: int, read_batch_size: int
+    conn: Connection, account_id: int, scope: DeletionScope, before: int
 ) -> Iterator[_DeletionBatch]:
     """Yield what is to be removed of a scope below an id, newest first."""
     while True:
-        message_ids, before = _list_scope_ids(conn, account_id, scope, before, read_batch_size)
+        message_ids, before = _list_scope_ids(conn, account_id, scope, before)
         if scope.kind == SENT:
             plan = removal.plan_removal(conn, account_id, message_ids, scope.as_of)
         else:
@@ -207,24 +205,22 @@ def _iterate_deletion_batches(
             return
 
 
-def _list_scope_ids(
-    conn: Connection, account_id: int, scope: DeletionScope, before: int, read_batch_size: int
-) -> tuple[list[int], int]:
+def _list_scope_ids(conn: Connection, account_id: int, scope: DeletionScope, before: int) -> tuple[list[int], int]:
     """Read the next ids of a scope, newest first, and the id below which the others are; 0: there are no others."""
     if scope.query is None:
         return [each for each in scope.ids if each < before], 0
     message_ids: Sequence[int]
     if isinstance(scope.query, search.SearchQuery):
         message_ids, reached = search.search_text_ids(
-            conn, account_id, scope.query, before=before, limit=read_batch_size, seconds=_SEARCH_SECONDS
+            conn, account_id, scope.query, before=before, limit=_BATCH_SIZE, seconds=_SEARCH_SECONDS
         )
     else:
         page = inbound.search_inbound_messages(
-            conn, account_id, scope.query, before=before, limit=read_batch_size, seconds=_SEARCH_SECONDS
+            conn, account_id, scope.query, before=before, limit=_BATCH_SIZE, seconds=_SEARCH_SECONDS
         )
         message_ids, reached = [each.id for each in page.messages], page.reached
     if reached is None:
-        reached = message_ids[-1] if len(message_ids) == read_batch_size else 0
+        reached = message_ids[-1] if len(message_ids) == _BATCH_SIZE else 0
     return message_ids, reached
 
 
@@ -303,20 +299,10 @@ def create_deletion(
         )
 
 
-def run_deletion(
-    conn: Connection,
-    deletion_id: int,
-    *,
-    read_batch_size: int = _BATCH_SIZE,
-    delete_batch_size: int = removal.BATCH_SIZE,
-) -> Iterator[None]:
+def run_deletion(conn: Connection, deletion_id: int) -> Iterator[None]:
     """Continue a deletion to its end. Between two steps no transaction is open: the caller may pause, or stop.
 
     Two processes may do so at the same time: only one of them makes progress.
-
-    Args:
-        read_batch_size: how many messages are read before some of them are deleted.
-        delete_batch_size: how many messages one transaction deletes.
     """
     row = conn.execute(
         "SELECT account_id, kind, wanted, before, total FROM deletions WHERE id = ? AND ended_at IS NULL",
@@ -327,13 +313,13 @@ def run_deletion(
     account_id, kind, scope_json, before, total = row
     scope = parse_deletion_scope(kind, scope_json)
     if total is None:
-        yield from _count_deletion_total(conn, deletion_id, account_id, scope, read_batch_size)
-    for batch in _iterate_deletion_batches(conn, account_id, scope, before, read_batch_size):
+        yield from _count_deletion_total(conn, deletion_id, account_id, scope)
+    for batch in _iterate_deletion_batches(conn, account_id, scope, before):
         texts = batch.plan.texts
         if texts and kind == SENT:
             # All of them have ended. The statistics must have counted that before they are removed.
             yield from rollup.roll_up_in_batches(conn)
-        for portion in removal.split_texts_into_batches(texts, delete_batch_size):
+        for portion in removal.split_texts_into_batches(texts):
             end_id = portion[-1][0]
             with write_transaction(conn):
                 if not _store_deletion_progress(conn, deletion_id, batch.plan, before, end_id):
@@ -354,12 +340,10 @@ def run_deletion(
         yield
 
 
-def _count_deletion_total(
-    conn: Connection, deletion_id: int, account_id: int, scope: DeletionScope, read_batch_size: int
-) -> Iterator[None]:
+def _count_deletion_total(conn: Connection, deletion_id: int, account_id: int, scope: DeletionScope) -> Iterator[None]:
     total, before = 0, scope.before
     while before:
-        message_ids, before = _list_scope_ids(conn, account_id, scope, before, read_batch_size)
+        message_ids, before = _list_scope_ids(conn, account_id, scope, before)
         total += len(message_ids)
         yield
     with write_transaction(conn):

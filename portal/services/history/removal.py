@@ -82,10 +82,8 @@ def _find_waiting_receipts(conn: sqlite3.Connection, account_id: int, message_id
     return {row[0] for row in rows}
 
 
-def split_texts_into_batches(
-    texts: Sequence[Sequence[int]], batch_size: int = BATCH_SIZE
-) -> Iterator[list[Sequence[int]]]:
-    """Split texts, in their order, into batches for `delete_sent_messages`: of `batch_size` messages, or a few more.
+def split_texts_into_batches(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """Split texts, in their order, into batches for `delete_sent_messages`: of BATCH_SIZE messages, or a few more.
 
     Where a table has a trigger, the time of a DELETE grows with the square of its rows: 250 texts of 255 segments each
     took five minutes, in which the SMPP server could write nothing.
@@ -95,7 +93,7 @@ def split_texts_into_batches(
     for text in texts:
         batch.append(text)
         message_count += len(text)
-        if message_count >= batch_size:
+        if message_count >= BATCH_SIZE:
             yield batch
             batch, message_count = [], 0
     if batch:

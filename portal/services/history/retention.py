@@ -9,7 +9,7 @@ somebody's number, and go after thirty days.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 
 from portal.core.clock import DAY_MS
@@ -39,9 +39,7 @@ def get_first_retained_day(months: int, now: int) -> int:
     return max((subtract_months(today, months) - _EPOCH).days, 0)
 
 
-def purge_messages(
-    conn: Connection, default_months: int, now: int, *, delete_batch_size: int = removal.BATCH_SIZE
-) -> Iterator[int]:
+def purge_messages(conn: Connection, default_months: int, now: int) -> Iterator[int]:
     """Remove messages that are too old at a moment (milliseconds); yields after each step how many it has removed.
 
     Each step is a transaction of its own, and between two of them none is open: the caller may pause. Messages that
@@ -49,7 +47,6 @@ def purge_messages(
 
     Args:
         default_months: for customers that have no number of their own.
-        delete_batch_size: how many sent messages one transaction removes.
 
     Raises:
         sqlite3.OperationalError: the next call continues.
@@ -65,11 +62,11 @@ def purge_messages(
             )
     for account_id, day in conn.execute("SELECT id, kept_since FROM accounts WHERE kept_since").fetchall():
         end_id = ids.min_id_at_time(day * DAY_MS)
-        yield from _purge_sent_messages(conn, account_id, end_id, delete_batch_size)
+        yield from _purge_sent_messages(conn, account_id, end_id)
         yield from _purge_inbound_messages(conn, account_id, end_id)
         yield from _purge_history_metadata(conn, account_id, day, end_id)
     for table in _NOBODYS_TABLES:
-        yield from _purge_nobodys_rows(conn, table, now - _NOBODYS_MS)
+        yield from _delete_rows(conn, table, "id", "received_at < :before", {"before": now - _NOBODYS_MS})
 
 
 def _list_retention_months(conn: sqlite3.Connection, default_months: int) -> list[int]:
@@ -77,14 +74,11 @@ def _list_retention_months(conn: sqlite3.Connection, default_months: int) -> lis
     return [row[0] for row in rows]
 
 
-def _purge_sent_messages(conn: Connection, account_id: int, end_id: int, delete_batch_size: int) -> Iterator[int]:
+def _purge_sent_messages(conn: Connection, account_id: int, end_id: int) -> Iterator[int]:
     after_id = 0
-    while True:
-        rows = account_messages.list_account_messages(
-            conn, account_id, after_id + 1, end_id, conditions="AND line.joined_to IS NULL", limit=_BATCH_SIZE
-        )
-        if not rows:
-            return
+    while rows := account_messages.list_account_messages(
+        conn, account_id, after_id + 1, end_id, conditions="AND line.joined_to IS NULL", limit=_BATCH_SIZE
+    ):
         after_id = rows[-1][0]
         plan = removal.plan_removal(conn, account_id, [row[0] for row in rows])
         # A text whose segments came before and after midnight is removed a day later, as a whole.
@@ -93,21 +87,18 @@ def _purge_sent_messages(conn: Connection, account_id: int, end_id: int, delete_
             # All of them have ended. The statistics must have counted that before they are removed.
             for _ in rollup.roll_up_in_batches(conn):
                 yield 0
-        for batch in removal.split_texts_into_batches(texts, delete_batch_size):
+        for batch in removal.split_texts_into_batches(texts):
             removal.delete_sent_messages(conn, account_id, batch, keep_rows=False)
             yield sum(map(len, batch))
 
 
 def _purge_inbound_messages(conn: Connection, account_id: int, end_id: int) -> Iterator[int]:
     after_id = 0
-    while True:
-        rows = conn.execute(
-            "SELECT id FROM received INDEXED BY received_account WHERE account_id = ? AND id > ? AND id < ?"
-            " AND ended_at IS NOT NULL ORDER BY id LIMIT ?",
-            (account_id, after_id, end_id, removal.BATCH_SIZE),
-        ).fetchall()
-        if not rows:
-            return
+    while rows := conn.execute(
+        "SELECT id FROM received INDEXED BY received_account WHERE account_id = ? AND id > ? AND id < ?"
+        " AND ended_at IS NOT NULL ORDER BY id LIMIT ?",
+        (account_id, after_id, end_id, removal.BATCH_SIZE),
+    ).fetchall():
         after_id = rows[-1][0]
         yield removal.delete_inbound_messages(conn, account_id, [row[0] for row in rows])
 
@@ -126,26 +117,19 @@ _LEFTOVER_TABLES = (
 
 def _purge_history_metadata(conn: Connection, account_id: int, day: int, end_id: int) -> Iterator[int]:
     """Delete what the self-check would need for days that are not kept, and the sessions of that time."""
+    values = {"account": account_id, "day": day, "end": end_id, "end_ms": day * DAY_MS, "day_ms": DAY_MS}
     for table, key, condition in _LEFTOVER_TABLES:
-        deleted_count = 1
-        while deleted_count:
-            with write_transaction(conn):
-                deleted_count = conn.execute(
-                    f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table}"
-                    f" WHERE account_id = :account AND {condition} LIMIT {_DELETE_BATCH_SIZE})",
-                    {"account": account_id, "day": day, "end": end_id, "end_ms": day * DAY_MS, "day_ms": DAY_MS},
-                ).rowcount
-            yield 0
+        yield from _delete_rows(conn, table, key, f"account_id = :account AND {condition}", values)
 
 
-def _purge_nobodys_rows(conn: Connection, table: str, before_ms: int) -> Iterator[int]:
-    """Delete what carriers have brought that belongs to nobody here."""
+def _delete_rows(conn: Connection, table: str, key: str, condition: str, values: Mapping[str, int]) -> Iterator[int]:
+    """Delete the rows of a table that meet a condition, in short transactions."""
     deleted_count = 1
     while deleted_count:
         with write_transaction(conn):
             deleted_count = conn.execute(
-                f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE received_at < ?"
-                f" ORDER BY received_at LIMIT {_DELETE_BATCH_SIZE})",
-                (before_ms,),
+                f"DELETE FROM {table} WHERE ({key}) IN"
+                f" (SELECT {key} FROM {table} WHERE {condition} LIMIT {_DELETE_BATCH_SIZE})",
+                values,
             ).rowcount
         yield 0

@@ -14,7 +14,8 @@ from portal.core.progress import Progress, no_progress
 from portal.services.common import mail
 from portal.services.common.errors import Refused
 from portal.services.operations import self_check
-from portal.services.operations.self_check import Problem
+from portal.services.operations.self_check.copy import open_database_copy
+from portal.services.operations.self_check.problem import Problem, problem_from_error
 from portal.services.people import users
 
 _MAX_MAILED_PROBLEMS = 20
@@ -62,12 +63,12 @@ def run_daily_check(
     """
     at = now_ms()
     try:
-        with self_check.open_database_copy(conn, data, progress) as copy:
+        with open_database_copy(conn, data, progress) as copy:
             problems = self_check.find_problems(copy, progress, keys=keys)
     except Refused as refusal:
         problems = [Problem(refusal.sentence, {name: str(value) for name, value in refusal.params.items()})]
     except sqlite3.DatabaseError as error:
-        problems = [self_check.problem_from_error(error)]
+        problems = [problem_from_error(error)]
     save_result(conn, keys, SelfCheckResult(at, problems))
     return problems
 

@@ -21,34 +21,11 @@ from portal.web.messages import deletion_progress, history, inbound
 blueprint = Blueprint("deletion", __name__)
 
 
-@blueprint.get("/accounts/<name>/history/delete")
+@blueprint.get("/accounts/<name>/history/delete", endpoint="ask_delete_sent_messages", defaults={"kind": SENT})
+@blueprint.get("/accounts/<name>/received/delete", endpoint="ask_delete_received_messages", defaults={"kind": RECEIVED})
 @access.account_change_required
-def ask_delete_sent_messages(account: Account) -> ResponseReturnValue:
+def ask_delete_messages(account: Account, kind: str) -> ResponseReturnValue:
     """Ask for confirmation before messages are deleted. Query: `id`, several times, or `all` and the page's filter."""
-    return _render_confirmation(account, SENT)
-
-
-@blueprint.post("/accounts/<name>/history/delete")
-@access.account_change_required
-def delete_sent_messages(account: Account) -> ResponseReturnValue:
-    """Delete what was confirmed. Form: `scope`, `total` and `form` of the dialog; query: the page's filter."""
-    return _delete_messages(account, SENT)
-
-
-@blueprint.get("/accounts/<name>/received/delete")
-@access.account_change_required
-def ask_delete_received_messages(account: Account) -> ResponseReturnValue:
-    """The same for received messages."""
-    return _render_confirmation(account, RECEIVED)
-
-
-@blueprint.post("/accounts/<name>/received/delete")
-@access.account_change_required
-def delete_received_messages(account: Account) -> ResponseReturnValue:
-    return _delete_messages(account, RECEIVED)
-
-
-def _render_confirmation(account: Account, kind: str) -> ResponseReturnValue:
     conn, message_filter = context.get_conn(), _get_message_filter(kind)
     all_matching = "all" in request.args
     if all_matching and message_filter.has_errors:
@@ -71,15 +48,16 @@ def _render_confirmation(account: Account, kind: str) -> ResponseReturnValue:
         count=count,
         not_deleted=deletion_progress.describe_undeleted_messages(kind, count.underway, count.waiting),
         form=idempotency.new_idempotency_key(),
-        action=_append_query(
-            url_for(".delete_sent_messages" if kind == SENT else ".delete_received_messages", name=account.name),
-            message_filter,
-        ),
+        action=_append_query(url_for(f".delete_{kind}_messages", name=account.name), message_filter),
         back=_append_query(_list_url(account, kind), message_filter),
     )
 
 
-def _delete_messages(account: Account, kind: str) -> ResponseReturnValue:
+@blueprint.post("/accounts/<name>/history/delete", endpoint="delete_sent_messages", defaults={"kind": SENT})
+@blueprint.post("/accounts/<name>/received/delete", endpoint="delete_received_messages", defaults={"kind": RECEIVED})
+@access.account_change_required
+def delete_messages(account: Account, kind: str) -> ResponseReturnValue:
+    """Delete what was confirmed. Form: `scope`, `total` and `form` of the dialog; query: the page's filter."""
     try:
         scope = deletion.parse_deletion_scope(kind, request.form.get("scope", ""))
         total = forms.parse_row_id(request.form["total"]) if request.form.get("total") else None

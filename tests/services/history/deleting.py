@@ -1,7 +1,10 @@
 """Helpers for tests of deletion and retention."""
 
 from calendar import timegm
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
 
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import Connection
@@ -9,7 +12,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.common import ids
 from portal.services.common.audit import Actor
 from portal.services.common.message_states import DELIVERED
-from portal.services.history import deletion, retention
+from portal.services.history import deletion, removal, retention
 from portal.services.history.deletion import Deletion, DeletionScope
 from portal.services.messages import outcomes
 from portal.services.messages.deliveries import DeliveryReceipt
@@ -48,18 +51,21 @@ def end(
     return outcomes.finish_messages(conn, [MessageOutcome(each, state, ptt, at) for each in message_ids])
 
 
+@contextmanager
+def small_batches(read: int, removed: int) -> Iterator[None]:
+    """Let deletions read so many messages at a time, and they and retention remove so many in a transaction."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deletion, "_BATCH_SIZE", read)
+        patch.setattr(removal, "BATCH_SIZE", removed)
+        yield
+
+
 def delete(
-    conn: Connection,
-    account: Account,
-    scope: DeletionScope,
-    *,
-    total: int | None = None,
-    idempotency_key: str = "",
-    **batch_sizes: int,
+    conn: Connection, account: Account, scope: DeletionScope, *, total: int | None = None, idempotency_key: str = ""
 ) -> Deletion:
     """Run a deletion to its end."""
     deletion_id = deletion.create_deletion(conn, MARTA, account, scope, total=total, idempotency_key=idempotency_key)
-    for _ in deletion.run_deletion(conn, deletion_id, **batch_sizes):
+    for _ in deletion.run_deletion(conn, deletion_id):
         pass
     return deletion.get_deletion_by_id(conn, deletion_id)
 
@@ -68,8 +74,8 @@ def left(conn: Connection, account: Account) -> list[int]:
     return [row[0] for row in conn.execute("SELECT id FROM messages WHERE account_id = ? ORDER BY id", (account.id,))]
 
 
-def keep(conn: Connection, months: int, now: int, **batch_sizes: int) -> int:
-    return sum(retention.purge_messages(conn, months, now, **batch_sizes))
+def keep(conn: Connection, months: int, now: int) -> int:
+    return sum(retention.purge_messages(conn, months, now))
 
 
 def leave_former_sums(conn: Connection) -> None:

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Generator, Iterator
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -25,7 +24,7 @@ from portal.services.operations import self_check
 from portal.services.people import customers
 from portal.services.statistics import rollup
 from tests.services.audit_log import list_audit_entries
-from tests.services.history.deleting import MARTA, NOW, delete, end, leave_former_sums, left, sent
+from tests.services.history.deleting import MARTA, NOW, delete, end, leave_former_sums, left, sent, small_batches
 from tests.services.submitting import store_messages
 from tests.support import prepare_submit
 
@@ -110,7 +109,8 @@ def test_all_of_them_go_however_many_are_in_the_index(conn, acme_1, globex_1, in
     scope = deletion.build_query_scope(conn, acme_1.id, SearchQuery())
     (later,) = sent(conn, acme_1, "after the question")
 
-    assert delete(conn, acme_1, scope, **BATCHES).removed == 6
+    with small_batches(read=5, removed=2):
+        assert delete(conn, acme_1, scope).removed == 6
     account_messages.index_message_batch(conn)
     rows = conn.execute("SELECT message_id FROM account_messages ORDER BY message_id").fetchall()
     assert [row[0] for row in rows] == [other, later]
@@ -131,7 +131,8 @@ def test_messages_are_taken_into_the_index_while_they_are_deleted(conn, connect,
         for _ in range(5):
             sent(conn, acme_1, *["text"] * 40)
             scope = deletion.build_query_scope(conn, acme_1.id, SearchQuery())
-            assert delete(conn, acme_1, scope, read_batch_size=7, delete_batch_size=3).removed == 40
+            with small_batches(read=7, removed=3):
+                assert delete(conn, acme_1, scope).removed == 40
     finally:
         stops.set()
         thread.join()
@@ -190,16 +191,17 @@ def test_a_transaction_takes_few_messages_however_many_segments_texts_have(conn,
             sent(conn, acme_1, "part", segment=Segment(reference, 5, number), at=NOW - 100 * DAY_MS)
     steps: Iterator[object]
     if remove == "by retention":
-        steps = retention.purge_messages(conn, 1, NOW, delete_batch_size=4)
+        steps = retention.purge_messages(conn, 1, NOW)
     else:
         deletion_id = deletion.create_deletion(
             conn, MARTA, acme_1, deletion.build_query_scope(conn, acme_1.id, SearchQuery()), total=3
         )
-        steps = deletion.run_deletion(conn, deletion_id, delete_batch_size=4)
+        steps = deletion.run_deletion(conn, deletion_id)
 
     seen = [15]
-    for _ in steps:
-        seen.append(len(left(conn, acme_1)))
+    with small_batches(read=2_000, removed=4):
+        for _ in steps:
+            seen.append(len(left(conn, acme_1)))
     assert sorted(set(seen)) == [0, 5, 10, 15]
 
 
@@ -278,9 +280,10 @@ def test_it_is_asked_with_the_count(conn, acme_1):
 def test_a_long_count_ends_in_time(conn, acme_1):
     sent(conn, acme_1, *["text"] * 5)
 
-    result = deletion.preview_deletion(
-        conn, acme_1.id, deletion.build_query_scope(conn, acme_1.id, SearchQuery()), seconds=0, read_batch_size=2
-    )
+    with small_batches(read=2, removed=250):
+        result = deletion.preview_deletion(
+            conn, acme_1.id, deletion.build_query_scope(conn, acme_1.id, SearchQuery()), seconds=0
+        )
 
     assert (result.removed, result.is_complete) == (2, False)
 
@@ -342,19 +345,17 @@ def test_an_account_has_only_so_many_under_way(conn, acme_1, globex_1):
 # --- a deletion under way
 
 
-BATCHES: dict[str, Any] = {"read_batch_size": 5, "delete_batch_size": 2}
-
-
 @pytest.fixture
-def many(conn: Connection, acme_1: Account) -> SimpleNamespace:
-    """Twenty messages, of which two go at once with `BATCHES`."""
+def many(conn: Connection, acme_1: Account) -> Iterator[SimpleNamespace]:
+    """Twenty messages, of which two go at once."""
     messages = sent(conn, acme_1, *[f"text {number}" for number in range(20)])
-    return SimpleNamespace(messages=messages, scope=deletion.build_query_scope(conn, acme_1.id, SearchQuery()))
+    with small_batches(read=5, removed=2):
+        yield SimpleNamespace(messages=messages, scope=deletion.build_query_scope(conn, acme_1.id, SearchQuery()))
 
 
 def test_it_goes_on_where_it_was(conn, acme_1, many):
     deletion_id = deletion.create_deletion(conn, MARTA, acme_1, many.scope)
-    steps = deletion.run_deletion(conn, deletion_id, **BATCHES)
+    steps = deletion.run_deletion(conn, deletion_id)
     while deletion.get_deletion_by_id(conn, deletion_id).removed < 6:
         next(steps)
     assert isinstance(steps, Generator)
@@ -376,7 +377,7 @@ def test_two_that_work_at_once_count_once(conn, acme_1, many):
     deletion_id = deletion.create_deletion(
         conn, MARTA, acme_1, deletion.build_query_scope(conn, acme_1.id, SearchQuery())
     )
-    workers = [deletion.run_deletion(conn, deletion_id, **BATCHES) for _ in range(2)]
+    workers = [deletion.run_deletion(conn, deletion_id) for _ in range(2)]
     while workers:
         for each in list(workers):
             if next(each, "ended") == "ended":

@@ -1,8 +1,7 @@
 """Messages come, end, are deleted and grow old in any order: the numbers agree."""
 
 import random
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -21,11 +20,15 @@ from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.validation import Segment
 from portal.services.operations import self_check
 from portal.services.statistics import rollup
-from tests.services.history.deleting import delete, keep, left
+from tests.services.history.deleting import delete, keep, left, small_batches
 from tests.services.submitting import cancel_message
 from tests.support import prepare_submit
 
-BATCHES: dict[str, Any] = {"read_batch_size": 7, "delete_batch_size": 3}
+
+@pytest.fixture(autouse=True)
+def _small_batches() -> Iterator[None]:
+    with small_batches(read=7, removed=3):
+        yield
 
 
 @pytest.mark.slow
@@ -37,7 +40,7 @@ def test_in_whatever_order_it_happens_the_numbers_agree(conn, acme_1, globex_1, 
         if number % 4 == 0:
             assert self_check.list_problem_texts(conn) == [], number
     for account in story.accounts:
-        delete(conn, account, deletion.build_query_scope(conn, account.id, SearchQuery()), **BATCHES)
+        delete(conn, account, deletion.build_query_scope(conn, account.id, SearchQuery()))
     assert self_check.list_problem_texts(conn) == []
     assert story.removed > 20
     # It would have told.
@@ -147,13 +150,13 @@ class Story:
             for message in text.messages
         }
         before = left(self.conn, account)
-        delete(self.conn, account, deletion.parse_deletion_scope(SENT, str(scope)), **BATCHES)
+        delete(self.conn, account, deletion.parse_deletion_scope(SENT, str(scope)))
         assert left(self.conn, account) == [each for each in before if each not in gone]
         self.removed += len(gone)
 
     def keep(self) -> None:
         first_day = retention.get_first_retained_day(1, self.at)
-        keep(self.conn, 1, self.at, delete_batch_size=3)
+        keep(self.conn, 1, self.at)
         rows = self.conn.execute(
             "SELECT id FROM messages WHERE id < ? AND state <> ? AND joined_to IS NULL AND segment_total IS NULL"
             " AND id NOT IN (SELECT message_id FROM deliveries WHERE message_id IS NOT NULL)",

@@ -12,9 +12,10 @@ from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.common.audit import SHELL
 from portal.services.common.mail import Mailer
-from portal.services.operations import daily_self_check, self_check
+from portal.services.operations import daily_self_check
 from portal.services.operations.daily_self_check import SelfCheckResult
-from portal.services.operations.self_check import Problem
+from portal.services.operations.self_check.copy import NoDiskSpaceForCopy, open_database_copy
+from portal.services.operations.self_check.problem import Problem
 from portal.services.people import users
 from tests.faults import storage
 from tests.mailbox import Mailbox
@@ -134,7 +135,7 @@ def test_of_many_the_first_twenty_are_told(conn, keys, config, connect, cast):
 def test_that_there_is_no_room_for_it_is_told_too(conn, keys, data, mails, tmp_path):
     try:
         with storage.mount_small_disk(tmp_path / "small", "8m") as small:
-            with pytest.raises(self_check.NoDiskSpaceForCopy), self_check.open_database_copy(conn, small):
+            with pytest.raises(NoDiskSpaceForCopy), open_database_copy(conn, small):
                 pass
             (problem,) = daily_self_check.run_daily_check(conn, keys, small)
     except storage.FaultNotPossible as error:

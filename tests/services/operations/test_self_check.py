@@ -22,6 +22,7 @@ from portal.services.credits import credits, ledger
 from portal.services.messages import intake, outcomes
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.operations import self_check
+from portal.services.operations.self_check.copy import DatabaseCopyFailed, open_database_copy, remove_stale_copy
 from portal.services.statistics import rollup
 from tests.services.submitting import cancel_message, store_messages
 from tests.support import prepare_submit
@@ -489,7 +490,7 @@ def test_a_damaged_file_is_named(damaged):
 
 
 def test_the_copy_has_the_damage_of_the_file(damaged, data):
-    with self_check.open_database_copy(damaged, data) as copy:
+    with open_database_copy(damaged, data) as copy:
         assert self_check.list_problem_texts(copy) == self_check.list_problem_texts(damaged)
 
 
@@ -504,7 +505,7 @@ def test_the_copy_leaves_nothing_behind_and_nobody_else_reads_it(busy, data, mon
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", connect_and_record_mode)
     before = set(data.iterdir())
-    with self_check.open_database_copy(busy.conn, data) as copy:
+    with open_database_copy(busy.conn, data) as copy:
         assert set(data.iterdir()) - before == {data / "check.lock"}
         assert self_check.list_problem_texts(copy) == []
     assert modes == [0o600, 0o600]
@@ -512,7 +513,7 @@ def test_the_copy_leaves_nothing_behind_and_nobody_else_reads_it(busy, data, mon
 
 
 def test_who_writes_meanwhile_is_not_in_the_copy(busy, data, connect):
-    with self_check.open_database_copy(busy.conn, data) as copy:
+    with open_database_copy(busy.conn, data) as copy:
         writer = connect()
         writer.execute("UPDATE accounts SET balance = balance + 1")
         # Nobody keeps the log from being emptied.
@@ -525,8 +526,8 @@ def test_a_copy_that_can_not_be_written_says_so_and_is_gone(busy, data):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
         with (
-            pytest.raises(self_check.DatabaseCopyFailed, match=f"its copy of the database to {data}"),
-            self_check.open_database_copy(busy.conn, data),
+            pytest.raises(DatabaseCopyFailed, match=f"its copy of the database to {data}"),
+            open_database_copy(busy.conn, data),
         ):
             pass
     finally:
@@ -537,8 +538,8 @@ def test_a_copy_that_can_not_be_written_says_so_and_is_gone(busy, data):
 def test_a_copy_that_was_left_is_removed_by_the_next_and_at_the_start(busy, data):
     left = data / ".portal.db.checking"
     left.write_text("killed")
-    with self_check.open_database_copy(busy.conn, data) as copy:
+    with open_database_copy(busy.conn, data) as copy:
         assert self_check.list_problem_texts(copy) == []
     left.write_text("killed")
-    self_check.remove_stale_copy(data)
+    remove_stale_copy(data)
     assert not left.exists()

@@ -8,7 +8,7 @@ import pytest
 from portal.core import clock, db
 from portal.core.crypto import Keys
 from portal.services.operations import daily_self_check, self_check
-from portal.services.operations.self_check import Problem
+from portal.services.operations.self_check.problem import Problem
 from portal.services.people import customers, users
 from tests.support import Cast
 from tests.web.conftest import Browser

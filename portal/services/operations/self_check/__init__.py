@@ -12,35 +12,7 @@ from portal.core.crypto import Keys
 from portal.core.i18n import N_
 from portal.core.progress import Progress, no_progress, report_during_statements
 from portal.services.operations.self_check import in_ledger, in_messages, in_parts, in_upstreams
-from portal.services.operations.self_check.copy import (
-    DatabaseCopyFailed,
-    NoDiskSpaceForCopy,
-    open_database_copy,
-    remove_stale_copy,
-)
-from portal.services.operations.self_check.problem import (
-    Problem,
-    find_by_queries,
-    iterate_rows,
-    problem_from_error,
-    problem_from_failed_migration,
-    problem_from_key_error,
-    problem_from_unopened_secrets,
-)
-
-__all__ = [
-    "DatabaseCopyFailed",
-    "NoDiskSpaceForCopy",
-    "Problem",
-    "find_problems",
-    "list_problem_texts",
-    "open_database_copy",
-    "problem_from_error",
-    "problem_from_failed_migration",
-    "problem_from_key_error",
-    "problem_from_unopened_secrets",
-    "remove_stale_copy",
-]
+from portal.services.operations.self_check.problem import Problem, find_by_queries, iterate_rows, problem_from_error
 
 # So many problems of each check are listed: more usually have the same cause.
 _MAX_PROBLEMS = 100
