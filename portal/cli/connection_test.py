@@ -168,7 +168,7 @@ _Report = Callable[[str, str], None]
 
 
 async def _resolve(settings: ClientSettings, report: _Report) -> Sequence[str]:
-    resolver = HostResolver(asyncio.get_running_loop())
+    resolver = HostResolver()
     try:
         async with asyncio.timeout(settings.connect_seconds):
             addresses = await resolver.resolve(settings.host)
@@ -190,7 +190,7 @@ async def _test_bind(kind: str, settings: ClientSettings, addresses: Sequence[st
     except ValueError as error:
         raise _StepFailed("bind", str(error)) from None
     opened = await _connect(settings, addresses, report)
-    session = _TestSession(kind, bind_octets, settings, asyncio.get_running_loop())
+    session = _TestSession(kind, bind_octets, settings)
     try:
         started_at = time.monotonic()
         await _begin_session(session, opened, settings)
@@ -337,13 +337,11 @@ class _TestSession(ClientSession, SessionOwner):
     refused_count = 0
     lost_by: Exception | None = None
 
-    def __init__(
-        self, kind: str, bind_octets: bytes, settings: ClientSettings, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        super().__init__(1, kind, (settings.host, settings.port), bind_octets, settings, self, loop)
+    def __init__(self, kind: str, bind_octets: bytes, settings: ClientSettings) -> None:
+        super().__init__(1, kind, (settings.host, settings.port), bind_octets, settings, self)
         self.counters = ClientCounters()
-        self.bound: asyncio.Future[None] = loop.create_future()
-        self.is_alive: asyncio.Future[None] = loop.create_future()
+        self.bound: asyncio.Future[None] = self._loop.create_future()
+        self.is_alive: asyncio.Future[None] = self._loop.create_future()
 
     def handle_bound(self, session: ClientSession) -> None:
         self.bound.set_result(None)

@@ -85,8 +85,8 @@ class SmppServer:
         self.session_registry = SessionRegistry(self.storage)
         self.waiting_binds = WaitingBinds(self.session_registry, self._server_limits.probe_seconds)
         bind_auth = BindAuth(self.storage, config.limits.bind_failures)
-        self.simulator = Simulator(self.storage.outbound.store_outcomes, loop)
-        self.dispatcher = Dispatcher(self.storage.outbound, self.simulator, loop)
+        self.simulator = Simulator(self.storage.outbound.store_outcomes)
+        self.dispatcher = Dispatcher(self.storage.outbound, self.simulator)
         context = ServerContext(
             self.storage,
             bind_auth,

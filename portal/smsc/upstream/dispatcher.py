@@ -59,12 +59,12 @@ class Dispatcher:
         simulator: the built-in one.
     """
 
-    def __init__(self, storage: OutboundStorage, simulator: Simulator, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, storage: OutboundStorage, simulator: Simulator) -> None:
         self._storage = storage
         self._simulator = simulator
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self._channels: dict[int, UpstreamChannel] = {}
-        self._takers = PathTakers(storage, self._channels, self._claim, loop)
+        self._takers = PathTakers(storage, self._channels, self._claim)
         self._default_path = self._takers.default
         self._uses_upstreams = False
         self._is_closing = False
@@ -100,7 +100,7 @@ class Dispatcher:
         self._postponed_cancels.clear()
         for channel in self._channels.values():
             self._close_channel(channel, seconds)
-        self._simulator.stop()
+        await self._simulator.close(0)
         if self._closing_tasks:
             await asyncio.wait(self._closing_tasks)
         # What is being claimed at this moment is put back: nothing of it may have arrived.
@@ -400,7 +400,7 @@ class Dispatcher:
         elif channel.closing is not None:
             pass  # it begins anew when that has ended
         elif channel.connection is None:
-            channel.connection = create_connection(channel, self._loop)
+            channel.connection = create_connection(channel)
             channel.is_simulated = channel.connection.is_simulated
             channel.begin_health(self._loop.time())
             channel.connection.start()

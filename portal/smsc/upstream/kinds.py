@@ -1,7 +1,5 @@
 """The kinds of upstreams, each with the class that implements it."""
 
-import asyncio
-
 from portal.services.upstreams import upstreams
 from portal.smsc.upstream.channel import UpstreamChannel
 from portal.smsc.upstream.interface import UpstreamConnection
@@ -9,8 +7,8 @@ from portal.smsc.upstream.simulator.simulator import Simulator
 from portal.smsc.upstream.smpp_client.upstream import SmppUpstream
 
 
-def create_connection(channel: UpstreamChannel, loop: asyncio.AbstractEventLoop) -> UpstreamConnection:
+def create_connection(channel: UpstreamChannel) -> UpstreamConnection:
     """Return what connects to a channel's upstream, of its kind; not started."""
     if channel.config.upstream.kind == upstreams.SIMULATOR:
-        return Simulator(channel.handle_outcomes, loop)
-    return SmppUpstream(channel.config, channel, loop)
+        return Simulator(channel.handle_outcomes)
+    return SmppUpstream(channel.config, channel)

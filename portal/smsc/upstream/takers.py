@@ -9,7 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
 from portal.services.messages.sending import Flow
 from portal.services.messages.validation import SubmittedMessage
@@ -26,10 +26,7 @@ _HEALTH_SECONDS = 0.25
 _MAX_DESTINATIONS = 1_000
 
 
-_Key = TypeVar("_Key")
-
-
-def decrement(counter: Counter[_Key], key: _Key) -> None:
+def decrement(counter: Counter[Any], key: object) -> None:
     """Count one less, and keep no zeros."""
     counter[key] -= 1
     if not counter[key]:
@@ -145,16 +142,12 @@ class PathTakers:
     """
 
     def __init__(
-        self,
-        storage: OutboundStorage,
-        channels: Mapping[int, UpstreamChannel],
-        claim: Callable[[], None],
-        loop: asyncio.AbstractEventLoop,
+        self, storage: OutboundStorage, channels: Mapping[int, UpstreamChannel], claim: Callable[[], None]
     ) -> None:
         self._storage = storage
         self._channels = channels
         self._claim = claim
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self.put_backs: Counter[Flow] = Counter()
         self._put_back_accounts: Counter[int] = Counter()
         self.default = OutboundPath(DEFAULT_PATH, self._put_back_accounts)

@@ -720,7 +720,7 @@ async def run_takers(config: Config, upstream: Upstream) -> AsyncIterator[tuple[
     async with run_smsc(config) as server:
         storage = server.storage.outbound
         channel = UpstreamChannel(UpstreamConfig(upstream, None), server.dispatcher, storage)
-        takers = PathTakers(storage, {upstream.id: channel}, lambda: None, asyncio.get_running_loop())
+        takers = PathTakers(storage, {upstream.id: channel}, lambda: None)
         takers.set_default_upstream(upstream.id)
         yield takers, channel
 

@@ -78,9 +78,9 @@ class Simulator:
     room = window = 100_000
     """More than comes in a turn of the event loop; there is no limit."""
 
-    def __init__(self, on_outcomes: OutcomeCallback, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, on_outcomes: OutcomeCallback) -> None:
         self._on_outcomes = on_outcomes
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self._closed = False
         self._upstream_ids = count(now_ms() << _ID_SHIFT)
         self.cancellable_ids: set[int] = set()
@@ -117,10 +117,7 @@ class Simulator:
         return [each for each in message_ids if self.cancel_message(each)]
 
     async def close(self, seconds: float) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Report nothing any more."""
+        # It reports nothing any more.
         self._closed = True
 
     def _report_outcome(self, outcome: SimulatedOutcome, message_ids: Sequence[int]) -> None:

@@ -71,20 +71,19 @@ class SmppClient(ConnectorOwner):
     were taken. `status_map`: what is done about refusals. `sessions`: the connections that are bound and can send.
     """
 
-    def __init__(self, settings: ClientSettings, events: ClientEvents, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, settings: ClientSettings, events: ClientEvents) -> None:
         self._settings = settings
         self.status_map = build_status_map(settings.status_map)
         self._events = events
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self.counters = ClientCounters()
-        self._resolver = HostResolver(loop)
-        # By kind: a refused transmitter keeps no receiver from bringing receipts.
-        self._bind_turns = {kind: BindTurns() for kind in BIND_COMMANDS}
+        self.resolver = HostResolver()
+        self.bind_turns = {kind: BindTurns() for kind in BIND_COMMANDS}
         self._connectors: dict[int, Connector] = {}
         self._closing_tasks: set[asyncio.Task[None]] = set()
         self.sessions: list[ClientSession] = []
         self._turn = 0
-        self._pacer = Pacer(settings.throughput, settings.throttle_seconds, loop.time())
+        self._pacer = Pacer(settings.throughput, settings.throttle_seconds, self._loop.time())
         self._flows: dict[str, _DestinationFlow] = {}
         # Those that have something that waits to be tried again, by destination, and how many messages that are in all.
         self._blocked: dict[str, _DestinationFlow] = {}
@@ -93,7 +92,6 @@ class SmppClient(ConnectorOwner):
         self._is_closing = False
         self._settling: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
 
     # --- what the dispatcher calls
 
@@ -101,8 +99,7 @@ class SmppClient(ConnectorOwner):
         """Connect all binds, and keep them."""
         for number, kind in enumerate(self._settings.bind_kinds, start=1):
             if number not in self._connectors:
-                turns = self._bind_turns[kind]
-                connector = Connector(number, kind, self._settings, self, self._resolver, turns, self._loop)
+                connector = Connector(number, kind, self._settings, self)
                 self._connectors[number] = connector
                 # A carrier that counts binds would refuse this one while those before it still wait for answers.
                 connector.start([*self._closing_tasks])
@@ -119,7 +116,7 @@ class SmppClient(ConnectorOwner):
             self._pacer.change_settings(settings.throughput, settings.throttle_seconds, self._loop.time())
         if settings.bind != old.bind:
             # These are new ones, and the password may be, too.
-            for turns in self._bind_turns.values():
+            for turns in self.bind_turns.values():
                 turns.allow_one()
         kept = len(settings.bind_kinds) if settings.bind == old.bind else 0
         for number, connector in list(self._connectors.items()):
@@ -245,7 +242,7 @@ class SmppClient(ConnectorOwner):
     def handle_bound(self, session: ClientSession) -> None:
         if session.kind != "rx":
             self.sessions.append(session)
-        self._bind_turns[session.kind].allow_all()
+        self.bind_turns[session.kind].allow_all()
         for connector in self._connectors.values():
             connector.handle_bound(session)
         self._settle_soon()
@@ -502,11 +499,10 @@ class SmppClient(ConnectorOwner):
         if not waits or not self.sessions:
             return
         wait = max(min(waits), _MIN_TIMER_SECONDS)
-        if self._timer and self._timer_at > now + wait:
+        if self._timer and self._timer.when() > now + wait:
             self._timer.cancel()
             self._timer = None
         if self._timer is None:
-            self._timer_at = now + wait
             self._timer = self._loop.call_later(wait, self._handle_timer)
 
     def _can_send_waiting(self, now: float) -> bool:

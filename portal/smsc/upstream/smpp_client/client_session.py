@@ -13,7 +13,7 @@ from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, format_status
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, MalformedPdu, PduHeader
 from portal.smsc.protocol.pdu_stream import MAX_SEQUENCE_NUMBER, PduStream
-from portal.smsc.upstream.smpp_client.interface import ClientCounters, ClientSettings, Respond
+from portal.smsc.upstream.smpp_client.interface import ClientCounters, ClientSettings, Host, Respond
 from portal.smsc.upstream.smpp_client.submits import Submit
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class ClientSession(PduStream):
 
     Args:
         kind: "trx", "tx" or "rx".
-        host: whom it is to, and the port: one of the settings' `hosts`.
+        host: whom it is to: one of the settings' `hosts`.
         bind_octets: the bind PDU, with BIND_SEQUENCE.
 
     `in_flight`: what was sent and is not answered, by sequence number, in the order of sending. `pending`: what has to
@@ -90,21 +90,14 @@ class ClientSession(PduStream):
     """
 
     def __init__(
-        self,
-        number: int,
-        kind: str,
-        host: tuple[str, int],
-        bind_octets: bytes,
-        settings: ClientSettings,
-        owner: SessionOwner,
-        loop: asyncio.AbstractEventLoop,
+        self, number: int, kind: str, host: Host, bind_octets: bytes, settings: ClientSettings, owner: SessionOwner
     ) -> None:
-        super().__init__(settings.response_seconds, loop)
+        super().__init__(settings.response_seconds, asyncio.get_running_loop())
         self.number = number
         self.kind = kind
         self.in_flight: dict[int, Submit] = {}
         self.pending: deque[Submit] = deque()
-        self.ended: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
         self.end_reason = ""
         self.bind_status = 0
         self.bound_at = 0.0

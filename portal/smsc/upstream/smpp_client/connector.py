@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import ssl
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -40,13 +40,6 @@ _PASSING_REFUSALS = (
     CommandStatus.ESME_RTHROTTLED,
     CommandStatus.ESME_RBINDTHROTTLED,
 )
-
-
-class ConnectorOwner(SessionOwner):
-    """What a connector tells the client that it belongs to, beside what its sessions do."""
-
-    def handle_state(self, connector: Connector) -> None:
-        """The bind has another state."""
 
 
 class BindTurns:
@@ -108,24 +101,27 @@ class BindTurns:
             self._is_free.set()
 
 
+class ConnectorOwner(SessionOwner):
+    """What a connector tells the client that it belongs to, beside what its sessions do.
+
+    bind_turns: by kind, as a refused transmitter keeps no receiver from bringing receipts.
+    """
+
+    resolver: HostResolver
+    bind_turns: Mapping[str, BindTurns]
+
+    def handle_state(self, connector: Connector) -> None:
+        """The bind has another state."""
+
+
 class Connector:
     """One bind of an upstream. `state`: how it is."""
 
-    def __init__(
-        self,
-        number: int,
-        kind: str,
-        settings: ClientSettings,
-        owner: ConnectorOwner,
-        resolver: HostResolver,
-        turns: BindTurns,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
+    def __init__(self, number: int, kind: str, settings: ClientSettings, owner: ConnectorOwner) -> None:
         self._settings = settings
         self._owner = owner
-        self._resolver = resolver
-        self._turns = turns
-        self._loop = loop
+        self._turns = owner.bind_turns[kind]
+        self._loop = asyncio.get_running_loop()
         self._session: ClientSession | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -243,11 +239,11 @@ class Connector:
     ) -> ClientSession:
         """Open a connection to a host, and send the bind. Raises whatever the last of its addresses does."""
         async with asyncio.timeout(settings.connect_seconds):
-            addresses = await self._resolver.resolve(host)
+            addresses = await self._owner.resolver.resolve(host)
         number, kind = self.state.number, self.state.kind
         server_name = (settings.tls_server_name or host) if tls_context else None
         for address in addresses:
-            session = ClientSession(number, kind, (host, port), bind_octets, settings, self._owner, self._loop)
+            session = ClientSession(number, kind, (host, port), bind_octets, settings, self._owner)
             try:
                 # Each has its own time: one that is silent would leave none to the others.
                 async with asyncio.timeout(settings.connect_seconds):

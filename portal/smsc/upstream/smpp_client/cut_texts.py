@@ -1,6 +1,5 @@
 """Texts that are cut into parts, while their parts are under way: to the rest of the program each is one message."""
 
-import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -94,10 +93,9 @@ class CutTexts:
         channel: what is told of each text as of one message.
     """
 
-    def __init__(self, client: SmppClient, channel: UpstreamChannel, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, client: SmppClient, channel: UpstreamChannel) -> None:
         self._client = client
         self._channel = channel
-        self._loop = loop
         self._numbers = count(-1, -1)
         # By message id, and by the client's numbers.
         self._sendings: dict[int, _Sending] = {}

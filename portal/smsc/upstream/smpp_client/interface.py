@@ -12,6 +12,9 @@ from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.settings import RULES, UpstreamSettings
 from portal.smsc.protocol.pdu import DataSm, DeliverSm
 
+Host = tuple[str, int]
+"""A name or address, and a port."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings(UpstreamSettings):
@@ -24,12 +27,12 @@ class ClientSettings(UpstreamSettings):
     password: str = field(default="", repr=False)
 
     @property
-    def hosts(self) -> list[tuple[str, int]]:
-        """The hosts and their ports, in their order."""
+    def hosts(self) -> list[Host]:
+        """The hosts, in their order."""
         first = (self.host, self.port)
         return [first, (self.second_host, self.second_port or self.port)] if self.second_host else [first]
 
-    def needs_other_connection(self, new: ClientSettings, host: tuple[str, int]) -> bool:
+    def needs_other_connection(self, new: ClientSettings, host: Host) -> bool:
         """Whether a connection to `host` (one of `hosts`) that was made with these settings cannot go on with `new`."""
         return host not in new.hosts or any(getattr(self, each) != getattr(new, each) for each in _CONNECTION_SETTINGS)
 

@@ -8,15 +8,16 @@ import asyncio
 import socket
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from ipaddress import ip_address
 
 
 class HostResolver:
     """Looks up the host of one upstream, for all of its binds; one look-up at a time, in a thread that nobody joins."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self._pending: dict[str, asyncio.Future[Sequence[str]]] = {}
 
     async def resolve(self, host: str) -> Sequence[str]:
@@ -27,26 +28,21 @@ class HostResolver:
         with suppress(ValueError):
             return [str(ip_address(host))]
         if host not in self._pending:
+            found: Future[Sequence[str]] = Future()
             # Where no thread can be started the next caller tries it again.
-            threading.Thread(target=self._look_up, args=(host,), name=f"resolve {host}", daemon=True).start()
-            self._pending[host] = self._loop.create_future()
+            threading.Thread(target=_look_up, args=(host, found), name=f"resolve {host}", daemon=True).start()
+            self._pending[host] = asyncio.wrap_future(found)
+            self._pending[host].add_done_callback(partial(self._forget, host))
         return await asyncio.shield(self._pending[host])
 
-    def _look_up(self, host: str) -> None:
-        result: Sequence[str] | Exception
-        try:
-            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-            result = list(dict.fromkeys(str(address[0]) for *_, address in found))
-        except (OSError, UnicodeError) as error:
-            result = error
-        # The loop may have ended meanwhile.
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._finish, host, result)
+    def _forget(self, host: str, looked_up: asyncio.Future[Sequence[str]]) -> None:
+        del self._pending[host]
+        looked_up.exception()  # nobody may wait for it any more
 
-    def _finish(self, host: str, result: Sequence[str] | Exception) -> None:
-        pending = self._pending.pop(host)
-        if isinstance(result, Exception):
-            pending.set_exception(result)
-            pending.exception()  # nobody may wait for it any more
-        else:
-            pending.set_result(result)
+
+def _look_up(host: str, found: Future[Sequence[str]]) -> None:
+    try:
+        addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        found.set_result(list(dict.fromkeys(str(address[0]) for *_, address in addresses)))
+    except (OSError, UnicodeError) as error:
+        found.set_exception(error)

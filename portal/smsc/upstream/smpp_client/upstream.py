@@ -42,12 +42,12 @@ class SmppUpstream:
 
     is_simulated = False
 
-    def __init__(self, config: UpstreamConfig, channel: UpstreamChannel, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, config: UpstreamConfig, channel: UpstreamChannel) -> None:
         self._channel = channel
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self._apply_config(config)
-        self._client = SmppClient(self._settings, self, loop)
-        self._cut_texts = CutTexts(self._client, channel, loop)
+        self._client = SmppClient(self._settings, self)
+        self._cut_texts = CutTexts(self._client, channel)
 
     # --- what the dispatcher calls
 

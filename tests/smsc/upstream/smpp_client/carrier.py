@@ -201,7 +201,7 @@ async def run_client(port: int, **settings: Any) -> AsyncIterator[tuple[SmppClie
     loop.set_exception_handler(lambda _, context: raised.append(context))
     values = {"host": "127.0.0.1", "system_id": "portal", "password": "secret", "reconnect_seconds": 0.05, **settings}
     reports = Reports()
-    client = SmppClient(ClientSettings(port=port, name="carrier", **values), reports, loop)
+    client = SmppClient(ClientSettings(port=port, name="carrier", **values), reports)
     client.start()
     try:
         yield client, reports

@@ -1,6 +1,5 @@
 """Texts that are cut into parts, as the client gets them."""
 
-import asyncio
 from collections import deque
 from typing import Any
 
@@ -36,7 +35,7 @@ def send_text(texts: CutTexts, message_id: int, *, is_retry: bool = False) -> No
 async def test_many_texts_are_taken_back_at_once():
     async with run_bound_client(window=2) as (client, _, connection, __):
         events: Any = None  # nothing is told of what is taken back
-        texts = CutTexts(client, events, asyncio.get_running_loop())
+        texts = CutTexts(client, events)
         submit_all(client, [1])
         send_text(texts, 2)
         await connection.read_submits(2)
@@ -56,7 +55,7 @@ async def test_many_texts_are_taken_back_at_once():
 async def test_a_text_that_is_tried_again_slows_down_nobody():
     async with run_bound_client(throughput=1_000) as (client, _, carrier, __):
         events: Any = None  # no part is decided
-        send_text(CutTexts(client, events, asyncio.get_running_loop()), 1, is_retry=True)
+        send_text(CutTexts(client, events), 1, is_retry=True)
         carrier.answer(await carrier.read_submit(), CommandStatus.ESME_RMSGQFUL, "")
         await wait_until(lambda: client.counters.throttled)
         assert client.rate == 1_000

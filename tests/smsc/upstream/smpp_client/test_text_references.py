@@ -1,6 +1,5 @@
 """The numbers by which handsets know which parts are of one text."""
 
-import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +32,7 @@ def send_texts(conn, cast):
     async def send(texts: Sequence[tuple[int, str]], begun: CutText | None = None) -> list[int]:
         async with run_bound_client(window=1000) as (client, _, carrier, _):
             no_events: Any = None  # no part is answered, so nothing is told of them
-            sender = CutTexts(client, no_events, asyncio.get_running_loop())
+            sender = CutTexts(client, no_events)
             references = []
             for (message_id, destination), cut in zip(texts, [begun, *[None] * len(texts)], strict=False):
                 message = prepare_submit(conn, cast.smpp_acme_1.id, b"x" * 200, destination=destination)
