@@ -3,7 +3,7 @@
 import asyncio
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from portal.services.upstreams.binds import BindState
 from portal.smsc.protocol.constants import CommandStatus
@@ -19,7 +19,7 @@ from portal.smsc.upstream.smpp_client.interface import (
 from portal.smsc.upstream.smpp_client.pacing import Pacer
 from portal.smsc.upstream.smpp_client.resolver import HostResolver
 from portal.smsc.upstream.smpp_client.status_map import build_status_map
-from portal.smsc.upstream.smpp_client.submits import Submit, get_order, list_ids, renew_octets
+from portal.smsc.upstream.smpp_client.submits import Renew, Submit, get_order, list_ids, renew_octets
 
 # A message that was refused so often is given back: the last figure is for ESME_RMSGQFUL. That a queue is full may mean
 # all of the carrier, or one handset, and is more often the latter the second time.
@@ -160,19 +160,13 @@ class SmppClient(ConnectorOwner):
         return max(min(free, self._pacer.count_available(self._loop.time()) - waiting), 0)
 
     def submit(
-        self,
-        message_id: int,
-        message: SubmitSm,
-        parts: int = 1,
-        renew: Callable[[], SubmitSm | None] | None = None,
-        *,
-        is_retry: bool = False,
+        self, message_id: int, message: SubmitSm, parts: int = 1, renew: Renew | None = None, *, is_retry: bool = False
     ) -> None:
         """Send a message; only while `room` is positive. It is answered, or lost, by `ClientEvents`.
 
-        `throughput` counts it as so many parts. `renew` returns it as it is to be sent after it had to wait; None where
-        it has expired: then it is lost, unsent. Without `renew` it stays as it is. `is_retry`: it was given back
-        before, so that its refusal says less about others.
+        `throughput` counts it as so many parts. `renew` is called where it had to wait; one that has expired is lost,
+        unsent. Without `renew` it stays as it is. `is_retry`: it was given back before, so that its refusal says less
+        about others.
 
         Messages to one destination go out in the order in which they come here, and on one bind, as long as one of them
         is under way. Its sequence number does not matter.

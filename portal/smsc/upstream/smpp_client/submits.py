@@ -7,15 +7,17 @@ from operator import attrgetter
 
 from portal.smsc.protocol.pdu import SubmitSm
 
+Renew = Callable[[], SubmitSm | None]
+"""Returns a message as it is to be sent by now; None where it has expired."""
+
 
 @dataclass(slots=True, eq=False)
 class Submit:
     """A message on its way.
 
     octets: the submit_sm, with any sequence number. order: counts up as messages are submitted. parts: what it counts
-    as. renew: returns it as it is to be sent by now, or None where it has expired; where there is no such function it
-    stays as it is. is_retry: whether it was given back before. tries: how often it was refused for being too much;
-    status: with what the last time, 0: never. sent_at: seconds of the event loop's clock.
+    as. renew: None where it stays as it is. is_retry: whether it was given back before. tries: how often it was refused
+    for being too much; status: with what the last time, 0: never. sent_at: seconds of the event loop's clock.
     """
 
     message_id: int
@@ -23,7 +25,7 @@ class Submit:
     octets: bytes
     order: int
     parts: int
-    renew: Callable[[], SubmitSm | None] | None
+    renew: Renew | None
     is_retry: bool
     tries: int = 0
     status: int = 0
