@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from urllib.parse import urlencode
 
-from flask import Blueprint, abort, request
+from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 from wtforms import StringField
 
@@ -12,7 +12,7 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import accounts
 from portal.services.billing import orders, purchases
-from portal.services.billing.orders import Order, OrderFilter
+from portal.services.billing.orders import OrderFilter
 from portal.services.people import customers
 from portal.web.billing.orders import STATUS_BADGES, describe_order_status, order_url
 from portal.web.core import access, context, downloads, htmx, paging
@@ -77,11 +77,10 @@ def _iterate_csv_rows(order_filter: OrderFilter) -> Iterator[list[object]]:
 @access.operator_required
 def ask_mark_order_paid(number: str) -> ResponseReturnValue:
     """Ask for confirmation before an order is marked as paid."""
-    order = _order_or_404(number)
-    account = accounts.get_account(context.get_conn(), order.account)
+    order = orders.get_order_by_number(context.get_conn(), number)
     return htmx.render_dialog(
         "billing/all_orders/_mark_paid.html",
-        account,
+        accounts.get_account(context.get_conn(), order.account),
         title=_("Mark as paid?"),
         tab="credits",
         order=order,
@@ -93,19 +92,11 @@ def ask_mark_order_paid(number: str) -> ResponseReturnValue:
 @access.operator_required
 def mark_order_paid(number: str) -> ResponseReturnValue:
     """Mark an order as paid. Sent twice, it adds the credits once."""
-    order, form = _order_or_404(number), MarkPaidForm()
+    conn, form = context.get_conn(), MarkPaidForm()
+    order = orders.get_order_by_number(conn, number)
     try:
-        purchases.confirm_payment(
-            context.get_conn(), context.get_crypto_keys(), context.get_actor(), order, form.payment.data or ""
-        )
+        purchases.confirm_payment(conn, context.get_crypto_keys(), context.get_actor(), order, form.payment.data)
         toast = Toast(_("Order %(number)s was marked as paid.", number=order.number))
     except orders.OrderClosed as refusal:
         toast = Toast(refusal.localized(), "info")
     return htmx.redirect_browser_or_htmx(order_url(order), toast)
-
-
-def _order_or_404(number: str) -> Order:
-    try:
-        return orders.get_order_by_number(context.get_conn(), number)
-    except orders.NoSuchOrder:
-        abort(404)

@@ -20,7 +20,7 @@ from portal.services.common import idempotency
 from portal.services.common.errors import Refused
 from portal.services.people import customers
 from portal.web.core import access, context, htmx, live, paging
-from portal.web.core.forms import TranslatedForm, add_form_error, parse_row_id
+from portal.web.core.forms import OnceForm, parse_row_id, refusals_on
 from portal.web.core.htmx import Toast
 from portal.web.core.live import LiveFragment
 
@@ -36,13 +36,12 @@ STATUS_BADGES = {
 _ORIGIN_LABELS = {orders.CUSTOMER: N_("ordered"), orders.AUTOMATIC: N_("automatic re-credit")}
 
 
-class PackOrderForm(TranslatedForm):
-    """What was chosen, as it was shown; `form` makes a form that is sent twice order once."""
+class PackOrderForm(OnceForm):
+    """What was chosen, as it was shown."""
 
     pack = HiddenField()
     price = HiddenField()
     currency = HiddenField()
-    form = HiddenField()
 
 
 # --- buying
@@ -53,11 +52,10 @@ class PackOrderForm(TranslatedForm):
 def offer_packs(account: Account) -> ResponseReturnValue:
     """The packs; with `?pack=` (thousandths of a credit) what buying that one means."""
     if "pack" not in request.args:
-        return _render_packs_page(account)
-    try:
-        pack = packs.get_pack(context.get_conn(), request.args.get("pack", 0, type=parse_row_id))
-    except packs.NoSuchPack:
-        abort(404)
+        return htmx.render_page(
+            "billing/orders/buy.html", account=account, tab="credits", packs=packs.list_packs(context.get_conn())
+        )
+    pack = packs.get_pack(context.get_conn(), parse_row_id(request.args["pack"]))
     return _render_confirmation(account, PackOrderForm(formdata=None), pack)
 
 
@@ -66,50 +64,41 @@ def offer_packs(account: Account) -> ResponseReturnValue:
 def buy_pack(account: Account) -> ResponseReturnValue:
     """Order a pack."""
     form, conn = PackOrderForm(), context.get_conn()
-    try:
-        pack = Pack(
-            _parse_hidden_number(form.pack.data), _parse_hidden_number(form.price.data), form.currency.data or ""
-        )
-        order = purchases.purchase_pack(
-            conn, context.get_crypto_keys(), context.get_actor(), account, pack, idempotency_key=form.form.data or ""
-        )
-    except idempotency.FormAlreadySent as refusal:
-        return htmx.redirect_browser_or_htmx(
-            url_for(".list_orders", name=account.name), Toast(refusal.localized(), "info")
-        )
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        current_pack = next(
-            (each for each in packs.list_packs(conn) if each.credits == _parse_hidden_number(form.pack.data)), None
-        )
-        return _render_confirmation(account, form, current_pack, status=422)
-    toast = Toast(_("Order %(number)s was made.", number=order.number))
-    return htmx.redirect_browser_or_htmx(order_url(order), toast)
+    size, price = _parse_hidden_number(form.pack.data), _parse_hidden_number(form.price.data)
+    with refusals_on(form):
+        try:
+            order = purchases.purchase_pack(
+                conn,
+                context.get_crypto_keys(),
+                context.get_actor(),
+                account,
+                Pack(size, price, form.currency.data),
+                idempotency_key=form.form.data,
+            )
+        except idempotency.FormAlreadySent as refusal:
+            orders_url = url_for(".list_orders", name=account.name)
+            return htmx.redirect_browser_or_htmx(orders_url, Toast(refusal.localized(), "info"))
+        toast = Toast(_("Order %(number)s was made.", number=order.number))
+        return htmx.redirect_browser_or_htmx(order_url(order), toast)
+    return _render_confirmation(
+        account, form, next((each for each in packs.list_packs(conn) if each.credits == size), None)
+    )
 
 
-def _parse_hidden_number(text: str | None) -> int:
+def _parse_hidden_number(text: str) -> int:
     """A number from a hidden field of this page; 0 where the field was tampered with."""
     try:
-        return parse_row_id(text or "")
+        return parse_row_id(text)
     except ValueError:
         return 0
 
 
-def _render_packs_page(account: Account) -> ResponseReturnValue:
-    return htmx.render_page(
-        "billing/orders/buy.html", account=account, tab="credits", packs=packs.list_packs(context.get_conn())
-    )
-
-
-def _render_confirmation(
-    account: Account, form: PackOrderForm, pack: Pack | None, status: int = 200
-) -> ResponseReturnValue:
+def _render_confirmation(account: Account, form: PackOrderForm, pack: Pack | None) -> ResponseReturnValue:
     if pack is not None:
         # The pack as it is now: whoever confirms again has seen its price.
         form.pack.data, form.price.data, form.currency.data = str(pack.credits), str(pack.price), pack.currency
-    form.form.data = form.form.data or idempotency.new_idempotency_key()
     return htmx.render_dialog(
-        "billing/orders/_buy.html", account, title=_("Buy credits"), tab="credits", status=status, form=form, pack=pack
+        "billing/orders/_buy.html", account, title=_("Buy credits"), tab="credits", form=form, pack=pack
     )
 
 
@@ -127,7 +116,7 @@ def list_orders(account: Account) -> ResponseReturnValue:
 @access.account_access_required
 def show_order(account: Account, number: str) -> ResponseReturnValue:
     """An order, to print or to pay."""
-    _order_or_404(account, number)
+    _get_order(account, number)
     return live.render_live_page("billing/orders/order.html", "order", account)
 
 
@@ -138,7 +127,7 @@ def pay_order(account: Account, number: str) -> ResponseReturnValue:
 
     This is a link and not a form: the Content-Security-Policy (form-action) limits also where a form's redirects lead.
     """
-    order, settings = _order_or_404(account, number), context.get_config().payments
+    order, settings = _get_order(account, number), context.get_config().payments
     if not settings.checkout_url:
         abort(404)
     if order.status != orders.OPEN:
@@ -151,7 +140,7 @@ def pay_order(account: Account, number: str) -> ResponseReturnValue:
 @access.account_change_required
 def ask_cancel_order(account: Account, number: str) -> ResponseReturnValue:
     """Ask for confirmation before an order is cancelled."""
-    order = _order_or_404(account, number)
+    order = _get_order(account, number)
     return htmx.render_dialog(
         "billing/orders/_cancel.html", account, title=_("Cancel this order?"), tab="credits", order=order
     )
@@ -160,7 +149,7 @@ def ask_cancel_order(account: Account, number: str) -> ResponseReturnValue:
 @blueprint.post("/accounts/<name>/orders/<number>/cancel")
 @access.account_change_required
 def cancel_order(account: Account, number: str) -> ResponseReturnValue:
-    order = _order_or_404(account, number)
+    order = _get_order(account, number)
     try:
         orders.cancel_order(context.get_conn(), context.get_actor(), order)
         toast = Toast(_("Order %(number)s was cancelled.", number=order.number))
@@ -169,11 +158,8 @@ def cancel_order(account: Account, number: str) -> ResponseReturnValue:
     return htmx.redirect_browser_or_htmx(order_url(order), toast)
 
 
-def _order_or_404(account: Account, number: str) -> Order:
-    try:
-        return orders.get_order_by_number(context.get_conn(), number, account.id)
-    except orders.NoSuchOrder:
-        abort(404)
+def _get_order(account: Account, number: str) -> Order:
+    return orders.get_order_by_number(context.get_conn(), number, account.id)
 
 
 def order_url(order: Order) -> str:
@@ -185,7 +171,7 @@ def _get_requested_order(account: Account) -> Order:
     """The order that a page shows: the one in its address, or in the query of its poll."""
     access.require_billing()
     number = (request.view_args or {}).get("number") or request.args.get("order", "")
-    return _order_or_404(account, number)
+    return _get_order(account, number)
 
 
 def _order_cache_key(account: Account, counters: ChangeCounters) -> Hashable:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
-from wtforms import HiddenField, SelectField, StringField
+from wtforms import SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
 from portal.core import i18n
@@ -17,7 +17,7 @@ from portal.services.common import credit_amounts, idempotency
 from portal.services.common.errors import Refused
 from portal.services.credits import credits, ledger
 from portal.web.core import access, context, htmx
-from portal.web.core.forms import TranslatedForm, add_form_error
+from portal.web.core.forms import OnceForm, refusals_on
 from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("credits", __name__)
@@ -26,13 +26,12 @@ blueprint = Blueprint("credits", __name__)
 _DO_MAX, _DO_PREVIEW = "max", "look"
 
 
-class TransferForm(TranslatedForm):
-    """`source` and `target` are names of accounts; `form` makes a form that is sent twice move credits once."""
+class TransferForm(OnceForm):
+    """`source` and `target` are names of accounts."""
 
     source = SelectField(N_("From"), validate_choice=False)
     target = SelectField(N_("To"), validate_choice=False)
     amount = StringField(N_("Credits"))
-    form = HiddenField()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,36 +68,32 @@ def transfer_credits(account: Account) -> ResponseReturnValue:
     With `do=max` the form comes back with all that the source holds, with `do=look` it shows both balances as they
     would be; neither moves anything.
     """
-    form = TransferForm()
+    form, customer_accounts = TransferForm(), _list_customer_accounts(account)
     action = request.form.get("do", "")
     if action == _DO_PREVIEW and htmx.is_htmx_request():
-        preview = _build_preview(form, _list_customer_accounts(account))
+        preview = _build_preview(form, customer_accounts)
         return htmx.render_fragments("credits/_transfer_after.html", preview=preview)
+    if action == _DO_MAX:
+        source = _find_account_by_name(customer_accounts, form.source.data or account.name)
+        form.amount.data = i18n.format_credits(source.balance) if source else ""
     if action in (_DO_MAX, _DO_PREVIEW):
-        if action == _DO_MAX:
-            source = _find_account_by_name(_list_customer_accounts(account), form.source.data or account.name)
-            form.amount.data = i18n.format_credits(source.balance) if source else ""
         return _render_form(account, form, focus=True)
-    statement_url = url_for("statement.show_statement", name=account.name)
-    try:
-        toast = _execute_transfer(account, form)
-    except idempotency.FormAlreadySent as refusal:
-        toast = Toast(refusal.localized(), "info")
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_form(account, form, status=422)
-    return htmx.redirect_browser_or_htmx(statement_url, toast)
-
-
-def _execute_transfer(account: Account, form: TransferForm) -> Toast:
-    source = _get_transfer_account(account, form.source.data or account.name, "source")
-    target = _get_transfer_account(account, form.target.data or "", "target")
-    amount = credit_amounts.parse_amount(form.amount.data or "")
-    idempotency_key = form.form.data or ""
-    credits.transfer_credits(
-        context.get_conn(), context.get_actor(), source, target, amount, idempotency_key=idempotency_key
-    )
-    return Toast(_("%(amount)s credits moved to %(account)s.", amount=i18n.format_credits(amount), account=target.name))
+    with refusals_on(form):
+        source = _get_transfer_account(account, form.source.data or account.name, "source")
+        target = _get_transfer_account(account, form.target.data, "target")
+        amount = credit_amounts.parse_amount(form.amount.data)
+        try:
+            credits.transfer_credits(
+                context.get_conn(), context.get_actor(), source, target, amount, idempotency_key=form.form.data
+            )
+            words = _(
+                "%(amount)s credits moved to %(account)s.", amount=i18n.format_credits(amount), account=target.name
+            )
+            toast = Toast(words)
+        except idempotency.FormAlreadySent as refusal:
+            toast = Toast(refusal.localized(), "info")
+        return htmx.redirect_browser_or_htmx(url_for("statement.show_statement", name=account.name), toast)
+    return _render_form(account, form)
 
 
 def _get_transfer_account(account: Account, name: str, field: str) -> Account:
@@ -119,10 +114,7 @@ def _find_account_by_name(customer_accounts: Sequence[Account], name: str | None
 
 
 def _build_preview(form: TransferForm, customer_accounts: Sequence[Account]) -> _TransferPreview:
-    source, target = (
-        _find_account_by_name(customer_accounts, form.source.data),
-        _find_account_by_name(customer_accounts, form.target.data),
-    )
+    source, target = (_find_account_by_name(customer_accounts, each.data) for each in (form.source, form.target))
     chosen = [each for each in (source, target) if each is not None]
     unchanged = [_TransferAccountBalance(each.name, each.balance, None, each.disabled) for each in chosen]
     if source is None or target is None:
@@ -130,9 +122,9 @@ def _build_preview(form: TransferForm, customer_accounts: Sequence[Account]) -> 
     try:
         if source.id == target.id:
             raise credits.TransferToSameAccount()
-        if not (form.amount.data or "").strip():
+        if not form.amount.data.strip():
             return _TransferPreview(unchanged)
-        amount = credit_amounts.parse_amount(form.amount.data or "")
+        amount = credit_amounts.parse_amount(form.amount.data)
         if amount > source.balance:
             raise ledger.NotEnoughCredits(account=source.name, balance=i18n.format_credits(source.balance))
     except Refused as refusal:
@@ -146,27 +138,22 @@ def _build_preview(form: TransferForm, customer_accounts: Sequence[Account]) -> 
     )
 
 
-def _render_form(
-    account: Account, form: TransferForm, status: int = 200, *, focus: bool = False
-) -> ResponseReturnValue:
+def _render_form(account: Account, form: TransferForm, *, focus: bool = False) -> ResponseReturnValue:
     customer_accounts = _list_customer_accounts(account)
     choices = [SelectChoice(each.name, _format_account_choice(each)) for each in customer_accounts]
     form.source.choices = choices
     # The likely target first: another account than the source.
     form.target.choices = sorted(choices, key=lambda choice: choice.value == (form.source.data or account.name))
     form.target.data = form.target.data or str(form.target.choices[0].value)
-    # A form that was refused has transferred nothing: its idempotency key is still unused.
-    form.form.data = form.form.data or idempotency.new_idempotency_key()
     return htmx.render_dialog(
         "credits/_transfer.html",
         account,
         title=_("Transfer credits"),
         tab="credits",
-        status=status,
         form=form,
         alone=len(customer_accounts) < 2,
         # A refused form shows the reason at its field.
-        preview=_build_preview(form, customer_accounts) if status == 200 else _TransferPreview(()),
+        preview=_build_preview(form, customer_accounts) if not form.errors else _TransferPreview(()),
         focus=focus,
     )
 

@@ -16,12 +16,11 @@ from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.billing import auto_recredit, orders
 from portal.services.common import credit_amounts
-from portal.services.common.errors import Refused
 from portal.services.credits import alerts
 from portal.services.people import customers
 from portal.services.people.customers import Customer
 from portal.web.core import access, context, htmx, layout, live
-from portal.web.core.forms import TranslatedForm, add_form_error, parse_row_id
+from portal.web.core.forms import TranslatedForm, parse_row_id, refusals_on
 from portal.web.core.htmx import Toast
 from portal.web.core.live import LiveFragment
 
@@ -61,23 +60,12 @@ def show_credit_settings(account: Account) -> ResponseReturnValue:
 @access.account_change_required
 def change_alert(account: Account) -> ResponseReturnValue:
     """Set the alert; without a threshold there is none."""
-    form = CreditAlertForm(prefix="alert-")
-    try:
-        below = _parse_credit_threshold(form.below.data)
-        alerts.set_alert_rule(
-            context.get_conn(), context.get_actor(), account, below, alerts.parse_email_addresses(form.to.data or "")
-        )
-    except Refused as refusal:
-        add_form_error(form, refusal, amount="below")
-        if htmx.is_htmx_request():
-            return htmx.render_fragments(
-                "credits/_settings_alert.html", status=422, **_tile_context(account, alert_form=form)
-            )
-        return _render_page(account, alert_form=form)
-    toast = Toast(_("The alert was switched off.") if below is None else _("The alert was set."))
-    if htmx.is_htmx_request():
-        return htmx.render_fragments("credits/_settings_alert.html", toast=toast, **_tile_context(account))
-    return htmx.redirect_after_post(url_for(".show_credit_settings", name=account.name), toast)
+    form, toast = CreditAlertForm(prefix="alert-"), None
+    with refusals_on(form, amount="below"):
+        below, addresses = _parse_credit_threshold(form.below.data), alerts.parse_email_addresses(form.to.data)
+        alerts.set_alert_rule(context.get_conn(), context.get_actor(), account, below, addresses)
+        toast = Toast(_("The alert was switched off.") if below is None else _("The alert was set."))
+    return _answer_form("credits/_settings_alert.html", account, toast, alert_form=form)
 
 
 @blueprint.post("/accounts/<name>/credits/settings/recredit")
@@ -85,33 +73,40 @@ def change_alert(account: Account) -> ResponseReturnValue:
 def change_auto_recredit(account: Account) -> ResponseReturnValue:
     """Set automatic re-credit; without a threshold there is none."""
     access.require_billing()
-    form = AutoRecreditForm(prefix="recredit-")
-    try:
-        below = _parse_credit_threshold(form.below.data)
-        pack = _parse_pack_credits(form.pack.data)
+    form, toast = AutoRecreditForm(prefix="recredit-"), None
+    with refusals_on(form, amount="below"):
+        below, pack = _parse_credit_threshold(form.below.data), _parse_pack_credits(form.pack.data)
         per_day = auto_recredit.parse_packs_per_day(form.per_day.data or "1")
         auto_recredit.set_recredit_rule(context.get_conn(), context.get_actor(), account, below, pack, per_day)
-    except Refused as refusal:
-        add_form_error(form, refusal, amount="below")
-        if htmx.is_htmx_request():
-            return htmx.render_fragments(
-                "credits/_settings_recredit.html", status=422, **_tile_context(account, recredit_form=form)
-            )
-        return _render_page(account, recredit_form=form)
-    enabled = below is not None
-    toast = Toast(_("Automatic re-credit was set.") if enabled else _("Automatic re-credit was switched off."))
-    if htmx.is_htmx_request():
-        return htmx.render_fragments("credits/_settings_recredit.html", toast=toast, **_tile_context(account))
-    return htmx.redirect_after_post(url_for(".show_credit_settings", name=account.name), toast)
+        enabled = below is not None
+        toast = Toast(_("Automatic re-credit was set.") if enabled else _("Automatic re-credit was switched off."))
+    return _answer_form("credits/_settings_recredit.html", account, toast, recredit_form=form)
 
 
-def _parse_credit_threshold(text: str | None) -> int | None:
-    return credit_amounts.parse_amount_or_zero((text or "").strip() or "0") or None
+def _answer_form(template: str, account: Account, toast: Toast | None, **forms: TranslatedForm) -> ResponseReturnValue:
+    """The answer to a tile's form; see `htmx.answer_form`."""
+    # What was set is shown as it is stored.
+    refused_forms = {} if toast else forms
+    account = accounts.get_account(context.get_conn(), account.name)
+    return htmx.answer_form(
+        template,
+        toast=toast,
+        address=url_for(".show_credit_settings", name=account.name),
+        render_whole_page=lambda: _render_page(account, **refused_forms),
+        account=layout.build_account_view(account),
+        may_change=access.may_change(),
+        parts=live.render_live_fragments(account, _ALERT_PART, _RECREDIT_PART),
+        **_build_forms(account, **refused_forms),
+    )
 
 
-def _parse_pack_credits(text: str | None) -> int | None:
+def _parse_credit_threshold(text: str) -> int | None:
+    return credit_amounts.parse_amount_or_zero(text.strip() or "0") or None
+
+
+def _parse_pack_credits(text: str) -> int | None:
     try:
-        return parse_row_id(text or "")
+        return parse_row_id(text)
     except ValueError:
         return None
 
@@ -121,20 +116,8 @@ def _render_page(account: Account, **refused_forms: TranslatedForm) -> ResponseR
         "credits/settings.html",
         "credit-settings",
         account,
-        status=422 if refused_forms else 200,
         **_build_forms(account, **refused_forms),
     )
-
-
-def _tile_context(account: Account, **refused_forms: TranslatedForm) -> dict[str, Any]:
-    """The variables of a tile of the page, from the account as it is now."""
-    account = accounts.get_account(context.get_conn(), account.name)
-    return {
-        "account": layout.build_account_view(account),
-        "may_change": access.may_change(),
-        "parts": live.render_live_fragments(account, _ALERT_PART, _RECREDIT_PART),
-        **_build_forms(account, **refused_forms),
-    }
 
 
 def _build_forms(account: Account, **refused_forms: TranslatedForm) -> dict[str, TranslatedForm]:
@@ -235,27 +218,24 @@ def change_credit_line(customer: Customer) -> ResponseReturnValue:
     """Set how many credits may be owed, and how old an account must be."""
     access.require_billing()
     form = CreditLineForm()
-    try:
+    with refusals_on(form):
         customers.change_customer(
             context.get_conn(),
             context.get_actor(),
             customer,
-            credit_line=auto_recredit.parse_credit_line(form.credit_line.data or ""),
-            min_age_days=customers.parse_recredit_min_age(form.min_age.data or ""),
+            credit_line=auto_recredit.parse_credit_line(form.credit_line.data),
+            min_age_days=customers.parse_recredit_min_age(form.min_age.data),
         )
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_credit_line_form(customer, form, status=422)
-    toast = Toast(_("The credit line of %(name)s was changed.", name=customer.name))
-    return htmx.redirect_browser_or_htmx(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
+        toast = Toast(_("The credit line of %(name)s was changed.", name=customer.name))
+        return htmx.redirect_browser_or_htmx(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
+    return _render_credit_line_form(customer, form)
 
 
-def _render_credit_line_form(customer: Customer, form: CreditLineForm, *, status: int = 200) -> ResponseReturnValue:
-    values: dict[str, Any] = {
-        "customer": customer,
-        "form": form,
-        "owed": auto_recredit.get_owed_credits(context.get_conn(), customer.id),
-    }
-    if htmx.is_htmx_request():
-        return htmx.render_fragments("credits/_credit_line_form.html", status=status, **values)
-    return htmx.render_page("credits/credit_line.html", status=status, **values)
+def _render_credit_line_form(customer: Customer, form: CreditLineForm) -> ResponseReturnValue:
+    return htmx.render_dialog(
+        "credits/_credit_line_form.html",
+        title=_("Credit line of %(name)s", name=customer.name),
+        customer=customer,
+        form=form,
+        owed=auto_recredit.get_owed_credits(context.get_conn(), customer.id),
+    )

@@ -1,6 +1,8 @@
 """Price lists themselves: the operator's pages about their names, and about who has which."""
 
-from flask import Blueprint, abort, request, url_for
+from typing import Any
+
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import StringField
 
@@ -11,7 +13,7 @@ from portal.services.people.customers import Customer
 from portal.services.prices import price_lists
 from portal.services.prices.price_lists import PriceListSummary
 from portal.web.core import access, context, htmx
-from portal.web.core.forms import TranslatedForm, add_form_error, parse_row_id
+from portal.web.core.forms import TranslatedForm, parse_row_id, refusals_on
 from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("price_lists", __name__)
@@ -21,12 +23,21 @@ class PriceListForm(TranslatedForm):
     name = StringField(N_("Name"))
 
 
-def price_list_or_404(list_id: int) -> PriceListSummary:
+def get_price_list(list_id: int) -> PriceListSummary:
     """The list that an address names."""
-    try:
-        return price_lists.get_price_list_by_id(context.get_conn(), list_id)
-    except price_lists.NoSuchPriceList:
-        abort(404)
+    return price_lists.get_price_list_by_id(context.get_conn(), list_id)
+
+
+def render_list_page(template: str, price_list: PriceListSummary, **values: Any) -> ResponseReturnValue:
+    """A page about a list."""
+    return htmx.render_page(
+        template,
+        price_list=price_list,
+        list_name=price_list_name,
+        address=price_list_url(price_list),
+        timezone=context.get_config().timezone,
+        **values,
+    )
 
 
 def price_list_name(price_list: PriceListSummary) -> str:
@@ -58,24 +69,18 @@ def list_price_lists() -> ResponseReturnValue:
 @access.operator_required
 def create_price_list() -> ResponseReturnValue:
     form = PriceListForm()
-    try:
-        price_list = price_lists.create_price_list(context.get_conn(), context.get_actor(), form.name.data or "")
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_lists_page(form)
-    toast = Toast(
-        _("%(name)s was added. All costs as in the default list until you set a price.", name=price_list.name)
-    )
-    return htmx.redirect_after_post(price_list_url(price_list), toast)
+    with refusals_on(form):
+        price_list = price_lists.create_price_list(context.get_conn(), context.get_actor(), form.name.data)
+        toast = Toast(
+            _("%(name)s was added. All costs as in the default list until you set a price.", name=price_list.name)
+        )
+        return htmx.redirect_after_post(price_list_url(price_list), toast)
+    return _render_lists_page(form)
 
 
 def _render_lists_page(form: PriceListForm) -> ResponseReturnValue:
     return htmx.render_page(
-        "prices/lists.html",
-        status=422 if form.errors else 200,
-        lists=list_price_lists_with_urls(),
-        list_name=price_list_name,
-        form=form,
+        "prices/lists.html", lists=list_price_lists_with_urls(), list_name=price_list_name, form=form
     )
 
 
@@ -83,37 +88,31 @@ def _render_lists_page(form: PriceListForm) -> ResponseReturnValue:
 @access.operator_required
 def show_price_list_settings(list_id: int) -> ResponseReturnValue:
     """A list's name, who has it, and whether it can be deleted."""
-    price_list = price_list_or_404(list_id)
-    return _render_settings_page(price_list, PriceListForm(formdata=None, data={"name": price_list.name}))
+    price_list = get_price_list(list_id)
+    return _render_settings_page(price_list, PriceListForm(formdata=None, obj=price_list))
 
 
 @blueprint.post("/admin/prices/<int:list_id>/settings")
 @access.operator_required
 def rename_price_list(list_id: int) -> ResponseReturnValue:
-    price_list, form = price_list_or_404(list_id), PriceListForm()
-    try:
-        renamed = price_lists.rename_price_list(context.get_conn(), context.get_actor(), list_id, form.name.data or "")
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_settings_page(price_list, form)
-    return htmx.redirect_after_post(
-        price_list_url(renamed), Toast(_("The list is called %(name)s now.", name=renamed.name))
-    )
+    price_list, form = get_price_list(list_id), PriceListForm()
+    with refusals_on(form):
+        renamed = price_lists.rename_price_list(context.get_conn(), context.get_actor(), list_id, form.name.data)
+        toast = Toast(_("The list is called %(name)s now.", name=renamed.name))
+        return htmx.redirect_after_post(price_list_url(renamed), toast)
+    return _render_settings_page(price_list, form)
 
 
 @blueprint.post("/admin/prices/<int:list_id>/delete")
 @access.operator_required
 def delete_price_list(list_id: int) -> ResponseReturnValue:
-    price_list = price_list_or_404(list_id)
-    form = PriceListForm(formdata=None, data={"name": price_list.name})
-    try:
+    price_list = get_price_list(list_id)
+    form = PriceListForm(formdata=None, obj=price_list)
+    with refusals_on(form):
         price_lists.delete_price_list(context.get_conn(), context.get_actor(), list_id)
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_settings_page(price_list, form)
-    return htmx.redirect_after_post(
-        url_for(".list_price_lists"), Toast(_("%(name)s was deleted.", name=price_list.name))
-    )
+        toast = Toast(_("%(name)s was deleted.", name=price_list.name))
+        return htmx.redirect_after_post(url_for(".list_price_lists"), toast)
+    return _render_settings_page(price_list, form)
 
 
 def _render_settings_page(price_list: PriceListSummary, form: PriceListForm) -> ResponseReturnValue:
@@ -122,15 +121,7 @@ def _render_settings_page(price_list: PriceListSummary, form: PriceListForm) -> 
         price_lists.require_deletable_price_list(context.get_conn(), price_list.id)
     except Refused as refusal:
         reason = refusal.localized()
-    return htmx.render_page(
-        "prices/settings.html",
-        status=422 if form.errors else 200,
-        price_list=price_list,
-        list_name=price_list_name,
-        address=price_list_url(price_list),
-        form=form,
-        reason=reason,
-    )
+    return render_list_page("prices/settings.html", price_list, form=form, reason=reason)
 
 
 @blueprint.post("/admin/customers/<int:customer_id>/prices")

@@ -26,9 +26,15 @@ from portal.services.prices.price_csv import PriceImportPlan
 from portal.services.prices.price_lists import PriceListSummary
 from portal.services.prices.prices import PriceChange, PriceRow
 from portal.web.core import access, context, htmx, layout
-from portal.web.core.forms import TranslatedForm, add_form_error, parse_row_id
+from portal.web.core.forms import TranslatedForm, add_form_error, parse_row_id, refusals_on
 from portal.web.core.htmx import Toast
-from portal.web.prices.price_lists import list_price_lists_with_urls, price_list_name, price_list_or_404, price_list_url
+from portal.web.prices.price_lists import (
+    get_price_list,
+    list_price_lists_with_urls,
+    price_list_name,
+    price_list_url,
+    render_list_page,
+)
 
 blueprint = Blueprint("prices", __name__)
 
@@ -134,13 +140,13 @@ def _matches_search(table_row: PriceTableRow, search_text: str) -> bool:
 @access.operator_required
 def show_default_prices() -> ResponseReturnValue:
     """The default list."""
-    return _render_list_page(price_list_or_404(price_lists.DEFAULT_LIST))
+    return _render_list_page(get_price_list(price_lists.DEFAULT_LIST))
 
 
 @blueprint.get("/admin/prices/<int:list_id>")
 @access.operator_required
 def show_prices(list_id: int) -> ResponseReturnValue:
-    return _render_list_page(price_list_or_404(list_id))
+    return _render_list_page(get_price_list(list_id))
 
 
 def _render_list_page(price_list: PriceListSummary) -> ResponseReturnValue:
@@ -154,48 +160,34 @@ def _render_list_page(price_list: PriceListSummary) -> ResponseReturnValue:
 @access.operator_required
 def show_price_form(list_id: int) -> ResponseReturnValue:
     """A list's price of one destination (`?destination=`), and the form that changes it."""
-    form = PriceForm(formdata=None)
+    values: dict[str, object] = {"destination": request.args.get("destination", "")}
     row = _find_price_row(list_id, request.args.get("destination", ""))
     if row is not None:
-        form.destination.data = row.destination
-        form.closed.data = row.in_force and row.price is None
-        form.price.data = "" if row.price is None else i18n.format_credits(row.price)
-    else:
-        form.destination.data = request.args.get("destination", "")
-    return _render_price_form(price_list_or_404(list_id), form)
+        values = {"destination": row.destination, "closed": row.in_force and row.price is None}
+        values["price"] = "" if row.price is None else i18n.format_credits(row.price)
+    return _render_price_form(get_price_list(list_id), PriceForm(formdata=None, data=values))
 
 
 @blueprint.post("/admin/prices/<int:list_id>/set")
 @access.operator_required
 def change_price(list_id: int) -> ResponseReturnValue:
     """Set a price, or close a destination, from now on or from a date on."""
-    price_list, form = price_list_or_404(list_id), PriceForm()
+    price_list, form = get_price_list(list_id), PriceForm()
     timezone = context.get_config().timezone
-    try:
-        destination = prices.parse_destination(form.destination.data or "")
-        price = None if form.closed.data else prices.parse_price(form.price.data or "")
-        valid_from = prices.parse_valid_from(form.valid_from.data or "", timezone)
+    with refusals_on(form):
+        destination = prices.parse_destination(form.destination.data)
+        price = None if form.closed.data else prices.parse_price(form.price.data)
+        valid_from = prices.parse_valid_from(form.valid_from.data, timezone)
         changes = [PriceChange(destination, price, valid_from)]
         prices.change_prices(context.get_conn(), context.get_actor(), list_id, changes, timezone)
-    except Refused as refusal:
-        add_form_error(form, refusal)
-        return _render_price_form(price_list, form)
-    toast = Toast(_("The price of %(destination)s was saved.", destination=_format_destination(destination)))
-    return htmx.redirect_after_post(url_for(".show_price_form", list_id=list_id, destination=destination), toast)
+        toast = Toast(_("The price of %(destination)s was saved.", destination=_format_destination(destination)))
+        return htmx.redirect_after_post(url_for(".show_price_form", list_id=list_id, destination=destination), toast)
+    return _render_price_form(price_list, form)
 
 
 def _render_price_form(price_list: PriceListSummary, form: PriceForm) -> ResponseReturnValue:
-    row = _find_price_row(price_list.id, form.destination.data or "")
-    return htmx.render_page(
-        "prices/set.html",
-        status=422 if form.errors else 200,
-        price_list=price_list,
-        list_name=price_list_name,
-        address=price_list_url(price_list),
-        form=form,
-        line=_build_table_row(row) if row else None,
-        timezone=context.get_config().timezone,
-    )
+    row = _find_price_row(price_list.id, form.destination.data)
+    return render_list_page("prices/set.html", price_list, form=form, line=_build_table_row(row) if row else None)
 
 
 def _find_price_row(list_id: int, text: str) -> PriceRow | None:
@@ -214,7 +206,7 @@ def _format_destination(destination: str) -> str:
 @access.operator_required
 def remove_price(list_id: int) -> ResponseReturnValue:
     """Remove a `destination` from a list, or with `valid_from` cancel that scheduled change."""
-    price_list, destination = price_list_or_404(list_id), request.form.get("destination", "")
+    price_list, destination = get_price_list(list_id), request.form.get("destination", "")
     # A date that can't be parsed matches no change; it must not remove the whole destination.
     valid_from = request.form.get("valid_from", 0, type=parse_row_id) if "valid_from" in request.form else None
     conn, actor = context.get_conn(), context.get_actor()
@@ -241,7 +233,7 @@ def remove_price(list_id: int) -> ResponseReturnValue:
 @access.operator_required
 def export_prices_csv(list_id: int) -> ResponseReturnValue:
     """A list's own prices, in the format that the import reads."""
-    price_list = price_list_or_404(list_id)
+    price_list = get_price_list(list_id)
     filename = "prices.csv" if price_list.is_default else f"prices-{price_list.id}.csv"
     return _build_prices_csv_response(prices.list_price_rows(context.get_conn(), list_id, now_ms()), filename, own=True)
 
@@ -264,28 +256,27 @@ def _build_prices_csv_response(rows: Sequence[PriceRow], filename: str, *, own: 
 @blueprint.get("/admin/prices/<int:list_id>/import")
 @access.operator_required
 def show_import_form(list_id: int) -> ResponseReturnValue:
-    return _render_import_form(price_list_or_404(list_id), PriceFileForm())
+    return render_list_page("prices/import.html", get_price_list(list_id), form=PriceFileForm(), bad_lines=[])
 
 
 @blueprint.post("/admin/prices/<int:list_id>/import")
 @access.operator_required
 def preview_import(list_id: int) -> ResponseReturnValue:
     """Show what a file would change, for confirmation."""
-    price_list, form = price_list_or_404(list_id), PriceFileForm()
+    price_list, form = get_price_list(list_id), PriceFileForm()
     upload = request.files.get("file")
     content = upload.read(price_csv.MAX_FILE_BYTES + 1) if upload else b""
     try:
-        plan = _plan_import(price_list, content)
+        return _render_import_plan(price_list, _plan_import(price_list, content), content)
     except Refused as refusal:
         return _render_import_error(price_list, form, refusal)
-    return _render_import_plan(price_list, plan, content)
 
 
 @blueprint.post("/admin/prices/<int:list_id>/import/confirm")
 @access.operator_required
 def import_prices(list_id: int) -> ResponseReturnValue:
     """Import what was confirmed: the form carries the file's `content`, and as `mark` the fingerprint of that plan."""
-    price_list = price_list_or_404(list_id)
+    price_list = get_price_list(list_id)
     content = request.form.get("content", "").encode()
     conn, timezone, now = context.get_conn(), context.get_config().timezone, now_ms()
     try:
@@ -308,12 +299,10 @@ def _render_import_plan(
     price_list: PriceListSummary, plan: PriceImportPlan, content: bytes, *, outdated: bool = False
 ) -> ResponseReturnValue:
     steps = [*plan.changed, *plan.new]
-    return htmx.render_page(
+    return render_list_page(
         "prices/plan.html",
+        price_list,
         status=422 if outdated else 200,
-        price_list=price_list,
-        list_name=price_list_name,
-        address=price_list_url(price_list),
         plan=plan,
         steps=steps[:_MAX_STEPS],
         more=len(steps) - _MAX_STEPS,
@@ -326,22 +315,7 @@ def _render_import_plan(
 def _render_import_error(price_list: PriceListSummary, form: PriceFileForm, refusal: Refused) -> ResponseReturnValue:
     add_form_error(form, refusal)
     bad_lines = refusal.summarize_lines() if isinstance(refusal, InvalidCsvLines) else []
-    return _render_import_form(price_list, form, bad_lines)
-
-
-def _render_import_form(
-    price_list: PriceListSummary, form: PriceFileForm, bad_lines: Sequence[object] = ()
-) -> ResponseReturnValue:
-    return htmx.render_page(
-        "prices/import.html",
-        status=422 if form.errors else 200,
-        price_list=price_list,
-        list_name=price_list_name,
-        address=price_list_url(price_list),
-        form=form,
-        bad_lines=bad_lines,
-        timezone=context.get_config().timezone,
-    )
+    return render_list_page("prices/import.html", price_list, form=form, bad_lines=bad_lines)
 
 
 # --- a customer's prices
@@ -385,9 +359,7 @@ def estimate_cost(account: Account) -> ResponseReturnValue:
     values: dict[str, Any] = {}
     refusal = None
     try:
-        values["estimate"] = estimates.estimate_cost(
-            context.get_conn(), account, form.text.data or "", form.numbers.data or ""
-        )
+        values["estimate"] = estimates.estimate_cost(context.get_conn(), account, form.text.data, form.numbers.data)
     except Refused as error:
         refusal = error
     if htmx.is_htmx_request():
@@ -405,7 +377,6 @@ def estimate_cost(account: Account) -> ResponseReturnValue:
 def _render_cost_estimate_page(account: Account, form: CostEstimateForm, **values: Any) -> ResponseReturnValue:
     return htmx.render_page(
         "prices/cost.html",
-        status=422 if form.errors else 200,
         account=account,
         tab="credits",
         form=form,

@@ -96,7 +96,7 @@ def test_no_mail_speaks_of_buying_where_nothing_is_sold(conn, keys, mails, low):
     (mail,) = mails()
     assert all("Buy credits" in text for text in texts(mail))
     packs.replace_packs(conn, SHELL, [])
-    credits.grant_credits(conn, SHELL, accounts.get_account(conn, "smpp-acme-1"), 100 * K)
+    credits.grant_credits(conn, SHELL, accounts.get_account(conn, "smpp-acme-1"), 60 * K)
     low()
     (mail,) = mails()
     assert [text for text in texts(mail) if "Buy credits" in text or "ask the operator for more:" not in text] == []
