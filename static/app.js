@@ -302,7 +302,7 @@
   // htmx sets detail.elt to the event's target; the element that sent the request is in requestConfig.
   const isFromDialog = (detail) => byId('dialog')?.contains(detail.requestConfig.elt);
   on('beforeSwap', ({ detail }) => {
-    if (isFromDialog(detail) && detail.xhr.status === 422) {
+    if (isFromDialog(detail) && [422, 429].includes(detail.xhr.status)) {
       detail.target = byId('dialog');
       detail.swapOverride = 'innerHTML';
     }
