@@ -5,12 +5,10 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from urllib.parse import urlencode
 
-from flask import Blueprint, abort, g, request, url_for
+from flask import Blueprint, abort, g, request
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField
-from wtforms.fields.choices import SelectChoice
 
 from portal.core import i18n
 from portal.core.clock import HOUR_MS, now_ms
@@ -19,14 +17,15 @@ from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.billing import statement
-from portal.services.billing.statement import MonthlyUsage, Movement
+from portal.services.billing.statement import BalanceHistory, MonthlyUsage, Movement
 from portal.services.common import audit, credit_amounts
-from portal.services.common.periods import DAYS_30, Period, period_from_month
+from portal.services.common.periods import DAYS_30, period_from_month
 from portal.services.credits import expiry, forecast, ledger
 from portal.services.prices import countries
-from portal.web.core import access, context, downloads, htmx, live, paging, periods
+from portal.web.core import access, charts, context, downloads, htmx, live, paging, periods
+from portal.web.core.charts import Chart, ChartSeries
 from portal.web.core.live import LiveFragment
-from portal.web.core.periods import PeriodParam
+from portal.web.core.periods import PeriodFilter
 
 blueprint = Blueprint("statement", __name__)
 
@@ -51,6 +50,8 @@ _MONTH_CSV_COLUMNS = "month;country;sender;messages;parts;credits".split(";")
 # Short, for chart, filter and banners are on the page as well.
 _PAGE_SIZE = 12
 _MAX_SENDERS = 50
+# Of the drawing: bars below, and the line over them.
+_USAGE_HEIGHT, _BALANCE_BASE, _BALANCE_HEIGHT = 60, 70, 90
 # Of the dates at which credits run out.
 _MAX_EXPIRY_DATES = 3
 
@@ -59,32 +60,12 @@ class StatementFilterForm(periods.PeriodForm):
     kind = SelectField(N_("Movements"), validate_choice=False)
 
 
-@dataclass(frozen=True)
-class _StatementFilter:
-    """Which movements are shown: those of a period, of one kind or of all."""
-
-    period: PeriodParam
-    kind: str
-
-    @property
-    def selected_period(self) -> Period:
-        return self.period.period
-
-    @property
-    def query_string(self) -> str:
-        return self.query_string_for_kind(self.kind)
-
-    def query_string_for_kind(self, kind: str) -> str:
-        """The query for the same period, and this kind."""
-        return urlencode({name: value for name, value in {**self.period.params, "kind": kind}.items() if value})
-
-
-def _get_statement_filter() -> _StatementFilter:
+def _get_statement_filter() -> PeriodFilter:
     """The filter in this request's query, parsed once; the default where the query is invalid."""
     if "statement_filter" not in g:
-        kind = request.args.get("kind", "").strip()
-        g.statement_filter = _StatementFilter(periods.parse_period_param(DAYS_30), kind if kind in ledger.KINDS else "")
-    statement_filter: _StatementFilter = g.statement_filter
+        labels = {"": N_("All")} | _KIND_FILTER_LABELS
+        g.statement_filter = periods.parse_period_filter("kind", labels, periods.parse_period_param(DAYS_30))
+    statement_filter: PeriodFilter = g.statement_filter
     return statement_filter
 
 
@@ -93,25 +74,13 @@ def _get_statement_filter() -> _StatementFilter:
 def show_statement(account: Account) -> ResponseReturnValue:
     """The statement. Query: `period` (with `from` and `to`), `kind`, and `before` or `after`, which turn the page."""
     statement_filter = _get_statement_filter()
-    values = {"filter": _build_filter_form(statement_filter), "query": statement_filter.query_string}
     return live.render_live_page(
         "billing/statement/page.html",
         "credits",
         account,
-        status=422 if statement_filter.period.error else 200,
-        **values,
+        filter=statement_filter.build_form(StatementFilterForm),
+        query=statement_filter.query_string,
     )
-
-
-def _build_filter_form(statement_filter: _StatementFilter) -> StatementFilterForm:
-    form = StatementFilterForm(request.args)
-    form.fill(statement_filter.period)
-    form.kind.choices = [
-        SelectChoice("", _("All")),
-        *(SelectChoice(name, _(words)) for name, words in _KIND_FILTER_LABELS.items()),
-    ]
-    form.kind.data = statement_filter.kind
-    return form
 
 
 @blueprint.get("/accounts/<name>/credits.csv")
@@ -119,17 +88,11 @@ def _build_filter_form(statement_filter: _StatementFilter) -> StatementFilterFor
 def download_statement_csv(account: Account) -> ResponseReturnValue:
     """The movements that the same query shows in the page, newest first."""
     statement_filter = _get_statement_filter()
-    if statement_filter.period.error is not None:
-        return htmx.redirect_after_post(
-            f"{url_for('.show_statement', name=account.name)}?{request.query_string.decode('latin-1')}"
-        )
-    rows = map(
-        _to_csv_row,
-        statement.iterate_movements(
-            context.get_conn(), account.id, statement_filter.selected_period, statement_filter.kind
-        ),
-    )
-    return downloads.stream_csv(f"{account.name}-credits.csv", _CSV_COLUMNS, rows)
+    period = statement_filter.period_param
+    if period.error is not None:
+        return statement_filter.redirect_to_page(".show_statement", account)
+    movements = statement.iterate_movements(context.get_conn(), account.id, period.period, statement_filter.choice)
+    return downloads.stream_csv(f"{account.name}-credits.csv", _CSV_COLUMNS, map(_to_csv_row, movements))
 
 
 def _to_csv_row(movement: Movement) -> list[object]:
@@ -153,9 +116,16 @@ def _to_csv_row(movement: Movement) -> list[object]:
 @access.account_access_required
 def show_balance_chart_table(account: Account) -> ResponseReturnValue:
     """What the chart shows, as a table; the query is the statement's."""
-    title = _("Balance and usage")
+    balance_history, timezone = _load_balance_history(account), context.get_config().timezone
     return htmx.render_dialog(
-        "billing/statement/_chart_table.html", account, title=title, tab="credits", **_chart_context(account)
+        "billing/statement/_chart_table.html",
+        account,
+        title=_("Balance and usage"),
+        tab="credits",
+        balance_history=balance_history,
+        heading=charts.format_step_heading(balance_history.unit) if balance_history else "",
+        label=lambda step: charts.format_step(balance_history.unit, step.at, timezone) if balance_history else "",
+        query=_get_statement_filter().query_string,
     )
 
 
@@ -164,7 +134,7 @@ def show_balance_chart_table(account: Account) -> ResponseReturnValue:
 
 def _ledger_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
     statement_filter = _get_statement_filter()
-    conn, within, kind = context.get_conn(), statement_filter.selected_period, statement_filter.kind
+    conn, within, kind = context.get_conn(), statement_filter.period_param.period, statement_filter.choice
     return {
         "page": paging.paginate(partial(statement.list_movements_page, conn, account.id, within, kind), _PAGE_SIZE),
         "sums": statement.sum_movements(conn, account.id, within, kind),
@@ -175,7 +145,7 @@ def _ledger_context(account: Account, counters: ChangeCounters) -> dict[str, Any
         "history_path": _build_history_path,
         "format_actor": _format_actor,
         "format_kind": _format_movement_kind,
-        "query_for_kind": statement_filter.query_string_for_kind,
+        "query_for_kind": statement_filter.query_string_with,
     }
 
 
@@ -210,23 +180,43 @@ def _build_history_path(movement: Movement) -> str:
     return f"history?before={movement.last_message_id + 1}"
 
 
-def _chart_fragment_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
-    return _chart_context(account)
+def _load_balance_history(account: Account) -> BalanceHistory | None:
+    period, timezone = _get_statement_filter().period_param.period, context.get_config().timezone
+    return statement.load_balance_history(context.get_conn(), account.id, period, timezone, now_ms())
 
 
-def _chart_context(account: Account) -> dict[str, Any]:
-    statement_filter, timezone, now = _get_statement_filter(), context.get_config().timezone, now_ms()
-    balance_history = statement.load_balance_history(
-        context.get_conn(), account.id, statement_filter.selected_period, timezone, now
-    )
-    format_time = {"hour": i18n.format_time, "month": i18n.format_month}.get(
-        balance_history.unit if balance_history else "", i18n.format_day
-    )
-    return {
-        "balance_history": balance_history,
-        "query": statement_filter.query_string,
-        "label": lambda step: format_time(step.at, timezone),
-    }
+def _chart_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+    balance_history = _load_balance_history(account)
+    values: dict[str, Any] = {"chart": None, "query": _get_statement_filter().query_string}
+    if balance_history:
+        values["chart"] = chart = _build_balance_chart(balance_history)
+        values["summary"] = _(
+            "From %(first)s to %(last)s: the balance went from %(opening)s to %(balance)s, %(used)s were used.",
+            first=chart.axis[0],
+            last=chart.axis[-1],
+            opening=i18n.format_credits(balance_history.opening_balance),
+            balance=i18n.format_credits(balance_history.steps[-1].balance),
+            used=i18n.format_credits(balance_history.total_credits_used),
+        )
+    return values
+
+
+def _build_balance_chart(history: BalanceHistory) -> Chart:
+    """Usage as bars, and over them the balance as a line: their scales have nothing to do with each other."""
+    usages = [each.usage for each in history.steps]
+    balances = [history.opening_balance, *(each.balance for each in history.steps)]
+    highest_usage, highest_balance = max(usages), max(balances)
+    bars = [each * _USAGE_HEIGHT // max(highest_usage, 1) for each in usages]
+    line = [_BALANCE_BASE + each * _BALANCE_HEIGHT // max(highest_balance, 1) for each in balances]
+    timezone = context.get_config().timezone
+    axis = [charts.format_step(history.unit, history.steps[place].at, timezone) for place in (0, -1)]
+    line_label = _("Balance, highest: %(number)s", number=i18n.format_credits(max(highest_balance, 1)))
+    bars_label = _("Usage, highest: %(number)s", number=i18n.format_credits(highest_usage))
+    layers = [
+        ChartSeries("", bars_label, sum(usages), charts.build_bars_path(bars, usages)),
+        ChartSeries("line", line_label, balances[-1], charts.build_line_path(line)),
+    ]
+    return Chart(len(usages) * charts.STEP_WIDTH, layers, axis)
 
 
 def _expiring_credits_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
@@ -244,7 +234,7 @@ def _forecast_context(account: Account, counters: ChangeCounters) -> dict[str, A
 
 def _ledger_cache_key(account: Account, counters: ChangeCounters) -> Hashable:
     # The bounds too: "today" is another day after midnight.
-    period = _get_statement_filter().selected_period
+    period = _get_statement_filter().period_param.period
     return account.balance, counters.latest_movement, period.since, period.until
 
 
@@ -261,7 +251,7 @@ live.register_live_page(
         _ledger_context,
         query_args=(*_QUERY_PARAMS, *paging.PAGING_ARGS),
     ),
-    LiveFragment("billing/statement/_chart.html", _chart_cache_key, _chart_fragment_context, query_args=_QUERY_PARAMS),
+    LiveFragment("billing/statement/_chart.html", _chart_cache_key, _chart_context, query_args=_QUERY_PARAMS),
     LiveFragment(
         "billing/statement/_expiring.html",
         lambda account, counters: (account.balance, counters.latest_movement),

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
-from flask import request
+from flask import redirect, request, url_for
+from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
 from portal.core.clock import now_ms
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
+from portal.services.accounts.accounts import Account
 from portal.services.common import periods
 from portal.services.common.errors import Refused
 from portal.services.common.periods import Period
@@ -59,6 +62,48 @@ def parse_period_param(default: str, choices: Sequence[str] = periods.PERIODS, t
             choices, default, periods.parse_period(default, "", "", timezone, now), {"period": default}, error
         )
     return PeriodParam(choices, choice, period, params if choice == periods.RANGE else {"period": choice}, None)
+
+
+@dataclass(frozen=True)
+class PeriodFilter:
+    """What a page about a period shows: the period, and what else is chosen (empty: all).
+
+    Args:
+        name: of the choice, in the query and in the form.
+        labels: what may be chosen, with the words for it (`N_`).
+    """
+
+    period_param: PeriodParam
+    name: str
+    choice: str
+    labels: Mapping[str, str]
+
+    @property
+    def query_string(self) -> str:
+        return self.query_string_with(self.choice)
+
+    def query_string_with(self, choice: str) -> str:
+        """The query for the same period, and this choice."""
+        params = {**self.period_param.params, self.name: choice}
+        return urlencode({name: value for name, value in params.items() if value})
+
+    def build_form(self, form_class: type["PeriodForm"]) -> "PeriodForm":
+        """The form that shows what was asked for, or the error in it."""
+        form = form_class(request.args)
+        form.fill(self.period_param)
+        form[self.name].choices = [SelectChoice(name, _(words)) for name, words in self.labels.items()]
+        form[self.name].data = self.choice
+        return form
+
+    def redirect_to_page(self, endpoint: str, account: Account) -> ResponseReturnValue:
+        """From a file or a part of the page to the page, which shows what is wrong with the query."""
+        return redirect(f"{url_for(endpoint, name=account.name)}?{request.query_string.decode('latin-1')}", 303)
+
+
+def parse_period_filter(name: str, labels: Mapping[str, str], period_param: PeriodParam) -> PeriodFilter:
+    """Read this request's query; the arguments: see `PeriodFilter`."""
+    choice = request.args.get(name, "").strip()
+    return PeriodFilter(period_param, name, choice if choice in labels else "", labels)
 
 
 class PeriodForm(forms.TranslatedForm):

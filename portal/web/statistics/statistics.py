@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
-from urllib.parse import urlencode
+from typing import Any
 
-from flask import Blueprint, request, url_for
+from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField
-from wtforms.fields.choices import SelectChoice
 
 from portal.core import i18n
 from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
@@ -23,12 +22,14 @@ from portal.services.prices import countries
 from portal.services.statistics import rollup, statistics
 from portal.services.statistics.message_counts import MessageCounts
 from portal.services.statistics.statistics import DeliveryTimes, PreviousPeriod, Statistics
-from portal.web.core import access, context, downloads, htmx, periods
-from portal.web.core.periods import PeriodParam
+from portal.web.core import access, charts, context, downloads, htmx, periods
+from portal.web.core.charts import Chart, ChartSeries
+from portal.web.core.periods import PeriodFilter
 
 blueprint = Blueprint("statistics", __name__)
 
-_GRAINS = {"hour": rollup.HOUR, "day": rollup.DAY, "month": rollup.MONTH}
+_GRAINS = {charts.HOUR: rollup.HOUR, charts.DAY: rollup.DAY, charts.MONTH: rollup.MONTH}
+_CHART_UNITS = {grain: unit for unit, grain in _GRAINS.items()}
 _GRAIN_LABELS = {"": N_("Automatic"), "hour": N_("Hour"), "day": N_("Day"), "month": N_("Month")}
 _MAX_TABLE_ROWS = 50
 _COUNT_COLUMNS = "sent;delivered;failed;pending;stopped;refused;parts;credits;rate".split(";")
@@ -70,30 +71,16 @@ class StatisticsFilterForm(periods.PeriodForm):
     grain = SelectField(N_("Show by"), validate_choice=False)
 
 
-@dataclass(frozen=True)
-class _StatisticsFilter:
-    """What is shown: a period, and its unit of time (empty: chosen by the length of the period)."""
-
-    period: PeriodParam
-    grain: str
-
-    @property
-    def query_string(self) -> str:
-        params = {**self.period.params, "grain": self.grain}
-        return urlencode({name: value for name, value in params.items() if value})
-
-    def read_statistics(self, account: Account) -> Statistics | None:
-        period = self.period
-        grain = _GRAINS.get(self.grain)
-        return statistics.read_statistics(context.get_conn(), account.id, period.choice, period.period, grain, now_ms())
+def _read_filter() -> PeriodFilter:
+    """The filter in this request's query (the grain is empty where the period's length decides); the default where the
+    query is invalid."""
+    period_param = periods.parse_period_param(DAYS_30, STATISTICS_PERIODS, statistics.TIMEZONE)
+    return periods.parse_period_filter("grain", _GRAIN_LABELS, period_param)
 
 
-def _read_filter() -> _StatisticsFilter:
-    """The filter in this request's query; the default where the query is invalid."""
-    grain = request.args.get("grain", "").strip()
-    return _StatisticsFilter(
-        periods.parse_period_param(DAYS_30, STATISTICS_PERIODS, statistics.TIMEZONE), grain if grain in _GRAINS else ""
-    )
+def _read_statistics(account: Account, stats_filter: PeriodFilter) -> Statistics | None:
+    period, grain = stats_filter.period_param, _GRAINS.get(stats_filter.choice)
+    return statistics.read_statistics(context.get_conn(), account.id, period.choice, period.period, grain, now_ms())
 
 
 @blueprint.get("/accounts/<name>/statistics")
@@ -101,11 +88,11 @@ def _read_filter() -> _StatisticsFilter:
 def show_statistics(account: Account) -> ResponseReturnValue:
     """The statistics. Query: `period` (with `from` and `to`) and `grain` (`hour`, `day`, `month`)."""
     stats_filter = _read_filter()
-    stats = stats_filter.read_statistics(account)
+    stats = _read_statistics(account, stats_filter)
     previous = stats.previous if stats else None
     is_empty = stats is None or not (stats.totals.submitted or (previous and previous.totals.submitted))
     if is_empty or stats is None:
-        values: dict[str, object] = {
+        values: dict[str, Any] = {
             "statistics": None,
             "began": statistics.get_first_message_day(context.get_conn(), account.id),
         }
@@ -113,21 +100,12 @@ def show_statistics(account: Account) -> ResponseReturnValue:
         values = _statistics_context(stats_filter, stats)
     return htmx.render_page(
         "statistics/page.html",
-        status=422 if stats_filter.period.error else 200,
         account=account,
         tab="statistics",
-        filter=_build_filter_form(stats_filter),
+        filter=stats_filter.build_form(StatisticsFilterForm),
         query=stats_filter.query_string,
         **values,
     )
-
-
-def _build_filter_form(stats_filter: _StatisticsFilter) -> StatisticsFilterForm:
-    form = StatisticsFilterForm(request.args)
-    form.fill(stats_filter.period)
-    form.grain.choices = [SelectChoice(name, _(words)) for name, words in _GRAIN_LABELS.items()]
-    form.grain.data = stats_filter.grain
-    return form
 
 
 @blueprint.get("/accounts/<name>/statistics/table")
@@ -135,9 +113,9 @@ def _build_filter_form(stats_filter: _StatisticsFilter) -> StatisticsFilterForm:
 def show_chart_table(account: Account) -> ResponseReturnValue:
     """What the chart shows, as a table; the query is the page's."""
     stats_filter = _read_filter()
-    if stats_filter.period.error is not None:
-        return _redirect_to_page(account)
-    stats = stats_filter.read_statistics(account)
+    if stats_filter.period_param.error is not None:
+        return stats_filter.redirect_to_page(".show_statistics", account)
+    stats = _read_statistics(account, stats_filter)
     head, rows = _build_chart_table(stats) if stats else ([], [])
     return htmx.render_dialog(
         "statistics/_chart_table.html",
@@ -155,10 +133,10 @@ def _build_chart_table(stats: Statistics) -> tuple[list[str], list[tuple[str, li
     columns: list[tuple[str, Callable[[MessageCounts], int]]] = [(_("sent"), lambda counts: counts.sent)]
     columns += [(_(words), count) for _kind, words, count in _CHART_LAYERS if count(stats.totals)]
     rows = [
-        (_format_interval_start(stats, step.at), [i18n.format_number(count(step.counts)) for _words, count in columns])
+        (_format_step(stats, step.at), [i18n.format_number(count(step.counts)) for _words, count in columns])
         for step in reversed(stats.steps)
     ]
-    return [_time_column_label(stats), *(words for words, _count in columns)], rows
+    return [charts.format_step_heading(_CHART_UNITS[stats.grain]), *(words for words, _count in columns)], rows
 
 
 @blueprint.get("/accounts/<name>/statistics.csv")
@@ -166,24 +144,17 @@ def _build_chart_table(stats: Statistics) -> tuple[list[str], list[tuple[str, li
 def download_statistics_csv(account: Account) -> ResponseReturnValue:
     """One of the page's tables, whole. The query is the page's, and `of`: `time`, `country`, `sender` or `status`."""
     stats_filter = _read_filter()
-    if stats_filter.period.error is not None:
-        return _redirect_to_page(account)
+    if stats_filter.period_param.error is not None:
+        return stats_filter.redirect_to_page(".show_statistics", account)
     table_name = request.args.get("of", "")
     table_name = table_name if table_name in _CSV_COLUMNS else "time"
-    stats = stats_filter.read_statistics(account)
+    stats = _read_statistics(account, stats_filter)
     filename = f"{account.name}-statistics-{table_name}.csv"
     return downloads.stream_csv(
         filename,
         _CSV_COLUMNS[table_name],
         _iterate_csv_rows(stats, table_name) if stats else [],
         with_bom=request.args.get("bom") == "1",
-    )
-
-
-def _redirect_to_page(account: Account) -> ResponseReturnValue:
-    """The page shows what is wrong with the query."""
-    return htmx.redirect_after_post(
-        f"{url_for('.show_statistics', name=account.name)}?{request.query_string.decode('latin-1')}"
     )
 
 
@@ -213,7 +184,7 @@ def _csv_columns_from_counts(counts: MessageCounts) -> list[object]:
 # --- what the page shows
 
 
-def _statistics_context(stats_filter: _StatisticsFilter, stats: Statistics) -> dict[str, object]:
+def _statistics_context(stats_filter: PeriodFilter, stats: Statistics) -> dict[str, Any]:
     times = stats.times
     total = sum(messages for _ptt, messages in stats.messages_by_ptt)
     return {
@@ -221,7 +192,7 @@ def _statistics_context(stats_filter: _StatisticsFilter, stats: Statistics) -> d
         "days": _format_date_range(stats.first, stats.last),
         "before": _format_previous_period(stats.previous) if stats.previous else "",
         "figures": _build_key_figures(stats),
-        "coarser": _GRAINS.get(stats_filter.grain, stats.grain) != stats.grain,
+        "coarser": _GRAINS.get(stats_filter.choice, stats.grain) != stats.grain,
         "most_days": (
             statistics.MAX_DAYS[rollup.HOUR],
             statistics.MAX_DAYS[rollup.DAY],
@@ -267,18 +238,8 @@ def _format_previous_period(previous: PreviousPeriod) -> str:
     return _("%(days)s, until %(hour)s", days=days, hour=f"{previous.until:02}:00")
 
 
-def _time_column_label(stats: Statistics) -> str:
-    return {rollup.HOUR: _("Time"), rollup.DAY: _("Day"), rollup.MONTH: _("Month")}[stats.grain]
-
-
-def _format_interval_start(stats: Statistics, at: int) -> str:
-    """When a step begins, in words."""
-    if stats.grain == rollup.MONTH:
-        return i18n.format_month(at, statistics.TIMEZONE)
-    if stats.grain == rollup.DAY:
-        return i18n.format_day(at)
-    hour = i18n.format_time(at, statistics.TIMEZONE)
-    return hour if stats.first == stats.last else f"{i18n.format_day(at)}, {hour}"
+def _format_step(stats: Statistics, at: int) -> str:
+    return charts.format_step(_CHART_UNITS[stats.grain], at, statistics.TIMEZONE, with_day=stats.first != stats.last)
 
 
 # --- figures, compared with those of the previous period
@@ -375,32 +336,10 @@ def _format_duration(milliseconds: float) -> str:
 # --- charts
 
 
-@dataclass(frozen=True, slots=True)
-class _ChartSeries:
-    """One colour of a chart: its CSS class, its label, the sum of its values, and its SVG path."""
-
-    kind: str
-    label: str
-    total: int
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Chart:
-    """A bar chart. The highest layer comes first, for the lower ones are drawn over it; `first` and `last` label the
-    axis; `most` is the highest value, or the label in the middle."""
-
-    width: int
-    layers: Sequence[_ChartSeries]
-    first: str
-    last: str
-    most: str
-
-
-def _build_messages_chart(stats: Statistics) -> _Chart:
+def _build_messages_chart(stats: Statistics) -> Chart:
     step_counts = [each.counts for each in stats.steps]
     highest = max(each.sent + each.stopped for each in step_counts)
-    layers: list[_ChartSeries] = []
+    layers: list[ChartSeries] = []
     stacked_counts, heights = [0] * len(step_counts), [0] * len(step_counts)
     for kind, label, count in _CHART_LAYERS:
         layer_counts = [count(each) for each in step_counts]
@@ -411,12 +350,12 @@ def _build_messages_chart(stats: Statistics) -> _Chart:
             for total, more, height in zip(stacked_counts, layer_counts, heights, strict=True)
         ]
         if any(layer_counts):
-            layers.append(_ChartSeries(kind, _(label), sum(layer_counts), _build_svg_bars_path(heights, layer_counts)))
-    first, last = (_format_interval_start(stats, stats.steps[place].at) for place in (0, -1))
-    return _Chart(len(step_counts) * 10, layers[::-1], first, last, i18n.format_number(highest))
+            layers.append(ChartSeries(kind, _(label), sum(layer_counts), charts.build_bars_path(heights, layer_counts)))
+    axis = [_format_step(stats, stats.steps[place].at) for place in (0, -1)]
+    return Chart(len(step_counts) * charts.STEP_WIDTH, layers[::-1], axis, i18n.format_number(highest))
 
 
-def _build_delivery_times_histogram(times: DeliveryTimes) -> _Chart:
+def _build_delivery_times_histogram(times: DeliveryTimes) -> Chart:
     """How many took how long: each bar stands for times that are longer than those of the one before by one factor."""
     lowest, highest = (max(times.quantile(share) or 0, 1) for share in _DRAWN_QUANTILES)
     # Whole buckets: the distribution within one is not known.
@@ -427,28 +366,12 @@ def _build_delivery_times_histogram(times: DeliveryTimes) -> _Chart:
     limits = [lowest * (highest / lowest) ** (step / _HISTOGRAM_BAR_COUNT) for step in range(_HISTOGRAM_BAR_COUNT + 1)]
     shares = [until - since for since, until in pairwise(times.shares_within(limits))]
     largest_share = max(shares)
-    path = _build_svg_bars_path([round(each * _CHART_HEIGHT / largest_share) for each in shares], shares)
-    middle = _format_duration(limits[_HISTOGRAM_BAR_COUNT // 2])
-    return _Chart(
-        _HISTOGRAM_BAR_COUNT * 10,
-        [_ChartSeries("", "", times.message_count, path)],
-        _format_duration(lowest),
-        _format_duration(highest),
-        middle,
+    path = charts.build_bars_path([round(each * _CHART_HEIGHT / largest_share) for each in shares], shares)
+    return Chart(
+        _HISTOGRAM_BAR_COUNT * charts.STEP_WIDTH,
+        [ChartSeries("", "", times.message_count, path)],
+        [_format_duration(each) for each in (lowest, limits[_HISTOGRAM_BAR_COUNT // 2], highest)],
     )
-
-
-def _build_svg_bars_path(heights: Sequence[int], values: Sequence[float]) -> str:
-    """The SVG path of a layer: a bar of each height, ten wide with the gap around it; where the layer's own value is 0,
-    there is none."""
-    path, gap = ["M1.5 0"], 0
-    for height, more in zip(heights, values, strict=True):
-        if more:
-            path.append(f"{f'h{gap}' if gap else ''}v-{height}h7V0")
-            gap = 3
-        else:
-            gap += 10
-    return "".join(path)
 
 
 def _iterate_delivery_time_shares(times: DeliveryTimes) -> Iterable[tuple[str, str]]:

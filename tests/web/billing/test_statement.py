@@ -230,11 +230,11 @@ def test_the_chart_and_its_table(alice: Browser, conn: db.Connection) -> None:
     move(conn, ledger.USAGE, -100_000, days_ago=2)
     move(conn, ledger.USAGE, -300_000, days_ago=1)
     page = alice.get(f"{CREDITS}?period=7d").text
-    drawing = re.search(r'<svg viewBox="0 0 70 160".*?</svg>', page)
+    drawing = re.search(r'<svg viewBox="0 -160 70 160".*?</svg>', page)
     assert drawing
     assert "the balance went from 1,000 to 600, 400 were used." in drawing[0]
-    assert 'd="M1.5 160h10h10h10h10v-20h7V160h3v-60h7V160h3h10"' in drawing[0]
-    assert 'd="M0 0L10 0L20 0L30 0L40 0L50 9L60 36L70 36"' in drawing[0]
+    assert 'd="M1.5 0h40v-20h7V0h3v-60h7V0"' in drawing[0]
+    assert 'd="M0 -160L10 -160L20 -160L30 -160L40 -160L50 -151L60 -124L70 -124"' in drawing[0]
     address = linked(page, "As a table")
     assert address == f"{CREDITS}/course?period=7d"
     for htmx in (False, "dialog"):
