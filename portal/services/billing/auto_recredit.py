@@ -223,16 +223,7 @@ def set_recredit_rule(
             "UPDATE accounts SET recredit_below = ?, recredit_pack = ?, recredit_per_day = ? WHERE id = ?",
             (below, pack, per_day, account.id),
         )
-        audit.record_action(
-            conn,
-            actor,
-            "recredit.set",
-            customer_id=account.customer_id,
-            account_id=account.id,
-            below=below,
-            pack=pack,
-            per_day=per_day,
-        )
+        audit.record_account_action(conn, actor, "recredit.set", account, below=below, pack=pack, per_day=per_day)
         open_order_id = get_recredit_status(conn, account.id).open_order_id
         if open_order_id is not None:
             order = orders.get_order_by_id(conn, open_order_id)

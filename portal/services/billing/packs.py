@@ -18,7 +18,7 @@ from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused
+from portal.services.common.errors import NotFound, Refused, require_found
 
 # Of these an account may buy one automatically, where there is a price for it. Thousandths of a credit.
 RECREDIT_PACK_SIZES = tuple(size * 1000 for size in (100, 200, 250, 500, 1000, 5000, 10000))
@@ -106,9 +106,7 @@ def list_packs(conn: sqlite3.Connection) -> list[Pack]:
 def get_pack(conn: sqlite3.Connection, credits: int) -> Pack:
     """Raises: NoSuchPack"""
     row = conn.execute("SELECT credits, price, currency FROM packs WHERE credits = ?", (credits,)).fetchone()
-    if row is None:
-        raise NoSuchPack()
-    return Pack(*row)
+    return Pack(*require_found(row, NoSuchPack()))
 
 
 def count_recredit_accounts(conn: sqlite3.Connection) -> dict[int, int]:

@@ -66,15 +66,7 @@ def set_alert_rule(
         conn.execute(
             "UPDATE accounts SET alert_below = ?, alert_to = ? WHERE id = ?", (below, " ".join(checked), account.id)
         )
-        audit.record_action(
-            conn,
-            actor,
-            "alert.set",
-            customer_id=account.customer_id,
-            account_id=account.id,
-            below=below,
-            to=checked,
-        )
+        audit.record_account_action(conn, actor, "alert.set", account, below=below, to=checked)
 
 
 def _check_email_address(address: str) -> str:

@@ -132,7 +132,7 @@ def refund_unsent_messages(conn: sqlite3.Connection, account_id: int, message_co
 
 def _record_audit(conn: sqlite3.Connection, actor: Actor, action: str, account: Account, **details: object) -> None:
     present_details = {name: value for name, value in details.items() if value is not None}
-    audit.record_action(conn, actor, action, customer_id=account.customer_id, account_id=account.id, **present_details)
+    audit.record_account_action(conn, actor, action, account, **present_details)
 
 
 def transfer_credits(

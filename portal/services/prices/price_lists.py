@@ -8,7 +8,7 @@ from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused
+from portal.services.common.errors import NotFound, Refused, require_found
 from portal.services.people.customers import Customer
 
 DEFAULT_LIST = 1
@@ -73,18 +73,14 @@ def list_price_lists(conn: sqlite3.Connection) -> list[PriceListSummary]:
 def get_price_list_by_id(conn: sqlite3.Connection, list_id: int) -> PriceListSummary:
     """Raises: NoSuchPriceList"""
     row = conn.execute(f"{_SELECT} WHERE id = ?", (list_id,)).fetchone()
-    if row is None:
-        raise NoSuchPriceList(name=list_id)
-    return PriceListSummary(*row)
+    return PriceListSummary(*require_found(row, NoSuchPriceList(name=list_id)))
 
 
 def get_price_list(conn: sqlite3.Connection, name: str) -> PriceListSummary:
     """Raises: NoSuchPriceList"""
     # The default one has no name.
     row = conn.execute(f"{_SELECT} WHERE name = ? AND id <> ?", (" ".join(name.split()), DEFAULT_LIST)).fetchone()
-    if row is None:
-        raise NoSuchPriceList(name=name)
-    return PriceListSummary(*row)
+    return PriceListSummary(*require_found(row, NoSuchPriceList(name=name)))
 
 
 def create_price_list(conn: sqlite3.Connection, actor: Actor, name: str) -> PriceListSummary:

@@ -23,7 +23,7 @@ from portal.core.i18n import N_
 from portal.core.progress import Progress, no_progress
 from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused
+from portal.services.common.errors import NotFound, Refused, require_found
 from portal.services.prices import countries, price_lists
 from portal.services.prices.price_lists import DEFAULT_LIST
 
@@ -249,9 +249,7 @@ def get_price_row(conn: sqlite3.Connection, list_id: int, destination: str, now:
         NoSuchPrice: neither it nor the default one says anything.
     """
     price_row = next((each for each in list_price_rows(conn, list_id, now) if each.destination == destination), None)
-    if price_row is None:
-        raise NoSuchPrice(destination=destination)
-    return price_row
+    return require_found(price_row, NoSuchPrice(destination=destination))
 
 
 # --- what is typed
