@@ -239,15 +239,10 @@ def _compute_chart_step_bounds(first: date, last: date, zone: ZoneInfo) -> tuple
         return "hour", [*range(day_start_ms(first, zone), end, HOUR_MS), end]
     if days <= _MAX_DAY_STEPS:
         return "day", [day_start_ms(first + timedelta(number), zone) for number in range(days + 1)]
-    months = [date(year, number, 1) for year in range(first.year, last.year + 1) for number in range(1, 13)]
-    return "month", [
-        *(day_start_ms(max(each, first), zone) for each in months if _is_month_within(each, first, last)),
-        end,
-    ]
-
-
-def _is_month_within(first_of_month: date, first: date, last: date) -> bool:
-    return first.replace(day=1) <= first_of_month <= last
+    begins = [first]
+    while (following := (begins[-1].replace(day=1) + timedelta(31)).replace(day=1)) <= last:
+        begins.append(following)
+    return "month", [*(day_start_ms(each, zone) for each in begins), end]
 
 
 # --- what a month's messages cost

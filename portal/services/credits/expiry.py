@@ -139,55 +139,37 @@ def expire_credits(conn: sqlite3.Connection, now: int | None = None) -> int:
     count = 0
     # Handed over in small parts, they are thousands with one date.
     loaded_key, last_movement, remaining = None, (0, 0), dict[tuple[int, int], int]()
-    for account_id, movement_id, expires_at in due:
+    for lot in due:
+        account_id, movement_id, expires_at = lot
         # Movements before the date come no more, but for one that is being written at this moment, or added to. So this
         # is worked out before the write lock is taken, and worked out again in the next round where such a one has come
         # in between. Where the clock was set back before the grant, that may have come after its date.
         end = max(ids.min_id_at_time(expires_at), movement_id + 1)
         if loaded_key != (account_id, end):
-            last_movement, remaining = (
-                _find_last_movement(conn, account_id, end),
-                _compute_remaining_credits(conn, account_id, end),
-            )
+            last_movement = _find_last_movement(conn, account_id, end)
+            remaining = _compute_remaining_credits(conn, account_id, end)
             loaded_key = account_id, end
-        lot_remaining = remaining.get((movement_id, expires_at), 0)
-        count += _expire_lot(
-            conn, account_id, movement_id, expires_at, lot_remaining, end, last_movement, at=at, now=now
-        )
+        with write_transaction(conn):
+            if _find_last_movement(conn, account_id, end) == last_movement:
+                count += _expire_lot(conn, lot, remaining.get((movement_id, expires_at), 0), at)
     return count
 
 
-def _expire_lot(
-    conn: sqlite3.Connection,
-    account_id: int,
-    movement_id: int,
-    expires_at: int,
-    remaining: int,
-    end: int,
-    last_movement: tuple[int, int],
-    *,
-    at: int,
-    now: int | None,
-) -> bool:
-    """Let what is `remaining` of a lot run out, if `last_movement` is still the last movement before `end`."""
-    with write_transaction(conn):
-        if _find_last_movement(conn, account_id, end) != last_movement:
-            return False
-        ended = conn.execute(
-            "UPDATE expiring_credits SET expired_at = ?"
-            " WHERE account_id = ? AND movement_id = ? AND expires_at = ? AND expired_at IS NULL",
-            (at, account_id, movement_id, expires_at),
-        ).rowcount
-        (balance,) = conn.execute("SELECT balance FROM accounts WHERE id = ?", (account_id,)).fetchone()
-        amount = min(remaining, balance)
-        if not ended or not amount:
-            return False
-        (note,) = conn.execute("SELECT note FROM movements WHERE id = ?", (movement_id,)).fetchone()
-        expiry_id, _ = ledger.post_movement(conn, SYSTEM, account_id, ledger.EXPIRY, -amount, note, now=now)
-        conn.execute(
-            "UPDATE expiring_credits SET expiry_id = ? WHERE account_id = ? AND movement_id = ? AND expires_at = ?",
-            (expiry_id, account_id, movement_id, expires_at),
-        )
+def _expire_lot(conn: sqlite3.Connection, lot: sqlite3.Row, remaining: int, at: int) -> bool:
+    """Let what is `remaining` of a lot run out; returns whether that was a movement."""
+    of_lot = "account_id = ? AND movement_id = ? AND expires_at = ?"
+    ended = conn.execute(
+        f"UPDATE expiring_credits SET expired_at = ? WHERE {of_lot} AND expired_at IS NULL", (at, *lot)
+    ).rowcount
+    balance, note = conn.execute(
+        "SELECT balance, note FROM accounts JOIN movements ON movements.id = ? WHERE accounts.id = ?",
+        (lot["movement_id"], lot["account_id"]),
+    ).fetchone()
+    amount = min(remaining, balance)
+    if not ended or not amount:
+        return False
+    expiry_id, _ = ledger.post_movement(conn, SYSTEM, lot["account_id"], ledger.EXPIRY, -amount, note, now=at)
+    conn.execute(f"UPDATE expiring_credits SET expiry_id = ? WHERE {of_lot}", (expiry_id, *lot))
     return True
 
 

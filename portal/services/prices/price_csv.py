@@ -54,50 +54,29 @@ class DuplicateDestination(Refused):
 class PriceImportStep:
     """What a file changes for a destination: the change, and the price that it replaces.
 
-    `had_own_price` is whether the list itself had one (`old_price` None: nothing was sent there).
+    `is_new`: the list itself has said nothing of it (`old_price`: what holds; None: nothing was sent there).
     """
 
     change: PriceChange
     old_price: int | None
-    had_own_price: bool
-
-    @property
-    def is_new(self) -> bool:
-        return not self.had_own_price
+    is_new: bool
 
     @property
     def is_change(self) -> bool:
-        return self.had_own_price and self.old_price != self.change.price
+        return not self.is_new and self.old_price != self.change.price
 
 
-@dataclass(frozen=True, slots=True)
 class PriceImportPlan:
-    """What importing a file would do to a list."""
+    """What importing a file would do to a list: what is `new` in it, and what is `changed`."""
 
-    steps: Sequence[PriceImportStep]
-
-    @property
-    def new(self) -> list[PriceImportStep]:
-        return [each for each in self.steps if each.is_new]
-
-    @property
-    def changed(self) -> list[PriceImportStep]:
-        return [each for each in self.steps if each.is_change]
-
-    @property
-    def unchanged_count(self) -> int:
-        return len(self.steps) - len(self.new) - len(self.changed)
-
-    @property
-    def changes(self) -> list[PriceChange]:
+    def __init__(self, steps: Sequence[PriceImportStep]) -> None:
+        self.new = [each for each in steps if each.is_new]
+        self.changed = [each for each in steps if each.is_change]
+        self.unchanged_count = len(steps) - len(self.new) - len(self.changed)
+        self.changes = [each.change for each in steps if each.is_new or each.is_change]
         """What there is to do, for `prices.change_prices`."""
-        return [each.change for each in self.steps if each.is_new or each.is_change]
-
-    @property
-    def fingerprint(self) -> str:
+        self.fingerprint = hashlib.sha256(repr(steps).encode()).hexdigest()
         """Differs for each plan: whoever confirms one confirms nothing else."""
-        serialized = repr([(each.change, each.old_price, each.had_own_price) for each in self.steps])
-        return hashlib.sha256(serialized.encode()).hexdigest()
 
 
 def plan_import(conn: sqlite3.Connection, list_id: int, content: bytes, timezone: str, now: int) -> PriceImportPlan:
@@ -120,13 +99,13 @@ def plan_import(conn: sqlite3.Connection, list_id: int, content: bytes, timezone
 
 def _plan_step(change: PriceChange, row: PriceRow | None) -> PriceImportStep:
     if row is None:
-        return PriceImportStep(change, None, had_own_price=False)
+        return PriceImportStep(change, None, is_new=True)
     if change.valid_from is None:
-        return PriceImportStep(change, row.price, row.own)
+        return PriceImportStep(change, row.price, is_new=not row.own)
     for each in row.scheduled:
         if each.own and each.valid_from == change.valid_from:
-            return PriceImportStep(change, each.price, had_own_price=True)
-    return PriceImportStep(change, row.price, had_own_price=False)
+            return PriceImportStep(change, each.price, is_new=False)
+    return PriceImportStep(change, row.price, is_new=True)
 
 
 def parse_price_csv(content: bytes, timezone: str, now: int) -> list[PriceChange]:

@@ -121,24 +121,14 @@ def _render_page(account: Account, **refused_forms: TranslatedForm) -> ResponseR
 
 
 def _build_forms(account: Account, **refused_forms: TranslatedForm) -> dict[str, TranslatedForm]:
-    alert_below, recredit_below = account.alert_below, account.recredit_below
+    alert_below, recredit_below = (
+        "" if each is None else i18n.format_credits(each) for each in (account.alert_below, account.recredit_below)
+    )
     alert_form = CreditAlertForm(
-        prefix="alert-",
-        formdata=None,
-        data={
-            "below": "" if alert_below is None else i18n.format_credits(alert_below),
-            "to": "\n".join(account.alert_to),
-        },
+        prefix="alert-", formdata=None, data={"below": alert_below, "to": "\n".join(account.alert_to)}
     )
-    recredit_form = AutoRecreditForm(
-        prefix="recredit-",
-        formdata=None,
-        data={
-            "below": "" if recredit_below is None else i18n.format_credits(recredit_below),
-            "pack": str(account.recredit_pack or ""),
-            "per_day": str(account.recredit_per_day),
-        },
-    )
+    rule = {"below": recredit_below, "pack": account.recredit_pack or "", "per_day": account.recredit_per_day}
+    recredit_form = AutoRecreditForm(prefix="recredit-", formdata=None, data=rule)
     forms = {"alert_form": alert_form, "recredit_form": recredit_form} | refused_forms
     forms["recredit_form"].pack.choices = [SelectChoice("", _("Choose a pack"))] + [
         SelectChoice(
