@@ -67,10 +67,5 @@ def list_all_balances(conn: sqlite3.Connection) -> list[AccountBalance]:
 def sum_balances(balances: Iterable[AccountBalance]) -> BalanceTotals:
     """Add up balances."""
     rows = list(balances)
-    return BalanceTotals(
-        len(rows),
-        sum(each.balance for each in rows),
-        sum(each.spent_7_days for each in rows),
-        sum(each.spent_30_days for each in rows),
-        sum(each.owed for each in rows),
-    )
+    summed = ("balance", "spent_7_days", "spent_30_days", "owed")
+    return BalanceTotals(len(rows), *(sum(getattr(each, name) for each in rows) for name in summed))

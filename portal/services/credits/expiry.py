@@ -99,7 +99,7 @@ def list_expiring_credit_lots(conn: sqlite3.Connection, account_id: int, now: in
     }
     if not unexpired:
         return []
-    remaining = _compute_remaining_credits(conn, account_id, next_id)
+    remaining, _ = _replay_spending(conn, account_id, next_id)
     return [CreditLot(*key, amount) for key, amount in remaining.items() if amount and key in unexpired]
 
 
@@ -147,7 +147,7 @@ def expire_credits(conn: sqlite3.Connection, now: int | None = None) -> int:
         end = max(ids.min_id_at_time(expires_at), movement_id + 1)
         if loaded_key != (account_id, end):
             last_movement = _find_last_movement(conn, account_id, end)
-            remaining = _compute_remaining_credits(conn, account_id, end)
+            remaining, _ = _replay_spending(conn, account_id, end)
             loaded_key = account_id, end
         with write_transaction(conn):
             if _find_last_movement(conn, account_id, end) == last_movement:
@@ -179,15 +179,17 @@ WHERE account_id = :account AND id >= :begins AND kind = 'usage'
   AND first_message_id <= :message AND last_message_id >= :message
 ORDER BY id LIMIT 1
 """
-# What was given back before of what a movement has charged: by date, and without one (NULL).
-_SELECT_REFUNDED = """
+# Stands for the date of credits that never run out: later than all others.
+_NO_DATE = (1 << 63) - 1
+# What was given back before of what a movement has charged, by date.
+_SELECT_REFUNDED = f"""
 WITH given AS MATERIALIZED (
     SELECT id, amount FROM movements WHERE kind = 'refund' AND first_message_id BETWEEN ?2 AND ?3 AND account_id = ?1
 ), dated AS MATERIALIZED (
     SELECT expires_at, expiring_credits.amount FROM given JOIN expiring_credits ON account_id = ?1 AND movement_id = id
 )
 SELECT expires_at, sum(amount) FROM dated GROUP BY expires_at
-UNION ALL SELECT NULL, coalesce((SELECT sum(amount) FROM given), 0) - coalesce((SELECT sum(amount) FROM dated), 0)
+UNION ALL SELECT {_NO_DATE}, coalesce((SELECT sum(amount) FROM given), 0) - coalesce((SELECT sum(amount) FROM dated), 0)
 """
 
 
@@ -206,48 +208,36 @@ def find_spent_expiry_dates(
         values = {"account": account_id, "message": message_id, "begins": ledger.min_usage_id(message_id)}
         charges.append(conn.execute(_SELECT_CHARGE, values).fetchone())
     charges_by_id = {each["id"]: each for each in charges if each is not None}
-    if not charges_by_id:
-        return [{} for _message in message_costs]
-    _, taken = _replay_spending(conn, account_id, max(charges_by_id) + 1, charges_by_id)
-    undated = {}
+    _, taken = _replay_spending(conn, account_id, max(charges_by_id, default=0) + 1, charges_by_id)
     for charge_id, charge in charges_by_id.items():
         dates = taken[charge_id]
-        undated[charge_id] = charge["amount"] - sum(dates.values())
+        dates[_NO_DATE] = charge["amount"] - sum(dates.values())
         bounds = account_id, charge["first_message_id"], charge["last_message_id"]
         for expires_at, amount in conn.execute(_SELECT_REFUNDED, bounds):
-            if expires_at is None:
-                undated[charge_id] = max(0, undated[charge_id] - amount)
-            else:
-                dates[expires_at] = max(0, dates.get(expires_at, 0) - amount)
-    refunds: list[Mapping[int, int]] = []
-    for (_message_id, price), each in zip(message_costs, charges, strict=True):
-        refund: dict[int, int] = {}
-        if each is not None:
-            undated_part = min(undated[each["id"]], price)
-            undated[each["id"]] -= undated_part
-            price -= undated_part
-            dates = taken[each["id"]]
-            for expires_at in sorted(dates, reverse=True):
-                amount = min(dates[expires_at], price)
-                dates[expires_at] -= amount
-                price -= amount
-                if amount:
-                    refund[expires_at] = amount
-        refunds.append(refund)
-    return refunds
+            dates[expires_at] = max(0, dates.get(expires_at, 0) - amount)
+    return [
+        {} if charge is None else _take_back(taken[charge["id"]], price)
+        for (_message_id, price), charge in zip(message_costs, charges, strict=True)
+    ]
 
 
-def _compute_remaining_credits(conn: sqlite3.Connection, account_id: int, end: int) -> dict[tuple[int, int], int]:
-    """What is left of an account's credits with a date, by movement and date, before the movement `end`; of those whose
-    date came before that, what was left then.
-    """
-    return _replay_spending(conn, account_id, end)[0]
+def _take_back(dates: dict[int, int], price: int) -> Mapping[int, int]:
+    """Take so much out of amounts by date, the latest date first; returns what was taken that has a date."""
+    refund: dict[int, int] = {}
+    for expires_at in sorted(dates, reverse=True):
+        amount = min(dates[expires_at], price)
+        dates[expires_at] -= amount
+        price -= amount
+        if amount and expires_at != _NO_DATE:
+            refund[expires_at] = amount
+    return refund
 
 
 def _replay_spending(
     conn: sqlite3.Connection, account_id: int, end: int, charges: Collection[int] = ()
 ) -> tuple[dict[tuple[int, int], int], dict[int, dict[int, int]]]:
-    """What `_compute_remaining_credits` returns, and what each of `charges` took, by expiry date.
+    """What is left of an account's credits with a date, by movement and date, before the movement `end` (of those whose
+    date came before that, what was left then); and what each of `charges` took, by expiry date.
 
     Each stretch between two moments, at which credits came or their date did, is taken as a whole: however much was
     sent in it, that is one subtraction. Others wait for the write lock meanwhile: the time that this takes grows with

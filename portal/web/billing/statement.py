@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -270,15 +269,6 @@ live.register_live_page(
 # --- months
 
 
-@dataclass(frozen=True, slots=True)
-class _MonthlyCostLine:
-    """What messages to a country, or from a sender, cost in a month, and their share of all of it."""
-
-    name: str
-    use: MonthlyUsage
-    share: float
-
-
 @blueprint.get("/accounts/<name>/credits/months")
 @access.account_access_required
 def show_monthly_costs(account: Account) -> ResponseReturnValue:
@@ -288,13 +278,8 @@ def show_monthly_costs(account: Account) -> ResponseReturnValue:
     number = _read_month() or month_numbers[0]
     by_country = statement.list_usage_by_country(conn, account.id, number)
     by_sender = statement.list_usage_by_sender(conn, account.id, number, _MAX_SENDERS + 1)
-    total = MonthlyUsage(
-        "",
-        "",
-        sum(each.messages for each in by_country),
-        sum(each.parts for each in by_country),
-        sum(each.price for each in by_country),
-    )
+    summed = ("messages", "parts", "price")
+    total = MonthlyUsage("", "", *(sum(getattr(each, name) for each in by_country) for name in summed))
     return htmx.render_page(
         "billing/statement/months.html",
         account=account,
@@ -302,8 +287,8 @@ def show_monthly_costs(account: Account) -> ResponseReturnValue:
         choices=[(statement.format_month(each), _format_month(each)) for each in month_numbers],
         month=statement.format_month(number),
         month_words=_format_month(number),
-        countries=[_build_cost_line(countries.get_country_name(each.country), each, total) for each in by_country],
-        senders=[_build_cost_line(each.source, each, total) for each in by_sender[:_MAX_SENDERS]],
+        countries=[(countries.get_country_name(each.country), each) for each in by_country],
+        senders=[(each.source, each) for each in by_sender[:_MAX_SENDERS]],
         more_senders=len(by_sender) > _MAX_SENDERS,
         total=total,
         refunded=statement.sum_movements(conn, account.id, period_from_month(number), ledger.REFUND).total_in,
@@ -335,7 +320,3 @@ def _read_month() -> int | None:
 def _format_month(number: int) -> str:
     name = i18n.format_month(period_from_month(number).since, "UTC")
     return name[:1].upper() + name[1:]
-
-
-def _build_cost_line(name: str, use: MonthlyUsage, total: MonthlyUsage) -> _MonthlyCostLine:
-    return _MonthlyCostLine(name, use, use.price / total.price if total.price else 0)

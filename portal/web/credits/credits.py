@@ -35,20 +35,11 @@ class TransferForm(OnceForm):
 
 
 @dataclass(frozen=True, slots=True)
-class _TransferAccountBalance:
-    """One of the two accounts: its balance now, and after the transfer (None: no amount has been typed)."""
-
-    name: str
-    balance: int
-    balance_after: int | None
-    disabled: bool
-
-
-@dataclass(frozen=True, slots=True)
 class _TransferPreview:
-    """What a transfer would do; `refusal` says why it can't be done, in words."""
+    """What a transfer would do: both accounts with their balances after it (None: no amount has been typed); `refusal`
+    says why it can't be done, in words."""
 
-    sides: Sequence[_TransferAccountBalance]
+    sides: Sequence[tuple[Account, int | None]]
     refusal: str = ""
 
 
@@ -115,8 +106,7 @@ def _find_account_by_name(customer_accounts: Sequence[Account], name: str | None
 
 def _build_preview(form: TransferForm, customer_accounts: Sequence[Account]) -> _TransferPreview:
     source, target = (_find_account_by_name(customer_accounts, each.data) for each in (form.source, form.target))
-    chosen = [each for each in (source, target) if each is not None]
-    unchanged = [_TransferAccountBalance(each.name, each.balance, None, each.disabled) for each in chosen]
+    unchanged = [(each, None) for each in (source, target) if each is not None]
     if source is None or target is None:
         return _TransferPreview(unchanged)
     try:
@@ -129,13 +119,7 @@ def _build_preview(form: TransferForm, customer_accounts: Sequence[Account]) -> 
             raise ledger.NotEnoughCredits(account=source.name, balance=i18n.format_credits(source.balance))
     except Refused as refusal:
         return _TransferPreview(unchanged[:1] if source.id == target.id else unchanged, refusal.localized())
-    changes = ((source, -amount), (target, amount))
-    return _TransferPreview(
-        [
-            _TransferAccountBalance(each.name, each.balance, each.balance + change, each.disabled)
-            for each, change in changes
-        ]
-    )
+    return _TransferPreview([(source, source.balance - amount), (target, target.balance + amount)])
 
 
 def _render_form(account: Account, form: TransferForm, *, focus: bool = False) -> ResponseReturnValue:
