@@ -68,7 +68,10 @@ def change_packs() -> ResponseReturnValue:
         except Refused as refusal:
             form_error = refusal.localized()
         else:
-            return htmx.redirect_after_post(url_for(".show_packs"), Toast(_("The packs were saved.")))
+            # Without packs nothing may be sold any more, and then this page isn't there.
+            is_enabled = packs.is_billing_enabled(context.get_conn(), context.get_config().billing.enabled)
+            address = url_for(".show_packs" if is_enabled else "admin_balances.list_balances")
+            return htmx.redirect_after_post(address, Toast(_("The packs were saved.")))
     return _render_page(currency, rows, currency_error, form_error, status=422)
 
 

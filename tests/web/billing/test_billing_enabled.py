@@ -97,6 +97,12 @@ def test_the_banner_of_a_low_balance_sells_nothing(
     assert "/credits/buy" in alice.get(f"{ACCOUNT}/sessions").text
 
 
+def test_who_sells_the_last_pack_no_more_is_led_to_a_page_that_is_there(olga: Browser, conn: db.Connection) -> None:
+    answer = olga.post("/admin/packs", data={"currency": "EUR", "credits": [""], "price": [""]})
+    assert (answer.location, packs.list_packs(conn)) == ("/admin/credits", [])
+    assert "The packs were saved." in olga.get(answer.location).text
+
+
 def test_packs_or_orders_begin_it(olga: Browser, conn: db.Connection) -> None:
     conn.execute("DELETE FROM packs")
     assert olga.get("/admin/packs").status_code == 404
