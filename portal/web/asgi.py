@@ -6,12 +6,11 @@ or read slowly hold none.
 
 import asyncio
 import sys
-import threading
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from contextvars import copy_context
+from functools import partial
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network
 from tempfile import SpooledTemporaryFile
@@ -44,10 +43,6 @@ class _RequestRefused(Exception):
         self.status = status
 
 
-class _Disconnected(Exception):
-    pass
-
-
 class ThreadedApplication:
     """An ASGI application that runs a WSGI application in threads.
 
@@ -68,23 +63,23 @@ class ThreadedApplication:
         self._pool = ThreadPoolExecutor(threads, "pages")
         self._max_body_bytes = max_body_bytes
         self._trusted_proxies = trusted_proxies
-        self._large_bodies: Counter[str] = Counter()
+        self._large_body_addresses: list[str] = []
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         """Answer one request, which is of the type "http" (ASGI 3.0)."""
         try:
             environ = _build_environ(scope)
-            with SpooledTemporaryFile(_BODY_BYTES_IN_MEMORY) as body, ExitStack() as slots:
+            with SpooledTemporaryFile(_BODY_BYTES_IN_MEMORY) as body, ExitStack() as held:
                 async with asyncio.timeout(_BODY_SECONDS):
-                    await self._receive_body(environ, receive, body, slots)
+                    await self._receive_body(environ, receive, body, held)
                 await self._send_answer(environ, receive, send)
         except _RequestRefused as refused:
             await _send_refusal(refused.status, receive, send)
-        except (_Disconnected, TimeoutError, asyncio.CancelledError):
+        except (ConnectionError, TimeoutError, asyncio.CancelledError):
             pass  # the last one where a stop has waited long enough; uvicorn closes a connection without a whole answer
 
     async def _receive_body(
-        self, environ: "WSGIEnvironment", receive: _Receive, body: IO[bytes], slots: ExitStack
+        self, environ: "WSGIEnvironment", receive: _Receive, body: IO[bytes], held: ExitStack
     ) -> None:
         length = int(environ.get("CONTENT_LENGTH", 0))
         is_large, has_more = False, True
@@ -92,99 +87,66 @@ class ThreadedApplication:
             if length > self._max_body_bytes:
                 raise _RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             if length > _BODY_BYTES_IN_MEMORY and not is_large:
-                address = resolve_client_address(environ, self._trusted_proxies)
-                slots.enter_context(self._hold_large_body(address))
                 is_large = True
+                self._count_large_body(environ, held)
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise _Disconnected
+                raise ConnectionAbortedError
             body.write(message.get("body", b""))
             length, has_more = max(length, body.tell()), message.get("more_body", False)
         environ["wsgi.input"] = body
         environ["CONTENT_LENGTH"] = str(body.tell())
         body.seek(0)
 
-    @contextmanager
-    def _hold_large_body(self, address: str) -> Iterator[None]:
-        if (
-            self._large_bodies[address] >= _MAX_LARGE_BODIES_OF_ADDRESS
-            or self._large_bodies.total() >= _MAX_LARGE_BODIES
-        ):
+    def _count_large_body(self, environ: "WSGIEnvironment", held: ExitStack) -> None:
+        address, addresses = resolve_client_address(environ, self._trusted_proxies), self._large_body_addresses
+        if addresses.count(address) >= _MAX_LARGE_BODIES_OF_ADDRESS or len(addresses) >= _MAX_LARGE_BODIES:
             raise _RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE)
-        self._large_bodies[address] += 1
-        try:
-            yield
-        finally:
-            self._large_bodies[address] -= 1
-            if not self._large_bodies[address]:
-                del self._large_bodies[address]
+        addresses.append(address)
+        held.callback(addresses.remove, address)
 
     async def _send_answer(self, environ: "WSGIEnvironment", receive: _Receive, send: _Send) -> None:
-        loop, answer = asyncio.get_running_loop(), _Answer(self._wsgi_app, environ)
-        run_in_context = copy_context().run  # the same for all pieces: Flask keeps there what the request is about
-        disconnected: asyncio.Future[_Message] | None = None
+        head: _Message = {"type": "http.response.start"}
+        pieces = _iterate_pieces(self._wsgi_app, environ, head)
+        # The same for all pieces: Flask keeps there what the request is about.
+        run_in_context = copy_context().run
+        make_piece = partial(asyncio.get_running_loop().run_in_executor, self._pool, run_in_context, next, pieces)
+        piece = await make_piece()
+        await send(head)
+        disconnected = asyncio.ensure_future(receive())
         try:
-            piece = await loop.run_in_executor(self._pool, run_in_context, answer.begin)
-            await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-            if not answer.is_complete:
-                disconnected = asyncio.ensure_future(receive())
-            while disconnected is None or not disconnected.done():
+            while len(piece) >= _PIECE_BYTES and not disconnected.done():
                 async with asyncio.timeout(_PIECE_SECONDS):
-                    await send({"type": "http.response.body", "body": piece, "more_body": not answer.is_complete})
-                if answer.is_complete:
-                    return
-                piece = await loop.run_in_executor(self._pool, run_in_context, answer.read_piece)
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                piece = await make_piece()
+            await send({"type": "http.response.body", "body": piece})
         finally:
-            if disconnected is not None:
-                disconnected.cancel()
-            if not answer.is_complete:
-                self._pool.submit(run_in_context, answer.close)
+            disconnected.cancel()
+            self._pool.submit(run_in_context, pieces.close)
 
 
-class _Answer:
-    """What the WSGI application answers, in pieces, each of which any thread may make."""
+def _iterate_pieces(wsgi_app: "WSGIApplication", environ: "WSGIEnvironment", head: _Message) -> Generator[bytes]:
+    """Run the application, and fill `head` in; each piece has `_PIECE_BYTES` or more, and the last one fewer."""
 
-    def __init__(self, wsgi_app: "WSGIApplication", environ: "WSGIEnvironment") -> None:
-        self._wsgi_app = wsgi_app
-        self._environ = environ
-        self._chunks: Iterable[bytes] = ()
-        self._remaining: Iterator[bytes] = iter(())
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.is_complete = False
-        # A stop cuts off what a thread may be making.
-        self._lock = threading.Lock()
-
-    def begin(self) -> bytes:
-        """Call the application; returns the first piece."""
-        with self._lock:
-            self._chunks = self._wsgi_app(self._environ, self._start_response)
-            self._remaining = iter(self._chunks)
-        return self.read_piece()
-
-    def _start_response(
-        self, status: str, headers: list[tuple[str, str]], exc_info: object = None, /
+    def start_response(
+        status: str, headers: list[tuple[str, str]], exc_info: object = None, /
     ) -> Callable[[bytes], object]:
-        self.status = int(status[:3])
-        self.headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        head["status"] = int(status[:3])
+        head["headers"] = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         return _refuse_write
 
-    def read_piece(self) -> bytes:
-        """The next `_PIECE_BYTES`, or all that is left."""
-        piece = bytearray()
-        with self._lock:
-            for chunk in self._remaining:
-                piece += chunk
-                if len(piece) >= _PIECE_BYTES:
-                    return bytes(piece)
-        self.is_complete = True
-        self.close()
-        return bytes(piece)
-
-    def close(self) -> None:
-        with self._lock:
-            if hasattr(self._chunks, "close"):
-                self._chunks.close()
+    chunks = wsgi_app(environ, start_response)
+    piece = b""
+    try:
+        for chunk in chunks:
+            piece += chunk
+            if len(piece) >= _PIECE_BYTES:
+                yield piece
+                piece = b""
+    finally:
+        if hasattr(chunks, "close"):
+            chunks.close()
+    yield piece
 
 
 def _refuse_write(data: bytes) -> object:

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, abort, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
-from portal.core import clock, i18n
+from portal.core import i18n
 from portal.core.i18n import gettext as _
 from portal.services.accounts import allowed_ips, credentials, refused_binds, session_records
 from portal.services.accounts.accounts import Account
@@ -177,39 +177,9 @@ def is_refused_for_unlisted_ip(refusal: RefusedBindGroup, entries: list[allowed_
     return refused_for_ip and not allowed_ips.is_ip_allowed(entries, refusal.address)
 
 
-GENERAL_PART = LiveFragment(
-    "accounts/_general.html",
-    lambda account, counters: (account.windowing, account.throughput, endpoints.get_smpp_endpoints()),
-    _smpp_settings_context,
-)
-STATUS_PART = LiveFragment(
-    "accounts/_status.html",
-    lambda account, counters: (
-        account.status,
-        counters.config_version,
-        counters.grace_passwords,
-        counters.open_sessions,
-        counters.latest_session,
-    ),
-    _status_context,
-    shows_relative_times=True,
-)
-_ACTIONS_PART = LiveFragment("accounts/_actions.html", lambda account, counters: None)
-_STATISTICS_PART = LiveFragment(
-    "accounts/_statistics.html",
-    lambda account, counters: (account.balance, counters.message_totals, clock.now_ms() // clock.DAY_MS),
-    _statistics_context,
-    query_args=("period",),
-)
-_REFUSED_BIND_PART = LiveFragment(
-    "accounts/_refused.html",
-    lambda account, counters: (
-        counters.refused_binds,
-        counters.latest_refused_bind,
-        counters.config_version,
-        counters.allowed_ips,
-    ),
-    _refused_bind_context,
-    shows_relative_times=True,
-)
+GENERAL_PART = LiveFragment("accounts/_general.html", _smpp_settings_context)
+STATUS_PART = LiveFragment("accounts/_status.html", _status_context)
+_ACTIONS_PART = LiveFragment("accounts/_actions.html")
+_STATISTICS_PART = LiveFragment("accounts/_statistics.html", _statistics_context)
+_REFUSED_BIND_PART = LiveFragment("accounts/_refused.html", _refused_bind_context)
 live.register_live_page("home", _REFUSED_BIND_PART, GENERAL_PART, STATUS_PART, _ACTIONS_PART, _STATISTICS_PART)

@@ -200,11 +200,7 @@ def _settings_url(account: Account) -> str:
     return url_for(".show_smpp_settings", name=account.name)
 
 
-def _list_cache_key(account: Account, counters: ChangeCounters) -> tuple[int, int, str]:
-    return counters.config_version, counters.allowed_ips, context.get_client_address()
-
-
-_USED_PART = LiveFragment("accounts/allowed_ips/_used.html", _list_cache_key, _list_context)
-_LIST_PART = LiveFragment("accounts/allowed_ips/_list.html", _list_cache_key, _list_context, shows_relative_times=True)
-_ADD_PART = LiveFragment("accounts/allowed_ips/_add.html", _list_cache_key, _list_context)
+_USED_PART = LiveFragment("accounts/allowed_ips/_used.html", _list_context)
+_LIST_PART = LiveFragment("accounts/allowed_ips/_list.html", _list_context)
+_ADD_PART = LiveFragment("accounts/allowed_ips/_add.html", _list_context)
 live.register_live_page("options", _USED_PART, _LIST_PART, _ADD_PART, GENERAL_PART, STATUS_PART)

@@ -151,14 +151,9 @@ def _refused_bind_mails_context() -> dict[str, Any]:
 # --- what the page shows
 
 
-def _open_sessions_cache_key(account: Account, counters: ChangeCounters) -> tuple[Any, ...]:
-    activity = (
-        session_records.list_smpp_session_activity(context.get_conn(), account.id, _MAX_SESSIONS)
-        if counters.open_sessions
-        else []
-    )
-    idle_minutes = tuple(_get_idle_minutes(seen_at) for seen_at, _row in activity)
-    return counters.config_version, counters.grace_passwords, counters.open_sessions, tuple(activity), idle_minutes
+def _read_session_activity(account: Account) -> tuple[object, ...]:
+    activity = session_records.list_smpp_session_activity(context.get_conn(), account.id, _MAX_SESSIONS)
+    return tuple((row, _get_idle_minutes(seen_at)) for seen_at, row in activity)
 
 
 def _open_sessions_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
@@ -247,21 +242,7 @@ def _describe_refusal_reason(refusal: RefusedBindGroup) -> str:
     return _(refused_binds.REASON_TEXTS[refusal.reason])
 
 
-_OPEN_SESSIONS_PART = LiveFragment(
-    "accounts/sessions/_open.html", _open_sessions_cache_key, _open_sessions_context, shows_relative_times=True
-)
+_OPEN_SESSIONS_PART = LiveFragment("accounts/sessions/_open.html", _open_sessions_context, _read_session_activity)
 live.register_live_page(
-    "sessions",
-    _OPEN_SESSIONS_PART,
-    LiveFragment(
-        "accounts/sessions/_attempts.html",
-        lambda account, counters: (
-            counters.refused_binds,
-            counters.latest_refused_bind,
-            counters.config_version,
-            counters.allowed_ips,
-        ),
-        _refused_binds_context,
-        shows_relative_times=True,
-    ),
+    "sessions", _OPEN_SESSIONS_PART, LiveFragment("accounts/sessions/_attempts.html", _refused_binds_context)
 )

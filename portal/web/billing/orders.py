@@ -1,7 +1,6 @@
 """Buying packs of credits: the offer, orders, and the redirect to the payment page."""
 
 import time
-from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
@@ -174,11 +173,6 @@ def _get_requested_order(account: Account) -> Order:
     return _get_order(account, number)
 
 
-def _order_cache_key(account: Account, counters: ChangeCounters) -> Hashable:
-    # Operators see another button.
-    return _get_requested_order(account), access.get_current_user().is_operator
-
-
 def _order_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
     return {
         "order": _get_requested_order(account),
@@ -203,19 +197,12 @@ def _list_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
     return {"page": page, "describe_status": describe_order_status}
 
 
-live.register_live_page(
-    "order",
-    LiveFragment(
-        "billing/orders/_order.html", _order_cache_key, _order_context, shows_relative_times=True, query_args=("order",)
-    ),
-)
+live.register_live_page("order", LiveFragment("billing/orders/_order.html", _order_context, _get_requested_order))
 live.register_live_page(
     "orders",
     LiveFragment(
         "billing/orders/_list.html",
-        lambda account, counters: orders.read_orders_version(context.get_conn(), account.id),
         _list_context,
-        shows_relative_times=True,
-        query_args=paging.PAGING_ARGS,
+        lambda account: orders.read_orders_version(context.get_conn(), account.id),
     ),
 )

@@ -1,7 +1,6 @@
 """An account's statement: its movements in a period, as a page, a chart and files, and what its months cost."""
 
 from collections import Counter
-from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
@@ -10,7 +9,7 @@ from flask.typing import ResponseReturnValue
 from wtforms import SelectField
 
 from portal.core import i18n
-from portal.core.clock import HOUR_MS, now_ms
+from portal.core.clock import now_ms
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
@@ -231,38 +230,12 @@ def _forecast_context(account: Account, counters: ChangeCounters) -> dict[str, A
     return {"words": forecast.compute_forecast(context.get_conn(), account.id, now).to_text(now)}
 
 
-def _ledger_cache_key(account: Account, counters: ChangeCounters) -> Hashable:
-    # The bounds too: "today" is another day after midnight.
-    period = _get_statement_filter().period_param.period
-    return account.balance, counters.latest_movement, period.since, period.until
-
-
-def _chart_cache_key(account: Account, counters: ChangeCounters) -> Hashable:
-    # The chart of today ends with the current hour.
-    return _ledger_cache_key(account, counters), now_ms() // HOUR_MS
-
-
 live.register_live_page(
     "credits",
-    LiveFragment(
-        "billing/statement/_ledger.html",
-        _ledger_cache_key,
-        _ledger_context,
-        query_args=(*_QUERY_PARAMS, *paging.PAGING_ARGS),
-    ),
-    LiveFragment("billing/statement/_chart.html", _chart_cache_key, _chart_context, query_args=_QUERY_PARAMS),
-    LiveFragment(
-        "billing/statement/_expiring.html",
-        lambda account, counters: (account.balance, counters.latest_movement),
-        _expiring_credits_context,
-        shows_relative_times=True,
-    ),
-    LiveFragment(
-        "billing/statement/_forecast.html",
-        lambda account, counters: (account.balance, counters.total_sent),
-        _forecast_context,
-        shows_relative_times=True,
-    ),
+    LiveFragment("billing/statement/_ledger.html", _ledger_context),
+    LiveFragment("billing/statement/_chart.html", _chart_context),
+    LiveFragment("billing/statement/_expiring.html", _expiring_credits_context),
+    LiveFragment("billing/statement/_forecast.html", _forecast_context),
 )
 
 

@@ -16,8 +16,7 @@ from portal.core.wakeup import WakeupSender
 from portal.services.common.audit import Actor
 from portal.services.common.mail import Mailer
 from portal.services.people.users import User
-from portal.web.core import fragment_cache, proxies
-from portal.web.core.fragment_cache import FragmentCache
+from portal.web.core import proxies
 from portal.web.core.limits import PageLimits
 
 _EXTENSION_KEY = "smpp_portal"
@@ -31,9 +30,6 @@ class _AppState:
     limits: PageLimits
     wakeup_sender: WakeupSender
     thread_local: threading.local = field(default_factory=threading.local)
-    # A fragment has two kilobytes on average, a page fifteen.
-    fragment_cache: FragmentCache = field(default_factory=lambda: FragmentCache(2000))
-    page_cache: FragmentCache = field(default_factory=lambda: FragmentCache(200))
 
     def notify_commit(self) -> None:
         # At every commit, whatever it was about: a wakeup costs the SMPP server one row, a missing one leaves it out of
@@ -46,7 +42,6 @@ class _AppState:
 def init_request_context(app: Flask, config: Config, keys: Keys, mailer: Mailer | None, limits: PageLimits) -> None:
     """Give requests what they work with. Called again, the application works on another data folder: tests do so."""
     app.extensions[_EXTENSION_KEY] = _AppState(config, keys, mailer, limits, WakeupSender(config.data))
-    fragment_cache.init_fragment_cache(app, get_fragment_cache)
 
 
 def _get_app_state() -> _AppState:
@@ -79,16 +74,6 @@ def close_connections() -> None:
     """Close this thread's connection and the wakeup socket, when the application ends."""
     get_conn().close()
     _get_app_state().wakeup_sender.close()
-
-
-def get_fragment_cache() -> FragmentCache:
-    """The fragments that were rendered before."""
-    return _get_app_state().fragment_cache
-
-
-def get_page_cache() -> FragmentCache:
-    """The whole pages that were rendered a moment ago."""
-    return _get_app_state().page_cache
 
 
 def get_actor() -> Actor:

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable
 
-from flask import Flask, session
+from flask import Flask
 from flask.typing import ResponseReturnValue
 from flask_wtf import CSRFProtect
 from flask_wtf.csrf import generate_csrf
-
-from portal.web.core import context
 
 
 def init_csrf_protection(app: Flask, *exempt: Callable[..., ResponseReturnValue]) -> None:
@@ -15,16 +13,5 @@ def init_csrf_protection(app: Flask, *exempt: Callable[..., ResponseReturnValue]
     protection = CSRFProtect(app)
     for view in exempt:
         protection.exempt(view)
-    app.jinja_env.globals["csrf_token"] = get_csrf_token
-    app.context_processor(lambda: {"csrf_token": get_csrf_token})
-
-
-def get_csrf_token() -> str:
-    """The token of this session's forms.
-
-    Flask-WTF signs it anew each time with the time, which means nothing where tokens have no time limit. The cache
-    makes the same page the same text.
-    """
-    if "csrf_token" not in session:
-        return str(generate_csrf())
-    return context.get_fragment_cache().get_or_render(("csrf_token", session["csrf_token"]), generate_csrf)
+    app.jinja_env.globals["csrf_token"] = generate_csrf
+    app.context_processor(lambda: {"csrf_token": generate_csrf})

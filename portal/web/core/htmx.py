@@ -30,29 +30,23 @@ def is_htmx_request() -> bool:
     return "HX-Request" in request.headers
 
 
-def render_page(template: str, *, status: int | None = None, **values: Any) -> ResponseReturnValue:
-    """A whole page with its frame, and the toasts that wait since a redirect; see `render_page_html`.
+def render_page(
+    template: str,
+    *,
+    status: int | None = None,
+    account: Account | None = None,
+    sessions: int | None = None,
+    **values: Any,
+) -> ResponseReturnValue:
+    """A whole page with its frame, and the toasts that wait since a redirect.
 
     Args:
         status: of HTTP; None: a refused form's, or 200.
-    """
-    return render_page_html(template, **values), status or get_form_status(values)
-
-
-def render_page_html(
-    template: str, *, account: Account | None = None, sessions: int | None = None, **values: Any
-) -> str:
-    """A page's text.
-
-    Args:
         account, sessions: the account that is open, if one is; see `layout.build_layout_context`.
     """
-    return render_template(template, toasts=_pop_toasts(), **(layout.build_layout_context(account, sessions) | values))
-
-
-def has_pending_toasts() -> bool:
-    """Whether the next page has something to say that no other page says."""
-    return _TOASTS_KEY in session
+    status = status or get_form_status(values)
+    values = layout.build_layout_context(account, sessions) | values
+    return render_template(template, toasts=_pop_toasts(), **values), status
 
 
 def render_plain_page(template: str, *, status: int | None = None, **values: Any) -> ResponseReturnValue:

@@ -1,6 +1,5 @@
 """What happens when an account's credits run out: alert, automatic re-credit, and what the operator allows for it."""
 
-from collections.abc import Hashable
 from typing import Any
 
 from flask import Blueprint, url_for
@@ -157,10 +156,6 @@ def _alert_context(account: Account, counters: ChangeCounters) -> dict[str, Any]
     }
 
 
-def _alert_cache_key(account: Account, counters: ChangeCounters) -> Hashable:
-    return account.alert_below, account.alert_to, account.customer_id
-
-
 def _recredit_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
     conn = context.get_conn()
     recredit_status = auto_recredit.get_recredit_status(conn, account.id)
@@ -175,16 +170,12 @@ def _recredit_context(account: Account, counters: ChangeCounters) -> dict[str, A
     }
 
 
-def _recredit_cache_key(account: Account, counters: ChangeCounters) -> Hashable:
-    return (
-        account.recredit_below,
-        account.recredit_pack,
-        auto_recredit.get_recredit_status(context.get_conn(), account.id),
-    )
-
-
-_ALERT_PART = LiveFragment("credits/_settings_alert_state.html", _alert_cache_key, _alert_context)
-_RECREDIT_PART = LiveFragment("credits/_settings_recredit_state.html", _recredit_cache_key, _recredit_context)
+_ALERT_PART = LiveFragment("credits/_settings_alert_state.html", _alert_context)
+_RECREDIT_PART = LiveFragment(
+    "credits/_settings_recredit_state.html",
+    _recredit_context,
+    lambda account: auto_recredit.get_recredit_status(context.get_conn(), account.id),
+)
 live.register_live_page("credit-settings", _ALERT_PART, _RECREDIT_PART)
 
 

@@ -1,6 +1,5 @@
 """The progress of deletions of messages, above the lists of messages, and their results in words."""
 
-from collections.abc import Hashable
 from typing import Any
 
 from portal.core import i18n
@@ -45,10 +44,6 @@ def describe_undeleted_messages(kind: str, underway: int, waiting: int) -> list[
     return sentences
 
 
-def _progress_cache_key(account: Account, counters: ChangeCounters) -> Hashable:
-    return tuple(_list_shown_deletions(account))
-
-
 def _progress_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
     jobs = _list_shown_deletions(account)
     return {
@@ -57,10 +52,10 @@ def _progress_context(account: Account, counters: ChangeCounters) -> dict[str, A
     }
 
 
-def _list_shown_deletions(account: Account) -> list[Deletion]:
+def _list_shown_deletions(account: Account) -> tuple[Deletion, ...]:
     jobs = deletion.list_recent_deletions(context.get_conn(), account.id, now_ms())
     untold_ms = context.get_limits().untold_deletion_ms
-    return [each for each in jobs if each.ended_at is None or each.ended_at - each.asked_at > untold_ms]
+    return tuple(each for each in jobs if each.ended_at is None or each.ended_at - each.asked_at > untold_ms)
 
 
 def get_retention_months(account: Account) -> int:
@@ -70,5 +65,5 @@ def get_retention_months(account: Account) -> int:
     )
 
 
-DELETION_PROGRESS_PART = LiveFragment("messages/history/_deletions.html", _progress_cache_key, _progress_context)
+DELETION_PROGRESS_PART = LiveFragment("messages/history/_deletions.html", _progress_context, _list_shown_deletions)
 """For the lists of messages: deletions under way, and the results of those that took a while."""

@@ -1,6 +1,6 @@
 """The messages that an account has sent: search, export, and the details of one."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -324,20 +324,6 @@ def _list_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
     return values | {"is_newest": _is_newest_page(), "describe_status": _describe_message_status}
 
 
-def _list_cache_key(account: Account, counters: ChangeCounters) -> Hashable:
-    # The bounds too: "today" is another day after midnight.
-    period = get_history_filter().search_query.period
-    queue_mark = history.read_queue_mark(context.get_conn(), account.id)
-    return (
-        counters.latest_message,
-        counters.message_totals,
-        counters.removed_messages,
-        queue_mark,
-        period.since,
-        period.until,
-    )
-
-
 def _describe_message_status(text: SentText | SentMessage) -> tuple[str, str]:
     """The label of a status, and the kind of its badge."""
     if text.is_scheduled:
@@ -376,11 +362,9 @@ live.register_live_page(
     deletion_progress.DELETION_PROGRESS_PART,
     LiveFragment(
         "messages/history/_list.html",
-        _list_cache_key,
         _list_context,
-        shows_relative_times=True,
+        lambda account: history.read_queue_mark(context.get_conn(), account.id),
         is_frozen=_is_live_update_paused,
-        query_args=filters.get_message_list_args(_QUERY_PARAMS),
     ),
 )
 

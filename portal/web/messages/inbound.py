@@ -1,6 +1,5 @@
 """The messages that an account has received (MO): search, export, and the details of one."""
 
-from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
@@ -168,12 +167,6 @@ def _list_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
     return values | {"describe_status": _describe_message_status}
 
 
-def _list_cache_key(account: Account, counters: ChangeCounters) -> Hashable:
-    # The bounds too: "today" is another day after midnight.
-    period = get_inbound_filter().search_query.period
-    return inbound.read_inbound_change_counters(context.get_conn(), account.id), period.since, period.until
-
-
 def _describe_message_status(message: InboundMessage) -> tuple[str, str]:
     """The label of a delivery state, and the kind of its badge."""
     label, kind = _STATE_BADGES[message.state]
@@ -185,10 +178,8 @@ live.register_live_page(
     deletion_progress.DELETION_PROGRESS_PART,
     LiveFragment(
         "messages/inbound/_list.html",
-        _list_cache_key,
         _list_context,
-        shows_relative_times=True,
-        query_args=filters.get_message_list_args(_FILTER_FIELDS),
+        lambda account: inbound.read_inbound_change_counters(context.get_conn(), account.id),
     ),
     tab="history",
 )

@@ -317,12 +317,10 @@ def _list_query_string_with(**changes: object) -> str:
     return "?" + urlencode({name: value for name, value in params.items() if value})
 
 
-def _list_cache_key(account: Account, counters: ChangeCounters) -> tuple[int, tuple[str, ...]]:
+def _read_virtual_numbers(account: Account) -> tuple[str, ...]:
     # A sender is a virtual number while that number is one of the account's inbound numbers.
-    return counters.config_version, tuple(
-        each.number for each in inbound_numbers.list_inbound_numbers(context.get_conn(), account.id)
-    )
+    return tuple(each.number for each in inbound_numbers.list_inbound_numbers(context.get_conn(), account.id))
 
 
-_LIST_PART = LiveFragment("senders/_list.html", _list_cache_key, _list_context, query_args=_LIST_PARAMS)
+_LIST_PART = LiveFragment("senders/_list.html", _list_context, _read_virtual_numbers)
 live.register_live_page("senders", _LIST_PART)
