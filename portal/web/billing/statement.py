@@ -46,7 +46,6 @@ _QUERY_PARAMS = (*periods.PERIOD_ARGS, "kind")
 _CSV_COLUMNS = "id;date;kind;credits;balance;by;note;account;order;messages;first_message;last_message".split(";")
 _MONTH_CSV_COLUMNS = "month;country;sender;messages;parts;credits".split(";")
 # Short, for chart, filter and banners are on the page as well.
-_PAGE_SIZE = 12
 _MAX_SENDERS = 50
 # Of the drawing: bars below, and the line over them.
 _USAGE_HEIGHT, _BALANCE_BASE, _BALANCE_HEIGHT = 60, 70, 90
@@ -134,7 +133,7 @@ def _ledger_context(account: Account, counters: ChangeCounters) -> dict[str, Any
     statement_filter = _get_statement_filter()
     conn, within, kind = context.get_conn(), statement_filter.period_param.period, statement_filter.choice
     return {
-        "page": paging.paginate(partial(statement.list_movements_page, conn, account.id, within, kind), _PAGE_SIZE),
+        "page": paging.paginate(partial(statement.list_movements_page, conn, account.id, within, kind)),
         "sums": statement.sum_movements(conn, account.id, within, kind),
         "query": statement_filter.query_string,
         "args": {name: request.args[name] for name in (*_QUERY_PARAMS, *paging.PAGING_ARGS) if request.args.get(name)},

@@ -15,8 +15,6 @@ from portal.web.core import access, context, downloads, forms, htmx, paging, per
 from portal.web.core.paging import LINES_ARG
 
 LIVE_ARG = "live"
-# Texts weigh more than amounts do, and the form above them is long.
-_DEFAULT_LINES = 8
 _MAX_FIELD_LENGTH = 100
 
 _QueryT = TypeVar("_QueryT")
@@ -71,11 +69,11 @@ def parse_message_filter(
         except Refused as error:
             values[name] = ""
             errors.append(error)
-    page_size = paging.get_page_size(_DEFAULT_LINES)
+    page_size = paging.get_page_size()
     params = {
         **(period_param.params if period_param.choice != ALL else {}),
         **params,
-        LINES_ARG: "" if page_size == _DEFAULT_LINES else str(page_size),
+        LINES_ARG: "" if page_size == paging.PAGE_SIZE else str(page_size),
     }
     return MessageFilter(
         {name: value for name, value in params.items() if value},
@@ -122,23 +120,18 @@ def build_message_list_context(
         last_searched_ids[:] = [] if result.reached is None else [result.reached]
         return get_readable(result)
 
-    current_page = paging.paginate(fetch_rows, paging.get_page_size(_DEFAULT_LINES))
+    current_page = paging.paginate(fetch_rows, paging.get_page_size())
     continue_before = (
         last_searched_ids[0] if last_searched_ids and not current_page.older and current_page.after is None else None
     )
+    list_args = (*periods.PERIOD_ARGS, *field_names, *paging.PAGING_ARGS, LINES_ARG)
     return {
         "page": current_page,
-        "default_page_size": _DEFAULT_LINES,
         "message_filter": message_filter,
-        "args": {name: request.args[name] for name in get_message_list_args(field_names) if _is_arg_given(name)},
+        "args": {name: request.args[name] for name in list_args if _is_arg_given(name)},
         "unfinished": continue_before,
         "reached": ids.time_from_id(continue_before) if continue_before else None,
     }
-
-
-def get_message_list_args(field_names: Sequence[str]) -> tuple[str, ...]:
-    """All that the address of such a list may ask for."""
-    return (*periods.PERIOD_ARGS, *field_names, *paging.PAGING_ARGS, LINES_ARG)
 
 
 def _is_arg_given(name: str) -> bool:

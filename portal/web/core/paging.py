@@ -9,11 +9,12 @@ from flask import request
 
 from portal.web.core.forms import parse_row_id
 
-DEFAULT_PAGE_SIZE = 20
+# Of every list, unless the address of a list of messages asks for more lines.
+PAGE_SIZE = 25
 # Arguments of the query: where the page begins or ends, and how many lines it is to have.
 PAGING_ARGS = ("before", "after")
 LINES_ARG = "lines"
-PAGE_SIZE_CHOICES = (25, 100)
+PAGE_SIZE_CHOICES = (PAGE_SIZE, 100)
 
 
 class _HasId(Protocol):
@@ -58,14 +59,14 @@ class ListParams:
         return urlencode({name: value for name, value in {**self.params, **changed}.items() if value})
 
 
-def get_page_size(default: int) -> int:
-    """How many lines the address asks for: one of PAGE_SIZE_CHOICES, or `default`, which is light for phones."""
+def get_page_size() -> int:
+    """How many lines the address asks for, of PAGE_SIZE_CHOICES."""
     requested = request.args.get(LINES_ARG, type=int)
-    return requested if requested in PAGE_SIZE_CHOICES else default
+    return requested if requested in PAGE_SIZE_CHOICES else PAGE_SIZE
 
 
 def paginate(
-    fetch: "_FetchRows[_RowT]", size: int = DEFAULT_PAGE_SIZE, parse_position: Callable[[str], Any] = parse_row_id
+    fetch: "_FetchRows[_RowT]", size: int = PAGE_SIZE, parse_position: Callable[[str], Any] = parse_row_id
 ) -> Page[_RowT]:
     """The page that the address asks for with `before=ID` or `after=ID`; the newest rows without.
 

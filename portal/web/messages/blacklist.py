@@ -24,7 +24,6 @@ from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("blacklist", __name__)
 
-_PAGE_SIZE = 20
 _MAX_NUMBERS_NAMED = 10
 _SAMPLE_SIZE = 20
 _MAX_QUERY_LENGTH = 40
@@ -214,7 +213,7 @@ def _list_context(account: Account) -> dict[str, Any]:
         "account": layout.build_account_view(account),
         "may_change": access.may_change(),
         "numbers": paging.paginate(
-            partial(_list_visible_entries, account, query), _PAGE_SIZE, blacklist.parse_blacklist_cursor
+            partial(_list_visible_entries, account, query), parse_position=blacklist.parse_blacklist_cursor
         ),
         "total": blacklist.count_blacklist(context.get_conn(), account.id),
         "words": query,

@@ -28,6 +28,7 @@ from portal.services.prices.prices import PriceChange, PriceRow
 from portal.web.core import access, context, htmx, layout
 from portal.web.core.forms import TranslatedForm, add_form_error, parse_row_id, refusals_on
 from portal.web.core.htmx import Toast
+from portal.web.core.paging import PAGE_SIZE
 from portal.web.prices.price_lists import (
     get_price_list,
     list_price_lists_with_urls,
@@ -38,7 +39,6 @@ from portal.web.prices.price_lists import (
 
 blueprint = Blueprint("prices", __name__)
 
-_PAGE_SIZE = 30
 _MAX_STEPS = 100
 
 
@@ -91,11 +91,11 @@ def _build_price_table(list_id: int) -> PriceTable:
     page = max(request.args.get("page", 1, type=int), 1)
     rows = [_build_table_row(each) for each in prices.list_price_rows(context.get_conn(), list_id, now_ms())]
     matches = sorted((each for each in rows if _matches_search(each, search_text)), key=_sort_key)
-    page_count = max(-(-len(matches) // _PAGE_SIZE), 1)
+    page_count = max(-(-len(matches) // PAGE_SIZE), 1)
     page = min(page, page_count)
     page_query = partial(_page_query_string, search_text)
     return PriceTable(
-        matches[(page - 1) * _PAGE_SIZE : page * _PAGE_SIZE],
+        matches[(page - 1) * PAGE_SIZE : page * PAGE_SIZE],
         len(matches),
         search_text,
         page_query(page - 1) if page > 1 else "",

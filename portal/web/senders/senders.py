@@ -22,6 +22,7 @@ from portal.web.core import access, context, htmx, layout, live
 from portal.web.core.forms import TranslatedForm, parse_row_id, refusals_on
 from portal.web.core.htmx import Toast
 from portal.web.core.live import LiveFragment
+from portal.web.core.paging import PAGE_SIZE
 
 blueprint = Blueprint("senders", __name__)
 
@@ -35,7 +36,6 @@ _TYPE_LABELS = {
 _STATUS_BADGES = {senders.ENABLED: "ok", senders.DISABLED: "mute", senders.WAITING: "warn", senders.REFUSED: "err"}
 # `page` is taken by the poll of an open page, see `live.poll_changes`.
 _LIST_PARAMS = ("sort", "q", "p")
-_PAGE_SIZE = 10
 _NEWEST_FIRST = "-asked"
 
 
@@ -233,7 +233,7 @@ def _tile_context(account: Account, form: SenderForm) -> dict[str, Any]:
 
 def _list_controls_context(account: Account) -> dict[str, Any]:
     """The values of what stands beside the list, and is not redrawn with it."""
-    has_many = len(senders.list_senders(context.get_conn(), account.id)) > _PAGE_SIZE
+    has_many = len(senders.list_senders(context.get_conn(), account.id)) > PAGE_SIZE
     return {
         "args": _current_list_params(),
         "query": _list_query_string(),
@@ -295,10 +295,10 @@ def _list_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
     if sort.removeprefix("-") not in _SORT_KEYS:
         sort = _NEWEST_FIRST
     matches.sort(key=_SORT_KEYS[sort.removeprefix("-")], reverse=sort.startswith("-"))
-    last_page = max(1, -(-len(matches) // _PAGE_SIZE))
+    last_page = max(1, -(-len(matches) // PAGE_SIZE))
     page_number = min(max(1, request.args.get("p", 1, type=int)), last_page)
     return {
-        "senders": matches[(page_number - 1) * _PAGE_SIZE : page_number * _PAGE_SIZE],
+        "senders": matches[(page_number - 1) * PAGE_SIZE : page_number * PAGE_SIZE],
         "searched": bool(search_text),
         "describe_type": describe_sender_type,
         "describe_status": describe_sender_status,

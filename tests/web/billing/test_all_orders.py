@@ -39,7 +39,7 @@ def test_the_operator_sees_all_orders_and_some(olga: Browser, conn: db.Connectio
 
 @pytest.mark.slow
 def test_the_filter_stays_while_pages_are_turned(olga: Browser, conn: db.Connection, cast: Cast) -> None:
-    for _order in range(21):
+    for _order in range(26):
         place_order(conn)
     place_order(conn, "smpp-globex-1")
     page = olga.get(f"/admin/orders?status=open&customer={cast.acme}").text

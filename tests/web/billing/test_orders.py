@@ -128,19 +128,19 @@ def test_too_many_orders_in_an_hour_are_refused(alice: Browser, conn: db.Connect
 
 
 def test_orders_page_there_and_back(alice: Browser, conn: db.Connection) -> None:
-    made = [place_order(conn).number for _order in range(45)]
+    made = [place_order(conn).number for _order in range(55)]
     place_order(conn, "smpp-acme-2")
     pages = [alice.get(ORDERS).text]
     while 'rel="next"' in pages[-1]:
         query = html.unescape(pages[-1].split('rel="next"')[0].rsplit('href="', 1)[1].split('"')[0])
         pages.append(alice.get(ORDERS + query).text)
     assert [re.findall(r"orders/(\d{4}-\d{5})\"", page) for page in pages] == [
-        made[:-21:-1],
-        made[-21:-41:-1],
-        made[-41::-1],
+        made[:-26:-1],
+        made[-26:-51:-1],
+        made[-51::-1],
     ]
     back = pages[2].split('rel="prev"')[0].rsplit('href="', 1)[1].split('"')[0]
-    assert re.findall(r"orders/(\d{4}-\d{5})\"", alice.get(ORDERS + back).text) == made[-21:-41:-1]
+    assert re.findall(r"orders/(\d{4}-\d{5})\"", alice.get(ORDERS + back).text) == made[-26:-51:-1]
 
 
 @pytest.mark.parametrize(

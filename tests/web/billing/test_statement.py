@@ -183,14 +183,14 @@ def test_days_that_are_none_are_refused_at_the_field(alice: Browser, query: str,
 
 
 def test_the_filter_stays_while_pages_are_turned(alice: Browser, conn: db.Connection) -> None:
-    for number in range(25):
+    for number in range(40):
         move(conn, ledger.GRANT, 1000, f"note {number}.")
         move(conn, ledger.CORRECTION, -1000)
     page = alice.get(f"{CREDITS}?period=7d&kind=grant").text
     older = linked(page, "Older")
     assert older.startswith("?period=7d&kind=grant&before=")
     second = alice.get(CREDITS + older).text
-    assert [line.split(" +")[0].split()[-2] for line in shown(second)[:5]] == ["12.", "11.", "10.", "9.", "8."]
+    assert [line.split(" +")[0].split()[-2] for line in shown(second)[:5]] == ["14.", "13.", "12.", "11.", "10."]
     assert "Corrected" not in "".join(shown(second))
     assert linked(second, "Newer").startswith("?period=7d&kind=grant&after=")
     assert '<option selected value="grant">' in second

@@ -100,7 +100,7 @@ def test_a_final_status_reaches_statistics_and_history(alice: Browser, conn: db.
 
 
 def test_new_messages_appear_on_the_first_page_and_leave_the_others(alice: Browser, conn: db.Connection) -> None:
-    acting.send_texts(conn, NAME, *(f"text {number}." for number in range(20)))
+    acting.send_texts(conn, NAME, *(f"text {number}." for number in range(30)))
     first = OpenPage(alice, PAGES["history"])
     older = first.text.split('rel="next"')[0].rsplit('href="', 1)[1].split('"')[0]
     second = OpenPage(alice, PAGES["history"] + older)

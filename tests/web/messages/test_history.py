@@ -79,12 +79,13 @@ def test_a_message_that_credits_did_not_cover_is_there(alice: Browser, conn: db.
 
 
 def test_paging_there_and_back(alice: Browser, conn: db.Connection) -> None:
-    acting.send_texts(conn, "smpp-acme-1", *(f"text {number}." for number in range(25)))
+    acting.send_texts(conn, "smpp-acme-1", *(f"text {number}." for number in range(80)))
     first = alice.get(HISTORY).text
     second = alice.get(linked(first, "next")).text
     third = alice.get(linked(second, "next")).text
     assert [shown(each) for each in (first, second, third)] == [
-        [f"text {number}." for number in numbers] for numbers in (range(24, 16, -1), range(16, 8, -1), range(8, 0, -1))
+        [f"text {number}." for number in numbers]
+        for numbers in (range(79, 54, -1), range(54, 29, -1), range(29, 4, -1))
     ]
     assert 'rel="prev"' not in first
     assert 'rel="next"' not in alice.get(linked(third, "next")).text
@@ -231,7 +232,7 @@ def test_the_address_says_which_messages(
 
 
 def test_what_was_looked_for_stays_in_the_form_and_in_the_links(alice: Browser, conn: db.Connection) -> None:
-    acting.send_texts(conn, "smpp-acme-1", *(f"parcel {number}." for number in range(15)))
+    acting.send_texts(conn, "smpp-acme-1", *(f"parcel {number}." for number in range(30)))
     page = alice.get(f"{HISTORY}?sender=acme&recipient=39+340&status=pending&text=parcel").text
     assert [acting.get_field_value(page, name) for name in ("sender", "recipient", "text")] == [
         "acme",
@@ -244,7 +245,7 @@ def test_what_was_looked_for_stays_in_the_form_and_in_the_links(alice: Browser, 
     assert f'"history.jsonl?{query}"' in page
     assert f'"history.csv?{query}&amp;bom=1"' in page
     second = alice.get(html.unescape(linked(page, "next"))).text
-    assert shown(second) == [f"parcel {number}." for number in range(6, -1, -1)]
+    assert shown(second) == [f"parcel {number}." for number in range(4, -1, -1)]
     assert shown(alice.get(html.unescape(linked(second, "prev"))).text) == shown(page)
 
 
@@ -634,16 +635,16 @@ def test_another_customer_finds_nothing(client: Client, cast: Cast, conn: db.Con
 
 
 def test_a_page_has_as_many_lines_as_are_asked_for(alice: Browser, conn: db.Connection) -> None:
-    acting.send_texts(conn, "smpp-acme-1", *(f"text {number}." for number in range(60)))
+    acting.send_texts(conn, "smpp-acme-1", *(f"text {number}." for number in range(130)))
     usual = alice.get(HISTORY).text
-    assert usual.count('data-dialog id="m') == 8
-    assert '<a href="?lines=25">25</a>' in usual
-    more = alice.get(f"{HISTORY}?recipient=39&lines=25").text
-    assert more.count('data-dialog id="m') == 25
-    assert '<a href="?recipient=39&amp;lines=25" aria-current="true">25</a>' in more
-    assert '<a href="?recipient=39">8</a>' in more
-    assert '<input type="hidden" name="lines" value="25">' in more
-    older = re.search(r'href="\?(recipient=39&amp;lines=25&amp;before=\d+)" rel="next"', more)
+    assert usual.count('data-dialog id="m') == 25
+    assert '<a href="?lines=100">100</a>' in usual
+    more = alice.get(f"{HISTORY}?recipient=39&lines=100").text
+    assert more.count('data-dialog id="m') == 100
+    assert '<a href="?recipient=39&amp;lines=100" aria-current="true">100</a>' in more
+    assert '<a href="?recipient=39">25</a>' in more
+    assert '<input type="hidden" name="lines" value="100">' in more
+    older = re.search(r'href="\?(recipient=39&amp;lines=100&amp;before=\d+)" rel="next"', more)
     assert older
-    assert alice.get(f"{HISTORY}?{html.unescape(older[1])}").text.count('data-dialog id="m') == 25
-    assert alice.get(f"{HISTORY}?lines=100000").text.count('data-dialog id="m') == 8
+    assert alice.get(f"{HISTORY}?{html.unescape(older[1])}").text.count('data-dialog id="m') == 30
+    assert alice.get(f"{HISTORY}?lines=100000").text.count('data-dialog id="m') == 25
