@@ -2,6 +2,7 @@
 
 from flask import Flask
 from flask_login import LoginManager
+from flask_wtf import CSRFProtect
 
 from portal import __version__
 from portal.core import paths
@@ -15,7 +16,6 @@ from portal.web.billing import all_orders, orders, packs, payment_callback, stat
 from portal.web.core import (
     access,
     context,
-    csrf,
     errors,
     headers,
     health,
@@ -80,7 +80,7 @@ def create_app(
     # Before tokens are looked at: who is not logged in any more is led to the login, whatever the form brings.
     access.init_access_control(app)
     # What posts there is no browser, and its signature says who it is.
-    csrf.init_csrf_protection(app, payment_callback.receive_payment_callback)
+    CSRFProtect(app).exempt(payment_callback.receive_payment_callback)
     headers.init_headers(app, config)
     proxies.init_proxies(app, config)
     errors.init_error_handlers(app)
