@@ -206,7 +206,7 @@ def add_blacklist_number(conn: sqlite3.Connection, actor: Actor, account: Accoun
     number = normalize_phone_number(number)
     with write_transaction(conn):
         if _insert_blacklist_numbers(conn, actor, account, [number]):
-            _record_audit(conn, actor, "blacklist.add", account, number=number)
+            audit.record_account_action(conn, actor, "blacklist.add", account, number=number)
         return _get_blacklist_entry(conn, account, number)
 
 
@@ -219,7 +219,7 @@ def add_blacklist_numbers(conn: sqlite3.Connection, actor: Actor, account: Accou
     with write_transaction(conn):
         added = _insert_blacklist_numbers(conn, actor, account, numbers)
         if added:
-            _record_audit(conn, actor, "blacklist.add", account, numbers=list(numbers))
+            audit.record_account_action(conn, actor, "blacklist.add", account, numbers=list(numbers))
         return added
 
 
@@ -247,7 +247,7 @@ def import_blacklist_numbers(
             progress(start, len(numbers))
             added += _insert_blacklist_numbers(conn, actor, account, numbers[start : start + _NUMBERS_A_STEP])
         if added:
-            _record_audit(conn, actor, "blacklist.import", account, added=added, numbers=len(numbers))
+            audit.record_account_action(conn, actor, "blacklist.import", account, added=added, numbers=len(numbers))
         return added
 
 
@@ -441,7 +441,7 @@ def _insert_blacklist_numbers(conn: sqlite3.Connection, actor: Actor, account: A
 
 def _delete_blacklist_number(conn: sqlite3.Connection, actor: Actor, account: Account, number: str) -> None:
     conn.execute("DELETE FROM blacklist WHERE account_id = ? AND number = ?", (account.id, number))
-    _record_audit(conn, actor, "blacklist.remove", account, number=number)
+    audit.record_account_action(conn, actor, "blacklist.remove", account, number=number)
 
 
 def _get_blacklist_entry(conn: sqlite3.Connection, account: Account, number: str) -> BlacklistEntry:
@@ -449,7 +449,3 @@ def _get_blacklist_entry(conn: sqlite3.Connection, account: Account, number: str
     if not entries:
         raise NotBlacklisted(number=number[:_MAX_SHOWN_DIGITS])
     return entries[0]
-
-
-def _record_audit(conn: sqlite3.Connection, actor: Actor, action: str, account: Account, **details: object) -> None:
-    audit.record_action(conn, actor, action, customer_id=account.customer_id, account_id=account.id, **details)

@@ -11,7 +11,7 @@ from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused
+from portal.services.common.errors import NotFound, Refused, require_found
 from portal.services.messages import blacklist
 
 # A short code, or a number with its country code (E.164).
@@ -96,7 +96,7 @@ def add_inbound_number(
         if taken:
             raise InboundNumberTaken(number=_format_inbound_number(number, keyword), account=taken[0])
         insert_row(conn, "inbound_numbers", account_id=account.id, number=number, keyword=keyword, created_at=now_ms())
-        _record_audit(conn, actor, "number.add", account, number, keyword)
+        audit.record_account_action(conn, actor, "number.add", account, number=number, keyword=keyword)
         return _get_inbound_number(conn, account, number, keyword)
 
 
@@ -111,16 +111,15 @@ def remove_inbound_number(
     with write_transaction(conn):
         removed = _get_inbound_number(conn, account, number, "".join(normalize_words(keyword)))
         conn.execute("DELETE FROM inbound_numbers WHERE id = ?", (removed.id,))
-        _record_audit(conn, actor, "number.remove", account, removed.number, removed.keyword)
+        details = {"number": removed.number, "keyword": removed.keyword}
+        audit.record_account_action(conn, actor, "number.remove", account, **details)
     return removed
 
 
 def get_inbound_number_by_id(conn: sqlite3.Connection, number_id: int) -> InboundNumber:
     """Raises: NoSuchInboundNumber"""
     row = conn.execute(_SELECT_NUMBERS + "WHERE id = ?", (number_id,)).fetchone()
-    if row is None:
-        raise NoSuchInboundNumber(number=number_id)
-    return InboundNumber(*row)
+    return InboundNumber(*require_found(row, NoSuchInboundNumber(number=number_id)))
 
 
 def list_inbound_numbers(conn: sqlite3.Connection, account_id: int) -> list[InboundNumber]:
@@ -163,24 +162,8 @@ def _get_inbound_number(conn: sqlite3.Connection, account: Account, number: str,
     row = conn.execute(
         _SELECT_NUMBERS + "WHERE account_id = ? AND number = ? AND keyword = ?", (account.id, number, keyword)
     ).fetchone()
-    if row is None:
-        raise NoSuchInboundNumber(number=_format_inbound_number(number, keyword))
-    return InboundNumber(*row)
+    return InboundNumber(*require_found(row, NoSuchInboundNumber(number=_format_inbound_number(number, keyword))))
 
 
 def _format_inbound_number(number: str, keyword: str) -> str:
     return f"{number} {keyword}".rstrip()
-
-
-def _record_audit(
-    conn: sqlite3.Connection, actor: Actor, action: str, account: Account, number: str, keyword: str
-) -> None:
-    audit.record_action(
-        conn,
-        actor,
-        action,
-        customer_id=account.customer_id,
-        account_id=account.id,
-        number=number,
-        keyword=keyword,
-    )

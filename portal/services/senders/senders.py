@@ -15,7 +15,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.common import audit, mail, rate_limit
 from portal.services.common.addresses import INTERNATIONAL_NUMBER
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused
+from portal.services.common.errors import NotFound, Refused, require_found
 from portal.services.common.rate_limit import TooManyAttempts
 from portal.services.people import customers, users
 from portal.services.prices import countries
@@ -200,7 +200,7 @@ def add_sender(
         with write_transaction(conn):
             _require_can_add_sender(conn, account, address)
             _upsert_sender(conn, account, address, kind, description, reason, document_id, now)
-            _record_audit(conn, actor, "sender.add", account, address, document=document_id)
+            audit.record_account_action(conn, actor, "sender.add", account, address=address, document=document_id)
             added = get_sender(conn, account, address)
             if mail_keys is not None:
                 _mail_operators(conn, mail_keys, actor, account, added)
@@ -294,7 +294,7 @@ def decide_sender(
             (ENABLED if approve else REFUSED, comment, now_ms(), sender.id),
         )
         action = "sender.approve" if approve else "sender.refuse"
-        _record_audit(conn, actor, action, account, address, comment=comment)
+        audit.record_account_action(conn, actor, action, account, address=address, comment=comment)
         decided = get_sender(conn, account, address)
         if mail_keys is not None:
             contact = customers.get_customer_by_id(conn, account.customer_id)
@@ -318,7 +318,9 @@ def set_sender_enabled(
             raise SenderNotApproved(address=sender.address)
         if sender.status != status:
             conn.execute("UPDATE senders SET status = ? WHERE id = ?", (status, sender_id))
-            _record_audit(conn, actor, "sender.enable" if enabled else "sender.disable", account, sender.address)
+            audit.record_account_action(
+                conn, actor, "sender.enable" if enabled else "sender.disable", account, address=sender.address
+            )
         return get_sender_by_id(conn, account, sender_id)
 
 
@@ -349,7 +351,7 @@ def remove_senders(conn: sqlite3.Connection, actor: Actor, account: Account, ids
                 (now_ms(), each.id),
             )
             conn.execute("DELETE FROM senders WHERE id = ?", (each.id,))
-            _record_audit(conn, actor, "sender.remove", account, each.address)
+            audit.record_account_action(conn, actor, "sender.remove", account, address=each.address)
     return removed
 
 
@@ -385,7 +387,7 @@ def restore_senders(
             except sqlite3.IntegrityError:
                 raise SenderExists(address=address) from None
             conn.execute("DELETE FROM removed_senders WHERE id = ?", (sender_id,))
-            _record_audit(conn, actor, "sender.restore", account, address)
+            audit.record_account_action(conn, actor, "sender.restore", account, address=address)
         return [each for each in list_senders(conn, account.id) if each.id in restored]
 
 
@@ -408,9 +410,7 @@ def get_sender(conn: sqlite3.Connection, account: Account, address: str) -> Send
 
 def _get_sender_where(conn: sqlite3.Connection, condition: str, values: Sequence[object], label: object) -> Sender:
     row = conn.execute(f"{_SELECT} WHERE {condition}", values).fetchone()
-    if row is None:
-        raise NoSuchSender(address=label)
-    return _sender_from_row(row)
+    return _sender_from_row(require_found(row, NoSuchSender(address=label)))
 
 
 def list_senders(conn: sqlite3.Connection, account_id: int) -> list[Sender]:
@@ -480,11 +480,3 @@ def search_decided_senders(conn: sqlite3.Connection, query: str, limit: int) -> 
         (WAITING, query.lower(), limit),
     )
     return _requests_from_rows(rows)
-
-
-def _record_audit(
-    conn: sqlite3.Connection, actor: Actor, action: str, account: Account, address: str, **details: object
-) -> None:
-    audit.record_action(
-        conn, actor, action, customer_id=account.customer_id, account_id=account.id, address=address, **details
-    )
