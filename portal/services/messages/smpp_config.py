@@ -145,10 +145,10 @@ def load_account_configs(conn: sqlite3.Connection, since_version: int = -1) -> l
         networks, passwords, allowed_senders, ending_sessions = (
             _group_by_account(conn, sql, since_version)
             for sql in (
-                "SELECT account_id, network, allowed_ips.expires_at FROM allowed_ips",
-                "SELECT account_id, smpp_passwords.id, digest, smpp_passwords.expires_at FROM smpp_passwords",
-                f"SELECT account_id, address FROM senders WHERE status = '{senders.ENABLED}'",
-                "SELECT account_id, id FROM connections WHERE ending_at IS NOT NULL",
+                "SELECT account_id, network, expires_at FROM allowed_ips WHERE",
+                "SELECT account_id, id, digest, expires_at FROM smpp_passwords WHERE",
+                f"SELECT account_id, address FROM senders WHERE status = '{senders.ENABLED}' AND",
+                "SELECT account_id, id FROM connections WHERE ending_at IS NOT NULL AND",
             )
         )
     finally:
@@ -169,9 +169,8 @@ def load_account_configs(conn: sqlite3.Connection, since_version: int = -1) -> l
 
 def _group_by_account(conn: sqlite3.Connection, select: str, since_version: int) -> Mapping[int, list[sqlite3.Row]]:
     grouped: dict[int, list[sqlite3.Row]] = defaultdict(list)
-    conjunction = "AND" if "WHERE" in select else "WHERE"
     condition = "account_id IN (SELECT id FROM accounts WHERE config_version > ?)"
-    for row in conn.execute(f"{select} {conjunction} {condition}", (since_version,)):
+    for row in conn.execute(f"{select} {condition}", (since_version,)):
         grouped[row["account_id"]].append(row)
     return grouped
 

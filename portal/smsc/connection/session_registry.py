@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from portal.core.clock import DAY_MS, now_ms
@@ -152,19 +153,17 @@ class SessionRegistry:
                 self._storage.update_session_progress(meter.measure_progress(self.progress_saved_at - previous_save))
 
 
+@dataclass(slots=True)
 class _SessionRateMeter:
     """Measures the rate of one session.
 
     `is_active`: what pages show of it changes even if nothing comes from the client, as its graph moves on.
     """
 
-    __slots__ = ("_last_total", "_recent_rates", "is_active", "session")
-
-    def __init__(self, session: BoundSession) -> None:
-        self.session = session
-        self.is_active = False
-        self._last_total = 0
-        self._recent_rates: list[str] = []
+    session: BoundSession
+    is_active: bool = False
+    _last_total: int = 0
+    _recent_rates: list[str] = field(default_factory=list)
 
     def measure_progress(self, seconds: float) -> SmppSessionProgress:
         """Return the progress to save, so many seconds after the last time."""
