@@ -52,7 +52,6 @@ class SmppListener:
         self._handshakes: dict[asyncio.Task[None], ConnectionSlot] = {}
         self._header_tasks: set[asyncio.Task[IPAddress]] = set()
         self._resume_timer: asyncio.TimerHandle | None = None
-        self.port: int = listening_socket.getsockname()[1]
 
     def start(self) -> None:
         """Accept from now on."""

@@ -12,13 +12,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from portal.core.tls_client import MINIMUM_VERSIONS
+
 CERTIFICATE_NAME = "smpp.crt"
 KEY_NAME = "smpp.key"
 MAX_CLIENT_HELLO_LENGTH = 16 * 1024
 """Octets of a ClientHello, with the headers of its records, that are looked at. Usual ones have some hundred, or two
 thousand where the keys are safe from quantum computers."""
 _VALIDITY = datetime.timedelta(days=10 * 365)
-_MINIMUM_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 # Of records and their messages (RFC 8446, 4 and 5.1).
 _ALERT, _HANDSHAKE, _CLIENT_HELLO = 21, 22, 1
 _RECORD_HEADER_LENGTH, _MESSAGE_HEADER_LENGTH = 5, 4
@@ -31,7 +32,7 @@ def create_tls_context(certificate: Path, key: Path, minimum: str) -> ssl.SSLCon
     Raises ssl.SSLError or OSError when certificate (PEM, with its chain) and key can't be used together.
     """
     tls_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls_context.minimum_version = _MINIMUM_VERSIONS[minimum]
+    tls_context.minimum_version = MINIMUM_VERSIONS[minimum]
     tls_context.load_cert_chain(certificate, key)
     return tls_context
 
