@@ -268,7 +268,7 @@ def _read_section(
     origins: list[SettingOrigin],
 ) -> dict[str, Any]:
     hints = get_type_hints(cls)
-    settings = {_get_setting_key(each): each for each in fields(cls) if each.metadata}
+    settings = {each.metadata["key"] or each.name: each for each in fields(cls) if each.metadata}
     values = {}
     prefix = f"PORTAL_{section.upper()}_" if section else "PORTAL_"
     # Unknown variables are errors only with a section in their name: `PORTAL_PORT` and the like may have another
@@ -305,10 +305,6 @@ def _suggest_key(name: str, known: list[str]) -> str:
     """Suggest a setting with a similar name, or list all: the command `config` can't list them while one is wrong."""
     close = get_close_matches(name, known, 1)
     return f"is {close[0]} meant?" if close else f"there are {', '.join(known)}"
-
-
-def _get_setting_key(setting: Field[Any]) -> str:
-    return setting.metadata.get("key") or setting.name
 
 
 def _value_from_toml(value: Any, expected_type: Any, path: str) -> Any:

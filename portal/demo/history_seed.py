@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from portal.core import gsm0338
-from portal.core.clock import DAY_MS, now_ms
+from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
 from portal.core.db import write_transaction
 from portal.core.progress import Progress
 from portal.services.accounts import accounts, credentials, session_records
@@ -26,7 +26,6 @@ from portal.services.prices.prices import PriceList
 from portal.smsc.protocol.constants import format_receipt_status
 
 _DAYS = 28
-_HOUR_MS = 3_600_000
 _OFFICE_HOURS = (7, 20)
 # Fixed, so that the demo shows the same as its documentation.
 _SEED = 3550
@@ -151,7 +150,7 @@ def seed_inbound_messages(conn: sqlite3.Connection, account: Account, number: st
     """Store messages of the last four weeks from handsets to a number of an account."""
     now = now_ms()
     for days_ago, minutes, source, text in _INBOUND_MESSAGES:
-        at = now - days_ago * DAY_MS + 37 * 60_000
+        at = now - days_ago * DAY_MS + 37 * MINUTE_MS
         inbound.store_inbound_messages(
             conn, [MobileOriginatedMessage(source, number, text, gsm0338.choose_encoding(text))], at
         )
@@ -159,7 +158,7 @@ def seed_inbound_messages(conn: sqlite3.Connection, account: Account, number: st
             deliveries.expire_deliveries(conn, at + validation.DELIVERY_VALIDITY_MS + 1)
         else:
             deliveries.remove_accepted_deliveries(
-                conn, deliveries.list_due_deliveries(conn, account.id, at, 10).ready, at + minutes * 60_000
+                conn, deliveries.list_due_deliveries(conn, account.id, at, 10).ready, at + minutes * MINUTE_MS
             )
 
 
@@ -173,8 +172,8 @@ def _iterate_traffic_events(rng: random.Random, now: int) -> Iterator[tuple[int,
             at_weekend = (midnight // DAY_MS + 3) % 7 >= 5  # 1 January 1970 was a Thursday
             bursts = round(pattern.messages_per_day / 4 * (0.25 if at_weekend else 1) * rng.uniform(0.8, 1.2))
             for _ in range(bursts):
-                at = midnight + round(rng.uniform(*_OFFICE_HOURS) * _HOUR_MS)
-                if now - _DAYS * DAY_MS < at < now - 60_000:
+                at = midnight + round(rng.uniform(*_OFFICE_HOURS) * HOUR_MS)
+                if now - _DAYS * DAY_MS < at < now - MINUTE_MS:
                     yield at, pattern, 0
 
 

@@ -17,14 +17,10 @@ class MigrationFailed(Exception):
     """Migrations could not be applied, and have changed nothing."""
 
 
-def _list_known_names() -> frozenset[str]:
-    # Each migration has a file of its name.
-    names = (each.name for each in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    return frozenset(name for name in names if re.match(r"m[0-9]{4}_", name))
-
-
-# Read once: a newer version's files may take the place of this one's while it runs.
-KNOWN_NAMES = _list_known_names()
+# Each migration has a file of its name. They are read once: a newer version's may take their place while this one runs.
+KNOWN_NAMES = frozenset(
+    each.name for each in pkgutil.iter_modules([str(Path(__file__).parent)]) if re.match(r"m[0-9]{4}_", each.name)
+)
 
 
 def list_applied_names(conn: sqlite3.Connection) -> set[str]:
