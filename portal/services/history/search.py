@@ -130,7 +130,8 @@ def search_texts(
         after: the texts just above this id, for going back to newer pages.
         seconds: after so long the search stops, at its next check, which comes every few milliseconds.
     """
-    rows, reached = _search_rows(conn, account_id, query, _COLUMNS, before, after, limit, seconds)
+    search = _Search(conn, account_id, query, _COLUMNS, newest_first=after is None)
+    rows, reached = search.run(before, after, limit, seconds)
     texts = history.assemble_texts(conn, [SentMessage(*row) for row in rows])
     return SearchResult(texts if after is None else texts[::-1], reached)
 
@@ -145,35 +146,8 @@ def search_text_ids(
     seconds: float = float("inf"),
 ) -> tuple[list[int], int | None]:
     """Like `search_texts`, but returns only the ids, and `SearchResult.reached`: for searches that find millions."""
-    rows, reached = _search_rows(conn, account_id, query, "line.id", before, None, limit, seconds)
+    rows, reached = _Search(conn, account_id, query, "line.id", newest_first=True).run(before, None, limit, seconds)
     return [row[0] for row in rows], reached
-
-
-def _search_rows(
-    conn: Connection,
-    account_id: int,
-    search_query: SearchQuery,
-    columns: str,
-    before: int | None,
-    after: int | None,
-    limit: int,
-    seconds: float,
-) -> tuple[list[Any], int | None]:
-    """Return rows of these columns, the first of which is the id, and `SearchResult.reached`."""
-    conn.register_function("has_words", -1, _has_words_with_prefixes)
-    conn.register_aggregate("join_segments", 5, _JoinSegments)
-    low = max(ids.min_id_at_time(search_query.period.since), 1 if after is None else after + 1)
-    high = min(ids.min_id_at_time(search_query.period.until), _MAX_ID if before is None else before)
-    deadline = time.monotonic() + seconds
-    rows: list[Any] = []
-    statement = _SearchStatement(account_id, search_query, columns, newest_first=after is None)
-    for first, bound in statement.iterate_id_ranges(conn, low, high):
-        rows += statement.fetch_rows(conn, first, bound, limit - len(rows))
-        if len(rows) == limit:
-            break
-        if time.monotonic() >= deadline and (first > low if after is None else bound < high):
-            return rows, first if after is None else bound - 1
-    return rows, None
 
 
 def iterate_texts(
@@ -239,10 +213,18 @@ class _JoinSegments:
         )
 
 
-class _SearchStatement:
-    """The SQL statements of a search, and the ranges of ids that they are run on."""
+class _Search:
+    """A search of an account: its SQL statements, and the ranges of ids that they are run on."""
 
-    def __init__(self, account_id: int, query: SearchQuery, columns: str, *, newest_first: bool) -> None:
+    def __init__(
+        self, conn: Connection, account_id: int, query: SearchQuery, columns: str, *, newest_first: bool
+    ) -> None:
+        """Args:
+        columns: what is read of `messages AS line`, in SQL, the id first.
+        """
+        conn.register_function("has_words", -1, _has_words_with_prefixes)
+        conn.register_aggregate("join_segments", 5, _JoinSegments)
+        self._conn = conn
         self._account_id = account_id
         self._columns = columns
         self._query = query
@@ -257,7 +239,21 @@ class _SearchStatement:
             **{f"word{number}": word for number, word in enumerate(query.words)},
         }
 
-    def iterate_id_ranges(self, conn: Connection, low: int, high: int) -> Iterator[tuple[int, int]]:
+    def run(self, before: int | None, after: int | None, limit: int, seconds: float) -> tuple[list[Any], int | None]:
+        """Return the matching rows, and `SearchResult.reached`; arguments as those of `search_texts`."""
+        low = max(ids.min_id_at_time(self._query.period.since), 1 if after is None else after + 1)
+        high = min(ids.min_id_at_time(self._query.period.until), _MAX_ID if before is None else before)
+        deadline = time.monotonic() + seconds
+        rows: list[Any] = []
+        for first, bound in self._iterate_id_ranges(low, high):
+            rows += self._fetch_rows(first, bound, limit - len(rows))
+            if len(rows) == limit:
+                break
+            if time.monotonic() >= deadline and (first > low if self._newest_first else bound < high):
+                return rows, first if self._newest_first else bound - 1
+        return rows, None
+
+    def _iterate_id_ranges(self, low: int, high: int) -> Iterator[tuple[int, int]]:
         """Yield the ranges of ids to read, each as (first id, end), in the order of the result."""
         query = self._query
         is_period_only = not query.sender and not query.recipient and not query.text
@@ -269,17 +265,17 @@ class _SearchStatement:
         ):
             yield low, high
             return
-        (last_indexed_id,) = conn.execute(
+        (last_indexed_id,) = self._conn.execute(
             "SELECT coalesce(max(last_id), 0) FROM history_chunks WHERE account_id = ?", (self._account_id,)
         ).fetchone()
         tail = max(low, last_indexed_id + 1), high
         tails = [tail] if tail[0] < high else []
-        runs = self._iterate_index_chunk_runs(conn, low, min(high, last_indexed_id + 1))
+        runs = self._iterate_index_chunk_runs(low, min(high, last_indexed_id + 1))
         yield from chain(tails, runs) if self._newest_first else chain(runs, tails)
 
-    def _iterate_index_chunk_runs(self, conn: Connection, low: int, high: int) -> Iterator[tuple[int, int]]:
+    def _iterate_index_chunk_runs(self, low: int, high: int) -> Iterator[tuple[int, int]]:
         """Yield runs of chunks that may contain matches, within a range of ids."""
-        chunks = conn.execute(
+        chunks = self._conn.execute(
             "SELECT first_id, last_id, worded, bits FROM history_chunks"
             " WHERE account_id = :account AND last_id >= :low AND first_id < :high"
             " AND last_id <= coalesce((SELECT min(last_id) FROM history_chunks"
@@ -293,12 +289,12 @@ class _SearchStatement:
                 oldest, newest = (run[-1], run[0]) if self._newest_first else (run[0], run[-1])
                 yield max(oldest["first_id"], low), min(newest["last_id"] + 1, high)
 
-    def fetch_rows(self, conn: Connection, first: int, bound: int, limit: int) -> Sequence[Any]:
+    def _fetch_rows(self, first: int, bound: int, limit: int) -> Sequence[Any]:
         """Read the matching rows of a range of ids, in the order of the result."""
         query, conditions = self._query, self._where_conditions
         parameters = self._parameters | {"first": first, "bound": bound, "limit": limit}
         if query.status in (UNDERWAY, SCHEDULED):
-            rows = conn.execute(_SELECT_UNFINISHED_IDS, parameters | {"scheduled": query.status == SCHEDULED})
+            rows = self._conn.execute(_SELECT_UNFINISHED_IDS, parameters | {"scheduled": query.status == SCHEDULED})
             first_ids = sorted((row[0] for row in rows), reverse=self._newest_first)
             statement = _SELECT_BY_ID
             parameters["ids"] = json.dumps(first_ids)
@@ -308,7 +304,7 @@ class _SearchStatement:
                 conditions += f" AND failed.ptt IN ({_format_equivalent_ptt_codes(query.status)})"
         else:
             return account_messages.list_account_messages(
-                conn,
+                self._conn,
                 self._account_id,
                 first,
                 bound,
@@ -319,7 +315,7 @@ class _SearchStatement:
                 limit=limit,
             )
         sql = statement.format(columns=self._columns, conditions=conditions, order=self._order)
-        return conn.execute(sql, parameters).fetchall()
+        return self._conn.execute(sql, parameters).fetchall()
 
     @cached_property
     def _where_conditions(self) -> str:
