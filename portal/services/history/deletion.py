@@ -168,60 +168,55 @@ def preview_deletion(
     """Count the texts of a scope until all are counted or the time is over."""
     deadline = time.monotonic() + seconds
     preview = DeletionPreview()
-    for batch in _iterate_deletion_batches(conn, account_id, scope, scope.before):
+    for plan, end_id in _iterate_deletion_batches(conn, account_id, scope, scope.before):
         if not preview.text_ids:
-            preview.text_ids = [text[0] for text in batch.plan.texts[:3]]
-        preview.removed += len(batch.plan.texts)
-        preview.underway += len(batch.plan.underway)
-        preview.waiting += len(batch.plan.waiting)
-        if time.monotonic() >= deadline and not batch.is_last:
+            preview.text_ids = [text[0] for text in plan.texts[:3]]
+        preview.removed += len(plan.texts)
+        preview.underway += len(plan.underway)
+        preview.waiting += len(plan.waiting)
+        if time.monotonic() >= deadline and end_id:
             preview.is_complete = False
             break
     return preview
 
 
-@dataclass(frozen=True, slots=True)
-class _DeletionBatch:
-    """Some of the texts to remove, newest first; all with an id of `end_id` or more have been read by then."""
-
-    plan: RemovalPlan
-    end_id: int
-    is_last: bool
-
-
 def _iterate_deletion_batches(
     conn: Connection, account_id: int, scope: DeletionScope, before: int
-) -> Iterator[_DeletionBatch]:
-    """Yield what is to be removed of a scope below an id, newest first."""
-    while True:
-        message_ids, before = _list_scope_ids(conn, account_id, scope, before)
+) -> Iterator[tuple[RemovalPlan, int]]:
+    """Yield what is to be removed of a scope below an id, newest first, and the id down to which all has been read."""
+    for message_ids, end_id in _iterate_scope_ids(conn, account_id, scope, before):
         if scope.kind == SENT:
             plan = removal.plan_removal(conn, account_id, message_ids, scope.as_of)
         else:
             plan = _plan_inbound_removal(conn, account_id, message_ids, scope.as_of)
         plan.texts.sort(reverse=True)
-        yield _DeletionBatch(plan, before, before == 0)
-        if before == 0:
-            return
+        yield plan, end_id
 
 
-def _list_scope_ids(conn: Connection, account_id: int, scope: DeletionScope, before: int) -> tuple[list[int], int]:
-    """Read the next ids of a scope, newest first, and the id below which the others are; 0: there are no others."""
+def _iterate_scope_ids(
+    conn: Connection, account_id: int, scope: DeletionScope, before: int
+) -> Iterator[tuple[Sequence[int], int]]:
+    """Yield ids of a scope below an id, newest first, and the id below which the others are; at the end that is 0."""
     if scope.query is None:
-        return [each for each in scope.ids if each < before], 0
+        yield [each for each in scope.ids if each < before], 0
+        return
     message_ids: Sequence[int]
-    if isinstance(scope.query, search.SearchQuery):
-        message_ids, reached = search.search_text_ids(
-            conn, account_id, scope.query, before=before, limit=_BATCH_SIZE, seconds=_SEARCH_SECONDS
-        )
-    else:
-        page = inbound.search_inbound_messages(
-            conn, account_id, scope.query, before=before, limit=_BATCH_SIZE, seconds=_SEARCH_SECONDS
-        )
-        message_ids, reached = [each.id for each in page.messages], page.reached
-    if reached is None:
-        reached = message_ids[-1] if len(message_ids) == _BATCH_SIZE else 0
-    return message_ids, reached
+    while True:
+        if isinstance(scope.query, search.SearchQuery):
+            message_ids, reached = search.search_text_ids(
+                conn, account_id, scope.query, before=before, limit=_BATCH_SIZE, seconds=_SEARCH_SECONDS
+            )
+        else:
+            page = inbound.search_inbound_messages(
+                conn, account_id, scope.query, before=before, limit=_BATCH_SIZE, seconds=_SEARCH_SECONDS
+            )
+            message_ids, reached = [each.id for each in page.messages], page.reached
+        if reached is None:
+            reached = message_ids[-1] if len(message_ids) == _BATCH_SIZE else 0
+        yield message_ids, reached
+        if reached == 0:
+            return
+        before = reached
 
 
 def _plan_inbound_removal(
@@ -314,15 +309,14 @@ def run_deletion(conn: Connection, deletion_id: int) -> Iterator[None]:
     scope = parse_deletion_scope(kind, scope_json)
     if total is None:
         yield from _count_deletion_total(conn, deletion_id, account_id, scope)
-    for batch in _iterate_deletion_batches(conn, account_id, scope, before):
-        texts = batch.plan.texts
-        if texts and kind == SENT:
+    for plan, batch_end_id in _iterate_deletion_batches(conn, account_id, scope, before):
+        if plan.texts and kind == SENT:
             # All of them have ended. The statistics must have counted that before they are removed.
             yield from rollup.roll_up_in_batches(conn)
-        for portion in removal.split_texts_into_batches(texts):
+        for portion in removal.split_texts_into_batches(plan.texts):
             end_id = portion[-1][0]
             with write_transaction(conn):
-                if not _store_deletion_progress(conn, deletion_id, batch.plan, before, end_id):
+                if not _store_deletion_progress(conn, deletion_id, plan, before, end_id):
                     return
                 if kind == SENT:
                     removed = removal.delete_sent_messages(conn, account_id, portion)
@@ -332,18 +326,17 @@ def run_deletion(conn: Connection, deletion_id: int) -> Iterator[None]:
             before = end_id
             yield
         with write_transaction(conn):
-            if not _store_deletion_progress(conn, deletion_id, batch.plan, before, batch.end_id):
+            if not _store_deletion_progress(conn, deletion_id, plan, before, batch_end_id):
                 return
-            if batch.is_last:
+            if batch_end_id == 0:
                 _finish_deletion(conn, deletion_id)
-        before = batch.end_id
+        before = batch_end_id
         yield
 
 
 def _count_deletion_total(conn: Connection, deletion_id: int, account_id: int, scope: DeletionScope) -> Iterator[None]:
-    total, before = 0, scope.before
-    while before:
-        message_ids, before = _list_scope_ids(conn, account_id, scope, before)
+    total = 0
+    for message_ids, _ in _iterate_scope_ids(conn, account_id, scope, scope.before):
         total += len(message_ids)
         yield
     with write_transaction(conn):

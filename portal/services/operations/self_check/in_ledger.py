@@ -164,7 +164,7 @@ SELECT orders.account_id AS account, orders.id AS row, origin, credits AS amount
     kind = 'purchase' AND movements.account_id = orders.account_id AS is_own
 FROM orders LEFT JOIN movements ON movements.id = movement_id ORDER BY orders.id
 """
-_ORDER_CHECKS = (
+ORDER_CHECKS = (
     (
         N_("%(account)s: orders row %(row)s is paid, and its credits have not arrived"),
         f"SELECT account, row FROM ({_ORDERS}) WHERE movement IS NULL AND paid_at IS NOT NULL",
@@ -199,17 +199,11 @@ _ORDER_CHECKS = (
         " LEFT JOIN orders ON movement_id = movements.id WHERE kind = 'purchase' AND orders.id IS NULL ORDER BY row",
     ),
 )
+"""Each purchase belongs to one order, with its credits and number, and a paid order has a purchase; an unpaid one only
+has one if it is of automatic re-credit.
+"""
 
-
-def check_purchase_orders(conn: sqlite3.Connection) -> Iterator[Problem]:
-    """Check that each purchase belongs to one order, with its credits and number, and that a paid order has a purchase.
-
-    An unpaid order has one only if it is of automatic re-credit.
-    """
-    return find_by_queries(conn, _ORDER_CHECKS)
-
-
-_EXPIRY_CHECKS = (
+EXPIRY_CHECKS = (
     (
         N_(
             "%(account)s: expiring_credits of movements row %(row)s are %(amount)s credits, and it has brought"
@@ -233,8 +227,4 @@ _EXPIRY_CHECKS = (
         " ORDER BY movements.account_id, movements.id",
     ),
 )
-
-
-def check_credit_expiries(conn: sqlite3.Connection) -> Iterator[Problem]:
-    """Check that expiring credits came with a movement, and that each expiry takes credits whose date has come."""
-    return find_by_queries(conn, _EXPIRY_CHECKS)
+"""Credits that expire came with a movement, and each expiry takes credits whose date has come."""
