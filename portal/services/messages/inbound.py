@@ -1,5 +1,6 @@
 """Messages from handsets (MO): which account each is for, storing and searching them, and obeying STOP."""
 
+import logging
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,12 +22,14 @@ from portal.services.messages import (
     inbound_parts,
     text_policy,
 )
-from portal.services.messages.inbound_octets import decode_content
+from portal.services.messages.inbound_octets import BINARY_DATA_CODING, decode_content
 from portal.services.messages.inbound_parts import InboundPart, PartJoiner
 from portal.services.messages.validation import add_concatenation
 from portal.services.prices import countries
 from portal.services.upstreams import unowned_messages
 from portal.services.upstreams.unowned_messages import UnownedMessage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -129,7 +132,14 @@ def _messages_from_parts(parts: Iterable[InboundPart]) -> list[MobileOriginatedM
     messages = []
     openings: dict[object, str] = {}
     for each in parts:
-        message = _message_from_part(each)
+        try:
+            message = _message_from_part(each)
+        except (ValueError, OverflowError) as error:
+            # The others must not wait for it for ever.
+            log.error("the header of a part to %s can't be written: %s", each.destination, error)
+            message = MobileOriginatedMessage(
+                each.source, each.destination, "", BINARY_DATA_CODING, None, each.content, upstream=each.upstream
+            )
         if each.segment is not None:
             key = inbound_parts.get_key(each)
             if each.segment.number == 1:
