@@ -147,10 +147,12 @@ def _declare(default: SettingValue, help: str, **attributes: Any) -> Any:
 def _text(
     metavar: str, help: str, max_length: int = 0, check: Callable[[str, str], None] | None = None, default: str = ""
 ) -> Any:
+    """A text; the arguments as in `SettingRule`."""
     return _declare(default, help, max_length=max_length, check=check, metavar=metavar)
 
 
 def _number(default: int | None, low: int, high: int, help: str, **attributes: Any) -> Any:
+    """A number from `low` to `high`, or one of the `words` that are given for others."""
     return _declare(default, help, low=low, high=high, **attributes)
 
 
@@ -159,6 +161,7 @@ def _seconds(default: int, help: str) -> Any:
 
 
 def _choice(default: SettingValue, help: str, words: Sequence[str] | Mapping[str, SettingValue]) -> Any:
+    """One of some words, which stand for themselves, or for values."""
     return _declare(default, help, words=words if isinstance(words, Mapping) else {each: each for each in words})
 
 
