@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
 
 from portal.core.clock import DAY_MS, MINUTE_MS
 from portal.core.db import BulkInsert, write_transaction
@@ -26,7 +25,6 @@ _COMMON_COLUMNS = (
     "id, account_id, source, source_ton, source_npi, destination, country, text, data_coding, registered_delivery,"
     " parts, price, state, ptt, session_id"
 )
-_STATE_INDEX = _COMMON_COLUMNS.split(", ").index("state")
 _INSERT_MESSAGES = BulkInsert(
     "messages",
     f"{_COMMON_COLUMNS}, udh, reference, done_at, body, subunit, segment_reference, segment_total, segment_number,"
@@ -118,11 +116,12 @@ def store_messages(
         )
         if buys_packs:
             _buy_recredit_packs(conn, charges, submits, blacklisted, submitted_at)
-        rows: list[tuple[Any, ...]] = []
+        rows: list[tuple[object, ...]] = []
         common_rows: list[tuple[object, ...]] = []
         upstream_rows: list[tuple[object, ...]] = []
         simulator_rows: list[tuple[object, ...]] = []
         queued: list[tuple[UpstreamPath, int, int, int]] = []
+        rejected = []
         segments = []
         with_tlvs = []
         for message_id, each in enumerate(submits, first_id):
@@ -130,6 +129,7 @@ def store_messages(
             charge = charges[each.account_id]
             if blacklisted and (each.account_id, each.destination) in blacklisted:
                 charge.stopped += 1
+                rejected.append(each)
                 rows.append(_row_from_submit(each, 0, REJECTED, PTT_BLACKLISTED))
                 if deliveries.wants_receipt(each.registered_delivery, REJECTED):
                     stored.receipts.append(_receipt_from_submit(each, PTT_BLACKLISTED))
@@ -161,6 +161,7 @@ def store_messages(
                     stored.outbound.append(each)
             else:
                 charge.refused += 1
+                rejected.append(each)
                 stored.message_ids[message_id - first_id] = None
                 rows.append(_row_from_submit(each, 0, REJECTED, PTT_NO_CREDIT))
             if each.segment is not None:
@@ -172,8 +173,8 @@ def store_messages(
         queue.enqueue_messages(conn, queued)
         if with_tlvs:
             message_tlvs.store_tlvs(conn, with_tlvs)
-        if any(charge.refused or charge.stopped for charge in charges.values()):
-            _blank_ended_texts(conn, charges, rows, stored.receipts)
+        if rejected:
+            _blank_rejected_texts(conn, rejected, stored.receipts)
         for segment in segments:
             _link_to_first_segment(conn, *segment)
         old_clients_submits = [each for each in submits if each.needs_hex_id]
@@ -317,22 +318,15 @@ def _row_from_submit(submit: SubmittedMessage, price: int, state: int, ptt: int)
     )
 
 
-def _blank_ended_texts(
-    conn: sqlite3.Connection,
-    account_ids: Collection[int],
-    rows: Sequence[tuple[Any, ...]],
-    receipts: Sequence[DeliveryReceipt],
+def _blank_rejected_texts(
+    conn: sqlite3.Connection, rejected: Sequence[SubmittedMessage], receipts: Sequence[DeliveryReceipt]
 ) -> None:
     """Remove the texts of messages that were rejected at once, where texts aren't kept and no receipt quotes them."""
-    discarding_ids = text_policy.find_accounts_discarding_texts(conn, account_ids)
+    discarding_ids = text_policy.find_accounts_discarding_texts(conn, {each.account_id for each in rejected})
     if discarding_ids:
         quoted = {each.message_id for each in receipts}
-        ended = [
-            row[0]
-            for row in rows
-            if row[1] in discarding_ids and row[_STATE_INDEX] == REJECTED and row[0] not in quoted
-        ]
-        text_policy.blank_texts(conn, "messages", ended)
+        unquoted = [each.id for each in rejected if each.account_id in discarding_ids and each.id not in quoted]
+        text_policy.blank_texts(conn, "messages", unquoted)
 
 
 _get_receipt_fields = attrgetter("source", "source_ton", "source_npi", "destination", "text", "reference", "parts")
