@@ -33,10 +33,6 @@ class ChangeCounters:
     latest_movement: int
     removed_messages: int
 
-    @property
-    def message_totals(self) -> tuple[int, ...]:
-        return self.total_sent, self.total_delivered, self.total_failed, self.total_stopped, self.total_refused
-
 
 # Of its own row, of indexes and of the messages that aren't in theirs yet: a few dozen microseconds, however much an
 # account has sent; under load a few hundred.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 from urllib.parse import urlencode
 
 from flask import request
@@ -17,23 +17,11 @@ LINES_ARG = "lines"
 PAGE_SIZE_CHOICES = (PAGE_SIZE, 100)
 
 
-class _HasId(Protocol):
-    @property
-    def id(self) -> int | str: ...
-
-
-_RowT = TypeVar("_RowT", bound=_HasId, covariant=True)
-
-
-class _FetchRows(Protocol[_RowT]):
-    def __call__(self, *, before: Any = None, after: Any = None, limit: int) -> Sequence[_RowT]: ...
-
-
 @dataclass(frozen=True, slots=True)
-class Page(Generic[_RowT]):
+class Page:
     """Rows, and what follows the `?` in the addresses of the pages beside (empty where there is none)."""
 
-    rows: Sequence[_RowT]
+    rows: Sequence[Any]
     newer: str
     older: str
     before: Any
@@ -66,12 +54,13 @@ def get_page_size() -> int:
 
 
 def paginate(
-    fetch: "_FetchRows[_RowT]", size: int = PAGE_SIZE, parse_position: Callable[[str], Any] = parse_row_id
-) -> Page[_RowT]:
+    fetch: Callable[..., Sequence[Any]], size: int = PAGE_SIZE, parse_position: Callable[[str], Any] = parse_row_id
+) -> Page:
     """The page that the address asks for with `before=ID` or `after=ID`; the newest rows without.
 
     Args:
-        fetch: gets rows, newest first: with smaller ids than `before`, or the ones that follow upon `after`.
+        fetch: gets `limit` rows, which have ids, newest first: with smaller ids than `before`, or the ones that follow
+            upon `after`.
         parse_position: makes of an id of the address what `fetch` takes, where that is no number. Raises ValueError
             where it is no id.
     """
