@@ -6,7 +6,7 @@ different.
 """
 
 import gzip
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
@@ -107,6 +107,7 @@ def render_live_page(
         status: of HTTP; None: a refused form's, or 200.
     """
     counters = change_counters.read_change_counters(context.get_conn(), account.id)
+    state = _compute_page_state(page, account, counters)
     parts = _render_fragments(_fragments_by_page[page], account, counters)
     frame_parts = _render_fragments(_FRAME_FRAGMENTS, account, counters, oob=True)
     return htmx.render_page(
@@ -115,7 +116,7 @@ def render_live_page(
         account=account,
         sessions=counters.open_sessions,
         tab=_tab_by_page.get(page, page),
-        poll=_build_poll_state(page, account, counters, frame_parts | parts),
+        poll=_build_poll_state(page, account, [state, *_compute_versions(frame_parts | parts, counters)]),
         parts=parts,
         **values,
     )
@@ -139,20 +140,17 @@ def poll_changes(account: Account) -> ResponseReturnValue:
     if page not in _fragments_by_page:
         abort(404)
     counters = change_counters.read_change_counters(context.get_conn(), account.id)
-    seen_state, *seen_versions = request.args.get("seen", "").split(".")
-    if seen_state == _compute_page_state(page, account, counters):
+    seen, state = request.args.get("seen", "").split("."), _compute_page_state(page, account, counters)
+    if seen[0] == state:
         return "", 204
     parts = _render_fragments((*_FRAME_FRAGMENTS, *_fragments_by_page[page]), account, counters, oob=True)
-    poll_state = _build_poll_state(page, account, counters, parts)
-    versions = poll_state.seen.split(".")[1:]
-    seen_versions += [""] * len(versions)
-    changed = [
-        part
-        for part, version, seen in zip(parts.values(), versions, seen_versions, strict=False)
-        if version != seen and part
-    ]
+    versions = _compute_versions(parts, counters)
+    changed = [part for part, version in zip(parts.values(), versions, strict=True) if part and version not in seen]
     response = htmx.render_fragments(
-        "_poll.html", *changed, poll=poll_state, account=layout.build_account_view(account)
+        "_poll.html",
+        *changed,
+        poll=_build_poll_state(page, account, [state, *versions]),
+        account=layout.build_account_view(account),
     )
     return _gzip_response(make_response(response))
 
@@ -181,25 +179,25 @@ def _render_fragments(
     }
 
 
-def _build_poll_state(page: str, account: Account, counters: ChangeCounters, parts: Mapping[str, Markup]) -> PollState:
+def _compute_versions(parts: Mapping[str, Markup], counters: ChangeCounters) -> list[str]:
     # With the version of the settings: what a change has answered may look as before meanwhile (UPDATING_IP, then OK).
-    versions = [
+    return [
         _compute_checksum(f"{counters.config_version} {part.replace(_OOB_ATTRIBUTE, '')}") for part in parts.values()
     ]
-    return PollState(
-        page,
-        ".".join([_compute_page_state(page, account, counters), *versions]),
-        _FAST_POLL_INTERVAL if account.status == accounts.UPDATING_IP else _POLL_INTERVAL,
-    )
+
+
+def _build_poll_state(page: str, account: Account, seen: Sequence[str]) -> PollState:
+    is_updating = account.status == accounts.UPDATING_IP
+    return PollState(page, ".".join(seen), _FAST_POLL_INTERVAL if is_updating else _POLL_INTERVAL)
 
 
 def _compute_page_state(page: str, account: Account, counters: ChangeCounters) -> str:
-    """What all fragments of a page follow, as one short text."""
+    """What all fragments of a page follow, as one short text; read before these are rendered, so that they are newer."""
     state = (
         account,
         counters,
         access.list_own_accounts(),
-        access.may_read_texts(),
+        access.get_current_user(),
         context.get_client_address(),
         clock.now_ms() // _MINUTE_MS,
         [each.read_state(account) for each in _fragments_by_page[page] if not each.is_frozen()],

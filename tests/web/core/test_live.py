@@ -157,6 +157,16 @@ def test_what_passes_through_a_session(alice: Browser, conn: db.Connection) -> N
     assert "7/10 0 12,840" in extract_text(sessions.ask().text)
 
 
+def test_what_changes_without_being_seen_replaces_nothing(alice: Browser, conn: db.Connection) -> None:
+    acting.open_session(conn, NAME)
+    opened = OpenPage(alice, HOME)
+    conn.execute("UPDATE connections SET submitted = 12840")
+    answer = opened.ask()
+    assert answer.status_code == 200
+    assert "hx-swap-oob" not in answer.text
+    assert opened.ask().status_code == 204
+
+
 def test_an_answer_is_small_where_the_browser_can_read_it(alice: Browser, conn: db.Connection) -> None:
     for number in range(1, 11):
         acting.open_session(conn, NAME, number)
