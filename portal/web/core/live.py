@@ -192,7 +192,7 @@ def _build_poll_state(page: str, account: Account, seen: Sequence[str]) -> PollS
 
 
 def _compute_page_state(page: str, account: Account, counters: ChangeCounters) -> str:
-    """What all fragments of a page follow, as one short text; read before these are rendered, so that they are newer."""
+    """What all fragments of a page follow, as one short text; read before they are rendered, so that they are newer."""
     state = (
         account,
         counters,
