@@ -45,8 +45,8 @@ def purchase_pack(
             raise PackPriceChanged()
         order = orders.place_order(conn, actor, account, pack, idempotency_key=idempotency_key)
         rate_limit.take_token(conn, f"order:{account.id}", _MAX_ORDERS_PER_HOUR, HOUR_MS)
-        _queue_customer_mail(conn, keys, "order_placed", order)
-        queue_operator_mails(conn, keys, "order_received", order, contact=_get_contact(conn, order).contact_email)
+        contact = _queue_customer_mail(conn, keys, "order_placed", order)
+        queue_operator_mails(conn, keys, "order_received", order, contact=contact)
     return order
 
 
@@ -78,13 +78,11 @@ def queue_operator_mails(
         mail.queue_mail(conn, keys, operator.email, template, operator.language or DEFAULT_LANGUAGE, **mail_values)
 
 
-def _queue_customer_mail(conn: sqlite3.Connection, keys: Keys, template: str, order: Order) -> None:
-    contact = _get_contact(conn, order)
-    mail.queue_mail(conn, keys, contact.contact_email, template, contact.language, **_order_mail_values(order))
-
-
-def _get_contact(conn: sqlite3.Connection, order: Order) -> customers.Customer:
-    return customers.get_customer_by_id(conn, order.customer_id)
+def _queue_customer_mail(conn: sqlite3.Connection, keys: Keys, template: str, order: Order) -> str:
+    """Queue a mail to the contact address of an order's customer; returns that."""
+    customer = customers.get_customer_by_id(conn, order.customer_id)
+    mail.queue_mail(conn, keys, customer.contact_email, template, customer.language, **_order_mail_values(order))
+    return customer.contact_email
 
 
 def _order_mail_values(order: Order) -> dict[str, object]:

@@ -48,7 +48,7 @@ class _TransferPreview:
 def show_transfer_form(account: Account) -> ResponseReturnValue:
     form = TransferForm()
     form.source.data = account.name
-    return _render_form(account, form)
+    return _render_form(account, form, accounts.list_accounts(context.get_conn(), account.customer_id))
 
 
 @blueprint.post("/accounts/<name>/credits/transfer")
@@ -59,7 +59,9 @@ def transfer_credits(account: Account) -> ResponseReturnValue:
     With `do=max` the form comes back with all that the source holds, with `do=look` it shows both balances as they
     would be; neither moves anything.
     """
-    form, customer_accounts = TransferForm(), _list_customer_accounts(account)
+    form = TransferForm()
+    # Those of the customer, also when an operator acts.
+    customer_accounts = accounts.list_accounts(context.get_conn(), account.customer_id)
     action = request.form.get("do", "")
     if action == _DO_PREVIEW and htmx.is_htmx_request():
         preview = _build_preview(form, customer_accounts)
@@ -68,7 +70,7 @@ def transfer_credits(account: Account) -> ResponseReturnValue:
         source = _find_account_by_name(customer_accounts, form.source.data or account.name)
         form.amount.data = i18n.format_credits(source.balance) if source else ""
     if action in (_DO_MAX, _DO_PREVIEW):
-        return _render_form(account, form, focus=True)
+        return _render_form(account, form, customer_accounts, focus=True)
     with refusals_on(form):
         source = _get_transfer_account(account, form.source.data or account.name, "source")
         target = _get_transfer_account(account, form.target.data, "target")
@@ -84,7 +86,7 @@ def transfer_credits(account: Account) -> ResponseReturnValue:
         except idempotency.FormAlreadySent as refusal:
             toast = Toast(refusal.localized(), "info")
         return htmx.redirect_browser_or_htmx(url_for("statement.show_statement", name=account.name), toast)
-    return _render_form(account, form)
+    return _render_form(account, form, customer_accounts)
 
 
 def _get_transfer_account(account: Account, name: str, field: str) -> Account:
@@ -93,11 +95,6 @@ def _get_transfer_account(account: Account, name: str, field: str) -> Account:
     except accounts.NoSuchAccount as refusal:
         refusal.field = field
         raise
-
-
-def _list_customer_accounts(account: Account) -> list[Account]:
-    """The accounts between which credits may move: those of the customer, also when an operator acts."""
-    return accounts.list_accounts(context.get_conn(), account.customer_id)
 
 
 def _find_account_by_name(customer_accounts: Sequence[Account], name: str | None) -> Account | None:
@@ -122,8 +119,9 @@ def _build_preview(form: TransferForm, customer_accounts: Sequence[Account]) -> 
     return _TransferPreview([(source, source.balance - amount), (target, target.balance + amount)])
 
 
-def _render_form(account: Account, form: TransferForm, *, focus: bool = False) -> ResponseReturnValue:
-    customer_accounts = _list_customer_accounts(account)
+def _render_form(
+    account: Account, form: TransferForm, customer_accounts: Sequence[Account], *, focus: bool = False
+) -> ResponseReturnValue:
     choices = [SelectChoice(each.name, _format_account_choice(each)) for each in customer_accounts]
     form.source.choices = choices
     # The likely target first: another account than the source.

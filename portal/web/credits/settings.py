@@ -111,12 +111,8 @@ def _parse_pack_credits(text: str) -> int | None:
 
 
 def _render_page(account: Account, **refused_forms: TranslatedForm) -> ResponseReturnValue:
-    return live.render_live_page(
-        "credits/settings.html",
-        "credit-settings",
-        account,
-        **_build_forms(account, **refused_forms),
-    )
+    forms = _build_forms(account, **refused_forms)
+    return live.render_live_page("credits/settings.html", "credit-settings", account, **forms)
 
 
 def _build_forms(account: Account, **refused_forms: TranslatedForm) -> dict[str, TranslatedForm]:
