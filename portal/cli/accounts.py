@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from portal.cli.shell import (
-    Amount,
     CommandContext,
     CommandOutput,
     account_argument,
@@ -27,21 +26,15 @@ from portal.services.people import customers
 
 _CODING_NAMES: dict[int, str] = {Encoding.ASCII: "ASCII", Encoding.LATIN_1: "Latin-1", Encoding.BINARY: "binary"}
 
-_AMOUNT_OR_ZERO = Amount(credit_amounts.parse_amount_or_zero)
-
 account_group = add_group("account")
 
 
-class Codings(click.ParamType[frozenset[int]]):
+def _parse_codings(text: str) -> frozenset[int]:
     """Numbers with commas between them, or `none`."""
-
-    name = "codings"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> frozenset[int]:
-        try:
-            return frozenset() if value == "none" else frozenset(map(int, value.split(",")))
-        except ValueError:
-            self.fail(f"{value!r} isn't numbers with commas between them, like 1,3, or none", param, ctx)
+    try:
+        return frozenset() if text == "none" else frozenset(map(int, text.split(",")))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} isn't numbers with commas between them, like 1,3, or none") from None
 
 
 _windowing_option = partial(
@@ -60,7 +53,7 @@ _binds_option = partial(
 _data_coding_option = click.option(
     "--data-coding",
     "data_codings",
-    type=Codings(),
+    type=_parse_codings,
     metavar="N,…",
     help="Codings beside GSM 03.38 and UCS-2: "
     + ", ".join(f"{n} {name}" for n, name in _CODING_NAMES.items())
@@ -83,7 +76,7 @@ _PACKED_GSM_HELP = "GSM 03.38 comes packed, eight characters in seven octets."
 @click.option(
     "--credits",
     "amount",
-    type=_AMOUNT_OR_ZERO,
+    type=credit_amounts.parse_amount_or_zero,
     default="0",
     show_default=True,
     metavar="N",
@@ -124,7 +117,7 @@ def _create_account(
 
 @account_group.command("alert", example="account alert smpp-acme-1 --below 100 --to ops@acme.example")
 @account_argument
-@click.option("--below", type=_AMOUNT_OR_ZERO, metavar="N", help="Credits; 0: no mail.")
+@click.option("--below", type=credit_amounts.parse_amount_or_zero, metavar="N", help="Credits; 0: no mail.")
 @click.option("--to", metavar="EMAIL,…", help="At most five; otherwise the customer's contact address.")
 def _change_alert(context: CommandContext, account: Account, *, below: int | None, to: str | None) -> CommandOutput:
     """Mail when the balance falls below a threshold; without options: show it."""
@@ -137,8 +130,13 @@ def _change_alert(context: CommandContext, account: Account, *, below: int | Non
 
 @account_group.command("recredit", example="account recredit smpp-acme-1 --below 100 --pack 1000")
 @account_argument
-@click.option("--below", type=_AMOUNT_OR_ZERO, metavar="N", help="Credits; 0: buy none; without options: show it.")
-@click.option("--pack", type=Amount(), metavar="N", help="Credits of the pack.")
+@click.option(
+    "--below",
+    type=credit_amounts.parse_amount_or_zero,
+    metavar="N",
+    help="Credits; 0: buy none; without options: show it.",
+)
+@click.option("--pack", type=credit_amounts.parse_amount, metavar="N", help="Credits of the pack.")
 @click.option("--per-day", type=int, metavar="N", help="How many a day (UTC) at most (default 1).")
 def _change_recredit(
     context: CommandContext, account: Account, *, below: int | None, pack: int | None, per_day: int | None

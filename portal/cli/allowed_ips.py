@@ -5,11 +5,11 @@ import click
 from portal.cli.shell import (
     CommandContext,
     CommandOutput,
-    Duration,
     account_argument,
     add_group,
     format_table,
     format_timestamp,
+    parse_duration,
 )
 from portal.core.clock import now_ms
 from portal.services.accounts import allowed_ips
@@ -26,7 +26,7 @@ _network_argument = click.argument("network", metavar="IP|CIDR")
 @account_argument
 @_network_argument
 @click.option("--label", default="", metavar="T")
-@click.option("--expires", type=Duration(), metavar="8h", help="Good for so long; without it, until removed.")
+@click.option("--expires", type=parse_duration, metavar="8h", help="Good for so long; without it, until removed.")
 def _add_allowed_ip(
     context: CommandContext, account: Account, network: str, *, label: str, expires: int | None
 ) -> CommandOutput:

@@ -5,7 +5,6 @@ from typing import Any
 import click
 
 from portal.cli.shell import (
-    Amount,
     CommandContext,
     CommandOutput,
     add_group,
@@ -118,7 +117,7 @@ def _set_packs(
 
 
 @pack_group.command("remove", example="pack remove 1000")
-@click.argument("sizes", nargs=-1, required=True, type=Amount(), metavar="CREDITS...")
+@click.argument("sizes", nargs=-1, required=True, type=credit_amounts.parse_amount, metavar="CREDITS...")
 def _remove_packs(context: CommandContext, sizes: tuple[int, ...]) -> CommandOutput:
     """Sell packs no more."""
     with write_transaction(context.conn):

@@ -4,7 +4,6 @@ import click
 
 from portal.cli.groups import CommandError
 from portal.cli.shell import (
-    Amount,
     CommandContext,
     CommandOutput,
     account_argument,
@@ -22,7 +21,7 @@ from portal.services.history import refunds
 
 credits_group = add_group("credits")
 
-_amount_argument = click.argument("amount", type=Amount(), metavar="N")
+_amount_argument = click.argument("amount", type=credit_amounts.parse_amount, metavar="N")
 _reason_option = click.option(
     "--reason", required=True, metavar="T", help="Stands in the ledger, where the customer reads it."
 )
@@ -77,7 +76,7 @@ def _transfer_credits(context: CommandContext, source_name: str, target_name: st
 
 @credits_group.command("correct", example="credits correct smpp-acme-1 -20 --reason 'granted twice'")
 @account_argument
-@click.argument("amount", type=Amount(credit_amounts.parse_amount_change), metavar="±N")
+@click.argument("amount", type=credit_amounts.parse_amount_change, metavar="±N")
 @_reason_option
 def _correct_balance(context: CommandContext, account: Account, amount: int, *, reason: str) -> CommandOutput:
     """Put a balance right: with a minus credits are taken away, as far as there are so many."""
@@ -86,7 +85,7 @@ def _correct_balance(context: CommandContext, account: Account, amount: int, *, 
 
 @credits_group.command("refund", example="credits refund smpp-acme-1 --message 4711 --reason 'sent twice'")
 @account_argument
-@click.argument("amount", type=Amount(), metavar="[N]", required=False)
+@click.argument("amount", type=credit_amounts.parse_amount, metavar="[N]", required=False)
 @click.option("--message", type=int, metavar="ID", help="Give back what this message cost, once; leave out N.")
 @_reason_option
 def _refund_credits(

@@ -2,7 +2,7 @@
 
 import click
 
-from portal.cli.shell import CommandContext, CommandOutput, Duration, account_argument, add_group
+from portal.cli.shell import CommandContext, CommandOutput, account_argument, add_group, parse_duration
 from portal.services.accounts import credentials
 from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL, Actor
@@ -14,7 +14,7 @@ password_group = add_group("password")
 @password_group.command("regenerate", example="password regenerate smpp-acme-1 --grace 15m")
 @account_argument
 @click.option(
-    "--grace", type=Duration(), default="0", metavar="15m", help="How long the old one stays good, at most 24h."
+    "--grace", type=parse_duration, default="0", metavar="15m", help="How long the old one stays good, at most 24h."
 )
 @click.option("--mail", is_flag=True, help="Send it to the contact address instead.")
 def _regenerate_password(context: CommandContext, account: Account, *, grace: int, mail: bool) -> CommandOutput:

@@ -24,7 +24,6 @@ from portal.core.pasted_text import remove_invisible_marks
 from portal.core.wakeup import WakeupSender
 from portal.migrations import MigrationFailed, NewerDatabase
 from portal.services.accounts import accounts
-from portal.services.common import credit_amounts
 from portal.services.common.errors import Refused
 from portal.services.operations import database_key, folder_locks
 
@@ -103,7 +102,9 @@ class Command(click.Command):
             # so it looks for these first, without the minus signs.
             self.make_parser(ctx).parse_args(unsigned)
             ctx.ignore_unknown_options = True
-        return super().parse_args(ctx, args)
+        # A value that a rule refuses is refused (1), and no wrong usage: it is as wrong in a page's form.
+        with _one_line_errors():
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> int:
         options = ctx.ensure_object(CommonOptions)
@@ -298,35 +299,12 @@ def account_argument(run: Callable[..., CommandOutput]) -> Callable[..., Command
     return click.argument("account_name", metavar="ACCOUNT")(run_with_account)
 
 
-class Duration(click.ParamType[int]):
-    """`30s`, `15m`, `8h`, `1d`, `2w` (and `0`), as milliseconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if value == "0":
-            return 0
-        match = re.fullmatch(r"([0-9]{1,4})([smhdw])", value)
-        if not match:
-            self.fail(f"{value!r} is not a duration; examples: 15m, 8h, 1d", param, ctx)
-        return int(match[1]) * _UNITS_MS[match[2]]
-
-
-class Amount(click.ParamType[int]):
-    """Credits, as thousandths. One that isn't is refused (1), and no wrong usage: it is as wrong in a page's form.
-
-    Args:
-        parse: reads it; raises Refused.
-    """
-
-    name = "amount"
-
-    def __init__(self, parse: Callable[[str], int] = credit_amounts.parse_amount) -> None:
-        self.parse = parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        with _one_line_errors():
-            return self.parse(value)
+def parse_duration(text: str) -> int:
+    """`30s`, `15m`, `8h`, `1d`, `2w` (and `0`), as milliseconds. The type of an option."""
+    match = re.fullmatch(r"([0-9]{1,4})([smhdw])", text)
+    if text != "0" and not match:
+        raise click.BadParameter(f"{text!r} is not a duration; examples: 15m, 8h, 1d")
+    return int(match[1]) * _UNITS_MS[match[2]] if match else 0
 
 
 # --- output

@@ -15,7 +15,7 @@ from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused, require_found
+from portal.services.common.errors import NotFound, Refused
 
 _MAX_LABEL_LENGTH = 60
 # What a customer may open at most. Wider ranges are whole providers or the internet, so the list would protect nothing.
@@ -100,9 +100,6 @@ class AllowedIP:
     network: str
     label: str
     expires_at: int | None
-
-
-_SELECT = "SELECT id, network, label, expires_at FROM allowed_ips"
 
 
 def unmap_ipv4(address: IPAddress) -> IPAddress:
@@ -256,19 +253,15 @@ def remove_allowed_ip(conn: sqlite3.Connection, actor: Actor, account: Account, 
         NoSuchAllowedIP: it isn't in this account's list (any more).
     """
     with write_transaction(conn):
-        row = conn.execute(
-            "DELETE FROM allowed_ips WHERE id = ? AND account_id = ? RETURNING id, network, label, expires_at",
-            (ip_id, account.id),
-        ).fetchone()
-        removed = AllowedIP(*require_found(row, NoSuchAllowedIP()))
+        removed = get_allowed_ip_by_id(conn, account.id, ip_id)
+        conn.execute("DELETE FROM allowed_ips WHERE id = ?", (ip_id,))
         audit.record_account_action(conn, actor, "ip.remove", account, network=removed.network)
     return removed
 
 
 def get_allowed_ip_by_id(conn: sqlite3.Connection, account_id: int, ip_id: int) -> AllowedIP:
     """Raises: NoSuchAllowedIP"""
-    row = conn.execute(f"{_SELECT} WHERE id = ? AND account_id = ?", (ip_id, account_id)).fetchone()
-    return AllowedIP(*require_found(row, NoSuchAllowedIP()))
+    return _get_allowed_ip(conn, account_id, "id", ip_id)
 
 
 def get_allowed_ip_by_network(conn: sqlite3.Connection, account_id: int, text: str) -> AllowedIP:
@@ -277,15 +270,25 @@ def get_allowed_ip_by_network(conn: sqlite3.Connection, account_id: int, text: s
     Raises:
         NoSuchAllowedIP; and as `parse_ip_network`
     """
-    network = format_ip_network(parse_ip_network(text))
-    row = conn.execute(f"{_SELECT} WHERE network = ? AND account_id = ?", (network, account_id)).fetchone()
-    return AllowedIP(*require_found(row, NoSuchAllowedIP()))
+    return _get_allowed_ip(conn, account_id, "network", format_ip_network(parse_ip_network(text)))
+
+
+def _get_allowed_ip(conn: sqlite3.Connection, account_id: int, column: str, value: int | str) -> AllowedIP:
+    row = conn.execute(
+        f"SELECT id, network, label, expires_at FROM allowed_ips WHERE {column} = ? AND account_id = ?",
+        (value, account_id),
+    ).fetchone()
+    if row is None:
+        raise NoSuchAllowedIP()
+    return AllowedIP(*row)
 
 
 def list_allowed_ips(conn: sqlite3.Connection, account_id: int) -> list[AllowedIP]:
     """The entries that are in force, oldest first."""
     rows = conn.execute(
-        f"{_SELECT} WHERE account_id = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY id", (account_id, now_ms())
+        "SELECT id, network, label, expires_at FROM allowed_ips"
+        " WHERE account_id = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY id",
+        (account_id, now_ms()),
     )
     return [AllowedIP(*row) for row in rows]
 

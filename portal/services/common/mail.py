@@ -103,12 +103,11 @@ class Mailer:
         while not self._stopped and (row := self.claim_mail(conn)) is not None:
             try:
                 self._send(self._render_mail(row))
-            except (OSError, smtplib.SMTPException) as error:
-                self._record_failure(conn, row, error)
             except Exception as error:
-                # Sealed under a key that was replaced, or an address that no header can carry: it is given up like one
-                # that no server takes, and must not keep the mails behind it.
-                _log.exception("mail %d can't be made or sent", row["id"])
+                # What is wrong may be no server's: a mail is sealed under a key that was replaced, or its address can
+                # be in no header. It is given up in the same way, and must not keep the mails behind it.
+                if not isinstance(error, OSError):
+                    _log.exception("mail %d can't be made or sent", row["id"])
                 self._record_failure(conn, row, error)
             else:
                 # The content goes with the sending: it may hold a password.

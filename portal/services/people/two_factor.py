@@ -58,14 +58,12 @@ def verify_totp_code(conn: sqlite3.Connection, keys: Keys, user_id: int, code: s
             with write_transaction(conn):
                 # A last step that has yet to come was noted by a clock that went wrong; the codes of that time are not
                 # good at this one, so nothing is lost by passing over it.
-                return (
-                    conn.execute(
-                        "UPDATE users SET totp_last_step = ?1 WHERE id = ?2"
-                        " AND (totp_last_step < ?1 OR totp_last_step > ?3)",
-                        (step, user_id, current_step + _DRIFT_STEPS),
-                    ).rowcount
-                    == 1
+                updated = conn.execute(
+                    "UPDATE users SET totp_last_step = ?1 WHERE id = ?2"
+                    " AND (totp_last_step < ?1 OR totp_last_step > ?3)",
+                    (step, user_id, current_step + _DRIFT_STEPS),
                 )
+                return updated.rowcount == 1
     return False
 
 
@@ -91,13 +89,11 @@ def replace_recovery_codes(conn: sqlite3.Connection, user_id: int) -> list[str]:
 def use_recovery_code(conn: sqlite3.Connection, user_id: int, code: str) -> bool:
     """Use up a recovery code; False when it isn't one, or was used before."""
     with write_transaction(conn):
-        return (
-            conn.execute(
-                "UPDATE recovery_codes SET used_at = ? WHERE user_id = ? AND code_hash = ? AND used_at IS NULL",
-                (now_ms(), user_id, hash_token(_normalize_code(code))),
-            ).rowcount
-            == 1
+        used = conn.execute(
+            "UPDATE recovery_codes SET used_at = ? WHERE user_id = ? AND code_hash = ? AND used_at IS NULL",
+            (now_ms(), user_id, hash_token(_normalize_code(code))),
         )
+        return used.rowcount == 1
 
 
 def count_unused_recovery_codes(conn: sqlite3.Connection, user_id: int) -> int:

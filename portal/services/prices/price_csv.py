@@ -122,8 +122,6 @@ def parse_price_csv(content: bytes, timezone: str, now: int) -> list[PriceChange
     seen: dict[tuple[str, int | None], int] = {}
     for number, fields in lines:
         try:
-            if isinstance(fields, NotCsv):
-                raise fields
             change = _parse_price_change(columns, fields, timezone, now)
             first_number = seen.setdefault((change.destination, change.valid_from), number)
             if first_number != number:

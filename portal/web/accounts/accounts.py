@@ -8,6 +8,7 @@ from flask import Blueprint, abort, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from portal.core import i18n
+from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import allowed_ips, credentials, refused_binds, session_records
 from portal.services.accounts.accounts import Account
@@ -22,9 +23,14 @@ from portal.web.core.live import LiveFragment
 
 blueprint = Blueprint("accounts", __name__)
 
-# The periods of the statistics in days, and how many days the chart beside the figures shows: a chart of one bar, or of
-# all time, says nothing.
-_PERIODS: dict[str, tuple[int | None, int]] = {"today": (1, 7), "7d": (7, 7), "30d": (30, 30), "all": (None, 30)}
+# The periods of the statistics, in days, and how many days the chart beside the figures shows: a chart of one bar, or
+# of all time, says nothing.
+_PERIODS: dict[str, tuple[str, int | None, int]] = {
+    "today": (N_("Today"), 1, 7),
+    "7d": (N_("7 days"), 7, 7),
+    "30d": (N_("30 days"), 30, 30),
+    "all": (N_("All"), None, 30),
+}
 _DEFAULT_PERIOD = "30d"
 
 
@@ -137,16 +143,11 @@ def _statistics_context(account: Account, counters: ChangeCounters) -> dict[str,
     conn = context.get_conn()
     period = request.args.get("period", "")
     period = period if period in _PERIODS else _DEFAULT_PERIOD
-    days, chart_days = _PERIODS[period]
+    _label, days, chart_days = _PERIODS[period]
     totals = daily_totals.sum_daily_totals(conn, account.id, days)
     return {
         "period": period,
-        "periods": [
-            ("today", _("Today")),
-            ("7d", _("7 days")),
-            ("30d", _("30 days")),
-            ("all", _("All")),
-        ],
+        "periods": [(name, _(label)) for name, (label, *_days) in _PERIODS.items()],
         "totals": totals,
         "delivery_rate": i18n.format_percent(totals.delivered / totals.sent) if totals.sent else "",
         "days": [

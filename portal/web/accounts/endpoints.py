@@ -1,13 +1,12 @@
 """The addresses that SMPP clients connect to, as they are shown to customers."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from flask import request
 
-from portal.core.config import SmppSettings, bracket_ipv6
+from portal.core.config import bracket_ipv6
 from portal.web.core import context
 
 
@@ -24,12 +23,8 @@ class SmppEndpoints:
 
 
 def get_smpp_endpoints() -> SmppEndpoints:
-    return _build_smpp_endpoints(context.get_config().smpp, request.host)
-
-
-@lru_cache
-def _build_smpp_endpoints(smpp: SmppSettings, request_host: str) -> SmppEndpoints:
-    host = bracket_ipv6(smpp.public_host or _reachable_host(smpp.host, request_host))
+    smpp = context.get_config().smpp
+    host = bracket_ipv6(smpp.public_host or _reachable_host(smpp.host))
     return SmppEndpoints(
         secured=f"{host}:{smpp.tls_port}" if smpp.tls_port else "",
         unsecured=f"{host}:{smpp.port}" if smpp.port else "",
@@ -37,10 +32,10 @@ def _build_smpp_endpoints(smpp: SmppSettings, request_host: str) -> SmppEndpoint
     )
 
 
-def _reachable_host(host: str, request_host: str) -> str:
+def _reachable_host(host: str) -> str:
     try:
         is_wildcard = ip_address(host).is_unspecified
     except ValueError:
         is_wildcard = not host
     # 0.0.0.0 and :: mean all addresses of this machine; the browser has used one that works.
-    return urlsplit(f"//{request_host}").hostname or host if is_wildcard else host
+    return urlsplit(f"//{request.host}").hostname or host if is_wildcard else host

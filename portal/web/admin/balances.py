@@ -30,28 +30,30 @@ blueprint = Blueprint("admin_balances", __name__, url_prefix="/admin")
 _CSV_COLUMNS = "account;customer;balance;spent7days;spent30days;owed;alertBelow;alert".split(";")
 # The search finds the others, and the CSV file has all.
 _MAX_ROWS_SHOWN = 200
+_ALERT_ORDER = (balances.LOW, balances.ENOUGH, balances.NO_ALERT)
+
+# What the list is sorted by, a minus before it: descending. It is ordered by customer before, and sorting is stable.
+_SORTS: dict[str, tuple[str, Callable[[AccountBalance], Any]]] = {
+    "customer": (N_("Customer"), lambda row: 0),
+    "account": (N_("Account"), lambda row: row.account),
+    "balance": (N_("Balance, lowest first"), lambda row: row.balance),
+    "-balance": (N_("Balance, highest first"), lambda row: row.balance),
+    "-week": (N_("Spent in 7 days, most first"), lambda row: row.spent_7_days),
+    "-month": (N_("Spent in 30 days, most first"), lambda row: row.spent_30_days),
+    "-owed": (N_("Owed, most first"), lambda row: row.owed),
+    "alert": (N_("Alert, low balances first"), lambda row: _ALERT_ORDER.index(row.alert_state)),
+}
+_SORT_KEYS = {name.removeprefix("-"): key for name, (_label, key) in _SORTS.items()}
 
 
 class BalanceSearchForm(TranslatedForm):
-    """Which accounts are shown: those with the words of `q`, sorted by a column (a minus before it: descending)."""
+    """Which accounts are shown: those with the words of `q`, sorted as `sort` says."""
 
     class Meta:
         csrf = False
 
     q = StringField(N_("Account or customer"))
-    sort = SelectField(
-        N_("Sorted by"),
-        choices=[
-            SelectChoice("customer", N_("Customer")),
-            SelectChoice("account", N_("Account")),
-            SelectChoice("balance", N_("Balance, lowest first")),
-            SelectChoice("-balance", N_("Balance, highest first")),
-            SelectChoice("-week", N_("Spent in 7 days, most first")),
-            SelectChoice("-month", N_("Spent in 30 days, most first")),
-            SelectChoice("-owed", N_("Owed, most first")),
-            SelectChoice("alert", N_("Alert, low balances first")),
-        ],
-    )
+    sort = SelectField(N_("Sorted by"), choices=[SelectChoice(name, label) for name, (label, _key) in _SORTS.items()])
 
 
 class BalanceChangeForm(OnceForm):
@@ -107,17 +109,6 @@ def _to_csv_row(row: AccountBalance) -> list[object]:
     ]
 
 
-# Rows are ordered by customer before; sorting is stable.
-_SORT_KEYS: dict[str, Callable[[AccountBalance], Any]] = {
-    "account": lambda row: row.account,
-    "balance": lambda row: row.balance,
-    "week": lambda row: row.spent_7_days,
-    "month": lambda row: row.spent_30_days,
-    "owed": lambda row: row.owed,
-    "alert": lambda row: (balances.LOW, balances.ENOUGH, balances.NO_ALERT).index(row.alert_state),
-}
-
-
 def _search_balances(form: BalanceSearchForm) -> list[AccountBalance]:
     query = form.q.data.strip().casefold()
     rows = [
@@ -126,9 +117,7 @@ def _search_balances(form: BalanceSearchForm) -> list[AccountBalance]:
         if query in row.account.casefold() or query in row.customer.casefold()
     ]
     sort = _read_sort_column(form)
-    if key := _SORT_KEYS.get(sort.removeprefix("-")):
-        rows.sort(key=key, reverse=sort.startswith("-"))
-    return rows
+    return sorted(rows, key=_SORT_KEYS[sort.removeprefix("-")], reverse=sort.startswith("-"))
 
 
 def _read_sort_column(form: BalanceSearchForm) -> str:
