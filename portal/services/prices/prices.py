@@ -449,12 +449,11 @@ def remove_price(
         NoSuchPrice: there is none, or the change holds by now.
     """
     condition = "TRUE" if valid_from is None else "valid_from = :valid_from AND valid_from > :now"
-    values = {"list": list_id, "destination": destination, "valid_from": valid_from, "now": now_ms()}
     with write_transaction(conn):
         removed_rows = conn.execute(
             f"DELETE FROM prices WHERE list_id = :list AND destination = :destination AND {condition}"
             " RETURNING valid_from, price",
-            values,
+            {"list": list_id, "destination": destination, "valid_from": valid_from, "now": now_ms()},
         ).fetchall()
         if not removed_rows:
             raise NoSuchPrice(destination=destination)
