@@ -7,8 +7,8 @@ from portal.cli.shell import (
     CommandOutput,
     account_argument,
     add_group,
-    format_table,
     format_timestamp,
+    list_rows,
     parse_duration,
 )
 from portal.core.clock import now_ms
@@ -40,7 +40,7 @@ def _add_allowed_ip(
         expires_at=None if expires is None else now_ms() + expires,
         limit=context.config.limits.ips_per_account,
     )
-    return CommandOutput(_allowed_ip_to_dict(entry), _format_allowed_ips([entry]))
+    return _describe_allowed_ips(_allowed_ip_to_dict(entry))
 
 
 @ip_group.command("remove", example="ip remove smpp-acme-1 203.0.113.0/28")
@@ -57,8 +57,9 @@ def _remove_allowed_ip(context: CommandContext, account: Account, network: str) 
 @account_argument
 def _list_allowed_ips(context: CommandContext, account: Account) -> CommandOutput:
     """List them."""
-    entries = allowed_ips.list_allowed_ips(context.conn, account.id)
-    return CommandOutput([_allowed_ip_to_dict(each) for each in entries], _format_allowed_ips(entries))
+    return _describe_allowed_ips(
+        [_allowed_ip_to_dict(each) for each in allowed_ips.list_allowed_ips(context.conn, account.id)]
+    )
 
 
 def _allowed_ip_to_dict(entry: AllowedIP) -> dict[str, object]:
@@ -70,8 +71,5 @@ def _allowed_ip_to_dict(entry: AllowedIP) -> dict[str, object]:
     }
 
 
-def _format_allowed_ips(entries: list[AllowedIP]) -> str:
-    return format_table(
-        ("network", "expires", "label"),
-        [(e.network, format_timestamp(e.expires_at) or "never", e.label) for e in entries],
-    )
+def _describe_allowed_ips(value: dict[str, object] | list[dict[str, object]]) -> CommandOutput:
+    return list_rows(value, ("network", "expires", "label"), lambda row: {"expires": row["expires_at"] or "never"})

@@ -1,15 +1,15 @@
 """`pack …` and `order …`: what is sold, and what was bought."""
 
-from typing import Any
-
 import click
 
 from portal.cli.shell import (
     CommandContext,
     CommandOutput,
     add_group,
-    format_names_and_values,
+    describe,
     format_table,
+    list_rows,
+    named_argument,
 )
 from portal.core import i18n
 from portal.core.db import write_transaction
@@ -24,7 +24,7 @@ from portal.services.people import customers
 order_group = add_group("order")
 pack_group = add_group("pack")
 
-_number_argument = click.argument("number", metavar="NUMBER")
+_order_argument = named_argument("NUMBER", orders.get_order_by_number)
 
 
 # --- order
@@ -44,53 +44,44 @@ def _list_orders(
         status=status,
     )
     rows = [orders.order_to_dict(each) for each in orders.iterate_orders(context.conn, order_filter)]
-    columns = ("order", "created", "customer", "account", "credits", "price", "currency", "status")
-    return CommandOutput(rows, format_table(columns, [[row[column] for column in columns] for row in rows]))
+    return list_rows(rows, ("order", "created", "customer", "account", "credits", "price", "currency", "status"))
 
 
 @order_group.command("show", example="order show 2026-00042")
-@_number_argument
-def _show_order(context: CommandContext, number: str) -> CommandOutput:
+@_order_argument
+def _show_order(context: CommandContext, order: Order) -> CommandOutput:
     """Show one."""
-    return _describe_order(orders.get_order_by_number(context.conn, number))
+    return _describe_order(order)
 
 
 @order_group.command("pay", example="order pay 2026-00042 --note 'bank transfer of 12 March'")
-@_number_argument
+@_order_argument
 @click.option("--note", default="", metavar="T", help="How it was paid; the customer sees it.")
-def _pay_order(context: CommandContext, number: str, *, note: str) -> CommandOutput:
+def _pay_order(context: CommandContext, order: Order, *, note: str) -> CommandOutput:
     """Mark one as paid: its credits arrive, and the customer gets a mail."""
-    order = orders.get_order_by_number(context.conn, number)
     return _describe_order(purchases.confirm_payment(context.conn, context.keys, SHELL, order, note))
 
 
 @order_group.command("cancel", example="order cancel 2026-00042")
-@_number_argument
-def _cancel_order(context: CommandContext, number: str) -> CommandOutput:
+@_order_argument
+def _cancel_order(context: CommandContext, order: Order) -> CommandOutput:
     """Close one that won't be paid."""
-    return _describe_order(orders.cancel_order(context.conn, SHELL, orders.get_order_by_number(context.conn, number)))
+    return _describe_order(orders.cancel_order(context.conn, SHELL, order))
 
 
 def _describe_order(order: Order) -> CommandOutput:
-    values = orders.order_to_dict(order)
-    return CommandOutput(
-        values, format_names_and_values(values | {"credits_arrived": "yes" if order.credited else "no"})
-    )
+    return describe(orders.order_to_dict(order), credits_arrived="yes" if order.credited else "no")
 
 
 # --- pack
 
 
-class PackPrice(click.ParamType[tuple[str, str]]):
+def _parse_pack_price(text: str) -> tuple[str, str]:
     """CREDITS=PRICE, as the two texts."""
-
-    name = "pack"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        size, equals, price = value.partition("=")
-        if not equals:
-            self.fail(f"{value!r} is not CREDITS=PRICE, like 1000=60.00", param, ctx)
-        return size, price
+    size, equals, price = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not CREDITS=PRICE, like 1000=60.00")
+    return size, price
 
 
 @pack_group.command("list", example="pack list")
@@ -100,7 +91,7 @@ def _list_packs(context: CommandContext) -> CommandOutput:
 
 
 @pack_group.command("set", example="pack set 1000=60.00 5000=275.00 --currency EUR")
-@click.argument("pack_prices", nargs=-1, required=True, type=PackPrice(), metavar="CREDITS=PRICE...")
+@click.argument("pack_prices", nargs=-1, required=True, type=_parse_pack_price, metavar="CREDITS=PRICE...")
 @click.option("--currency", metavar="CODE", help="Of ISO 4217; one for all packs (default: theirs).")
 def _set_packs(
     context: CommandContext, pack_prices: tuple[tuple[str, str], ...], *, currency: str | None

@@ -9,14 +9,7 @@ import click
 
 from portal.cli.groups import CommandError
 from portal.cli.progress import show_progress
-from portal.cli.shell import (
-    CommandContext,
-    CommandOutput,
-    account_argument,
-    add_group,
-    format_table,
-    format_timestamp,
-)
+from portal.cli.shell import CommandContext, CommandOutput, account_argument, add_group, format_timestamp, list_rows
 from portal.services.accounts import accounts, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
@@ -86,8 +79,7 @@ def _remove_inbound_number(context: CommandContext, account: Account, number: st
 def _list_inbound_numbers(context: CommandContext, account: Account) -> CommandOutput:
     """List them."""
     numbers = inbound_numbers.list_inbound_numbers(context.conn, account.id)
-    values = [_inbound_number_to_dict(each) for each in numbers]
-    return CommandOutput(values, format_table(("number", "keyword"), [[*each.values()] for each in values]))
+    return list_rows([_inbound_number_to_dict(each) for each in numbers], ("number", "keyword"))
 
 
 def _inbound_number_to_dict(number: InboundNumber) -> dict[str, object]:
@@ -120,8 +112,7 @@ def _remove_blacklist_entry(context: CommandContext, account: Account, number: s
 def _list_blacklist(context: CommandContext, account: Account) -> CommandOutput:
     """List it."""
     values = [_blacklist_entry_to_dict(each) for each in blacklist.list_blacklist(context.conn, account.id)]
-    columns = ("number", "since", "reason", "added by")
-    return CommandOutput(values, format_table(columns, [[*each.values()] for each in values]))
+    return list_rows(values, ("number", "since", "reason", "added by"), lambda row: {"added by": row["added_by"]})
 
 
 def _blacklist_entry_to_dict(entry: BlacklistEntry) -> dict[str, object]:

@@ -10,13 +10,22 @@ import click
 
 from portal.cli.groups import CommandError
 from portal.cli.progress import show_progress
-from portal.cli.shell import CommandContext, CommandOutput, add_group, format_table, format_timestamp
+from portal.cli.shell import (
+    CommandContext,
+    CommandOutput,
+    add_group,
+    format_table,
+    format_timestamp,
+    list_rows,
+    named_argument,
+)
 from portal.core.clock import now_ms
 from portal.core.db import write_transaction
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.common.csv_import import InvalidCsvLines
 from portal.services.people import customers
+from portal.services.people.customers import Customer
 from portal.services.prices import countries, price_csv, price_lists, prices
 from portal.services.prices.price_lists import PriceListSummary
 from portal.services.prices.prices import PriceChange, PriceRow
@@ -51,7 +60,7 @@ _from_option = click.option(
     metavar="DATE",
     help="From when on: 2027-01-31 or 2027-01-31T08:00, in the installation's time zone; without it, at once.",
 )
-_name_argument = click.argument("name", metavar="NAME")
+_list_argument = named_argument("NAME", price_lists.get_price_list)
 
 
 # --- what a list says
@@ -210,13 +219,10 @@ def _export_prices(context: CommandContext, price_list: PriceListSummary) -> Com
 @price_group.command("lists", example="price lists")
 def _list_price_lists(context: CommandContext) -> CommandOutput:
     """Show the lists."""
-    return _describe_price_lists(price_lists.list_price_lists(context.conn))
-
-
-def _describe_price_lists(lists: list[PriceListSummary]) -> CommandOutput:
-    lines = [(each.name or _DEFAULT_LIST_NAME, each.customer_count, each.price_count) for each in lists]
-    return CommandOutput(
-        [_price_list_to_dict(each) for each in lists], format_table(("name", "customers", "own prices"), lines)
+    return list_rows(
+        [_price_list_to_dict(each) for each in price_lists.list_price_lists(context.conn)],
+        ("name", "customers", "own prices"),
+        lambda row: {"name": row["name"] or _DEFAULT_LIST_NAME, "own prices": row["prices"]},
     )
 
 
@@ -230,7 +236,7 @@ def _price_list_to_dict(price_list: PriceListSummary) -> dict[str, object]:
 
 
 @price_group.command("create", example="price create Resellers")
-@_name_argument
+@click.argument("name", metavar="NAME")
 def _create_price_list(context: CommandContext, name: str) -> CommandOutput:
     """Make a list; it says what differs from the default one."""
     price_list = price_lists.create_price_list(context.conn, SHELL, name)
@@ -238,30 +244,27 @@ def _create_price_list(context: CommandContext, name: str) -> CommandOutput:
 
 
 @price_group.command("rename", example="price rename Resellers Partners")
-@_name_argument
+@_list_argument
 @click.argument("new_name", metavar="NEW-NAME")
-def _rename_price_list(context: CommandContext, name: str, new_name: str) -> CommandOutput:
+def _rename_price_list(context: CommandContext, price_list: PriceListSummary, new_name: str) -> CommandOutput:
     """Rename a list."""
-    price_list = price_lists.get_price_list(context.conn, name)
     renamed = price_lists.rename_price_list(context.conn, SHELL, price_list.id, new_name)
     return CommandOutput(_price_list_to_dict(renamed), renamed.name)
 
 
 @price_group.command("delete", example="price delete Partners")
-@_name_argument
-def _delete_price_list(context: CommandContext, name: str) -> CommandOutput:
+@_list_argument
+def _delete_price_list(context: CommandContext, price_list: PriceListSummary) -> CommandOutput:
     """Delete a list that no customer has."""
-    price_list = price_lists.get_price_list(context.conn, name)
     price_lists.delete_price_list(context.conn, SHELL, price_list.id)
     return CommandOutput(_price_list_to_dict(price_list), f"{price_list.name} deleted")
 
 
 @price_group.command("assign", example="price assign Acme Resellers")
-@click.argument("customer_name", metavar="CUSTOMER")
+@named_argument("CUSTOMER", customers.get_customer)
 @click.argument("name", metavar="[NAME]", required=False)
-def _assign_price_list(context: CommandContext, customer_name: str, name: str | None) -> CommandOutput:
+def _assign_price_list(context: CommandContext, customer: Customer, name: str | None) -> CommandOutput:
     """Let a customer pay by a list, or without NAME again by the default one."""
-    customer = customers.get_customer(context.conn, customer_name)
     price_list = price_lists.assign_price_list(context.conn, SHELL, customer, _get_price_list(context, name).id)
     return CommandOutput(
         {"customer": customer.name, "price_list": price_list.name or None},

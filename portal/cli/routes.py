@@ -12,6 +12,7 @@ from portal.cli.shell import (
     account_argument,
     add_group,
     format_table,
+    named_argument,
 )
 from portal.core.clock import now_ms
 from portal.services.accounts import accounts
@@ -46,7 +47,7 @@ class RouteCommand(DatabaseCommand):
 _before_option = click.option(
     "--before", "before_id", type=int, metavar="ID", help="In front of this route; without it, last."
 )
-_id_argument = click.argument("route_id", type=int, metavar="ID")
+_route_argument = named_argument("ID", routes.get_route, type=int)
 
 
 @route_group.command(
@@ -88,19 +89,17 @@ def _create_route(
 
 
 @route_group.command("move", example="route move 7 --before 3")
-@_id_argument
+@_route_argument
 @_before_option
-def _move_route(context: CommandContext, route_id: int, *, before_id: int | None) -> CommandOutput:
+def _move_route(context: CommandContext, route: Route, *, before_id: int | None) -> CommandOutput:
     """Put one in front of another, or last."""
-    route = routes.get_route(context.conn, route_id)
     return _describe_changed_route(context, routes.move_route(context.conn, SHELL, route, before_id))
 
 
 @route_group.command("remove", cls=RouteCommand, example="route remove 7")
-@_id_argument
-def _remove_route(context: CommandContext, route_id: int) -> CommandOutput:
+@_route_argument
+def _remove_route(context: CommandContext, route: Route) -> CommandOutput:
     """Remove one."""
-    route = routes.get_route(context.conn, route_id)
     routes.remove_route(context.conn, SHELL, route)
     return CommandOutput({"id": route.id}, f"Route {route.id} removed ({_format_conditions(route)}).")
 

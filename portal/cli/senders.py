@@ -1,18 +1,13 @@
 """`sender …`: source addresses that an account's messages may carry."""
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import click
 
 from portal.cli.groups import CommandError
-from portal.cli.shell import (
-    CommandContext,
-    CommandOutput,
-    account_argument,
-    add_group,
-    format_table,
-)
+from portal.cli.shell import CommandContext, CommandOutput, account_argument, add_group, list_rows, named_argument
 from portal.core.db import write_transaction
 from portal.services.accounts.accounts import Account
 from portal.services.common.addresses import normalize_address
@@ -22,13 +17,19 @@ from portal.services.senders.senders import Sender
 
 sender_group = add_group("sender")
 
-_address_argument = click.argument("address", metavar="SENDER")
-_comment_option = click.option("--comment", default="", metavar="T", help="What the customer reads.")
+_COLUMNS = ("sender", "type", "status", "description", "reason", "document", "comment")
+
+
+def _get_sender(conn: sqlite3.Connection, account: Account, address: str) -> Sender:
+    return senders.get_sender(conn, account, normalize_address(address.strip()))
+
+
+_sender_argument = named_argument("SENDER", _get_sender)
 
 
 @sender_group.command("add", example="sender add smpp-acme-1 ACME --reason 'our brand' --document trademark.pdf")
 @account_argument
-@_address_argument
+@click.argument("address", metavar="SENDER")
 @click.option("--description", default="", metavar="T")
 @click.option("--reason", default="", metavar="T", help="What it is for.")
 @click.option(
@@ -51,13 +52,13 @@ def _add_sender(
     """Ask for one."""
     details: dict[str, Any] = {"description": description, "reason": reason, "document": _read_document(document)}
     if not approve:
-        return _sender_output(
-            senders.add_sender(context.conn, SHELL, account, address, mail_keys=context.keys, **details)
-        )
+        asked_for = senders.add_sender(context.conn, SHELL, account, address, mail_keys=context.keys, **details)
+        return _describe_senders(_sender_to_dict(asked_for))
     # One that is approved at once was no request: no mails.
     with write_transaction(context.conn):
         added = senders.add_sender(context.conn, SHELL, account, address, **details)
-        return _sender_output(senders.decide_sender(context.conn, SHELL, account, added.address, approve=True))
+        approved = senders.decide_sender(context.conn, SHELL, account, added.address, approve=True)
+    return _describe_senders(_sender_to_dict(approved))
 
 
 def _read_document(file: Path | None) -> bytes:
@@ -70,79 +71,50 @@ def _read_document(file: Path | None) -> bytes:
     return content
 
 
-@sender_group.command("approve", example="sender approve smpp-acme-1 ACME")
-@account_argument
-@_address_argument
-@_comment_option
-def _approve_sender(context: CommandContext, account: Account, address: str, *, comment: str) -> CommandOutput:
-    """Allow one that waits, or that was refused."""
-    return _decide_sender_request(context, account, address, comment, approve=True)
-
-
-@sender_group.command("refuse", example="sender refuse smpp-acme-1 ACME --comment 'not your brand'")
-@account_argument
-@_address_argument
-@_comment_option
-def _refuse_sender(context: CommandContext, account: Account, address: str, *, comment: str) -> CommandOutput:
-    """Refuse one, also later."""
-    return _decide_sender_request(context, account, address, comment, approve=False)
-
-
-def _decide_sender_request(
-    context: CommandContext, account: Account, address: str, comment: str, *, approve: bool
-) -> CommandOutput:
-    sender = _get_sender(context, account, address)
-    return _sender_output(
-        senders.decide_sender(
-            context.conn,
-            SHELL,
-            account,
-            sender.address,
-            approve=approve,
-            comment=comment,
-            mail_keys=context.keys,
+def _add_decision(name: str, help: str, example: str, *, approve: bool) -> None:
+    @sender_group.command(name, help=help, example=f"sender {name} {example}")
+    @account_argument
+    @_sender_argument
+    @click.option("--comment", default="", metavar="T", help="What the customer reads.")
+    def decide(context: CommandContext, account: Account, sender: Sender, *, comment: str) -> CommandOutput:
+        decided = senders.decide_sender(
+            context.conn, SHELL, account, sender.address, approve=approve, comment=comment, mail_keys=context.keys
         )
-    )
+        return _describe_senders(_sender_to_dict(decided))
 
 
-@sender_group.command("disable", example="sender disable smpp-acme-1 ACME")
-@account_argument
-@_address_argument
-def _disable_sender(context: CommandContext, account: Account, address: str) -> CommandOutput:
-    """Refuse messages from one until it is enabled again."""
-    return _set_sender_enabled(context, account, address, enabled=False)
+_add_decision("approve", "Allow one that waits, or that was refused.", "smpp-acme-1 ACME", approve=True)
+_add_decision("refuse", "Refuse one, also later.", "smpp-acme-1 ACME --comment 'not your brand'", approve=False)
 
 
-@sender_group.command("enable", example="sender enable smpp-acme-1 ACME")
-@account_argument
-@_address_argument
-def _enable_sender(context: CommandContext, account: Account, address: str) -> CommandOutput:
-    """Allow one again that was disabled."""
-    return _set_sender_enabled(context, account, address, enabled=True)
+def _add_switch(name: str, help: str, *, enabled: bool) -> None:
+    @sender_group.command(name, help=help, example=f"sender {name} smpp-acme-1 ACME")
+    @account_argument
+    @_sender_argument
+    def switch(context: CommandContext, account: Account, sender: Sender) -> CommandOutput:
+        switched = senders.set_sender_enabled(context.conn, SHELL, account, sender.id, enabled=enabled)
+        return _describe_senders(_sender_to_dict(switched))
 
 
-def _set_sender_enabled(context: CommandContext, account: Account, address: str, *, enabled: bool) -> CommandOutput:
-    sender = _get_sender(context, account, address)
-    return _sender_output(senders.set_sender_enabled(context.conn, SHELL, account, sender.id, enabled=enabled))
+_add_switch("disable", "Refuse messages from one until it is enabled again.", enabled=False)
+_add_switch("enable", "Allow one again that was disabled.", enabled=True)
 
 
 @sender_group.command("remove", example="sender remove smpp-acme-1 ACME")
 @account_argument
-@_address_argument
-def _remove_sender(context: CommandContext, account: Account, address: str) -> CommandOutput:
+@_sender_argument
+def _remove_sender(context: CommandContext, account: Account, sender: Sender) -> CommandOutput:
     """Take one from the list."""
-    sender = _get_sender(context, account, address)
     senders.remove_senders(context.conn, SHELL, account, [sender.id])
     return CommandOutput(_sender_to_dict(sender), f"{sender.address} was removed.")
 
 
 @sender_group.command("document", example="sender document smpp-acme-1 ACME trademark.pdf")
 @account_argument
-@_address_argument
+@_sender_argument
 @click.argument("file", type=click.Path(readable=False, path_type=Path), metavar="FILE")
-def _save_document(context: CommandContext, account: Account, address: str, file: Path) -> CommandOutput:
+def _save_document(context: CommandContext, account: Account, sender: Sender, file: Path) -> CommandOutput:
     """Write the document of one to a new file."""
-    sender = _get_sender(context, account, address)
     content = documents.read_document(context.conn, sender.document) if sender.document else None
     if sender.document is None or content is None:
         raise CommandError(f"{sender.address} has no document.")
@@ -152,20 +124,11 @@ def _save_document(context: CommandContext, account: Account, address: str, file
     return CommandOutput(value, f"{sender.document.type.upper()}, {sender.document.size} bytes: {file}")
 
 
-def _get_sender(context: CommandContext, account: Account, address: str) -> Sender:
-    return senders.get_sender(context.conn, account, normalize_address(address.strip()))
-
-
 @sender_group.command("list", example="sender list smpp-acme-1")
 @account_argument
 def _list_senders(context: CommandContext, account: Account) -> CommandOutput:
     """List them."""
-    sender_list = senders.list_senders(context.conn, account.id)
-    return CommandOutput([_sender_to_dict(each) for each in sender_list], _format_senders(sender_list))
-
-
-def _sender_output(sender: Sender) -> CommandOutput:
-    return CommandOutput(_sender_to_dict(sender), _format_senders([sender]))
+    return _describe_senders([_sender_to_dict(each) for each in senders.list_senders(context.conn, account.id)])
 
 
 def _sender_to_dict(sender: Sender) -> dict[str, object]:
@@ -180,6 +143,5 @@ def _sender_to_dict(sender: Sender) -> dict[str, object]:
     }
 
 
-def _format_senders(sender_list: list[Sender]) -> str:
-    rows = [_sender_to_dict(each) | {"status": senders.STATUS_LABELS[each.status]} for each in sender_list]
-    return format_table(tuple(rows[0]) if rows else ("sender",), [list(each.values()) for each in rows])
+def _describe_senders(value: dict[str, object] | list[dict[str, object]]) -> CommandOutput:
+    return list_rows(value, _COLUMNS, lambda row: {"status": senders.STATUS_LABELS[str(row["status"])]})

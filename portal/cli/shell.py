@@ -289,14 +289,29 @@ def read_password() -> str:
     return sys.stdin.readline().rstrip("\r\n")
 
 
-def account_argument(run: Callable[..., CommandOutput]) -> Callable[..., CommandOutput]:
-    """The command is about an account: its name comes first, and the function is called with the account itself."""
+def named_argument(
+    metavar: str, get: Callable[..., object], **attributes: Any
+) -> Callable[[Callable[..., CommandOutput]], Callable[..., CommandOutput]]:
+    """The argument names a thing, and the function is called with the thing itself.
 
-    @wraps(run)
-    def run_with_account(context: CommandContext, account_name: str, **params: Any) -> CommandOutput:
-        return run(context, accounts.get_account(context.conn, account_name), **params)
+    Args:
+        get: what finds it, by the connection, what the arguments in front of this one name, and its name.
+    """
+    parameter = metavar.lower()
 
-    return click.argument("account_name", metavar="ACCOUNT")(run_with_account)
+    def decorate(run: Callable[..., CommandOutput]) -> Callable[..., CommandOutput]:
+        @wraps(run)
+        def run_with_named(context: CommandContext, *named: object, **params: Any) -> CommandOutput:
+            found = get(context.conn, *named, params.pop(parameter))
+            return run(context, *named, found, **params)
+
+        return click.argument(parameter, metavar=metavar, **attributes)(run_with_named)
+
+    return decorate
+
+
+account_argument = named_argument("ACCOUNT", accounts.get_account)
+"""The command is about an account."""
 
 
 def parse_duration(text: str) -> int:
@@ -333,9 +348,18 @@ def describe(values: dict[str, object], **other_words: object) -> CommandOutput:
     return CommandOutput(values, format_names_and_values(values | other_words))
 
 
-def list_rows(rows: Sequence[dict[str, object]], columns: Sequence[str]) -> CommandOutput:
-    """Rows as they are, and for people a table of these columns."""
-    return CommandOutput(rows, format_table(columns, [[row[column] for column in columns] for row in rows]))
+def list_rows(
+    value: dict[str, object] | list[dict[str, object]],
+    columns: Sequence[str],
+    words: Callable[[dict[str, object]], dict[str, object]] = dict,
+) -> CommandOutput:
+    """Rows as they are, or a single one, and for people a table of these columns.
+
+    Args:
+        words: what people read of a row instead.
+    """
+    rows = [row | words(row) for row in (value if isinstance(value, list) else [value])]
+    return CommandOutput(value, format_table(columns, [[row[column] for column in columns] for row in rows]))
 
 
 def format_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -3,9 +3,8 @@
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import wraps
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +15,8 @@ from portal.cli.shell import (
     format_names_and_values,
     format_table,
     format_timestamp,
+    list_rows,
+    named_argument,
     read_password,
     wrong_usage,
 )
@@ -55,17 +56,7 @@ upstream_group = add_group("upstream")
 
 _SERVER_STOPPED = "the SMPP server isn't running"
 
-_name_argument = click.argument("name", metavar="NAME")
-
-
-def _upstream_argument(run: Callable[..., CommandOutput]) -> Callable[..., CommandOutput]:
-    """The command is about an upstream: its name comes first, and the function is called with the upstream itself."""
-
-    @wraps(run)
-    def run_with_upstream(context: CommandContext, name: str, **params: Any) -> CommandOutput:
-        return run(context, upstreams.get_upstream(context.conn, name), **params)
-
-    return _name_argument(run_with_upstream)
+_upstream_argument = named_argument("NAME", upstreams.get_upstream)
 
 
 @upstream_group.command(
@@ -73,7 +64,7 @@ def _upstream_argument(run: Callable[..., CommandOutput]) -> Callable[..., Comma
     cls=SettingsCommand,
     example="upstream add carrier --host smpp.carrier.example --port 3550 --tls --system-id acme --password-stdin",
 )
-@_name_argument
+@click.argument("name", metavar="NAME")
 @click.option(
     "--kind",
     type=click.Choice(upstreams.KINDS),
@@ -280,45 +271,44 @@ def _remove_upstream(context: CommandContext, upstream: Upstream) -> CommandOutp
     )
 
 
-def _kept_arguments(run: Callable[..., CommandOutput]) -> Callable[..., CommandOutput]:
-    """The command lists what is kept of all upstreams or of one: the function is called with its id, or None, and how
-    much it is to list.
-    """
+def _add_kept_command(
+    name: str,
+    list_kept: Callable[[sqlite3.Connection, int | None, int], Sequence[UnmatchedReceipt | UnownedMessage]],
+    columns: Sequence[str],
+    help: str,
+) -> None:
+    """Add a command that lists what is kept of all upstreams or of one."""
 
-    @wraps(run)
-    def run_with_id(context: CommandContext, *, name: str | None, limit: int) -> CommandOutput:
-        return run(context, None if name is None else upstreams.get_upstream(context.conn, name).id, limit)
-
-    limit_option = click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many.")
-    return click.argument("name", required=False)(limit_option(run_with_id))
-
-
-@upstream_group.command("unmatched", example="upstream unmatched carrier --limit 20")
-@_kept_arguments
-def _list_unmatched_receipts(context: CommandContext, upstream_id: int | None, limit: int) -> CommandOutput:
-    """List receipts that belong to no message, newest first, with the ids that were looked for."""
-    kept = unmatched_receipts.list_unmatched_receipts(context.conn, upstream_id, limit)
-    return _format_kept(context, kept, ("received_at", "upstream", "tried", "status", "source", "destination"))
-
-
-@upstream_group.command("unowned", example="upstream unowned carrier --limit 20")
-@_kept_arguments
-def _list_unowned_messages(context: CommandContext, upstream_id: int | None, limit: int) -> CommandOutput:
-    """List messages from handsets that no account takes, newest first."""
-    kept = unowned_messages.list_unowned_messages(context.conn, upstream_id, limit)
-    return _format_kept(context, kept, ("received_at", "upstream", "source", "destination", "text"))
+    @upstream_group.command(name, help=help, example=f"upstream {name} carrier --limit 20")
+    @click.argument("name", required=False)
+    @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many.")
+    def list_kept_of_upstream(context: CommandContext, *, name: str | None, limit: int) -> CommandOutput:
+        names = upstreams.get_upstream_names(context.conn)
+        rows = [
+            {
+                **asdict(each),
+                "received_at": format_timestamp(each.received_at),
+                "upstream": "" if each.upstream is None else names[each.upstream],
+            }
+            for each in list_kept(
+                context.conn, None if name is None else upstreams.get_upstream(context.conn, name).id, limit
+            )
+        ]
+        return list_rows(rows, columns) if rows else CommandOutput(rows, "There is none.")
 
 
-def _format_kept(
-    context: CommandContext, kept: Sequence[UnmatchedReceipt] | Sequence[UnownedMessage], columns: Sequence[str]
-) -> CommandOutput:
-    names = upstreams.get_upstream_names(context.conn)
-    rows = []
-    for each in kept:
-        name = "" if each.upstream is None else names[each.upstream]
-        rows.append({**asdict(each), "received_at": format_timestamp(each.received_at), "upstream": name})
-    table = format_table(columns, [[row[name] for name in columns] for row in rows])
-    return CommandOutput(rows, table if rows else "There is none.")
+_add_kept_command(
+    "unmatched",
+    unmatched_receipts.list_unmatched_receipts,
+    ("received_at", "upstream", "tried", "status", "source", "destination"),
+    "List receipts that belong to no message, newest first, with the ids that were looked for.",
+)
+_add_kept_command(
+    "unowned",
+    unowned_messages.list_unowned_messages,
+    ("received_at", "upstream", "source", "destination", "text"),
+    "List messages from handsets that no account takes, newest first.",
+)
 
 
 def _state_to_dict(state: UpstreamState, queued: int) -> dict[str, object]:
