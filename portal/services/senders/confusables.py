@@ -3,7 +3,7 @@
 import re
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from portal.services.senders.senders import ALPHA, DISABLED, ENABLED, Sender
@@ -65,10 +65,16 @@ def find_similar_senders(conn: sqlite3.Connection, senders: Sequence[Sender]) ->
     """
     owners = dict(conn.execute("SELECT id, customer_id FROM accounts").fetchall())
     similar: dict[int, list[SimilarSender]] = defaultdict(list)
-    candidates = _SimilarSenderIndex(senders)
+    skeletons = [(each, compute_skeleton(each.address)) for each in senders]
     for row in conn.execute(_SELECT_APPROVED):
-        for sender, how in candidates.iterate_similar(row["address"], row["type"]):
-            if owners[sender.account_id] != row["customer_id"]:
+        approved = compute_skeleton(row["address"])
+        for sender, skeleton in skeletons:
+            if skeleton == approved:
+                how = IDENTICAL if row["address"] == sender.address else LOOKALIKE
+            else:
+                # Numbers that follow one another belong together, and are often one customer's and the next one's.
+                how = _compare_names(skeleton, approved) if sender.type == ALPHA == row["type"] else ""
+            if how and owners[sender.account_id] != row["customer_id"]:
                 similar[sender.id].append(SimilarSender(how, row["address"], row["account"], row["customer"]))
     for sender in senders:
         for row in conn.execute(_SELECT_INBOUND_NUMBERS, (sender.address,)):
@@ -80,47 +86,13 @@ def find_similar_senders(conn: sqlite3.Connection, senders: Sequence[Sender]) ->
     }
 
 
-class _SimilarSenderIndex:
-    """The senders that are asked about, so that each approved one is compared with the few that it may resemble."""
-
-    def __init__(self, senders: Sequence[Sender]) -> None:
-        self._by_skeleton: dict[str, list[Sender]] = defaultdict(list)
-        self._by_deletion: dict[str, list[tuple[Sender, str]]] = defaultdict(list)
-        self._by_prefix: dict[str, list[Sender]] = defaultdict(list)
-        for sender in senders:
-            skeleton_text = compute_skeleton(sender.address)
-            self._by_skeleton[skeleton_text].append(sender)
-            if sender.type == ALPHA:
-                for length in range(_MIN_PREFIX_LENGTH, len(skeleton_text)):
-                    self._by_prefix[skeleton_text[:length]].append(sender)
-                for each in _generate_deletions(skeleton_text):
-                    self._by_deletion[each].append((sender, skeleton_text))
-
-    def iterate_similar(self, address: str, kind: str) -> Iterator[tuple[Sender, str]]:
-        """Those that resemble an approved one, each once, and how."""
-        skeleton_text = compute_skeleton(address)
-        matched_ids = set()
-        for sender in self._by_skeleton.get(skeleton_text, ()):
-            matched_ids.add(sender.id)
-            yield sender, IDENTICAL if sender.address == address else LOOKALIKE
-        # Numbers that follow one another belong together, and are often one customer's and the next one's.
-        if kind != ALPHA:
-            return
-        for each in _generate_deletions(skeleton_text):
-            for sender, other in self._by_deletion.get(each, ()):
-                if sender.id not in matched_ids and _is_one_edit_away(skeleton_text, other):
-                    matched_ids.add(sender.id)
-                    yield sender, ONE_EDIT_AWAY
-        for sender in self._by_prefix.get(skeleton_text, ()):
-            if sender.id not in matched_ids:
-                yield sender, COMMON_PREFIX
-
-
-def _generate_deletions(text: str) -> set[str]:
-    """The text, and what is left of it without one of its characters: what two texts share that are near each other."""
-    if len(text) < _MIN_EDIT_LENGTH:
-        return set()
-    return {text, *(text[:at] + text[at + 1 :] for at in range(len(text)))}
+def _compare_names(skeleton: str, approved: str) -> str:
+    """How a name resembles an approved one with another skeleton; "" where it doesn't."""
+    shorter, longer = sorted((len(skeleton), len(approved)))
+    if _MIN_EDIT_LENGTH <= shorter >= longer - 1 and _is_one_edit_away(skeleton, approved):
+        return ONE_EDIT_AWAY
+    begins_alike = len(approved) >= _MIN_PREFIX_LENGTH and skeleton.startswith(approved)
+    return COMMON_PREFIX if begins_alike else ""
 
 
 def _is_one_edit_away(one: str, other: str) -> bool:

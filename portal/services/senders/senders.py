@@ -199,7 +199,16 @@ def add_sender(
     try:
         with write_transaction(conn):
             _require_can_add_sender(conn, account, address)
-            _upsert_sender(conn, account, address, kind, description, reason, document_id, now)
+            at = now_ms() if now is None else now
+            # Of one that was refused the comment stays, for whoever decides again, and the document, unless another one
+            # comes.
+            conn.execute(
+                "INSERT INTO senders (account_id, address, type, status, description, reason, created_at, document_id)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (account_id, address) DO UPDATE SET type = excluded.type,"
+                " status = excluded.status, description = excluded.description, reason = excluded.reason,"
+                " created_at = excluded.created_at, document_id = coalesce(excluded.document_id, document_id)",
+                (account.id, address, kind, WAITING, description, reason, at, document_id),
+            )
             audit.record_account_action(conn, actor, "sender.add", account, address=address, document=document_id)
             added = get_sender(conn, account, address)
             if mail_keys is not None:
@@ -239,26 +248,6 @@ def _require_can_add_sender(conn: sqlite3.Connection, account: Account, address:
         raise SenderExists(address=address)
     if row[0] >= MAX_SENDERS:
         raise SenderListFull(limit=MAX_SENDERS)
-
-
-def _upsert_sender(
-    conn: sqlite3.Connection,
-    account: Account,
-    address: str,
-    kind: str,
-    description: str,
-    reason: str,
-    document_id: int | None,
-    now: int | None,
-) -> None:
-    # Of one that was refused the comment stays, for whoever decides again, and the document, unless another one comes.
-    conn.execute(
-        "INSERT INTO senders (account_id, address, type, status, description, reason, created_at, document_id)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (account_id, address) DO UPDATE SET"
-        " type = excluded.type, status = excluded.status, description = excluded.description, reason = excluded.reason,"
-        " created_at = excluded.created_at, document_id = coalesce(excluded.document_id, document_id)",
-        (account.id, address, kind, WAITING, description, reason, now_ms() if now is None else now, document_id),
-    )
 
 
 def decide_sender(
@@ -318,9 +307,8 @@ def set_sender_enabled(
             raise SenderNotApproved(address=sender.address)
         if sender.status != status:
             conn.execute("UPDATE senders SET status = ? WHERE id = ?", (status, sender_id))
-            audit.record_account_action(
-                conn, actor, "sender.enable" if enabled else "sender.disable", account, address=sender.address
-            )
+            action = "sender.enable" if enabled else "sender.disable"
+            audit.record_account_action(conn, actor, action, account, address=sender.address)
         return get_sender_by_id(conn, account, sender_id)
 
 
@@ -379,11 +367,8 @@ def restore_senders(
         for sender_id, address in restored.items():
             _require_can_add_sender(conn, account, address)
             try:
-                conn.execute(
-                    f"INSERT INTO senders ({_COPIED_COLUMNS})"
-                    f" SELECT {_COPIED_COLUMNS} FROM removed_senders WHERE id = ?",
-                    (sender_id,),
-                )
+                copy = f"SELECT {_COPIED_COLUMNS} FROM removed_senders WHERE id = ?"
+                conn.execute(f"INSERT INTO senders ({_COPIED_COLUMNS}) {copy}", (sender_id,))
             except sqlite3.IntegrityError:
                 raise SenderExists(address=address) from None
             conn.execute("DELETE FROM removed_senders WHERE id = ?", (sender_id,))
@@ -435,17 +420,15 @@ FROM ({_SELECT}) AS sender JOIN accounts ON accounts.id = sender.account_id JOIN
 """
 
 
-def _requests_from_rows(rows: Iterable[sqlite3.Row]) -> list[SenderRequest]:
+def _select_requests(conn: sqlite3.Connection, conditions: str, *values: object) -> list[SenderRequest]:
+    rows = conn.execute(f"{_SELECT_REQUESTS} WHERE {conditions}", values)
     return [SenderRequest(_sender_from_row(row), *row[_ALL_COLUMNS:]) for row in rows]
 
 
 def list_pending_sender_requests(conn: sqlite3.Connection, limit: int) -> list[SenderRequest]:
     """The operator's queue, longest waiting first: so many of them at most."""
-    rows = conn.execute(
-        f"{_SELECT_REQUESTS} WHERE status = ? AND deleted_at IS NULL ORDER BY sender.created_at, sender.id LIMIT ?",
-        (WAITING, limit),
-    )
-    return _requests_from_rows(rows)
+    conditions = "status = ? AND deleted_at IS NULL ORDER BY sender.created_at, sender.id LIMIT ?"
+    return _select_requests(conn, conditions, WAITING, limit)
 
 
 def count_pending_sender_requests(conn: sqlite3.Connection) -> int:
@@ -460,10 +443,8 @@ def count_pending_sender_requests(conn: sqlite3.Connection) -> int:
 
 def get_sender_request(conn: sqlite3.Connection, sender_id: int) -> SenderRequest:
     """One of anybody's, in any state. Raises: NoSuchSender"""
-    requests = _requests_from_rows(conn.execute(f"{_SELECT_REQUESTS} WHERE sender.id = ?", (sender_id,)))
-    if not requests:
-        raise NoSuchSender(address=sender_id)
-    return requests[0]
+    requests = _select_requests(conn, "sender.id = ?", sender_id)
+    return require_found(next(iter(requests), None), NoSuchSender(address=sender_id))
 
 
 def search_decided_senders(conn: sqlite3.Connection, query: str, limit: int) -> list[SenderRequest]:
@@ -473,10 +454,12 @@ def search_decided_senders(conn: sqlite3.Connection, query: str, limit: int) -> 
         query: only those with this in their address, or the name of their account or customer; empty: all.
         limit: so many at most.
     """
-    rows = conn.execute(
-        f"{_SELECT_REQUESTS} WHERE status <> ? AND deleted_at IS NULL"
+    return _select_requests(
+        conn,
+        "status <> ? AND deleted_at IS NULL"
         " AND (instr(lower(address), ?2) OR instr(lower(accounts.name), ?2) OR instr(lower(customers.name), ?2))"
         " ORDER BY decided_at DESC, sender.id DESC LIMIT ?3",
-        (WAITING, query.lower(), limit),
+        WAITING,
+        query.lower(),
+        limit,
     )
-    return _requests_from_rows(rows)
