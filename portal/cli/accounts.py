@@ -1,5 +1,7 @@
 """`account …`: what accounts there are, what they may do, and what happens when their credits run out."""
 
+import sqlite3
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,7 +14,7 @@ from portal.cli.shell import (
     add_group,
     describe,
     format_names_and_values,
-    format_table,
+    list_rows,
 )
 from portal.core.db import write_transaction
 from portal.core.gsm0338 import Encoding
@@ -20,7 +22,7 @@ from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit
 from portal.services.common import credit_amounts
-from portal.services.common.audit import SHELL
+from portal.services.common.audit import SHELL, Actor
 from portal.services.credits import alerts, credits
 from portal.services.people import customers
 
@@ -180,24 +182,19 @@ def _list_accounts(context: CommandContext) -> CommandOutput:
         _account_to_dict(each) | {"customer": names[each.customer_id]} for each in accounts.list_accounts(context.conn)
     ]
     columns = ("name", "customer", "kind", "status", "balance")
-    labelled = [row | {"status": accounts.STATUS_LABELS[str(row["status"])]} for row in rows]
-    return CommandOutput(rows, format_table(columns, [[row[column] for column in columns] for row in labelled]))
+    return list_rows(rows, columns, lambda row: {"status": accounts.STATUS_LABELS[str(row["status"])]})
 
 
-@account_group.command("disable", example="account disable smpp-acme-1")
-@account_argument
-def _disable_account(context: CommandContext, account: Account) -> CommandOutput:
-    """Switch one off: its sessions are unbound, and nothing can bind."""
-    accounts.disable_account(context.conn, SHELL, account)
-    return _describe_account(accounts.get_account(context.conn, account.name))
+def _add_switch(name: str, switch: Callable[[sqlite3.Connection, Actor, Account], None], help: str) -> None:
+    @account_group.command(name, help=help, example=f"account {name} smpp-acme-1")
+    @account_argument
+    def switch_account(context: CommandContext, account: Account) -> CommandOutput:
+        switch(context.conn, SHELL, account)
+        return _describe_account(accounts.get_account(context.conn, account.name))
 
 
-@account_group.command("enable", example="account enable smpp-acme-1")
-@account_argument
-def _enable_account(context: CommandContext, account: Account) -> CommandOutput:
-    """Switch one on again."""
-    accounts.enable_account(context.conn, SHELL, account)
-    return _describe_account(accounts.get_account(context.conn, account.name))
+_add_switch("disable", accounts.disable_account, "Switch one off: its sessions are unbound, and nothing can bind.")
+_add_switch("enable", accounts.enable_account, "Switch one on again.")
 
 
 def _describe_account(account: Account) -> CommandOutput:

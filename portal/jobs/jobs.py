@@ -41,7 +41,7 @@ def list_jobs(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]
     return [
         # Nobody waits for it, so it may wait long for the write lock.
         Job("housekeeping", clock.DAY_MS / 1000, partial(_purge_expired_data, config), busy_timeout_ms=60_000),
-        Job("expiry", 60.0, _expire_credits),
+        Job("expiry", 60.0, partial(_run_once, expiry.expire_credits)),
         # How much has come since is what each look at an account costs more.
         Job("account messages", 0.25, _index_account_messages, pause_factor=1),
         # What searches need is built in a tenth of a core's time: messages that nobody has indexed yet are only slower
@@ -57,7 +57,7 @@ def list_jobs(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]
         Job("news", 1.0, partial(_queue_mails, queue_credit_mails, keys, mailer)),
         Job("refusals", 60.0, partial(_queue_mails, refusal_mails.queue_due_refused_bind_mails, keys, mailer)),
         # Not at the start: a restart shall be quick, and no two checks shall run at once.
-        Job("check", 600.0, partial(_run_daily_check, options), runs_at_start=False),
+        Job("check", 600.0, partial(_run_once, partial(run_daily_check_if_due, options=options)), runs_at_start=False),
     ]
 
 
@@ -79,9 +79,9 @@ def _purge_expired_data(config: Config, conn: Connection) -> Iterator[None]:
         yield
 
 
-def _expire_credits(conn: Connection) -> Iterator[None]:
-    """Take away credits whose date has come."""
-    expiry.expire_credits(conn)
+def _run_once(do: Callable[[Connection], object], conn: Connection) -> Iterator[None]:
+    """A job of one step."""
+    do(conn)
     yield
 
 
@@ -160,11 +160,6 @@ def _queue_mails(
     """Queue the mails that have fallen due."""
     if queue(conn, keys):
         mailer.wake()
-    yield
-
-
-def _run_daily_check(options: Sequence[str], conn: Connection) -> Iterator[None]:
-    run_daily_check_if_due(conn, options)
     yield
 
 

@@ -64,10 +64,6 @@ class InvalidAccountName(Refused):
 class InvalidAccountLimit(Refused):
     sentence = N_("“%(value)s” can't be a limit: it is a whole number from 0 (no limit) to 100000.")
 
-    def __init__(self, field: str, value: object) -> None:
-        super().__init__(value=value)
-        self.field = field
-
 
 class InvalidDataCoding(Refused):
     sentence = N_("“%(value)s” isn't among the data codings that an account can be allowed: 1, 3, 4.")
@@ -214,7 +210,7 @@ def _settings_to_columns(settings: AccountSettings) -> dict[str, Any]:
     columns: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     for name, value in columns.items():
         if name in _DEFAULT_LIMITS and not 0 <= value <= _MAX_LIMIT:
-            raise InvalidAccountLimit(name, value)
+            raise InvalidAccountLimit(field=name, value=value)
         if name == "data_codings":
             columns[name] = _format_data_codings(value)
         elif name == "national_numbers":
@@ -252,7 +248,7 @@ def parse_account_limit(field: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise InvalidAccountLimit(field, text) from None
+        raise InvalidAccountLimit(field=field, value=text) from None
 
 
 def change_account(

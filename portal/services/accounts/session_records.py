@@ -253,13 +253,7 @@ def request_smpp_session_end(
         session = get_open_smpp_session_by_id(conn, account.id, session_id)
         if session.ending_at is None:
             conn.execute("UPDATE connections SET ending_at = ? WHERE id = ?", (now_ms(), session_id))
-            audit.record_action(
-                conn,
-                actor,
-                "session.end",
-                customer_id=account.customer_id,
-                account_id=account.id,
-                client=session.address,
-                bind_type=session.bind_type,
+            audit.record_account_action(
+                conn, actor, "session.end", account, client=session.address, bind_type=session.bind_type
             )
     return session

@@ -1,6 +1,6 @@
 """Refusals: a rule doesn't allow what somebody asked for, and its sentence tells them why."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from portal.core.i18n import gettext
 
@@ -17,9 +17,11 @@ class Refused(Exception):
     sentence = "This isn't possible."
     field = ""
 
-    def __init__(self, **params: object) -> None:
+    def __init__(self, *, field: str = "", **params: object) -> None:
+        """Args: `field`: where it is another one than the class's; `params`: what the sentence names."""
         super().__init__()
-        self.params = params
+        self.field = field or self.field
+        self.params: dict[str, Any] = params
 
     def __str__(self) -> str:
         return self.sentence % self.params

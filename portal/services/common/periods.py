@@ -90,9 +90,7 @@ def _parse_day(text: str, field: str) -> date | None:
     except ValueError:
         day = None
     if day is None or not FIRST_DAY <= day <= LAST_DAY:
-        refusal = InvalidDate(text=text)
-        refusal.field = field
-        raise refusal
+        raise InvalidDate(field=field, text=text)
     return day
 
 

@@ -62,9 +62,7 @@ def parse_number_prefix(number: str, field: str) -> str:
     """
     prefix = strip_separators(number)
     if number and not (prefix.isascii() and prefix.isdigit()):
-        refusal = InvalidPhoneNumber(number=number)
-        refusal.field = field
-        raise refusal
+        raise InvalidPhoneNumber(field=field, number=number)
     return prefix
 
 

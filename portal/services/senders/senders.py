@@ -90,10 +90,6 @@ class SenderChanged(Refused):
 class SenderFieldTooLong(Refused):
     sentence = N_("At most %(length)s characters.")
 
-    def __init__(self, field: str) -> None:
-        super().__init__(length=_MAX_TEXT_LENGTH)
-        self.field = field
-
 
 @dataclass(frozen=True, slots=True)
 class Sender:
@@ -189,7 +185,7 @@ def add_sender(
     description, reason = " ".join(description.split()), reason.strip()
     for field, text in (("description", description), ("reason", reason)):
         if len(text) > _MAX_TEXT_LENGTH:
-            raise SenderFieldTooLong(field)
+            raise SenderFieldTooLong(field=field, length=_MAX_TEXT_LENGTH)
     document_id = None
     if document:
         document_type = documents.detect_document_type(document)
@@ -273,7 +269,7 @@ def decide_sender(
     """
     comment = comment.strip()
     if len(comment) > _MAX_TEXT_LENGTH:
-        raise SenderFieldTooLong("comment")
+        raise SenderFieldTooLong(field="comment", length=_MAX_TEXT_LENGTH)
     with write_transaction(conn):
         sender = get_sender(conn, account, address)
         if revision is not None and revision != sender.revision:

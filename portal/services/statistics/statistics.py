@@ -83,21 +83,15 @@ class DeliveryTimes:
         return None
 
     def shares_within(self, limits: Sequence[float]) -> list[float]:
-        """The share of the messages that took less than each of these (milliseconds, the shortest first); there are
-        messages."""
-        total, before, index = self.message_count, 0, 0
-        shares = []
-        for limit in limits:
-            while index < len(self.buckets) and get_delivery_bucket_bounds(self.buckets[index][0])[1] <= limit:
-                before += self.buckets[index][1]
-                index += 1
-            part_of_bucket = 0.0
-            if index < len(self.buckets):
-                number, messages = self.buckets[index]
-                shortest, too_long = get_delivery_bucket_bounds(number)
-                part_of_bucket = messages * max(limit - shortest, 0) / (too_long - shortest)
-            shares.append((before + part_of_bucket) / total)
-        return shares
+        """The share of the messages that took less than each of these (milliseconds); there are messages."""
+        return [self._count_within(limit) / self.message_count for limit in limits]
+
+    def _count_within(self, limit: float) -> float:
+        count = 0.0
+        for number, messages in self.buckets:
+            shortest, too_long = get_delivery_bucket_bounds(number)
+            count += messages * min(max(limit - shortest, 0) / (too_long - shortest), 1)
+        return count
 
 
 @dataclass(frozen=True, slots=True)

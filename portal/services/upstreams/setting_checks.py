@@ -22,8 +22,7 @@ class SettingRefused(Refused):
     """What is set of an upstream isn't possible; `field` is the setting's name."""
 
     def __init__(self, setting: str, **params: object) -> None:
-        super().__init__(setting=setting, **params)
-        self.field = setting
+        super().__init__(field=setting, setting=setting, **params)
 
 
 class InvalidUpstreamSetting(SettingRefused):
