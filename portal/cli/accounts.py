@@ -10,7 +10,6 @@ import click
 from portal.cli.shell import (
     CommandContext,
     CommandOutput,
-    account_argument,
     add_group,
     describe,
     format_names_and_values,
@@ -118,7 +117,6 @@ def _create_account(
 
 
 @account_group.command("alert", example="account alert smpp-acme-1 --below 100 --to ops@acme.example")
-@account_argument
 @click.option("--below", type=credit_amounts.parse_amount_or_zero, metavar="N", help="Credits; 0: no mail.")
 @click.option("--to", metavar="EMAIL,…", help="At most five; otherwise the customer's contact address.")
 def _change_alert(context: CommandContext, account: Account, *, below: int | None, to: str | None) -> CommandOutput:
@@ -131,7 +129,6 @@ def _change_alert(context: CommandContext, account: Account, *, below: int | Non
 
 
 @account_group.command("recredit", example="account recredit smpp-acme-1 --below 100 --pack 1000")
-@account_argument
 @click.option(
     "--below",
     type=credit_amounts.parse_amount_or_zero,
@@ -153,7 +150,6 @@ def _change_recredit(
 
 
 @account_group.command("change", example="account change smpp-acme-1 --throughput 50 --any-sender")
-@account_argument
 @_windowing_option()
 @_throughput_option()
 @_binds_option()
@@ -168,7 +164,6 @@ def _change_account(context: CommandContext, account: Account, **account_setting
 
 
 @account_group.command("show", example="account show smpp-acme-1")
-@account_argument
 def _show_account(context: CommandContext, account: Account) -> CommandOutput:
     """Show one."""
     return _describe_account(account)
@@ -187,7 +182,6 @@ def _list_accounts(context: CommandContext) -> CommandOutput:
 
 def _add_switch(name: str, switch: Callable[[sqlite3.Connection, Actor, Account], None], help: str) -> None:
     @account_group.command(name, help=help, example=f"account {name} smpp-acme-1")
-    @account_argument
     def switch_account(context: CommandContext, account: Account) -> CommandOutput:
         switch(context.conn, SHELL, account)
         return _describe_account(accounts.get_account(context.conn, account.name))

@@ -5,7 +5,6 @@ import click
 from portal.cli.shell import (
     CommandContext,
     CommandOutput,
-    account_argument,
     add_group,
     format_timestamp,
     list_rows,
@@ -23,7 +22,6 @@ _network_argument = click.argument("network", metavar="IP|CIDR")
 
 
 @ip_group.command("add", example="ip add smpp-acme-1 203.0.113.0/28 --label office --expires 8h")
-@account_argument
 @_network_argument
 @click.option("--label", default="", metavar="T")
 @click.option("--expires", type=parse_duration, metavar="8h", help="Good for so long; without it, until removed.")
@@ -44,7 +42,6 @@ def _add_allowed_ip(
 
 
 @ip_group.command("remove", example="ip remove smpp-acme-1 203.0.113.0/28")
-@account_argument
 @_network_argument
 def _remove_allowed_ip(context: CommandContext, account: Account, network: str) -> CommandOutput:
     """Take one off the list: sessions that only it allowed are unbound."""
@@ -54,7 +51,6 @@ def _remove_allowed_ip(context: CommandContext, account: Account, network: str) 
 
 
 @ip_group.command("list", example="ip list smpp-acme-1")
-@account_argument
 def _list_allowed_ips(context: CommandContext, account: Account) -> CommandOutput:
     """List them."""
     return _describe_allowed_ips(

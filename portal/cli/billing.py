@@ -21,10 +21,8 @@ from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.people import customers
 
-order_group = add_group("order")
+order_group = add_group("order", order=named_argument("NUMBER", orders.get_order_by_number))
 pack_group = add_group("pack")
-
-_order_argument = named_argument("NUMBER", orders.get_order_by_number)
 
 
 # --- order
@@ -48,14 +46,12 @@ def _list_orders(
 
 
 @order_group.command("show", example="order show 2026-00042")
-@_order_argument
 def _show_order(context: CommandContext, order: Order) -> CommandOutput:
     """Show one."""
     return _describe_order(order)
 
 
 @order_group.command("pay", example="order pay 2026-00042 --note 'bank transfer of 12 March'")
-@_order_argument
 @click.option("--note", default="", metavar="T", help="How it was paid; the customer sees it.")
 def _pay_order(context: CommandContext, order: Order, *, note: str) -> CommandOutput:
     """Mark one as paid: its credits arrive, and the customer gets a mail."""
@@ -63,7 +59,6 @@ def _pay_order(context: CommandContext, order: Order, *, note: str) -> CommandOu
 
 
 @order_group.command("cancel", example="order cancel 2026-00042")
-@_order_argument
 def _cancel_order(context: CommandContext, order: Order) -> CommandOutput:
     """Close one that won't be paid."""
     return _describe_order(orders.cancel_order(context.conn, SHELL, order))

@@ -6,7 +6,6 @@ from portal.cli.groups import CommandError
 from portal.cli.shell import (
     CommandContext,
     CommandOutput,
-    account_argument,
     add_group,
     format_timestamp,
     wrong_usage,
@@ -28,7 +27,6 @@ _reason_option = click.option(
 
 
 @credits_group.command("show", example="credits show smpp-acme-1")
-@account_argument
 def _show_balance(context: CommandContext, account: Account) -> CommandOutput:
     """Show an account's balance, and what of it runs out."""
     output, lots = (
@@ -50,7 +48,6 @@ def _show_balance(context: CommandContext, account: Account) -> CommandOutput:
 
 
 @credits_group.command("grant", example="credits grant smpp-acme-1 1000 --until 2027-12-31")
-@account_argument
 @_amount_argument
 @click.option("--note", default="", metavar="T", help="Stands in the ledger.")
 @click.option("--until", default="", metavar="DATE", help="The last day on which they are good: 2027-12-31.")
@@ -75,7 +72,6 @@ def _transfer_credits(context: CommandContext, source_name: str, target_name: st
 
 
 @credits_group.command("correct", example="credits correct smpp-acme-1 -20 --reason 'granted twice'")
-@account_argument
 @click.argument("amount", type=credit_amounts.parse_amount_change, metavar="±N")
 @_reason_option
 def _correct_balance(context: CommandContext, account: Account, amount: int, *, reason: str) -> CommandOutput:
@@ -84,7 +80,6 @@ def _correct_balance(context: CommandContext, account: Account, amount: int, *, 
 
 
 @credits_group.command("refund", example="credits refund smpp-acme-1 --message 4711 --reason 'sent twice'")
-@account_argument
 @click.argument("amount", type=credit_amounts.parse_amount, metavar="[N]", required=False)
 @click.option("--message", type=int, metavar="ID", help="Give back what this message cost, once; leave out N.")
 @_reason_option

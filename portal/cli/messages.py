@@ -9,7 +9,7 @@ import click
 
 from portal.cli.groups import CommandError
 from portal.cli.progress import show_progress
-from portal.cli.shell import CommandContext, CommandOutput, account_argument, add_group, format_timestamp, list_rows
+from portal.cli.shell import CommandContext, CommandOutput, add_group, format_timestamp, list_rows
 from portal.services.accounts import accounts, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
@@ -55,7 +55,6 @@ def _simulate_inbound_message(context: CommandContext, text: str, *, source: str
 
 
 @number_group.command("add", example="number add smpp-acme-1 390399123 --keyword WIN")
-@account_argument
 @_number_argument
 @_keyword_option
 def _add_inbound_number(context: CommandContext, account: Account, number: str, *, keyword: str) -> CommandOutput:
@@ -65,7 +64,6 @@ def _add_inbound_number(context: CommandContext, account: Account, number: str, 
 
 
 @number_group.command("remove", example="number remove smpp-acme-1 390399123 --keyword WIN")
-@account_argument
 @_number_argument
 @_keyword_option
 def _remove_inbound_number(context: CommandContext, account: Account, number: str, *, keyword: str) -> CommandOutput:
@@ -75,7 +73,6 @@ def _remove_inbound_number(context: CommandContext, account: Account, number: st
 
 
 @number_group.command("list", example="number list smpp-acme-1")
-@account_argument
 def _list_inbound_numbers(context: CommandContext, account: Account) -> CommandOutput:
     """List them."""
     numbers = inbound_numbers.list_inbound_numbers(context.conn, account.id)
@@ -90,7 +87,6 @@ def _inbound_number_to_dict(number: InboundNumber) -> dict[str, object]:
 
 
 @blacklist_group.command("add", example="blacklist add smpp-acme-1 393401234567")
-@account_argument
 @_number_argument
 def _add_blacklist_entry(context: CommandContext, account: Account, number: str) -> CommandOutput:
     """Put a number on it."""
@@ -99,7 +95,6 @@ def _add_blacklist_entry(context: CommandContext, account: Account, number: str)
 
 
 @blacklist_group.command("remove", example="blacklist remove smpp-acme-1 393401234567")
-@account_argument
 @_number_argument
 def _remove_blacklist_entry(context: CommandContext, account: Account, number: str) -> CommandOutput:
     """Take a number off it: messages reach it again."""
@@ -108,7 +103,6 @@ def _remove_blacklist_entry(context: CommandContext, account: Account, number: s
 
 
 @blacklist_group.command("list", example="blacklist list smpp-acme-1")
-@account_argument
 def _list_blacklist(context: CommandContext, account: Account) -> CommandOutput:
     """List it."""
     values = [_blacklist_entry_to_dict(each) for each in blacklist.list_blacklist(context.conn, account.id)]
@@ -125,7 +119,6 @@ def _blacklist_entry_to_dict(entry: BlacklistEntry) -> dict[str, object]:
 
 
 @blacklist_group.command("export", example="blacklist export smpp-acme-1")
-@account_argument
 def _export_blacklist(context: CommandContext, account: Account) -> CommandOutput:
     """Print it as CSV, as import reads it."""
     entries = blacklist.list_blacklist(context.conn, account.id)
@@ -138,7 +131,6 @@ def _export_blacklist(context: CommandContext, account: Account) -> CommandOutpu
 
 
 @blacklist_group.command("import", example="blacklist import smpp-acme-1 numbers.csv --dry-run")
-@account_argument
 @click.argument("file", metavar="FILE", type=click.Path(readable=False, allow_dash=True))
 @click.option("--dry-run", is_flag=True, help="Say what would be added, and change nothing.")
 def _import_blacklist(context: CommandContext, account: Account, file: str, *, dry_run: bool) -> CommandOutput:

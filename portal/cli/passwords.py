@@ -2,7 +2,7 @@
 
 import click
 
-from portal.cli.shell import CommandContext, CommandOutput, account_argument, add_group, parse_duration
+from portal.cli.shell import CommandContext, CommandOutput, add_group, parse_duration
 from portal.services.accounts import credentials
 from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL, Actor
@@ -12,7 +12,6 @@ password_group = add_group("password")
 
 
 @password_group.command("regenerate", example="password regenerate smpp-acme-1 --grace 15m")
-@account_argument
 @click.option(
     "--grace", type=parse_duration, default="0", metavar="15m", help="How long the old one stays good, at most 24h."
 )

@@ -16,6 +16,7 @@ from portal.cli.shell import (
     list_rows,
     load_config,
     lock_and_migrate_database,
+    named_argument,
     open_database,
     read_password,
     root_command,
@@ -31,13 +32,12 @@ from portal.services.common.audit import SHELL
 from portal.services.messages import text_policy
 from portal.services.operations import database_key
 from portal.services.people import customers, enrolment, password_hashing, two_factor, users
+from portal.services.people.customers import Customer
 from portal.services.people.users import User
 from portal.services.prices import prices
 
-customer_group = add_group("customer")
+customer_group = add_group("customer", customer=named_argument("NAME", customers.get_customer))
 user_group = add_group("user")
-
-_customer_name_argument = click.argument("customer_name", metavar="NAME")
 
 
 @root_command("init", cls=Command, example="init --email olga@portal.example")
@@ -70,7 +70,7 @@ def _format_link(context: CommandContext, user: User, kind: str, token: str) -> 
 
 
 @customer_group.command("add", example="customer add Acme --email marta@acme.example")
-@_customer_name_argument
+@click.argument("customer_name", metavar="NAME")
 @click.option("--email", required=True, help="Contact address, where generated passwords go.")
 @click.option(
     "--language", type=click.Choice(list(LANGUAGES)), default=DEFAULT_LANGUAGE, help="Of mails to that address."
@@ -82,7 +82,6 @@ def _create_customer(context: CommandContext, customer_name: str, *, email: str,
 
 
 @customer_group.command("change", example="customer change Acme --credit-line 500 --messages-months 6")
-@_customer_name_argument
 @click.option(
     "--credit-line", "credit_line_text", metavar="N", help="Credits that it may buy before they are paid; 0: none."
 )
@@ -97,7 +96,7 @@ def _create_customer(context: CommandContext, customer_name: str, *, email: str,
 )
 def _change_customer(
     context: CommandContext,
-    customer_name: str,
+    customer: Customer,
     *,
     credit_line_text: str | None,
     min_age: int | None,
@@ -110,7 +109,6 @@ def _change_customer(
     if remove_stored and texts != text_policy.NONE:
         wrong_usage("--remove-stored goes with --texts none")
     with write_transaction(context.conn):
-        customer = customers.get_customer(context.conn, customer_name)
         customers.change_customer(
             context.conn,
             SHELL,
@@ -121,7 +119,7 @@ def _change_customer(
         )
         if texts is not None:
             text_policy.change_text_policy(context.conn, SHELL, customer, texts, remove_stored=remove_stored)
-    customer = customers.get_customer(context.conn, customer_name)
+    customer = customers.get_customer(context.conn, customer.name)
     owed = auto_recredit.get_owed_credits(context.conn, customer.id)
     return describe(
         {
@@ -142,7 +140,7 @@ def _list_customers(context: CommandContext) -> CommandOutput:
     return list_rows(rows, ("name", "email", "language"))
 
 
-def _customer_to_dict(customer: customers.Customer) -> dict[str, object]:
+def _customer_to_dict(customer: Customer) -> dict[str, object]:
     return {"name": customer.name, "email": customer.contact_email, "language": customer.language}
 
 

@@ -9,7 +9,6 @@ from portal.cli.shell import (
     CommandContext,
     CommandOutput,
     DatabaseCommand,
-    account_argument,
     add_group,
     format_table,
     named_argument,
@@ -26,7 +25,7 @@ from portal.services.routing.routes import NoRoute, Route, RouteDecision
 from portal.services.upstreams import binds, upstreams
 from portal.services.upstreams.health import FAILING
 
-route_group = add_group("route")
+route_group = add_group("route", route=named_argument("ID", routes.get_route, type=int))
 
 _FORMERLY = "Numbers that reach an account: see `number add`, `number remove` and `number list`."
 
@@ -47,7 +46,6 @@ class RouteCommand(DatabaseCommand):
 _before_option = click.option(
     "--before", "before_id", type=int, metavar="ID", help="In front of this route; without it, last."
 )
-_route_argument = named_argument("ID", routes.get_route, type=int)
 
 
 @route_group.command(
@@ -61,7 +59,7 @@ _route_argument = named_argument("ID", routes.get_route, type=int)
     help="A,B: B where A fails. A:70,B:30: they share the numbers. A:70,B:30,C: and C where both fail.",
 )
 @click.option("--customer", metavar="C", help="Only messages of this customer's accounts.")
-@click.option("--account", metavar="A", help="Only messages of this account.")
+@click.option("--account", "account_name", metavar="A", help="Only messages of this account.")
 @click.option("--country", metavar="CC", help="Only to numbers of this country (ISO 3166, like IT).")
 @click.option("--prefix", metavar="DIGITS", help="Only to numbers that begin with these digits (39340).")
 @click.option("--sender", metavar="S", help="Only messages with this sender.")
@@ -71,7 +69,7 @@ def _create_route(
     *,
     upstreams_text: str,
     customer: str | None,
-    account: str | None,
+    account_name: str | None,
     before_id: int | None,
     **conditions: str | None,
 ) -> CommandOutput:
@@ -81,7 +79,7 @@ def _create_route(
         SHELL,
         upstreams_text,
         customer=None if customer is None else customers.get_customer(context.conn, customer),
-        account=None if account is None else accounts.get_account(context.conn, account),
+        account=None if account_name is None else accounts.get_account(context.conn, account_name),
         before_id=before_id,
         **conditions,
     )
@@ -89,7 +87,6 @@ def _create_route(
 
 
 @route_group.command("move", example="route move 7 --before 3")
-@_route_argument
 @_before_option
 def _move_route(context: CommandContext, route: Route, *, before_id: int | None) -> CommandOutput:
     """Put one in front of another, or last."""
@@ -97,7 +94,6 @@ def _move_route(context: CommandContext, route: Route, *, before_id: int | None)
 
 
 @route_group.command("remove", cls=RouteCommand, example="route remove 7")
-@_route_argument
 def _remove_route(context: CommandContext, route: Route) -> CommandOutput:
     """Remove one."""
     routes.remove_route(context.conn, SHELL, route)
@@ -131,7 +127,6 @@ def _list_routes(context: CommandContext) -> CommandOutput:
 
 
 @route_group.command("test", example="route test smpp-acme-1 393401234567 ACME")
-@account_argument
 @click.argument("number", metavar="NUMBER")
 @click.argument("sender", required=False, default="")
 def _test_route(context: CommandContext, account: Account, number: str, sender: str) -> CommandOutput:

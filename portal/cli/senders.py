@@ -7,15 +7,13 @@ from typing import Any
 import click
 
 from portal.cli.groups import CommandError
-from portal.cli.shell import CommandContext, CommandOutput, account_argument, add_group, list_rows, named_argument
+from portal.cli.shell import CommandContext, CommandOutput, add_group, list_rows, named_argument
 from portal.core.db import write_transaction
 from portal.services.accounts.accounts import Account
 from portal.services.common.addresses import normalize_address
 from portal.services.common.audit import SHELL
 from portal.services.senders import documents, senders
 from portal.services.senders.senders import Sender
-
-sender_group = add_group("sender")
 
 _COLUMNS = ("sender", "type", "status", "description", "reason", "document", "comment")
 
@@ -24,11 +22,10 @@ def _get_sender(conn: sqlite3.Connection, account: Account, address: str) -> Sen
     return senders.get_sender(conn, account, normalize_address(address.strip()))
 
 
-_sender_argument = named_argument("SENDER", _get_sender)
+sender_group = add_group("sender", sender=named_argument("SENDER", _get_sender))
 
 
 @sender_group.command("add", example="sender add smpp-acme-1 ACME --reason 'our brand' --document trademark.pdf")
-@account_argument
 @click.argument("address", metavar="SENDER")
 @click.option("--description", default="", metavar="T")
 @click.option("--reason", default="", metavar="T", help="What it is for.")
@@ -73,8 +70,6 @@ def _read_document(file: Path | None) -> bytes:
 
 def _add_decision(name: str, help: str, example: str, *, approve: bool) -> None:
     @sender_group.command(name, help=help, example=f"sender {name} {example}")
-    @account_argument
-    @_sender_argument
     @click.option("--comment", default="", metavar="T", help="What the customer reads.")
     def decide(context: CommandContext, account: Account, sender: Sender, *, comment: str) -> CommandOutput:
         decided = senders.decide_sender(
@@ -89,8 +84,6 @@ _add_decision("refuse", "Refuse one, also later.", "smpp-acme-1 ACME --comment '
 
 def _add_switch(name: str, help: str, *, enabled: bool) -> None:
     @sender_group.command(name, help=help, example=f"sender {name} smpp-acme-1 ACME")
-    @account_argument
-    @_sender_argument
     def switch(context: CommandContext, account: Account, sender: Sender) -> CommandOutput:
         switched = senders.set_sender_enabled(context.conn, SHELL, account, sender.id, enabled=enabled)
         return _describe_senders(_sender_to_dict(switched))
@@ -101,8 +94,6 @@ _add_switch("enable", "Allow one again that was disabled.", enabled=True)
 
 
 @sender_group.command("remove", example="sender remove smpp-acme-1 ACME")
-@account_argument
-@_sender_argument
 def _remove_sender(context: CommandContext, account: Account, sender: Sender) -> CommandOutput:
     """Take one from the list."""
     senders.remove_senders(context.conn, SHELL, account, [sender.id])
@@ -110,8 +101,6 @@ def _remove_sender(context: CommandContext, account: Account, sender: Sender) ->
 
 
 @sender_group.command("document", example="sender document smpp-acme-1 ACME trademark.pdf")
-@account_argument
-@_sender_argument
 @click.argument("file", type=click.Path(readable=False, path_type=Path), metavar="FILE")
 def _save_document(context: CommandContext, account: Account, sender: Sender, file: Path) -> CommandOutput:
     """Write the document of one to a new file."""
@@ -125,7 +114,6 @@ def _save_document(context: CommandContext, account: Account, sender: Sender, fi
 
 
 @sender_group.command("list", example="sender list smpp-acme-1")
-@account_argument
 def _list_senders(context: CommandContext, account: Account) -> CommandOutput:
     """List them."""
     return _describe_senders([_sender_to_dict(each) for each in senders.list_senders(context.conn, account.id)])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, wraps
+from inspect import signature
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -42,6 +43,10 @@ class CommandOutput:
     text: str = ""
     problem: str = ""
     status: int = 0
+
+
+CommandFunction = Callable[..., CommandOutput]
+CommandDecorator = Callable[[CommandFunction], CommandFunction]
 
 
 class CommandContext:
@@ -138,10 +143,48 @@ class DatabaseCommand(Command):
             return output
 
 
+def named_argument(metavar: str, get: Callable[..., object], **attributes: Any) -> CommandDecorator:
+    """The argument names a thing, and the function is called with the thing itself.
+
+    Args:
+        get: what finds it, by the connection, what the arguments in front of this one name, and its name.
+    """
+    parameter = metavar.lower()
+
+    def decorate(run: CommandFunction) -> CommandFunction:
+        @wraps(run)
+        def run_with_named(context: CommandContext, *named: object, **params: Any) -> CommandOutput:
+            found = get(context.conn, *named, params.pop(parameter))
+            return run(context, *named, found, **params)
+
+        return click.argument(parameter, metavar=metavar, **attributes)(run_with_named)
+
+    return decorate
+
+
 class DatabaseCommandGroup(CommandGroup):
-    """A group whose commands work on the database, unless they say otherwise."""
+    """A group whose commands work on the database, unless they say otherwise.
+
+    A command whose function has a parameter `account` gets the account's name as an argument, and is called with the
+    account itself. `named` says the same of other parameters, each with what adds its argument.
+    """
 
     command_class = DatabaseCommand
+
+    def __init__(self, name: str, help: str, **named: CommandDecorator) -> None:
+        super().__init__(name, help)
+        self._named = {"account": named_argument("ACCOUNT", accounts.get_account), **named}
+
+    def command(self, *args: Any, **attributes: Any) -> Callable[[CommandFunction], click.Command]:  # type: ignore[override]
+        add: Callable[[CommandFunction], click.Command] = super().command(*args, **attributes)
+
+        def add_with_arguments(run: CommandFunction) -> click.Command:
+            # The last one first, as decorators are applied from below.
+            for each in reversed(signature(run).parameters):
+                run = self._named[each](run) if each in self._named else run
+            return add(run)
+
+        return add_with_arguments
 
 
 @contextmanager
@@ -170,16 +213,16 @@ def _one_line_errors() -> Iterator[None]:
         raise CommandError(text) from error
 
 
-def add_group(name: str) -> DatabaseCommandGroup:
-    """Add a group of ROOT_COMMANDS to the root, and return it."""
-    group = DatabaseCommandGroup(name, ROOT_COMMANDS[name][1])
+def add_group(name: str, **named: CommandDecorator) -> DatabaseCommandGroup:
+    """Add a group of ROOT_COMMANDS to the root, and return it; `named` as for DatabaseCommandGroup."""
+    group = DatabaseCommandGroup(name, ROOT_COMMANDS[name][1], **named)
     root.add_command(group)
     return group
 
 
 def root_command(
     name: str, cls: type[Command] = DatabaseCommand, **attributes: Any
-) -> Callable[[Callable[..., CommandOutput]], click.Command]:
+) -> Callable[[CommandFunction], click.Command]:
     """A command of ROOT_COMMANDS that is no group; arguments as for Command."""
     return root.command(name, cls=cls, help=ROOT_COMMANDS[name][1], **attributes)
 
@@ -287,31 +330,6 @@ def read_password() -> str:
     if sys.stdin.isatty():
         return getpass.getpass("Password: ")
     return sys.stdin.readline().rstrip("\r\n")
-
-
-def named_argument(
-    metavar: str, get: Callable[..., object], **attributes: Any
-) -> Callable[[Callable[..., CommandOutput]], Callable[..., CommandOutput]]:
-    """The argument names a thing, and the function is called with the thing itself.
-
-    Args:
-        get: what finds it, by the connection, what the arguments in front of this one name, and its name.
-    """
-    parameter = metavar.lower()
-
-    def decorate(run: Callable[..., CommandOutput]) -> Callable[..., CommandOutput]:
-        @wraps(run)
-        def run_with_named(context: CommandContext, *named: object, **params: Any) -> CommandOutput:
-            found = get(context.conn, *named, params.pop(parameter))
-            return run(context, *named, found, **params)
-
-        return click.argument(parameter, metavar=metavar, **attributes)(run_with_named)
-
-    return decorate
-
-
-account_argument = named_argument("ACCOUNT", accounts.get_account)
-"""The command is about an account."""
 
 
 def parse_duration(text: str) -> int:

@@ -52,11 +52,9 @@ from portal.services.upstreams.upstreams import Upstream
 if TYPE_CHECKING:
     from portal.cli.connection_test import ConnectionStep
 
-upstream_group = add_group("upstream")
+upstream_group = add_group("upstream", upstream=named_argument("NAME", upstreams.get_upstream))
 
 _SERVER_STOPPED = "the SMPP server isn't running"
-
-_upstream_argument = named_argument("NAME", upstreams.get_upstream)
 
 
 @upstream_group.command(
@@ -89,7 +87,6 @@ def _create_upstream(
 @upstream_group.command(
     "change", cls=SettingsCommand, example="upstream change carrier --throughput 50 --window 20 --no-tls-verify"
 )
-@_upstream_argument
 @click.option("--name", "new_name", metavar="NAME", help="Another name.")
 def _change_upstream(
     context: CommandContext,
@@ -155,14 +152,12 @@ def _list_upstreams(context: CommandContext) -> CommandOutput:
 
 
 @upstream_group.command("show", example="upstream show carrier")
-@_upstream_argument
 def _show_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
     """Show one: its settings, its binds and what was counted."""
     return _describe_state(context, binds.get_upstream_state(context.conn, upstream.id))
 
 
 @upstream_group.command("test", example="upstream test carrier")
-@_upstream_argument
 def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
     """Connect, bind and unbind from here: what works, step by step, and what to do where it doesn't.
 
@@ -214,7 +209,6 @@ def _format_steps(host: str, steps: "Sequence[ConnectionStep]") -> str:
 
 def _add_state_command(name: str, change: Callable[[sqlite3.Connection, Actor, Upstream], None], help: str) -> None:
     @upstream_group.command(name, help=help, example=f"upstream {name} carrier")
-    @_upstream_argument
     def change_state(context: CommandContext, upstream: Upstream) -> CommandOutput:
         change(context.conn, SHELL, upstream)
         return _describe_change(context, upstream.id, upstream)
@@ -253,7 +247,6 @@ def _set_default_upstream(context: CommandContext, name: str | None, *, is_none:
 
 
 @upstream_group.command("remove", example="upstream remove carrier")
-@_upstream_argument
 def _remove_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput:
     """Remove one that no messages wait for; what it has sent goes on naming it. Receipts that have not come by then
     match nothing any more.
