@@ -13,7 +13,6 @@ MINIMUM_VERSIONS: Mapping[str, ssl.TLSVersion] = {"1.2": ssl.TLSVersion.TLSv1_2,
 """The lowest versions that can be asked for. Older ones are forbidden by RFC 8996; they hash by SHA-1 and MD5, which
 OpenSSL 3 refuses unless the level of security is 0 for the whole connection, TLS 1.2 included."""
 
-_KEY = "client key"
 # All authorities of a system are a quarter of it.
 _MAX_FILE_OCTETS = 1 << 20
 # The alerts (RFC 8446, 6.2) with which a server refuses a certificate of ours, as OpenSSL names them.
