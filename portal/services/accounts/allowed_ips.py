@@ -15,7 +15,7 @@ from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused
+from portal.services.common.errors import NotFound, Refused, require_found
 
 _MAX_LABEL_LENGTH = 60
 # What a customer may open at most. Wider ranges are whole providers or the internet, so the list would protect nothing.
@@ -278,9 +278,7 @@ def _get_allowed_ip(conn: sqlite3.Connection, account_id: int, column: str, valu
         f"SELECT id, network, label, expires_at FROM allowed_ips WHERE {column} = ? AND account_id = ?",
         (value, account_id),
     ).fetchone()
-    if row is None:
-        raise NoSuchAllowedIP()
-    return AllowedIP(*row)
+    return AllowedIP(*require_found(row, NoSuchAllowedIP()))
 
 
 def list_allowed_ips(conn: sqlite3.Connection, account_id: int) -> list[AllowedIP]:
