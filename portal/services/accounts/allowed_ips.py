@@ -126,8 +126,7 @@ def parse_ip_network(text: str) -> IPNetwork:
         raise InvalidIPAddress(text=text) from None
     host = text.partition("/")[0]
     if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped:
-        if network.prefixlen < 96:
-            raise IPRangeTooWide(text=text, v4=_MIN_PREFIX_LENGTHS[4], v6=_MIN_PREFIX_LENGTHS[6])
+        # Of a network that is wider than those 32 bits the first address is no mapped one.
         host = str(ip_address(host).ipv4_mapped)  # type: ignore[union-attr]
         network = ip_network(f"{host}/{network.prefixlen - 96}", strict=False)
     if network.prefixlen < _MIN_PREFIX_LENGTHS[network.version]:
