@@ -175,10 +175,7 @@ def _remove_price(
     """Let a list say nothing of a destination, or call a change off."""
     destination = prices.parse_destination(destination_text)
     valid_from = prices.parse_valid_from(valid_from_text, context.config.timezone)
-    if valid_from is None:
-        prices.remove_price(context.conn, SHELL, price_list.id, destination)
-    else:
-        prices.cancel_price_change(context.conn, SHELL, price_list.id, destination, valid_from)
+    prices.remove_price(context.conn, SHELL, price_list.id, destination, valid_from)
     return _describe_prices(context, price_list, destination)
 
 

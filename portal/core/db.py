@@ -124,16 +124,16 @@ def sort_in_files(conn: sqlite3.Connection, folder: Path) -> Iterator[None]:
 
     It would keep them in memory otherwise, or in the system's temporary folder, which may be memory, too.
     """
-    previous = os.environ.get("SQLITE_TMPDIR")
-    os.environ["SQLITE_TMPDIR"] = str(folder.absolute())
     conn.execute("PRAGMA temp_store = FILE")
+    # The environment's SQLITE_TMPDIR is looked at before the first connection, and never again.
+    conn.execute(_SET_TEMP_FOLDER.format(str(folder.absolute()).replace("'", "''")))
     try:
         yield
     finally:
-        if previous is None:
-            del os.environ["SQLITE_TMPDIR"]
-        else:
-            os.environ["SQLITE_TMPDIR"] = previous
+        conn.execute(_SET_TEMP_FOLDER.format(""))
+
+
+_SET_TEMP_FOLDER = "PRAGMA temp_store_directory = '{}'"
 
 
 def measure_used_size(conn: sqlite3.Connection) -> int:

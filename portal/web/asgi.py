@@ -159,10 +159,14 @@ def _build_environ(scope: _Message) -> "WSGIEnvironment":
     if names.count(b"host") > 1 or {b"content-length", b"transfer-encoding"} <= set(names):
         # A proxy in front may have read them otherwise (RFC 9112, sections 3.2 and 6.3).
         raise _RequestRefused(HTTPStatus.BAD_REQUEST)
+    path: bytes = scope["raw_path"]
+    if not path.startswith(b"/"):
+        # In the absolute form, as clients send it to a proxy (RFC 9112, section 3.2.2).
+        path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
     environ: WSGIEnvironment = {
         "REQUEST_METHOD": scope["method"],
         "SCRIPT_NAME": "",
-        "PATH_INFO": unquote_to_bytes(scope["raw_path"]).decode("latin-1"),
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
         "QUERY_STRING": scope["query_string"].decode("latin-1"),
         "SERVER_NAME": scope["server"][0],
         "SERVER_PORT": str(scope["server"][1]),

@@ -2,6 +2,7 @@ import sqlite3
 import threading
 from contextlib import closing
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -163,3 +164,15 @@ def test_many_rows_are_updated_each_to_its_value(tmp_path, count):
         rows = conn.execute("SELECT id, name, kind, size FROM things ORDER BY id").fetchall()
     for row_id, *rest in rows:
         assert rest == ([values[row_id], "b", 2] if row_id in values else ["old", "a", 1])
+
+
+def test_what_is_sorted_goes_into_files_of_the_folder(conn, tmp_path):
+    folder = tmp_path / "it's here"
+    folder.mkdir()
+    with db.sort_in_files(conn, folder):
+        conn.execute("PRAGMA cache_size = 10")
+        conn.execute("PRAGMA temp.cache_size = 10")
+        conn.execute("CREATE TEMP TABLE many AS SELECT randomblob(300000) FROM (VALUES (1), (2), (3), (4), (5))")
+        # SQLite has removed its name already.
+        open_files = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+        assert [each for each in open_files if each.startswith(f"{folder}/etilqs")]

@@ -326,7 +326,9 @@ def _list_pages(config: Config, keys: Keys, cast: Cast, arguments: dict[str, Any
         decision = get_access_rule(app, rule.endpoint)
         is_page = rule.endpoint not in _NON_PAGE_ENDPOINTS and not rule.rule.endswith(_DOWNLOAD_SUFFIXES)
         if "GET" in (rule.methods or ()) and decision in _VIEWERS_BY_RULE and is_page:
-            address = adapter.build(rule.endpoint, {name: arguments[name] for name in rule.arguments})
+            address = adapter.build(
+                rule.endpoint, {name: arguments[name] for name in rule.arguments - (rule.defaults or {}).keys()}
+            )
             pages.append(GalleryPage(_VIEWERS_BY_ENDPOINT.get(rule.endpoint, _VIEWERS_BY_RULE[decision]), address))
     waiting_account, classic_account = cast.smpp_acme_2.name, cast.sms_acme_1.name
     other_addresses = [

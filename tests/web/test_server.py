@@ -76,6 +76,11 @@ def test_what_a_proxy_may_have_read_otherwise_is_refused(
     assert read_status(connect(server, open_sockets, b"POST /login HTTP/1.1\r\n" + headers)) == 400
 
 
+def test_an_address_in_the_absolute_form_is_read(server: RunningServer, open_sockets: ExitStack) -> None:
+    request = b"GET http://portal/login?next=/ HTTP/1.1\r\nHost: portal\r\n\r\n"
+    assert read_status(connect(server, open_sockets, request)) == 200
+
+
 def test_an_address_has_four_large_bodies_on_their_way(server: RunningServer, open_sockets: ExitStack) -> None:
     head = b"POST /login HTTP/1.1\r\nHost: portal\r\nContent-Length: 100000\r\n\r\n"
     underway = [connect(server, open_sockets, head) for _ in range(4)]

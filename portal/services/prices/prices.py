@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from portal.core import i18n, paths
@@ -433,60 +434,34 @@ def _purge_superseded_prices(conn: sqlite3.Connection, list_id: int, destination
     )
 
 
-def remove_price(conn: sqlite3.Connection, actor: Actor, list_id: int, destination: str) -> None:
-    """Remove a list's own price of a destination, and its scheduled changes.
+def remove_price(
+    conn: sqlite3.Connection, actor: Actor, list_id: int, destination: str, valid_from: int | None = None
+) -> None:
+    """Remove a list's own price of a destination with its scheduled changes, or cancel one of these.
 
     What the default list says holds then, and where that is the list, nothing is sent there any more; of a range, what
     its country or a shorter range says.
 
+    Args:
+        valid_from: the moment (milliseconds) of the change that is cancelled; None: all is removed.
+
     Raises:
-        NoSuchPrice
+        NoSuchPrice: there is none, or the change holds by now.
     """
+    condition = "TRUE" if valid_from is None else "valid_from = :valid_from AND valid_from > :now"
     with write_transaction(conn):
         removed_rows = conn.execute(
-            "DELETE FROM prices WHERE list_id = ? AND destination = ? RETURNING valid_from, price",
-            (list_id, destination),
+            f"DELETE FROM prices WHERE list_id = :list AND destination = :destination AND {condition}"
+            " RETURNING valid_from, price",
+            {"list": list_id, "destination": destination, "valid_from": valid_from, "now": now_ms()},
         ).fetchall()
         if not removed_rows:
             raise NoSuchPrice(destination=destination)
-        audit.record_action(
-            conn,
-            actor,
-            "prices.remove",
-            list=list_id,
-            destination=destination,
-            prices=[list(each) for each in removed_rows],
-        )
-
-
-def cancel_price_change(
-    conn: sqlite3.Connection, actor: Actor, list_id: int, destination: str, valid_from: int
-) -> None:
-    """Cancel a scheduled change.
-
-    Args:
-        valid_from: its moment (milliseconds).
-
-    Raises:
-        NoSuchPrice: there is none, or it holds by now.
-    """
-    with write_transaction(conn):
-        removed_row = conn.execute(
-            "DELETE FROM prices WHERE list_id = ? AND destination = ? AND valid_from = ? AND valid_from > ?"
-            " RETURNING price",
-            (list_id, destination, valid_from, now_ms()),
-        ).fetchone()
-        if removed_row is None:
-            raise NoSuchPrice(destination=destination)
-        audit.record_action(
-            conn,
-            actor,
-            "prices.call_off",
-            list=list_id,
-            destination=destination,
-            valid_from=valid_from,
-            price=removed_row["price"],
-        )
+        action = "prices.remove" if valid_from is None else "prices.call_off"
+        details: dict[str, Any] = {"prices": [list(each) for each in removed_rows]}
+        if valid_from is not None:
+            details = {"valid_from": valid_from, "price": removed_rows[0]["price"]}
+        audit.record_action(conn, actor, action, list=list_id, destination=destination, **details)
 
 
 # --- a fresh installation

@@ -1,6 +1,5 @@
 """Orders of all customers, for operators: a page, a CSV file, and marking one as paid."""
 
-from collections.abc import Iterator
 from functools import partial
 from urllib.parse import urlencode
 
@@ -12,7 +11,7 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import accounts
 from portal.services.billing import orders, purchases
-from portal.services.billing.orders import OrderFilter
+from portal.services.billing.orders import Order, OrderFilter
 from portal.services.people import customers
 from portal.web.billing.orders import STATUS_BADGES, describe_order_status, order_url
 from portal.web.core import access, context, downloads, htmx, paging
@@ -55,7 +54,8 @@ def list_all_orders() -> ResponseReturnValue:
 @access.operator_required
 def download_all_orders_csv() -> ResponseReturnValue:
     """The same orders, all of them."""
-    return downloads.stream_csv("orders.csv", _CSV_COLUMNS, _iterate_csv_rows(_read_filter()))
+    rows = map(_to_csv_row, orders.iterate_orders(context.open_stream_conn(), _read_filter()))
+    return downloads.stream_csv("orders.csv", _CSV_COLUMNS, rows)
 
 
 def _read_filter() -> OrderFilter:
@@ -67,10 +67,9 @@ def _read_filter() -> OrderFilter:
     )
 
 
-def _iterate_csv_rows(order_filter: OrderFilter) -> Iterator[list[object]]:
-    for each in orders.iterate_orders(context.get_conn(), order_filter):
-        values = orders.order_to_dict(each) | {"credits_arrived": "yes" if each.credited else "no"}
-        yield [values[column] for column in _CSV_COLUMNS]
+def _to_csv_row(order: Order) -> list[object]:
+    values = orders.order_to_dict(order) | {"credits_arrived": "yes" if order.credited else "no"}
+    return [values[column] for column in _CSV_COLUMNS]
 
 
 @blueprint.get("/orders/<number>/pay")

@@ -88,7 +88,8 @@ def download_statement_csv(account: Account) -> ResponseReturnValue:
     period = statement_filter.period_param
     if period.error is not None:
         return statement_filter.redirect_to_page(".show_statement", account)
-    movements = statement.iterate_movements(context.get_conn(), account.id, period.period, statement_filter.choice)
+    conn = context.open_stream_conn()
+    movements = statement.iterate_movements(conn, account.id, period.period, statement_filter.choice)
     return downloads.stream_csv(f"{account.name}-credits.csv", _CSV_COLUMNS, map(_to_csv_row, movements))
 
 
@@ -275,7 +276,7 @@ def download_monthly_costs_csv(account: Account) -> ResponseReturnValue:
     text = statement.format_month(number)
     rows = (
         (text, each.country, each.source, each.messages, each.parts, credit_amounts.credits_to_json_number(each.price))
-        for each in statement.iterate_monthly_usage(context.get_conn(), account.id, number)
+        for each in statement.iterate_monthly_usage(context.open_stream_conn(), account.id, number)
     )
     return downloads.stream_csv(f"{account.name}-{text}.csv", _MONTH_CSV_COLUMNS, rows)
 

@@ -107,21 +107,17 @@ def may_read_texts() -> bool:
     return get_current_user().is_operator or text_policy.may_read_texts(g.account.texts, get_current_user().role)
 
 
+@context.once_per_request
 def list_own_accounts() -> list[Account]:
-    """The accounts of the user's customer, SMPP ones first; none for operators. They are read once a request."""
-    if "own_accounts" not in g:
-        customer = get_current_user().customer_id
-        g.own_accounts = accounts.list_accounts(context.get_conn(), customer) if customer is not None else []
-    account_list: list[Account] = g.own_accounts
-    return account_list
+    """The accounts of the user's customer, SMPP ones first; none for operators."""
+    customer = get_current_user().customer_id
+    return accounts.list_accounts(context.get_conn(), customer) if customer is not None else []
 
 
+@context.once_per_request
 def is_billing_enabled() -> bool:
-    """Whether this installation sells credits. Found once a request."""
-    if "is_billing_enabled" not in g:
-        g.is_billing_enabled = packs.is_billing_enabled(context.get_conn(), context.get_config().billing.enabled)
-    is_enabled: bool = g.is_billing_enabled
-    return is_enabled
+    """Whether this installation sells credits."""
+    return packs.is_billing_enabled(context.get_conn(), context.get_config().billing.enabled)
 
 
 def require_billing() -> None:

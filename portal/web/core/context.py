@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import TypeVar
 
-from flask import Flask, current_app, g, request
+from flask import Flask, Response, after_this_request, current_app, g, request
 
 from portal.core import db
 from portal.core.config import Config
@@ -68,6 +68,21 @@ def get_conn() -> db.Connection:
     if connection is None:
         connection = state.thread_local.conn = db.connect(state.config.database_file, on_commit=state.notify_commit)
     return connection
+
+
+def open_stream_conn() -> db.Connection:
+    """A connection for what is read while it is sent; it is closed with the answer.
+
+    Any of the threads makes a piece of such an answer, while another request may be using its own connection.
+    """
+    conn = db.connect(_get_app_state().config.database_file)
+
+    @after_this_request
+    def close_with_answer(response: Response) -> Response:
+        response.call_on_close(conn.close)
+        return response
+
+    return conn
 
 
 def close_connections() -> None:

@@ -4,8 +4,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flask import g
-
 from portal.core import i18n
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
@@ -65,15 +63,9 @@ _REASONS = {
 }
 
 
+@context.once_per_request
 def get_notices() -> Sequence[Notice]:
-    """What the page of this request says over everything else; read once a request."""
-    if "notices" not in g:
-        g.notices = _read_notices()
-    notices: Sequence[Notice] = g.notices
-    return notices
-
-
-def _read_notices() -> Sequence[Notice]:
+    """What the page of this request says over everything else."""
     is_operator = access.get_current_user().is_operator
     listed = obstacles.list_obstacles(context.get_conn()) if is_operator else []
     if listed or not obstacles.is_simulator_default(context.get_conn()):

@@ -1,7 +1,6 @@
 """Where a request really comes from: what proxies say, as far as they are trusted."""
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
@@ -45,13 +44,9 @@ def resolve_client_address(environ: "WSGIEnvironment", proxies: Sequence[IPv4Net
 
     X-Forwarded-For grows to the right, and only what a trusted proxy has added is true: so it is read from the right.
     """
-    return _find_client_address(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", ""), tuple(proxies))
-
-
-@lru_cache(maxsize=1024)
-def _find_client_address(address: str, forwarded_for: str, proxies: tuple[IPv4Network | IPv6Network, ...]) -> str:
-    forwarded = [each.strip() for each in forwarded_for.split(",") if each.strip()]
-    while forwarded and proxies and _is_in_networks(address, proxies):
+    address = environ.get("REMOTE_ADDR", "")
+    forwarded = [each.strip() for each in environ.get("HTTP_X_FORWARDED_FOR", "").split(",") if each.strip()]
+    while forwarded and _is_in_networks(address, proxies):
         previous_hop = forwarded.pop()
         if not _parse_address(previous_hop):
             break

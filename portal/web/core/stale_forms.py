@@ -5,7 +5,7 @@ the form's page itself.
 """
 
 from collections.abc import Iterator
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from flask import Flask, redirect, request, session, url_for
 from flask.globals import request_ctx
@@ -114,15 +114,17 @@ def _is_page(path: str) -> bool:
 
 
 def _get_path(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return ""
+    parts = _split_url(url)
     return f"{parts.path}?{parts.query}" if parts.query else parts.path
 
 
 def _get_host(url: str) -> str:
+    return _split_url(url).netloc
+
+
+def _split_url(url: str) -> SplitResult:
+    """Its parts, which are empty where it is no URL."""
     try:
-        return urlsplit(url).netloc
+        return urlsplit(url)
     except ValueError:
-        return ""
+        return urlsplit("")

@@ -117,7 +117,7 @@ def remove_from_blacklist(account: Account) -> ResponseReturnValue:
 @access.account_access_required
 def download_blacklist_csv(account: Account) -> ResponseReturnValue:
     """What the same query shows in the page, newest first."""
-    rows = map(_to_csv_row, blacklist.iterate_blacklist(context.get_conn(), account.id, _read_search_text()))
+    rows = map(_to_csv_row, blacklist.iterate_blacklist(context.open_stream_conn(), account.id, _read_search_text()))
     return downloads.stream_csv(f"{account.name}-blacklist.csv", blacklist.CSV_COLUMNS, rows)
 
 

@@ -1,6 +1,6 @@
 """The messages that an account has sent: search, export, and the details of one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -382,16 +382,14 @@ def download_history(account: Account) -> ResponseReturnValue:
     """
     if get_history_filter().has_errors:
         return filters.redirect_to_list(url_for(".list_sent_messages", name=account.name))
-    messages = _iterate_messages(account)
+    texts = search.iterate_texts(context.open_stream_conn(), account.id, get_history_filter().search_query)
     return filters.stream_messages(
-        f"{account.name}-history", _EXPORT_COLUMNS, messages, _to_csv_row, _get_parts_and_credits
+        f"{account.name}-history", _EXPORT_COLUMNS, _iterate_messages(texts), _to_csv_row, _get_parts_and_credits
     )
 
 
-def _iterate_messages(account: Account) -> Iterator[SentMessage]:
-    for text in map(
-        _hide_unreadable_text, search.iterate_texts(context.get_conn(), account.id, get_history_filter().search_query)
-    ):
+def _iterate_messages(texts: Iterable[SentText]) -> Iterator[SentMessage]:
+    for text in map(_hide_unreadable_text, texts):
         if len(text.messages) == 1:
             yield text.messages[0]
         else:

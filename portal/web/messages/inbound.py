@@ -127,7 +127,7 @@ def download_received(account: Account) -> ResponseReturnValue:
     inbound_filter = get_inbound_filter()
     if inbound_filter.has_errors:
         return filters.redirect_to_list(url_for(".list_received_messages", name=account.name))
-    messages = inbound.iterate_inbound_messages(context.get_conn(), account.id, inbound_filter.search_query)
+    messages = inbound.iterate_inbound_messages(context.open_stream_conn(), account.id, inbound_filter.search_query)
     readable = map(_hide_unreadable_text, messages)
     return filters.stream_messages(f"{account.name}-received", _EXPORT_COLUMNS, readable, _to_csv_row)
 

@@ -209,18 +209,12 @@ def remove_price(list_id: int) -> ResponseReturnValue:
     price_list, destination = get_price_list(list_id), request.form.get("destination", "")
     # A date that can't be parsed matches no change; it must not remove the whole destination.
     valid_from = request.form.get("valid_from", 0, type=parse_row_id) if "valid_from" in request.form else None
-    conn, actor = context.get_conn(), context.get_actor()
+    words = N_("The list says nothing about %(destination)s any more.")
+    if valid_from is not None:
+        words = N_("The change for %(destination)s was cancelled.")
     try:
-        if valid_from is None:
-            prices.remove_price(conn, actor, list_id, destination)
-            toast = Toast(
-                _("The list says nothing about %(destination)s any more.", destination=_format_destination(destination))
-            )
-        else:
-            prices.cancel_price_change(conn, actor, list_id, destination, valid_from)
-            toast = Toast(
-                _("The change for %(destination)s was cancelled.", destination=_format_destination(destination))
-            )
+        prices.remove_price(context.get_conn(), context.get_actor(), list_id, destination, valid_from)
+        toast = Toast(_(words, destination=_format_destination(destination)))
     except prices.NoSuchPrice as refusal:
         # Removed by a colleague in the meantime, or it has come into force.
         toast = Toast(refusal.localized(), "warn")

@@ -75,7 +75,7 @@ def test_the_server_hears_of_new_prices(conn, change, volume):
     changes = (
         lambda: prices.set_prices(conn, SHELL, {"IT": 750}),
         lambda: change(volume, "FR", 700),
-        lambda: prices.cancel_price_change(conn, SHELL, volume, "IT", italy_row(conn, volume).scheduled[0].valid_from),
+        lambda: prices.remove_price(conn, SHELL, volume, "IT", italy_row(conn, volume).scheduled[0].valid_from),
         lambda: prices.remove_price(conn, SHELL, volume, "FR"),
         lambda: price_lists.assign_price_list(conn, SHELL, customers.get_customer(conn, "Acme"), volume),
     )
@@ -261,7 +261,7 @@ def test_a_list_stops_saying_something(conn, change, volume, audited):
 def test_a_change_to_come_is_called_off(conn, change, audited):
     at = now_ms() + DAY_MS
     change(price_lists.DEFAULT_LIST, "IT", 1500, at)
-    prices.cancel_price_change(conn, SHELL, price_lists.DEFAULT_LIST, "IT", at)
+    prices.remove_price(conn, SHELL, price_lists.DEFAULT_LIST, "IT", at)
     assert italy_row(conn, price_lists.DEFAULT_LIST).scheduled == ()
     assert audited()[-1][1] == {"list": 1, "destination": "IT", "valid_from": at, "price": 1500}
 
@@ -270,7 +270,7 @@ def test_what_holds_is_not_called_off(conn, change):
     now = now_ms()
     change(price_lists.DEFAULT_LIST, "IT", 1500, now=now)
     with pytest.raises(prices.NoSuchPrice):
-        prices.cancel_price_change(conn, SHELL, price_lists.DEFAULT_LIST, "IT", now)
+        prices.remove_price(conn, SHELL, price_lists.DEFAULT_LIST, "IT", now)
     assert italy_row(conn, price_lists.DEFAULT_LIST).price == 1500
 
 

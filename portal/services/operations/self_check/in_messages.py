@@ -184,12 +184,15 @@ def _read_kept_since(conn: sqlite3.Connection) -> dict[int, int]:
     return dict(iterate_rows(conn, "SELECT id, kept_since FROM accounts"))
 
 
+_IS_INDEXED = (
+    "EXISTS (SELECT 1 FROM account_messages AS own"
+    " WHERE own.account_id = messages.account_id AND own.message_id = messages.id)"
+)
 INDEX_CHECKS = (
     (
         N_("%(account)s: messages that account_messages doesn't have: %(count)s, the first is messages row %(row)s"),
         "SELECT account_id AS account, min(id) AS row, count(*) AS count FROM messages NOT INDEXED"
-        f" WHERE id <= {MARK_SQL} AND NOT EXISTS (SELECT 1 FROM account_messages AS own"
-        "  WHERE own.account_id = messages.account_id AND own.message_id = messages.id) GROUP BY account_id",
+        f" WHERE id <= {MARK_SQL} AND NOT {_IS_INDEXED} GROUP BY account_id",
     ),
     (
         N_(
@@ -197,8 +200,11 @@ INDEX_CHECKS = (
             " row %(row)s"
         ),
         "SELECT account_id AS account, min(message_id) AS row, count(*) AS count FROM account_messages AS own"
-        f" WHERE message_id > {MARK_SQL} OR NOT EXISTS"
-        "  (SELECT 1 FROM messages WHERE id = own.message_id AND messages.account_id = own.account_id)"
+        # As many as there should be are the right ones, for none is there twice: mostly they need not be looked up.
+        " WHERE (SELECT count(*) FROM account_messages)"
+        f" <> (SELECT count(*) FROM messages NOT INDEXED WHERE id <= {MARK_SQL} AND {_IS_INDEXED})"
+        f" AND (message_id > {MARK_SQL} OR NOT EXISTS"
+        "  (SELECT 1 FROM messages WHERE id = own.message_id AND messages.account_id = own.account_id))"
         " GROUP BY account_id",
     ),
 )
