@@ -168,7 +168,7 @@ def send_message(config: Config, destination: str, text: str, password: str | No
         Lines of text that report the progress.
 
     Raises:
-        CannotSend, FileNotFoundError
+        DemoSendFailed, FileNotFoundError
     """
     password = password or load_logins(config).smpp_passwords[SENDING_ACCOUNT]
     return client.send_message(config.smpp, SENDING_ACCOUNT, password, fixtures.SENDER, destination, text)

@@ -161,7 +161,7 @@ def parse_ip_expiry(text: str, timezone: str) -> int | None:
         Milliseconds; None: never.
 
     Raises:
-        InvalidExpiryText
+        InvalidIPExpiry
     """
     text = text.strip()
     if text in ("", "never"):
@@ -202,8 +202,8 @@ def add_allowed_ip(
         limit: how many an account may have.
 
     Raises:
-        InvalidIPAddress, HostBitsSet, UnusableIPAddress, IPRangeTooWide, AllowedIPExists, AllowedIPCovered,
-        TooManyAllowedIPs, ExpiryNotInFuture, IPLabelTooLong, NotSmppAccount
+        InvalidIPAddress, HostBitsSet, UnusableIPAddress, IPRangeTooWide, AllowedIPExists, AllowedIPAlreadyCovered,
+        TooManyAllowedIPs, IPExpiryNotInFuture, IPLabelTooLong, NotSmppAccount
     """
     if account.kind != "smpp":
         raise NotSmppAccount(name=account.name)

@@ -205,7 +205,7 @@ def get_open_smpp_session_by_id(conn: sqlite3.Connection, account_id: int, sessi
     """One of an account's open sessions.
 
     Raises:
-        NoSuchSession
+        NoSuchSmppSession
     """
     row = conn.execute(
         f"SELECT {_SESSION_COLUMNS} FROM connections WHERE account_id = ? AND id = ?", (account_id, session_id)
@@ -245,7 +245,7 @@ def request_smpp_session_end(
         The session as it was. Asked for a second time, it is being ended already.
 
     Raises:
-        NoSuchSession: it isn't one of this account's, or has ended.
+        NoSuchSmppSession: it isn't one of this account's, or has ended.
     """
     with write_transaction(conn):
         session = get_open_smpp_session_by_id(conn, account.id, session_id)
