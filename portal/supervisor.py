@@ -54,7 +54,7 @@ def run_as_component(config: Config, name: str, *, supervised: bool) -> Iterator
         supervised: end this process when the supervisor ends, for whatever reason; it has the other end of stdin.
 
     Raises:
-        AlreadyRunning, CannotListen
+        AlreadyRunning, PortUnavailable
     """
     with hold_component_lock(config.data, name):
         check_ports(config, name)
@@ -88,7 +88,7 @@ def check_ports(config: Config, *names: str) -> None:
     """Check before the start that the ports can be listened on, so that the error names the setting.
 
     Raises:
-        CannotListen
+        PortUnavailable
     """
     for name, section, key, host, port in (
         (WEB, "web", "port", config.web.host, config.web.port),

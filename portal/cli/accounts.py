@@ -218,13 +218,10 @@ def _account_to_dict(account: Account) -> dict[str, object]:
 
 
 def _describe_alert_recredit_rules(account: Account) -> CommandOutput:
+    thousandths = {name: getattr(account, name) for name in ("alert_below", "recredit_below", "recredit_pack")}
     amounts = {
         name: None if amount is None else credit_amounts.credits_to_json_number(amount)
-        for name, amount in (
-            ("alert_below", account.alert_below),
-            ("recredit_below", account.recredit_below),
-            ("recredit_pack", account.recredit_pack),
-        )
+        for name, amount in thousandths.items()
     }
     words: dict[str, object] = {name: "none" for name, amount in amounts.items() if amount is None}
     words["alert_to"] = ", ".join(account.alert_to) or "the customer's contact address"

@@ -29,19 +29,16 @@ _reason_option = click.option(
 @credits_group.command("show", example="credits show smpp-acme-1")
 def _show_balance(context: CommandContext, account: Account) -> CommandOutput:
     """Show an account's balance, and what of it runs out."""
-    output, lots = (
-        _describe_balance(account, account.balance),
-        expiry.list_expiring_credit_lots(context.conn, account.id),
-    )
-    if not lots:
-        return output
+    output = _describe_balance(account, account.balance)
     rows = [
         {
             "amount": credit_amounts.credits_to_json_number(each.remaining),
             "expires_at": format_timestamp(each.expires_at),
         }
-        for each in lots
+        for each in expiry.list_expiring_credit_lots(context.conn, account.id)
     ]
+    if not rows:
+        return output
     lines = [f"{row['amount']} of them run out at {row['expires_at']}" for row in rows]
     assert isinstance(output.value, dict)
     return CommandOutput(output.value | {"expiring": rows}, "\n".join([output.text, *lines]))

@@ -114,25 +114,18 @@ class CommandGroup(click.Group):
 class RootGroup(CommandGroup):
     """The commands of ROOT_COMMANDS. The module of one is imported when it is asked for, and adds it."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(ROOT_COMMANDS)
+    def __init__(self, help: str) -> None:
+        super().__init__(None, help)
+        # Click lists the names, and looks among them for what somebody may have meant.
+        self.commands = dict.fromkeys(ROOT_COMMANDS, click.Command(None))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in ROOT_COMMANDS and cmd_name not in self.commands:
+        if cmd_name in ROOT_COMMANDS:
             import_module(f"portal.cli.{ROOT_COMMANDS[cmd_name][0]}")
         return super().get_command(ctx, cmd_name)
 
     def get_command_help(self, ctx: click.Context, name: str) -> str:
         return ROOT_COMMANDS[name][1]
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.NoSuchCommand as error:
-            # Click knows those that were imported.
-            raise click.NoSuchCommand(error.command_name, possibilities=self.list_commands(ctx), ctx=ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -143,5 +136,5 @@ class RootGroup(CommandGroup):
 
 
 root = click.version_option(__version__, message="SMPP Portal %(version)s")(
-    RootGroup(None, "SMPP Portal: an SMPP server, and the pages on which its customers look after their accounts.")
+    RootGroup("SMPP Portal: an SMPP server, and the pages on which its customers look after their accounts.")
 )

@@ -81,7 +81,7 @@ def _create_upstream(
     upstream = upstreams.create_upstream(
         context.conn, context.keys, SHELL, name, kind=kind, password=password, **settings
     )
-    return _describe_change(context, upstream.id, None, warning=_warn_of_open_key(upstream.settings))
+    return replace(_describe_change(context, upstream.id, None), problem=_warn_of_open_key(upstream.settings))
 
 
 @upstream_group.command(
@@ -101,13 +101,8 @@ def _change_upstream(
     changed = upstreams.change_upstream(
         context.conn, context.keys, SHELL, upstream, name=new_name, password=password, **settings
     )
-    return _describe_change(
-        context,
-        upstream.id,
-        upstream,
-        has_new_password=password is not None,
-        warning=_warn_of_open_key(changed.settings),
-    )
+    output = _describe_change(context, upstream.id, upstream, has_new_password=password is not None)
+    return replace(output, problem=_warn_of_open_key(changed.settings))
 
 
 def _warn_of_open_key(settings: UpstreamSettings) -> str:
@@ -318,12 +313,7 @@ def _state_to_dict(state: UpstreamState, queued: int) -> dict[str, object]:
 
 
 def _describe_change(
-    context: CommandContext,
-    upstream_id: int,
-    before: Upstream | None,
-    *,
-    has_new_password: bool = False,
-    warning: str = "",
+    context: CommandContext, upstream_id: int, before: Upstream | None, *, has_new_password: bool = False
 ) -> CommandOutput:
     """An upstream after a change. What is stored of its binds is from before, until the server has taken it over.
 
@@ -335,7 +325,7 @@ def _describe_change(
     if is_changed and session_records.is_component_alive(context.conn, "smsc"):
         state = binds.replace_state_by_pending(state)
     text = _format_change(context, state, before, has_new_password=has_new_password)
-    return replace(_describe_state(context, state), text=text, problem=warning)
+    return replace(_describe_state(context, state), text=text)
 
 
 def _format_change(

@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -232,11 +232,15 @@ class _BulkStatement:
         # Built once: the connection finds a prepared statement by its text.
         self._statements = [build_statement(rows) for rows in range(1, _MAX_ROWS + 1)]
 
-    def run(self, conn: sqlite3.Connection, rows: Sequence[Sequence[object]]) -> None:
-        """Write rows, each given as what its parameters are, in their order."""
+    def run(self, conn: sqlite3.Connection, rows: Sequence[Sequence[object]], others: Sequence[object] = ()) -> None:
+        """Write rows, each given as what its parameters are, in their order.
+
+        Args:
+            others: parameters that are the same for all rows, and stand in front of them.
+        """
         for start in range(0, len(rows), _MAX_ROWS):
             chunk = rows[start : start + _MAX_ROWS]
-            conn.execute(self._statements[len(chunk) - 1], tuple(chain.from_iterable(chunk)))
+            conn.execute(self._statements[len(chunk) - 1], (*others, *chain.from_iterable(chunk)))
 
 
 class BulkInsert(_BulkStatement):
@@ -253,33 +257,22 @@ class BulkInsert(_BulkStatement):
         )
 
 
-class BulkUpdate:
-    """Updates many rows of one table, several with each statement: see `_BulkStatement`."""
+class BulkUpdate(_BulkStatement):
+    """Updates one column of many rows of one table, each row given as its id and the value: see `_BulkStatement`."""
 
     def __init__(self, table: str, column: str, others: str = "") -> None:
         """Args:
-        column: the column that gets a value for each row.
         others: assignments that are the same for all rows, as SQL.
         """
         assignments = f"{others}, " if others else ""
-        self._statements = [
-            f"UPDATE {table} SET {assignments}{column} = CASE id{' WHEN ? THEN ?' * rows} END"
-            f" WHERE id IN ({', '.join('?' * rows)})"
-            for rows in range(1, _MAX_ROWS + 1)
-        ]
+        first = others.count("?") + 1
 
-    def run(self, conn: sqlite3.Connection, values: Mapping[int, object], others: Sequence[object] = ()) -> None:
-        """Update rows.
+        def build_statement(rows: int) -> str:
+            ids = [f"?{first + 2 * row}" for row in range(rows)]
+            cases = " ".join(f"WHEN {each} THEN ?" for each in ids)
+            return f"UPDATE {table} SET {assignments}{column} = CASE id {cases} END WHERE id IN ({', '.join(ids)})"
 
-        Args:
-            values: those of the column, by the ids of the rows.
-            others: what the other assignments have parameters for.
-        """
-        pairs = list(values.items())
-        for start in range(0, len(pairs), _MAX_ROWS):
-            chunk = pairs[start : start + _MAX_ROWS]
-            row_ids = [row_id for row_id, _value in chunk]
-            conn.execute(self._statements[len(chunk) - 1], (*others, *chain.from_iterable(chunk), *row_ids))
+        super().__init__(build_statement)
 
 
 class BulkUpdateColumns(_BulkStatement):

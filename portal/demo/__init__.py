@@ -4,7 +4,6 @@ import json
 import os
 import secrets
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pyotp
 
-from portal.core import clock, db
+from portal.core import clock, db, paths
 from portal.core import config as settings
 from portal.core.config import Config, bracket_ipv6, wildcard_to_loopback
 from portal.core.crypto import FILE_NAME as KEY_FILE
@@ -144,8 +143,7 @@ def _is_password_valid(config: Config, password: str) -> bool:
 
 def _format_command(config: Config, *words: str) -> str:
     """Format a command of this program as it can be typed in the current folder."""
-    frozen = getattr(sys, "frozen", False)
-    parts = [_format_program(Path(part)) for part in ([sys.executable] if frozen else [sys.executable, sys.argv[0]])]
+    parts = [_format_program(Path(part)) for part in paths.get_program_command_line()]
     is_default = words == ("demo",) and config.data == DEFAULT_FOLDER.absolute()
     return " ".join([*parts, *words, *([] if is_default else ["--data", _format_path(config.data)])])
 
@@ -170,7 +168,7 @@ def send_message(config: Config, destination: str, text: str, password: str | No
         Lines of text that report the progress.
 
     Raises:
-        CannotSend, FileNotFoundError
+        DemoSendFailed, FileNotFoundError
     """
     password = password or load_logins(config).smpp_passwords[SENDING_ACCOUNT]
     return client.send_message(config.smpp, SENDING_ACCOUNT, password, fixtures.SENDER, destination, text)

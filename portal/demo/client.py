@@ -58,7 +58,7 @@ def send_message(
         Lines of text that report the progress.
 
     Raises:
-        CannotSend
+        DemoSendFailed
     """
     host, port = wildcard_to_loopback(smpp.host), smpp.port or smpp.tls_port
     address = f"{bracket_ipv6(host)}:{port}"

@@ -160,7 +160,7 @@ def test_many_rows_are_updated_each_to_its_value(tmp_path, count):
         conn.execute("CREATE TABLE things (id INTEGER PRIMARY KEY, name TEXT, kind TEXT, size INTEGER)")
         db.BulkInsert("things", "id, name, kind, size").run(conn, [(each, "old", "a", 1) for each in range(1, 202)])
         values = {each: None if each % 3 == 0 else f"name {each}" for each in range(count, 0, -1)}
-        update.run(conn, values, ("b", 2))
+        update.run(conn, list(values.items()), ("b", 2))
         rows = conn.execute("SELECT id, name, kind, size FROM things ORDER BY id").fetchall()
     for row_id, *rest in rows:
         assert rest == ([values[row_id], "b", 2] if row_id in values else ["old", "a", 1])

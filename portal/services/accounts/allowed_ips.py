@@ -15,7 +15,7 @@ from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused
+from portal.services.common.errors import NotFound, Refused, require_found
 
 _MAX_LABEL_LENGTH = 60
 # What a customer may open at most. Wider ranges are whole providers or the internet, so the list would protect nothing.
@@ -126,8 +126,7 @@ def parse_ip_network(text: str) -> IPNetwork:
         raise InvalidIPAddress(text=text) from None
     host = text.partition("/")[0]
     if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped:
-        if network.prefixlen < 96:
-            raise IPRangeTooWide(text=text, v4=_MIN_PREFIX_LENGTHS[4], v6=_MIN_PREFIX_LENGTHS[6])
+        # Of a network that is wider than those 32 bits the first address is no mapped one.
         host = str(ip_address(host).ipv4_mapped)  # type: ignore[union-attr]
         network = ip_network(f"{host}/{network.prefixlen - 96}", strict=False)
     if network.prefixlen < _MIN_PREFIX_LENGTHS[network.version]:
@@ -162,7 +161,7 @@ def parse_ip_expiry(text: str, timezone: str) -> int | None:
         Milliseconds; None: never.
 
     Raises:
-        InvalidExpiryText
+        InvalidIPExpiry
     """
     text = text.strip()
     if text in ("", "never"):
@@ -203,8 +202,8 @@ def add_allowed_ip(
         limit: how many an account may have.
 
     Raises:
-        InvalidIPAddress, HostBitsSet, UnusableIPAddress, IPRangeTooWide, AllowedIPExists, AllowedIPCovered,
-        TooManyAllowedIPs, ExpiryNotInFuture, IPLabelTooLong, NotSmppAccount
+        InvalidIPAddress, HostBitsSet, UnusableIPAddress, IPRangeTooWide, AllowedIPExists, AllowedIPAlreadyCovered,
+        TooManyAllowedIPs, IPExpiryNotInFuture, IPLabelTooLong, NotSmppAccount
     """
     if account.kind != "smpp":
         raise NotSmppAccount(name=account.name)
@@ -278,9 +277,7 @@ def _get_allowed_ip(conn: sqlite3.Connection, account_id: int, column: str, valu
         f"SELECT id, network, label, expires_at FROM allowed_ips WHERE {column} = ? AND account_id = ?",
         (value, account_id),
     ).fetchone()
-    if row is None:
-        raise NoSuchAllowedIP()
-    return AllowedIP(*row)
+    return AllowedIP(*require_found(row, NoSuchAllowedIP()))
 
 
 def list_allowed_ips(conn: sqlite3.Connection, account_id: int) -> list[AllowedIP]:

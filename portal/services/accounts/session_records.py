@@ -11,7 +11,7 @@ from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound
+from portal.services.common.errors import NotFound, require_found
 
 BIND_TYPES = {
     "transceiver": N_("Transceiver"),
@@ -205,14 +205,12 @@ def get_open_smpp_session_by_id(conn: sqlite3.Connection, account_id: int, sessi
     """One of an account's open sessions.
 
     Raises:
-        NoSuchSession
+        NoSuchSmppSession
     """
     row = conn.execute(
         f"SELECT {_SESSION_COLUMNS} FROM connections WHERE account_id = ? AND id = ?", (account_id, session_id)
     ).fetchone()
-    if row is None:
-        raise NoSuchSmppSession()
-    return _smpp_session_from_row(row)
+    return _smpp_session_from_row(require_found(row, NoSuchSmppSession()))
 
 
 def _smpp_session_from_row(row: sqlite3.Row) -> SmppSessionRecord:
@@ -247,7 +245,7 @@ def request_smpp_session_end(
         The session as it was. Asked for a second time, it is being ended already.
 
     Raises:
-        NoSuchSession: it isn't one of this account's, or has ended.
+        NoSuchSmppSession: it isn't one of this account's, or has ended.
     """
     with write_transaction(conn):
         session = get_open_smpp_session_by_id(conn, account.id, session_id)

@@ -145,7 +145,7 @@ def add_usage(conn: sqlite3.Connection, usages: Sequence[Usage], at: int, lines_
         lines_end_at: `USAGE_LINES_END_SQL`: the first date at which anybody's credits run out. Once it has come, each
             batch is a line until they have been taken away.
     """
-    _UPDATE_BALANCES.run(conn, {each.account_id: each.balance_after for each in usages})
+    _UPDATE_BALANCES.run(conn, [(each.account_id, each.balance_after) for each in usages])
     minute = at // MINUTE_MS if lines_end_at is None or at < lines_end_at else None
     line_ids = [
         each.last_usage

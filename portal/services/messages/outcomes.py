@@ -108,7 +108,7 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
                 )
         message_tlvs.remove_tlvs(conn, [row[0] for row in ending_rows])
         for (*result, keeps_text), upstream_ids in ids_by_result.items():
-            (_KEEP_TEXT if keeps_text else _BLANK_TEXT).run(conn, upstream_ids, result)
+            (_KEEP_TEXT if keeps_text else _BLANK_TEXT).run(conn, list(upstream_ids.items()), result)
         daily_totals.add_daily_totals(
             conn, [(*account_and_day, 0, *ended, 0, 0, 0, 0) for account_and_day, ended in counts.items()]
         )

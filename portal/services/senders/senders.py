@@ -178,7 +178,7 @@ def add_sender(
         now: milliseconds; None: this moment.
 
     Raises:
-        InvalidSender, UnknownCountryCode, SenderExists, SenderTextTooLong, SenderListFull
+        InvalidSender, UnknownCountryCode, SenderExists, SenderFieldTooLong, SenderListFull
         DocumentTooLarge, InvalidDocument, DocumentQuotaExceeded
     """
     address, kind = parse_sender(address)
@@ -265,7 +265,7 @@ def decide_sender(
         mail_keys: seal the mail to the customer's contact address; None: it gets none.
 
     Raises:
-        NoSuchSender, SenderTextTooLong, SenderChanged
+        NoSuchSender, SenderFieldTooLong, SenderChanged
     """
     comment = comment.strip()
     if len(comment) > _MAX_TEXT_LENGTH:

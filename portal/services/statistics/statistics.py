@@ -169,8 +169,9 @@ def read_statistics(
             _split_into_rollup_spans(first, last_counted_day),
             _list_rollup_spans_by_step(first, last, last_counted_day, grain, now),
         )
-        pairs = _count_by_country_sender(conn, account_id, spans)
-        totals = sum_counts(counts for _, counts in pairs)
+        rows = _query_rollup_spans(conn, _BY_COUNTRY_AND_SENDER, account_id, spans)
+        counted = [(country, source, MessageCounts(*amounts)) for country, source, *amounts in rows]
+        totals = sum_counts(counts for _, _, counts in counted)
         counts_by_step = _count_by_step(conn, account_id, steps)
         messages_by_ptt = _count_by_ptt(conn, account_id, spans, totals)
         times = _read_delivery_times(conn, account_id, spans)
@@ -181,8 +182,8 @@ def read_statistics(
         grain,
         totals,
         [TimeStep(at, counts_by_step.get(number, MessageCounts())) for number, (at, _) in enumerate(steps)],
-        _build_breakdown((country, counts) for (country, _), counts in pairs),
-        _build_breakdown((normalize_address(source), counts) for (_, source), counts in pairs),
+        _build_breakdown((country, counts) for country, _, counts in counted),
+        _build_breakdown((normalize_address(source), counts) for _, source, counts in counted),
         messages_by_ptt,
         times,
         previous,
@@ -316,14 +317,6 @@ def _query_rollup_spans(
     conn: sqlite3.Connection, query: str, account_id: int, spans: Sequence[_TimeSpan]
 ) -> sqlite3.Cursor:
     return conn.execute(query, {"account": account_id, "spans": json.dumps(spans)})
-
-
-def _count_by_country_sender(
-    conn: sqlite3.Connection, account_id: int, spans: Sequence[_TimeSpan]
-) -> Sequence[tuple[tuple[str, str], MessageCounts]]:
-    """By country and sender."""
-    rows = _query_rollup_spans(conn, _BY_COUNTRY_AND_SENDER, account_id, spans)
-    return [((country, source), MessageCounts(*amounts)) for country, source, *amounts in rows]
 
 
 def _count_by_step(
