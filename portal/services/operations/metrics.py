@@ -1,7 +1,7 @@
 """Metrics for monitoring, in the Prometheus text format."""
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from portal.core.clock import now_ms
 from portal.services.accounts import session_records
@@ -11,36 +11,26 @@ from portal.services.upstreams.counters import COUNTERS
 from portal.services.upstreams.health import FAILING
 from portal.services.upstreams.paths import UpstreamPath
 
+# The names without what all begin with; by the convention of Prometheus those of counters end with `_total`.
 _METRICS = {
-    "smpp_portal_messages_total": ("counter", "Messages accepted", "SELECT sum(sent) FROM daily_totals"),
-    "smpp_portal_delivered_total": ("counter", "Messages delivered", "SELECT sum(delivered) FROM daily_totals"),
-    "smpp_portal_refused_total": (
-        "counter",
-        "Messages not covered by credits",
-        "SELECT sum(refused) FROM daily_totals",
-    ),
-    "smpp_portal_sessions": ("gauge", "Open SMPP sessions", "SELECT count(*) FROM connections"),
-    "smpp_portal_receipts_waiting": ("gauge", "Receipts that wait for a receiver", "SELECT count(*) FROM deliveries"),
-    "smpp_portal_mails_waiting": (
-        "gauge",
+    "messages_total": ("Messages accepted", "SELECT sum(sent) FROM daily_totals"),
+    "delivered_total": ("Messages delivered", "SELECT sum(delivered) FROM daily_totals"),
+    "refused_total": ("Messages not covered by credits", "SELECT sum(refused) FROM daily_totals"),
+    "sessions": ("Open SMPP sessions", "SELECT count(*) FROM connections"),
+    "receipts_waiting": ("Receipts that wait for a receiver", "SELECT count(*) FROM deliveries"),
+    "mails_waiting": (
         "Mails that wait to be sent",
         "SELECT count(*) FROM mails WHERE next_attempt_at IS NOT NULL",
     ),
-    "smpp_portal_unroutable_total": (
-        "counter",
+    "unroutable_total": (
         "Messages refused because no route takes them, and there is no default upstream",
         "SELECT value FROM counters WHERE name = 'unroutable_submits'",
     ),
-    "smpp_portal_unmatched_receipts": (
-        "gauge",
+    "unmatched_receipts": (
         "Receipts of upstreams that belong to no message known here",
         "SELECT count(*) FROM unmatched_receipts",
     ),
-    "smpp_portal_unowned_messages": (
-        "gauge",
-        "Messages from handsets that no account takes",
-        "SELECT count(*) FROM unowned_messages",
-    ),
+    "unowned_messages": ("Messages from handsets that no account takes", "SELECT count(*) FROM unowned_messages"),
 }
 
 
@@ -71,73 +61,60 @@ SELECT min(max({ids.build_time_sql("message_id")}, coalesce(scheduled_at, 0))) F
 """
 
 
+# Without the prefix: its name, its help, and its values by the upstreams that they are of, "" where they are of none.
+_Metric = tuple[str, str, Mapping[str, int]]
+
+
 def render_metrics(conn: sqlite3.Connection) -> str:
-    lines = []
-    for name, (kind, help, query) in _METRICS.items():
-        value = conn.execute(query).fetchone()[0] or 0
-        lines += _render_metric(name, kind, help, {"": value})
-    waiting = queue.count_waiting_messages_by_path(conn)
-    lines += _render_metric(
-        "smpp_portal_messages_waiting",
-        "gauge",
-        "Messages that wait for an upstream, or to be tried again",
-        {"": sum(waiting.values())},
-    )
-    lines += _render_metric(
-        "smpp_portal_messages_waiting_oldest_seconds",
-        "gauge",
-        "How long the oldest message that waits for an upstream has waited",
-        {"": _measure_oldest_age(conn) // 1000},
-    )
-    lines += _render_upstream_metrics(conn, waiting)
-    up = int(session_records.is_component_alive(conn, "smsc"))
-    lines += _render_metric("smpp_portal_smsc_up", "gauge", "The SMPP server is alive", {"": up})
+    lines: list[str] = []
+    for name, help, values in _iterate_metrics(conn):
+        kind = "counter" if name.endswith("_total") else "gauge"
+        lines += [f"# HELP smpp_portal_{name} {help}", f"# TYPE smpp_portal_{name} {kind}"]
+        for upstream, value in values.items():
+            # An upstream's name needs no quoting: `upstreams.create_upstream`.
+            label = f'{{upstream="{upstream}"}}' if upstream else ""
+            lines.append(f"smpp_portal_{name}{label} {value}")
     return "\n".join(lines) + "\n"
 
 
-def _render_metric(name: str, kind: str, help: str, values: dict[str, int]) -> list[str]:
-    """The lines of a metric; the values by the upstreams that they are of, where they are."""
-    # An upstream's name needs no quoting: `upstreams.create_upstream`.
-    labelled = {upstream and f'{{upstream="{upstream}"}}': value for upstream, value in values.items()}
-    return [
-        f"# HELP {name} {help}",
-        f"# TYPE {name} {kind}",
-        *(f"{name}{label} {value}" for label, value in labelled.items()),
-    ]
+def _iterate_metrics(conn: sqlite3.Connection) -> Iterator[_Metric]:
+    for name, (help, query) in _METRICS.items():
+        yield name, help, {"": conn.execute(query).fetchone()[0] or 0}
+    waiting = queue.count_waiting_messages_by_path(conn)
+    yield "messages_waiting", "Messages that wait for an upstream, or to be tried again", {"": sum(waiting.values())}
+    yield (
+        "messages_waiting_oldest_seconds",
+        "How long the oldest message that waits for an upstream has waited",
+        {"": _measure_oldest_age(conn) // 1000},
+    )
+    if states := binds.list_upstream_states(conn):
+        yield from _iterate_upstream_metrics(conn, states, waiting)
+    yield "smsc_up", "The SMPP server is alive", {"": int(session_records.is_component_alive(conn, "smsc"))}
 
 
-def _render_upstream_metrics(conn: sqlite3.Connection, waiting: Mapping[UpstreamPath, int]) -> list[str]:
-    states = binds.list_upstream_states(conn)
-    if not states:
-        return []
+def _iterate_upstream_metrics(
+    conn: sqlite3.Connection, states: Sequence[binds.UpstreamState], waiting: Mapping[UpstreamPath, int]
+) -> Iterator[_Metric]:
+    bound = {each.upstream.name: sum(bind.state == binds.BOUND for bind in each.binds) for each in states}
+    yield "upstream_binds_bound", "Binds of an upstream that are bound", bound
+    # A disabled one lacks none.
+    wanted = {each.upstream.name: len(each.binds) if each.upstream.enabled else 0 for each in states}
+    yield "upstream_binds", "Binds that an upstream should have", wanted
+    yield (
+        "upstream_failing",
+        "An upstream is unbound, or answers nothing but errors: others take over from it, where a route says so",
+        {each.upstream.name: int(each.health.state == FAILING) for each in states},
+    )
     waiting_by_id = upstreams.count_waiting_messages(conn, waiting)
-    lines: list[str] = []
-    for name, help, read_value in (
-        (
-            "binds_bound",
-            "Binds of an upstream that are bound",
-            lambda each: sum(bind.state == binds.BOUND for bind in each.binds),
-        ),
-        # A disabled one lacks none.
-        ("binds", "Binds that an upstream should have", lambda each: len(each.binds) if each.upstream.enabled else 0),
-        (
-            "failing",
-            "An upstream is unbound, or answers nothing but errors: others take over from it, where a route says so",
-            lambda each: int(each.health.state == FAILING),
-        ),
-        (
-            "messages_waiting",
-            "Messages that wait for an upstream, or to be tried again there",
-            lambda each: waiting_by_id.get(each.upstream.id, 0),
-        ),
-    ):
-        values = {each.upstream.name: read_value(each) for each in states}
-        lines += _render_metric(f"smpp_portal_upstream_{name}", "gauge", help, values)
+    yield (
+        "upstream_messages_waiting",
+        "Messages that wait for an upstream, or to be tried again there",
+        {each.upstream.name: waiting_by_id.get(each.upstream.id, 0) for each in states},
+    )
     counted = {each.upstream.name: counters.get_counters(conn, each.upstream.id) for each in states}
     for counter in COUNTERS:
         values = {name: each[counter] for name, each in counted.items()}
-        lines += _render_metric(f"smpp_portal_upstream_{counter}_total", "counter", _UPSTREAM_COUNTERS[counter], values)
-    return lines
+        yield f"upstream_{counter}_total", _UPSTREAM_COUNTERS[counter], values
 
 
 def _measure_oldest_age(conn: sqlite3.Connection) -> int:
