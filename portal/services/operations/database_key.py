@@ -1,8 +1,6 @@
 """Whether `secret.key` belongs to a database: with another one every login and every bind would fail."""
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -37,12 +35,9 @@ def is_key_of_database(conn: sqlite3.Connection, data: Path) -> bool:
     """
     if not (data / FILE_NAME).exists():
         return True
-    # Mostly the first one opens. Some are left of another key where users have begun anew under this one.
-    opens = None
-    for opens in _iterate_secrets(conn, Keys.load(data)):
-        if opens:
-            return True
-    return opens is None
+    # Some are left of another key where users have begun anew under this one.
+    opens = _try_secrets(conn, Keys.load(data))
+    return any(opens) or not opens
 
 
 def count_unopened_secrets(conn: sqlite3.Connection, keys: Keys) -> int:
@@ -51,14 +46,15 @@ def count_unopened_secrets(conn: sqlite3.Connection, keys: Keys) -> int:
     Raises:
         sqlite3.Error
     """
-    return sum(not opens for opens in _iterate_secrets(conn, keys))
+    return _try_secrets(conn, keys).count(False)
 
 
-def _iterate_secrets(conn: sqlite3.Connection, keys: Keys) -> Iterator[bool]:
+def _try_secrets(conn: sqlite3.Connection, keys: Keys) -> list[bool]:
     """Of each TOTP secret whether the key opens it."""
-    with closing(conn.execute("SELECT totp_secret FROM users WHERE totp_secret IS NOT NULL")) as secrets:
-        for (secret,) in secrets:
-            yield _can_decrypt(keys, secret)
+    return [
+        _can_decrypt(keys, row[0])
+        for row in conn.execute("SELECT totp_secret FROM users WHERE totp_secret IS NOT NULL")
+    ]
 
 
 def _can_decrypt(keys: Keys, sealed_secret: bytes) -> bool:
