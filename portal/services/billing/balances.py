@@ -1,7 +1,7 @@
 """Everyone's balances: what the customers' accounts hold, use and owe, as an operator sees them."""
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from portal.core.clock import DAY_MS, now_ms
@@ -36,17 +36,6 @@ class AccountBalance:
         return LOW if self.balance < self.alert_below else ENOUGH
 
 
-@dataclass(frozen=True, slots=True)
-class BalanceTotals:
-    """What several accounts hold, use and owe together; see `AccountBalance`."""
-
-    account_count: int
-    balance: int
-    spent_7_days: int
-    spent_30_days: int
-    owed: int
-
-
 # A few rows an account, by its primary keys: a sum over everyone's days would read them all.
 _SELECT_BALANCES = f"""
 SELECT accounts.name, kind, customers.id, customers.name, balance,
@@ -64,8 +53,7 @@ def list_all_balances(conn: sqlite3.Connection) -> list[AccountBalance]:
     return [AccountBalance(*row) for row in conn.execute(_SELECT_BALANCES, {"today": now_ms() // DAY_MS})]
 
 
-def sum_balances(balances: Iterable[AccountBalance]) -> BalanceTotals:
-    """Add up balances."""
-    rows = list(balances)
+def sum_balances(balances: Collection[AccountBalance]) -> dict[str, int]:
+    """What several accounts hold, use and owe together, by the names in `AccountBalance`, and their `account_count`."""
     summed = ("balance", "spent_7_days", "spent_30_days", "owed")
-    return BalanceTotals(len(rows), *(sum(getattr(each, name) for each in rows) for name in summed))
+    return {"account_count": len(balances)} | {name: sum(getattr(each, name) for each in balances) for name in summed}

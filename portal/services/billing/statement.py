@@ -219,16 +219,14 @@ def load_balance_history(
     # No step begins after this moment: a line into the evening would say at noon what nobody knows.
     bounds = bounds[:1] + [ends for begins, ends in pairwise(bounds) if begins <= now]
     steps = json.dumps([(bounds[0], bounds[0]), *pairwise(bounds)])
-    opening, *rows = conn.execute(_SELECT_STEPS, {"account": account_id, "steps": steps})
-    history_steps, balance_before = [], opening["balance"]
-    for row in rows:
-        history_steps.append(
-            BalanceChartStep(
-                row["since"], balance_before + row["others"] - row["balance"], row["others"], row["balance"]
-            )
+    rows = conn.execute(_SELECT_STEPS, {"account": account_id, "steps": steps}).fetchall()
+    history_steps = [
+        BalanceChartStep(
+            row["since"], before["balance"] + row["others"] - row["balance"], row["others"], row["balance"]
         )
-        balance_before = row["balance"]
-    return BalanceHistory(unit, opening["balance"], history_steps)
+        for before, row in pairwise(rows)
+    ]
+    return BalanceHistory(unit, rows[0]["balance"], history_steps)
 
 
 def _compute_chart_step_bounds(first: date, last: date, zone: ZoneInfo) -> tuple[str, list[int]]:

@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-from dataclasses import dataclass
 
 from portal.core.db import write_transaction
 from portal.core.i18n import N_
@@ -109,26 +108,20 @@ def refund_text(
     return refunded_amount
 
 
-@dataclass(frozen=True, slots=True)
-class Refund:
-    """An amount that was given back (thousandths of a credit), and when (milliseconds)."""
-
-    refunded_at: int
-    amount: int
-
-
-def list_refunds(conn: sqlite3.Connection, text: SentText) -> list[Refund]:
+def list_refunds(conn: sqlite3.Connection, text: SentText) -> list[sqlite3.Row]:
     """The refunds of a text's messages, oldest first: those of cancelled messages, of messages that were blacklisted
     before their date, and those by operators.
+
+    Returns:
+        Rows of when it was given back (`refunded_at`, milliseconds), and how much (`amount`, thousandths of a credit).
     """
-    rows = conn.execute(
-        "SELECT id, amount FROM movements WHERE kind = 'refund'"
+    return conn.execute(
+        f"SELECT {ids.build_time_sql('id')} AS refunded_at, amount FROM movements WHERE kind = 'refund'"
         " AND first_message_id IN (SELECT value FROM json_each(?)) ORDER BY id",
         (json.dumps([each.id for each in text.messages]),),
-    )
-    return [Refund(ids.time_from_id(row["id"]), row["amount"]) for row in rows]
+    ).fetchall()
 
 
 def sum_refunds(conn: sqlite3.Connection, text: SentText) -> int:
     """The sum of the refunds of a text's messages, in thousandths of a credit."""
-    return sum(each.amount for each in list_refunds(conn, text))
+    return sum(each["amount"] for each in list_refunds(conn, text))

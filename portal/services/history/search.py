@@ -16,7 +16,7 @@ from typing import Any
 
 from portal.core.db import Connection
 from portal.services.accounts import account_messages
-from portal.services.common import addresses, ids
+from portal.services.common import addresses, ids, keyset
 from portal.services.common.message_states import (
     ENROUTE,
     PTT_BLACKLISTED,
@@ -154,10 +154,9 @@ def iterate_texts(
     conn: Connection, account_id: int, query: SearchQuery = MATCH_ALL, batch_size: int = 1000
 ) -> Iterator[SentText]:
     """Yield all texts that a search finds, newest first, in constant memory."""
-    before = None
-    while page := search_texts(conn, account_id, query, before=before, limit=batch_size).texts:
-        yield from page
-        before = page[-1].id
+    return keyset.iterate_pages(
+        lambda **page: search_texts(conn, account_id, query, **page).texts, batch_size, lambda each: each.id
+    )
 
 
 # --- the SQL of a search

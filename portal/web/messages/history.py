@@ -142,7 +142,7 @@ def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
     """The details of a message, and of the other segments of its text."""
     text = _hide_unreadable_text(history.get_sent_text_by_message_id(context.get_conn(), account.id, message_id))
     past_refunds = refunds.list_refunds(context.get_conn(), text)
-    refunded = sum(each.amount for each in past_refunds)
+    refunded = sum(each["amount"] for each in past_refunds)
     # What a message cost is given back once, in whole or for parts of it.
     may_refund = (
         access.get_current_user().is_operator
