@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from heapq import heappop, heappush
-from itertools import pairwise
+from itertools import groupby, pairwise
 from zoneinfo import ZoneInfo
 
 from portal.core.clock import DAY_MS, now_ms
@@ -138,21 +138,24 @@ def expire_credits(conn: sqlite3.Connection, now: int | None = None) -> int:
     ).fetchall()
     count = 0
     # Handed over in small parts, they are thousands with one date.
-    loaded_key, last_movement, remaining = None, (0, 0), dict[tuple[int, int], int]()
-    for lot in due:
-        account_id, movement_id, expires_at = lot
+    for (account_id, end), lots in groupby(due, lambda lot: (lot["account_id"], _get_end(lot))):
         # Movements before the date come no more, but for one that is being written at this moment, or added to. So this
         # is worked out before the write lock is taken, and worked out again in the next round where such a one has come
-        # in between. Where the clock was set back before the grant, that may have come after its date.
-        end = max(ids.min_id_at_time(expires_at), movement_id + 1)
-        if loaded_key != (account_id, end):
-            last_movement = _find_last_movement(conn, account_id, end)
-            remaining, _ = _replay_spending(conn, account_id, end)
-            loaded_key = account_id, end
-        with write_transaction(conn):
-            if _find_last_movement(conn, account_id, end) == last_movement:
-                count += _expire_lot(conn, lot, remaining.get((movement_id, expires_at), 0), at)
+        # in between.
+        last_movement = _find_last_movement(conn, account_id, end)
+        remaining, _ = _replay_spending(conn, account_id, end)
+        for lot in lots:
+            with write_transaction(conn):
+                if _find_last_movement(conn, account_id, end) == last_movement:
+                    count += _expire_lot(conn, lot, remaining.get((lot["movement_id"], lot["expires_at"]), 0), at)
     return count
+
+
+def _get_end(lot: sqlite3.Row) -> int:
+    """The id before which the movements are that a lot had to pay for. Where the clock was set back before the grant,
+    that may have come after its date.
+    """
+    return max(ids.min_id_at_time(lot["expires_at"]), lot["movement_id"] + 1)
 
 
 def _expire_lot(conn: sqlite3.Connection, lot: sqlite3.Row, remaining: int, at: int) -> bool:
