@@ -313,8 +313,9 @@ def run_deletion(conn: Connection, deletion_id: int) -> Iterator[None]:
         if plan.texts and kind == SENT:
             # All of them have ended. The statistics must have counted that before they are removed.
             yield from rollup.roll_up_in_batches(conn)
-        for portion in removal.split_texts_into_batches(plan.texts):
-            end_id = portion[-1][0]
+        # The last step is of what stays below the last text that is removed.
+        for portion in (*removal.split_texts_into_batches(plan.texts), []):
+            end_id = portion[-1][0] if portion else batch_end_id
             with write_transaction(conn):
                 if not _store_deletion_progress(conn, deletion_id, plan, before, end_id):
                     return
@@ -323,15 +324,10 @@ def run_deletion(conn: Connection, deletion_id: int) -> Iterator[None]:
                 else:
                     removed = removal.delete_inbound_messages(conn, account_id, [text[0] for text in portion])
                 conn.execute("UPDATE deletions SET removed = removed + ? WHERE id = ?", (removed, deletion_id))
+                if end_id == 0:
+                    _finish_deletion(conn, deletion_id)
             before = end_id
             yield
-        with write_transaction(conn):
-            if not _store_deletion_progress(conn, deletion_id, plan, before, batch_end_id):
-                return
-            if batch_end_id == 0:
-                _finish_deletion(conn, deletion_id)
-        before = batch_end_id
-        yield
 
 
 def _count_deletion_total(conn: Connection, deletion_id: int, account_id: int, scope: DeletionScope) -> Iterator[None]:
@@ -366,23 +362,13 @@ def _store_deletion_progress(
 def _finish_deletion(conn: sqlite3.Connection, deletion_id: int) -> None:
     row = conn.execute(
         "UPDATE deletions SET ended_at = ? WHERE id = ?"
-        " RETURNING account_id, kind, wanted, asked_by, address, removed, underway, waiting",
+        " RETURNING asked_by, address, account_id, kind, wanted, removed, underway, waiting,"
+        " (SELECT customer_id FROM accounts WHERE id = account_id) AS customer_id",
         (now_ms(), deletion_id),
     ).fetchone()
-    account_id, kind, scope_json, asked_by, address, removed, underway, waiting = row
-    (customer_id,) = conn.execute("SELECT customer_id FROM accounts WHERE id = ?", (account_id,)).fetchone()
-    audit.record_action(
-        conn,
-        Actor(asked_by, address),
-        "history.delete",
-        customer_id=customer_id,
-        account_id=account_id,
-        kind=kind,
-        wanted=json.loads(scope_json),
-        removed=removed,
-        underway=underway,
-        waiting=waiting,
-    )
+    details = dict(row) | {"wanted": json.loads(row["wanted"])}
+    actor = Actor(details.pop("asked_by"), details.pop("address"))
+    audit.record_action(conn, actor, "history.delete", **details)
 
 
 def list_open_deletion_ids(conn: sqlite3.Connection) -> list[int]:

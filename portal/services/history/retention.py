@@ -29,8 +29,8 @@ _NOBODYS_MS = 30 * DAY_MS
 
 def get_retention_months(conn: sqlite3.Connection, customer_id: int, default_months: int) -> int:
     """For how many months a customer's messages are kept; `default_months` is the installation's setting."""
-    (months,) = conn.execute("SELECT messages_months FROM customers WHERE id = ?", (customer_id,)).fetchone()
-    return default_months if months is None else int(months)
+    row = conn.execute("SELECT coalesce(messages_months, ?) FROM customers WHERE id = ?", (default_months, customer_id))
+    return int(row.fetchone()[0])
 
 
 def get_first_retained_day(months: int, now: int) -> int:
@@ -51,7 +51,8 @@ def purge_messages(conn: Connection, default_months: int, now: int) -> Iterator[
     Raises:
         sqlite3.OperationalError: the next call continues.
     """
-    for months in _list_retention_months(conn, default_months):
+    rows = conn.execute("SELECT DISTINCT coalesce(messages_months, ?) FROM customers", (default_months,)).fetchall()
+    for (months,) in rows:
         day = get_first_retained_day(months, now)
         with write_transaction(conn):
             # The day never goes back, even if more months are kept now: its messages have been removed.
@@ -67,11 +68,6 @@ def purge_messages(conn: Connection, default_months: int, now: int) -> Iterator[
         yield from _purge_history_metadata(conn, account_id, day, end_id)
     for table in _NOBODYS_TABLES:
         yield from _delete_rows(conn, table, "id", "received_at < :before", {"before": now - _NOBODYS_MS})
-
-
-def _list_retention_months(conn: sqlite3.Connection, default_months: int) -> list[int]:
-    rows = conn.execute("SELECT DISTINCT coalesce(messages_months, ?) FROM customers", (default_months,))
-    return [row[0] for row in rows]
 
 
 def _purge_sent_messages(conn: Connection, account_id: int, end_id: int) -> Iterator[int]:
