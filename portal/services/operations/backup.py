@@ -1,6 +1,5 @@
 """Backup, restore and compaction of the database."""
 
-import fcntl
 import os
 import shutil
 import sqlite3
@@ -73,12 +72,12 @@ def _open_partial_file(target: Path) -> Iterator[Path]:
     """
     partial_file = target.with_name(f".{target.name}.part")
     with os.fdopen(os.open(partial_file, os.O_RDWR | os.O_CREAT, 0o600), "rb+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BackupFileExists(file=target) from None
         # Whoever had the lock before has given this file the name of the target by now, or has removed it.
-        if not partial_file.exists() or not os.path.samestat(os.fstat(handle.fileno()), partial_file.stat()):
+        if (
+            not folder_locks.try_lock(handle)
+            or not partial_file.exists()
+            or not os.path.samestat(os.fstat(handle.fileno()), partial_file.stat())
+        ):
             raise BackupFileExists(file=target)
         try:
             if target.exists():

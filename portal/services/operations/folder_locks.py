@@ -8,9 +8,10 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
+from typing import IO
 
 from portal import __version__, migrations
 from portal.core import db, paths
@@ -54,7 +55,7 @@ def hold_component_lock(data: Path, name: str, wait_s: float = 0.0) -> Iterator[
     """
     deadline = time.monotonic() + max(wait_s, _GRACE_S)
     with _open_lock(data, name) as handle:
-        while not _try_lock(handle, fcntl.LOCK_EX):
+        while not try_lock(handle):
             if time.monotonic() >= deadline:
                 raise AlreadyRunning(holder=_describe_holder(handle, name), data=data)
             time.sleep(_POLL_S)
@@ -69,7 +70,7 @@ def acquire_data_folder_lock(data: Path) -> FileIO:
         DataFolderInUse: the database is being restored, compacted or migrated at this moment.
     """
     handle = _open_lock(data, _DATABASE)
-    if not _try_lock(handle, fcntl.LOCK_SH):
+    if not try_lock(handle, fcntl.LOCK_SH):
         with handle:
             raise DataFolderInUse(holder=_describe_holder(handle, _DATABASE), data=data)
     return handle
@@ -86,14 +87,14 @@ def acquire_data_folder_alone(data: Path, *, but_for: str = "") -> FileIO:
         DataFolderInUse: a command is.
     """
     handle = _open_lock(data, _DATABASE)
-    if _try_lock(handle, fcntl.LOCK_EX):
+    if try_lock(handle):
         _write_holder(handle)
         return handle
     with handle:
         if server := find_running_server(data, but_for=but_for):
             raise ServerRunning(holder=server, data=data)
         # Those that share the lock are not in the file.
-        holder = "A command" if _try_lock(handle, fcntl.LOCK_SH) else _describe_holder(handle, _DATABASE)
+        holder = "A command" if try_lock(handle, fcntl.LOCK_SH) else _describe_holder(handle, _DATABASE)
         raise DataFolderInUse(holder=holder, data=data)
 
 
@@ -116,15 +117,12 @@ def lock_migrated_database(data: Path, progress: Progress, *, but_for: str = "")
     """
     applied: list[str] = []
     while True:
-        handle = _wait_for_database(data, progress, alone=False)
-        try:
-            if not _list_pending_migrations(data):
-                return handle, applied
-        except BaseException:
-            handle.close()
-            raise
         # Given back first: two that wait to be alone while both share it would wait forever.
-        handle.close()
+        with ExitStack() as stack:
+            handle = stack.enter_context(_wait_for_database(data, progress, alone=False))
+            if not _list_pending_migrations(data):
+                stack.pop_all()
+                return handle, applied
         with _wait_for_database(data, progress, alone=True, but_for=but_for):
             if _list_pending_migrations(data):
                 applied += migrations.migrate(data / db.FILE_NAME, progress=progress)
@@ -168,7 +166,7 @@ def find_running_server(data: Path, *, but_for: str = "") -> str | None:
     for name in (SERVER, WEB, SMSC):
         if name != but_for and (data / f"{name}.lock").exists():
             with _open_lock(data, name) as handle:
-                if not _try_lock(handle, fcntl.LOCK_SH):
+                if not try_lock(handle, fcntl.LOCK_SH):
                     return _describe_holder(handle, name)
     return None
 
@@ -177,7 +175,8 @@ def _open_lock(data: Path, name: str) -> FileIO:
     return paths.open_lock_file(data / f"{name}.lock")
 
 
-def _try_lock(handle: FileIO, operation: int) -> bool:
+def try_lock(handle: IO[bytes], operation: int = fcntl.LOCK_EX) -> bool:
+    """Lock a file by flock(), unless another process has locked it; returns whether it is locked now."""
     try:
         fcntl.flock(handle, operation | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,13 +1,11 @@
 """The copy of the database that the daily self-check reads."""
 
-import fcntl
 import os
 import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from io import FileIO
 from pathlib import Path
 
 from portal import migrations
@@ -16,6 +14,7 @@ from portal.core.db import FILE_NAME
 from portal.core.i18n import N_
 from portal.core.progress import Progress, no_progress
 from portal.services.common.errors import Refused
+from portal.services.operations import folder_locks
 from portal.services.operations.database_copy import copy_database
 
 _COPY_NAME = f".{FILE_NAME}.checking"
@@ -56,7 +55,9 @@ def open_database_copy(
     copy_file = data / _COPY_NAME
     with paths.open_lock_file(data / _LOCK_NAME) as lock:
         # Another check's copy is there until that check has opened it.
-        _wait_for_lock(lock, progress)
+        while not folder_locks.try_lock(lock):
+            progress(0, 0)
+            time.sleep(_LOOK_AT_LOCK_S)
         _remove_copy(data)
         is_older = bool(migrations.list_pending_names(conn))
         _require_disk_space(conn, data, is_older=is_older)
@@ -76,27 +77,14 @@ def open_database_copy(
 def remove_stale_copy(data: Path) -> None:
     """Remove the copy of a check that was killed, unless one is being written at this moment."""
     with paths.open_lock_file(data / _LOCK_NAME) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return
-        _remove_copy(data)
+        if folder_locks.try_lock(lock):
+            _remove_copy(data)
 
 
 def _remove_copy(data: Path) -> None:
     # While it is migrated it has files beside it.
     for each in data.glob(f"{_COPY_NAME}*"):
         each.unlink()
-
-
-def _wait_for_lock(lock: FileIO, progress: Progress) -> None:
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            progress(0, 0)
-            time.sleep(_LOOK_AT_LOCK_S)
 
 
 def _require_disk_space(conn: sqlite3.Connection, data: Path, *, is_older: bool) -> None:
