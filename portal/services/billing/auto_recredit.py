@@ -38,16 +38,14 @@ class InvalidPacksPerDay(Refused):
 class RecreditStatus:
     """All that decides about an account's next pack. Thousandths of a credit; times in milliseconds.
 
-    `pack_price` is None where there is no rule, or its pack isn't sold any more. `bought_today` counts by days in UTC.
-    `owed_credits` is what all accounts of the customer have got on the credit line and not paid yet. `open_order_id` is
-    the order that waits for the operator; `declined_today`: the operator has cancelled the last one, and isn't asked
-    again today.
+    `pack` is what would be bought; None where there is no rule, or its pack isn't sold any more. `bought_today` counts
+    by days in UTC. `owed_credits` is what all accounts of the customer have got on the credit line and not paid yet.
+    `open_order_id` is the order that waits for the operator; `declined_today`: the operator has cancelled the last one,
+    and isn't asked again today.
     """
 
     balance: int
-    pack_credits: int | None
-    pack_price: int | None
-    pack_currency: str | None
+    pack: Pack | None
     per_day: int
     bought_today: int
     owed_credits: int
@@ -57,13 +55,6 @@ class RecreditStatus:
     old_enough: bool
     open_order_id: int | None
     declined_today: bool
-
-    @property
-    def pack(self) -> Pack | None:
-        """What would be bought; None where there is no rule, or its pack isn't sold any more."""
-        if self.pack_credits is None or self.pack_price is None or self.pack_currency is None:
-            return None
-        return Pack(self.pack_credits, self.pack_price, self.pack_currency)
 
     @property
     def is_under_daily_limit(self) -> bool:
@@ -92,7 +83,7 @@ WHERE own.customer_id = {{customer}} AND {orders.IS_OWED}
 """
 # All that decides in one statement, for several accounts at once: SMPP clients wait meanwhile.
 _SELECT_STATUS = f"""
-SELECT accounts.id, balance, recredit_pack, packs.price, packs.currency, recredit_per_day,
+SELECT accounts.id, balance, packs.credits, packs.price, packs.currency, recredit_per_day,
        (SELECT count(*) FROM orders
         WHERE account_id = accounts.id AND origin = 'automatic' AND movement_id >= :first_id_today),
        ({_SELECT_OWED.format(customer="accounts.customer_id")}), credit_line, recredit_min_age_days,
@@ -140,7 +131,10 @@ def _read_statuses(
         "today": today,
         "first_id_today": ids.min_id_at_time(today),
     }
-    return {account_id: RecreditStatus(*rest) for account_id, *rest in conn.execute(_SELECT_STATUS, values)}
+    return {
+        account_id: RecreditStatus(balance, None if price is None else Pack(credits, price, currency), *rest)
+        for account_id, balance, credits, price, currency, *rest in conn.execute(_SELECT_STATUS, values)
+    }
 
 
 def get_owed_credits(conn: sqlite3.Connection, customer_id: int) -> int:

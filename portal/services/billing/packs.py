@@ -5,7 +5,7 @@ They are one price list: all in one currency, and the more credits a pack has, t
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from itertools import pairwise
@@ -184,9 +184,9 @@ def replace_packs(conn: sqlite3.Connection, actor: Actor, packs: Sequence[Pack])
         conn.execute("DELETE FROM packs")
         conn.executemany(
             "INSERT INTO packs (credits, price, currency) VALUES (?, ?, ?)",
-            [(each.credits, each.price, each.currency) for each in new],
+            map(astuple, new),
         )
-        audit.record_action(conn, actor, "packs.change", before=_packs_to_json(old), after=_packs_to_json(new))
+        audit.record_action(conn, actor, "packs.change", before=[*map(astuple, old)], after=[*map(astuple, new)])
     return new
 
 
@@ -203,7 +203,3 @@ def _check_packs(packs: Sequence[Pack]) -> list[Pack]:
         if larger.price * smaller.credits >= smaller.price * larger.credits:
             raise UnitPriceNotFalling(smaller, larger)
     return sorted_packs
-
-
-def _packs_to_json(packs: Sequence[Pack]) -> list[list[object]]:
-    return [[each.credits, each.price, each.currency] for each in packs]

@@ -86,13 +86,5 @@ def _queue_customer_mail(conn: sqlite3.Connection, keys: Keys, template: str, or
 
 
 def _order_mail_values(order: Order) -> dict[str, object]:
-    return {
-        "number": order.number,
-        "account": order.account,
-        "customer": order.customer,
-        "credits": order.credits,
-        "price": order.price,
-        "currency": order.currency,
-        "created_by": order.created_by,
-        "payment": order.payment,
-    }
+    shown = ("number", "account", "customer", "credits", "price", "currency", "created_by", "payment")
+    return {name: getattr(order, name) for name in shown}

@@ -155,7 +155,7 @@ def _get_end(lot: sqlite3.Row) -> int:
     """The id before which the movements are that a lot had to pay for. Where the clock was set back before the grant,
     that may have come after its date.
     """
-    return max(ids.min_id_at_time(lot["expires_at"]), lot["movement_id"] + 1)
+    return max(ids.min_id_at_time(lot["expires_at"]), int(lot["movement_id"]) + 1)
 
 
 def _expire_lot(conn: sqlite3.Connection, lot: sqlite3.Row, remaining: int, at: int) -> bool:
