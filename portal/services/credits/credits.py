@@ -158,7 +158,7 @@ def transfer_credits(
         # One moment for all: credits whose date came in between would run out at both accounts.
         now = now_ms()
         lots = expiry.list_expiring_credit_lots(conn, source.id, now)
-        expiry_dates = expiry.split_amount_by_expiry_date(lots, amount)
+        expiry_dates = expiry.split_amount_by_expiry_date([(each.expires_at, each.remaining) for each in lots], amount)
         _, source_after = ledger.post_movement(
             conn, actor, source.id, ledger.TRANSFER_OUT, -amount, counterpart_id=target.id, now=now
         )

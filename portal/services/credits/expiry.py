@@ -6,7 +6,7 @@ it is asked for: sending a message knows nothing of dates.
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from heapq import heappop, heappush
@@ -103,19 +103,19 @@ def list_expiring_credit_lots(conn: sqlite3.Connection, account_id: int, now: in
     return [CreditLot(*key, amount) for key, amount in remaining.items() if amount and key in unexpired]
 
 
-def split_amount_by_expiry_date(lots: list[CreditLot], amount: int) -> Mapping[int, int]:
-    """The dates (milliseconds) of what leaves for another account, and how much has each: `lots` first, in their order.
+def split_amount_by_expiry_date(held: Iterable[tuple[int, int]], amount: int) -> dict[int, int]:
+    """How much of an amount has which date (milliseconds), where it is taken from credits in their order.
 
     Args:
-        lots: from `list_expiring_credit_lots`, before it left.
-        amount: how much leaves; what no lot covers has no date.
+        held: a date, and how much runs out at it, each.
+        amount: what goes beyond all of them has no date.
     """
     amounts_by_date: dict[int, int] = {}
-    for lot in lots:
-        taken = min(lot.remaining, amount)
+    for expires_at, remaining in held:
+        taken = min(remaining, amount)
         amount -= taken
         if taken:
-            amounts_by_date[lot.expires_at] = amounts_by_date.get(lot.expires_at, 0) + taken
+            amounts_by_date[expires_at] = amounts_by_date.get(expires_at, 0) + taken
     return amounts_by_date
 
 
@@ -212,28 +212,21 @@ def find_spent_expiry_dates(
         charges.append(conn.execute(_SELECT_CHARGE, values).fetchone())
     charges_by_id = {each["id"]: each for each in charges if each is not None}
     _, taken = _replay_spending(conn, account_id, max(charges_by_id, default=0) + 1, charges_by_id)
-    for charge_id, charge in charges_by_id.items():
+    for charge_id, charging in charges_by_id.items():
         dates = taken[charge_id]
-        dates[_NO_DATE] = charge["amount"] - sum(dates.values())
-        bounds = account_id, charge["first_message_id"], charge["last_message_id"]
+        dates[_NO_DATE] = charging["amount"] - sum(dates.values())
+        bounds = account_id, charging["first_message_id"], charging["last_message_id"]
         for expires_at, amount in conn.execute(_SELECT_REFUNDED, bounds):
             dates[expires_at] = max(0, dates.get(expires_at, 0) - amount)
-    return [
-        {} if charge is None else _take_back(taken[charge["id"]], price)
-        for (_message_id, price), charge in zip(message_costs, charges, strict=True)
-    ]
-
-
-def _take_back(dates: dict[int, int], price: int) -> Mapping[int, int]:
-    """Take so much out of amounts by date, the latest date first; returns what was taken that has a date."""
-    refund: dict[int, int] = {}
-    for expires_at in sorted(dates, reverse=True):
-        amount = min(dates[expires_at], price)
-        dates[expires_at] -= amount
-        price -= amount
-        if amount and expires_at != _NO_DATE:
-            refund[expires_at] = amount
-    return refund
+    refunds: list[Mapping[int, int]] = []
+    for (_message_id, price), charge in zip(message_costs, charges, strict=True):
+        dates = {} if charge is None else taken[charge["id"]]
+        refund = split_amount_by_expiry_date(sorted(dates.items(), reverse=True), price)
+        for expires_at, amount in refund.items():
+            dates[expires_at] -= amount
+        refund.pop(_NO_DATE, None)
+        refunds.append(refund)
+    return refunds
 
 
 def _replay_spending(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from portal.core import gsm0338
 from portal.core.i18n import N_
 from portal.services.common import ids
-from portal.services.common.errors import NotFound
+from portal.services.common.errors import NotFound, require_found
 from portal.services.common.message_states import DELIVERED, ENROUTE, PTT_DESCRIPTIONS, PTT_NONE
 from portal.services.messages import client_ids, message_parts, text_policy
 from portal.services.messages.message_parts import MessagePart
@@ -253,11 +253,13 @@ MESSAGE_COLUMNS = build_message_columns()
 
 def list_texts_by_id(conn: sqlite3.Connection, account_id: int, first_ids: Sequence[int]) -> list[SentText]:
     """The texts of an account that begin with these messages, oldest first."""
-    rows = conn.execute(
-        f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE id IN (SELECT value FROM json_each(?)) AND +account_id = ?"
-        " ORDER BY id",
-        (json.dumps(first_ids), account_id),
+    return _select_texts(
+        conn, "id IN (SELECT value FROM json_each(?)) AND +account_id = ?", (json.dumps(first_ids), account_id)
     )
+
+
+def _select_texts(conn: sqlite3.Connection, condition: str, values: Sequence[object]) -> list[SentText]:
+    rows = conn.execute(f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE {condition} ORDER BY id", values)
     return assemble_texts(conn, [SentMessage(*row) for row in rows])
 
 
@@ -303,14 +305,12 @@ def get_sent_text_by_message_id(conn: sqlite3.Connection, account_id: int, messa
     Raises:
         NoSuchMessage: there is none with this id, or it is another account's.
     """
-    row = conn.execute(
-        f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE account_id = ?1 AND id ="
-        " (SELECT coalesce(joined_to, id) FROM messages WHERE id = ?2 AND account_id = ?1)",
+    texts = _select_texts(
+        conn,
+        "account_id = ?1 AND id = (SELECT coalesce(joined_to, id) FROM messages WHERE id = ?2 AND account_id = ?1)",
         (account_id, client_ids.find_row_id(conn, "messages", message_id)),
-    ).fetchone()
-    if row is None:
-        raise NoSuchMessage()
-    return assemble_texts(conn, [SentMessage(*row)])[0]
+    )
+    return require_found(next(iter(texts), None), NoSuchMessage())
 
 
 @dataclass(frozen=True, slots=True)

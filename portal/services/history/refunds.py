@@ -9,7 +9,7 @@ from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.common import idempotency, ids
 from portal.services.common.audit import Actor
-from portal.services.common.errors import Refused
+from portal.services.common.errors import Refused, require_found
 from portal.services.common.message_states import ENROUTE
 from portal.services.credits import credits
 from portal.services.history.history import NoSuchMessage, SentText
@@ -41,9 +41,7 @@ def get_account_by_message_id(conn: sqlite3.Connection, message_id: int) -> Acco
         "SELECT name FROM accounts WHERE id = (SELECT account_id FROM messages WHERE id = ?) AND deleted_at IS NULL",
         (client_ids.find_row_id(conn, "messages", message_id),),
     ).fetchone()
-    if row is None:
-        raise NoSuchMessage()
-    return accounts.get_account(conn, row["name"])
+    return accounts.get_account(conn, require_found(row, NoSuchMessage())["name"])
 
 
 def refund_message(conn: sqlite3.Connection, actor: Actor, account: Account, message_id: int, reason: str) -> int:
@@ -67,8 +65,7 @@ def refund_message(conn: sqlite3.Connection, actor: Actor, account: Account, mes
             " AND first_message_id = messages.id) AS refunded FROM messages WHERE id = ? AND account_id = ?",
             (message_id, account.id),
         ).fetchone()
-        if row is None:
-            raise NoSuchMessage()
+        row = require_found(row, NoSuchMessage())
         if row["state"] == ENROUTE:
             raise MessageNotFinished()
         if not row["price"]:
