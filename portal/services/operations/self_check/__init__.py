@@ -111,7 +111,7 @@ _CHECKS = (
     in_messages.check_charges,
     in_messages.check_totals,
     partial(find_by_queries, checks=in_messages.INDEX_CHECKS),
-    in_parts.check_parts,
+    partial(find_by_queries, checks=in_parts.CHECKS),
     partial(find_by_queries, checks=[_DELIVERY_CHECK]),
     in_upstreams.check_upstreams,
     in_upstreams.check_routes,

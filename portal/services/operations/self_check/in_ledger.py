@@ -114,19 +114,19 @@ def check_refunds(conn: sqlite3.Connection) -> Iterator[Problem]:
         "SELECT movements.account_id, movements.id, actor, amount, first_message_id,"
         " coalesce(messages.price, gone.refunded, gone.price, former.price),"
         " coalesce(messages.state, gone.state, former.state), coalesce(messages.ptt, gone.ptt, former.ptt),"
-        f" total, {message_parts.COUNT_REFUSED_SQL}, {message_parts.COUNT_UNDELIVERED_SQL}"
+        f" coalesce(kept_since, 0), total, {message_parts.COUNT_REFUSED_SQL}, {message_parts.COUNT_UNDELIVERED_SQL}"
         " FROM movements"
         " LEFT JOIN messages ON messages.id = first_message_id AND messages.account_id = movements.account_id"
         " LEFT JOIN cut_messages ON cut_messages.message_id = messages.id"
         " LEFT JOIN deleted_messages AS gone ON gone.id = first_message_id AND gone.account_id = movements.account_id"
         " LEFT JOIN deleted_refunds AS former ON former.message_id = first_message_id"
         "  AND former.account_id = movements.account_id"
-        " WHERE kind = 'refund' AND first_message_id IS NOT NULL ORDER BY movements.id",
+        " LEFT JOIN accounts ON accounts.id = movements.account_id"
+        " WHERE movements.kind = 'refund' AND first_message_id IS NOT NULL ORDER BY movements.id",
     )
-    kept_since = dict(iterate_rows(conn, "SELECT id, kept_since FROM accounts"))
-    for account_id, row, actor, amount, message, price, state, ptt, total, *undelivered in rows:
+    for account_id, row, actor, amount, message, price, state, ptt, kept_since, total, *undelivered in rows:
         params = {"account": names[account_id], "row": row, "amount": amount, "message": message}
-        if price is None and ids.time_from_id(message) < kept_since.get(account_id, 0) * DAY_MS:
+        if price is None and ids.time_from_id(message) < kept_since * DAY_MS:
             # Older than the account's retention.
             continue
         if price is None:
