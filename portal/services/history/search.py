@@ -221,7 +221,7 @@ class _Search:
         """Args:
         columns: what is read of `messages AS line`, in SQL, the id first.
         """
-        conn.register_function("has_words", -1, _has_words_with_prefixes)
+        conn.register_function("has_words", 2, _has_words_with_prefixes)
         conn.register_aggregate("join_segments", 5, _JoinSegments)
         self._conn = conn
         self._account_id = account_id
@@ -236,7 +236,8 @@ class _Search:
             "recipient": query.recipient,
             # Greater than all numbers that begin with these digits: in ASCII the colon follows the 9.
             "recipient_end": f"{query.recipient}:",
-            **{f"word{number}": word for number, word in enumerate(query.words)},
+            "words": " ".join(query.words),
+            "digits": self._digits,
         }
 
     def run(self, before: int | None, after: int | None, limit: int, seconds: float) -> tuple[list[Any], int | None]:
@@ -314,27 +315,24 @@ class _Search:
         sql = statement.format(columns=self._columns, conditions=conditions, order=self._order)
         return self._conn.execute(sql, parameters).fetchall()
 
+    @property
+    def _digits(self) -> str:
+        """The longest word of digits, which a text has to contain; empty: there is none."""
+        return max((each for each in self._query.words if each.isascii() and each.isdigit()), key=len, default="")
+
     @cached_property
     def _where_conditions(self) -> str:
         """The conditions on a row beside the range of ids, each after AND, the cheapest first."""
         query = self._query
-        conditions = []
-        if query.recipient:
-            conditions.append("line.destination >= :recipient AND line.destination < :recipient_end")
-        if query.sender:
-            conditions.append("line.source COLLATE NOCASE IN (SELECT value FROM json_each(:senders))")
-        if query.status == DELIVERED:
-            conditions.append(_IS_DELIVERED)
-        # Digits are looked for by SQLite before the Python function is called: folding never creates any.
-        conditions += [
-            f"(instr(line.text, :word{number}) OR line.segment_total IS NOT NULL)"
-            for number, word in enumerate(query.words)
-            if word.isascii() and word.isdigit()
-        ]
-        if query.words:
-            words = ", ".join(f":word{number}" for number in range(len(query.words)))
-            conditions.append(f"has_words(iif(line.segment_total IS NULL, line.text, {_WHOLE_TEXT}), {words})")
-        return "".join(f" AND {each}" for each in conditions)
+        conditions = (
+            (query.recipient, "line.destination >= :recipient AND line.destination < :recipient_end"),
+            (query.sender, "line.source COLLATE NOCASE IN (SELECT value FROM json_each(:senders))"),
+            (query.status == DELIVERED, _IS_DELIVERED),
+            # Digits are looked for by SQLite before the Python function is called: folding never creates any.
+            (self._digits, "(instr(line.text, :digits) OR line.segment_total IS NOT NULL)"),
+            (query.words, f"has_words(iif(line.segment_total IS NULL, line.text, {_WHOLE_TEXT}), :words)"),
+        )
+        return "".join(f" AND {sql}" for is_wanted, sql in conditions if is_wanted)
 
 
 def _format_equivalent_ptt_codes(status: str) -> str:
@@ -343,6 +341,6 @@ def _format_equivalent_ptt_codes(status: str) -> str:
     return ", ".join(str(code) for code, each in PTT_DESCRIPTIONS.items() if each == description)
 
 
-def _has_words_with_prefixes(text: str | None, *prefixes: str) -> bool:
+def _has_words_with_prefixes(text: str | None, prefixes: str) -> bool:
     folded = search_index.fold_text(text or "")
-    return all(search_index.has_word_with_prefix(folded, each) for each in prefixes)
+    return all(search_index.has_word_with_prefix(folded, each) for each in prefixes.split())

@@ -344,10 +344,9 @@ def set_prices(
     actor: Actor,
     prices: Mapping[str, int | None],
     *,
-    list_id: int = DEFAULT_LIST,
     valid_from: int = EARLIEST_VALID_FROM,
 ) -> None:
-    """Set prices (thousandths of a credit a part) of some destinations; the others keep theirs.
+    """Set prices (thousandths of a credit a part) of some destinations in the default list; the others keep theirs.
 
     Args:
         prices: None: nothing is sent there.
@@ -356,10 +355,10 @@ def set_prices(
     Raises:
         InvalidPriceDestination: nothing has changed.
     """
-    lines = [(list_id, parse_destination(name), valid_from, price) for name, price in prices.items()]
+    lines = [(DEFAULT_LIST, parse_destination(name), valid_from, price) for name, price in prices.items()]
     with write_transaction(conn):
         _upsert_prices(conn, lines)
-        audit.record_action(conn, actor, "prices.put", list=list_id, valid_from=valid_from, prices=len(lines))
+        audit.record_action(conn, actor, "prices.put", list=DEFAULT_LIST, valid_from=valid_from, prices=len(lines))
 
 
 def change_prices(
