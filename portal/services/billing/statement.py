@@ -161,13 +161,11 @@ def sum_movements(
 
 # --- how balance and usage went
 
-_STEP_BEGINS, _STEP_ENDS = (ids.build_min_id_sql(f"step.value ->> {index}") for index in (0, 1))
 _SELECT_STEPS = f"""
-SELECT step.value ->> 0 AS since, step.value ->> 1 AS until,
-       {_BALANCE_BEFORE.format(id=_STEP_ENDS)} AS balance,
+SELECT {_BALANCE_BEFORE.format(id="step.value ->> 1")} AS balance,
        coalesce((SELECT sum(amount) FROM movements WHERE {_NOT_USAGE}
-                 AND id >= {_STEP_BEGINS} AND id < {_STEP_ENDS}), 0) AS others
-FROM json_each(:steps) AS step ORDER BY since, until
+                 AND id >= step.value ->> 0 AND id < step.value ->> 1), 0) AS others
+FROM json_each(:steps) AS step ORDER BY step.key
 """
 
 
@@ -218,13 +216,12 @@ def load_balance_history(
     unit, bounds = _compute_chart_step_bounds(first, last, zone)
     # No step begins after this moment: a line into the evening would say at noon what nobody knows.
     bounds = bounds[:1] + [ends for begins, ends in pairwise(bounds) if begins <= now]
-    steps = json.dumps([(bounds[0], bounds[0]), *pairwise(bounds)])
+    bound_ids = [ids.min_id_at_time(each) for each in bounds]
+    steps = json.dumps([(bound_ids[0], bound_ids[0]), *pairwise(bound_ids)])
     rows = conn.execute(_SELECT_STEPS, {"account": account_id, "steps": steps}).fetchall()
     history_steps = [
-        BalanceChartStep(
-            row["since"], before["balance"] + row["others"] - row["balance"], row["others"], row["balance"]
-        )
-        for before, row in pairwise(rows)
+        BalanceChartStep(at, before["balance"] + row["others"] - row["balance"], row["others"], row["balance"])
+        for at, (before, row) in zip(bounds, pairwise(rows), strict=False)
     ]
     return BalanceHistory(unit, rows[0]["balance"], history_steps)
 

@@ -38,11 +38,6 @@ def build_time_sql(id_sql: str) -> str:
     return f"((({id_sql}) >> {_COUNTER_BITS}) + {_EPOCH_MS})"
 
 
-def build_min_id_sql(time_sql: str) -> str:
-    """The SQL expression of `min_id_at_time` for a time that is an SQL expression."""
-    return f"(max(({time_sql}) - {_EPOCH_MS}, 0) << {_COUNTER_BITS})"
-
-
 LAST_ID_SQL = {
     table: f"max(coalesce((SELECT max(id) FROM {table}), 0), (SELECT value FROM counters WHERE name = '{counter}'))"
     for table, counter in _DELETED_ID_COUNTERS.items()

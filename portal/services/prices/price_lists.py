@@ -141,17 +141,10 @@ def require_deletable_price_list(conn: sqlite3.Connection, list_id: int) -> Pric
     price_list = get_price_list_by_id(conn, list_id)
     if price_list.is_default:
         raise DefaultListImmutable()
-    if customer_names := list_customer_names(conn, list_id):
-        raise PriceListInUse(name=price_list.name, customers=", ".join(customer_names))
+    rows = conn.execute("SELECT name FROM customers WHERE price_list_id = ? ORDER BY name COLLATE NOCASE", (list_id,))
+    if customers := ", ".join(row["name"] for row in rows):
+        raise PriceListInUse(name=price_list.name, customers=customers)
     return price_list
-
-
-def list_customer_names(conn: sqlite3.Connection, list_id: int) -> list[str]:
-    """The names of the customers that have a list."""
-    rows = conn.execute(
-        "SELECT name FROM customers WHERE coalesce(price_list_id, 1) = ? ORDER BY name COLLATE NOCASE", (list_id,)
-    )
-    return [each["name"] for each in rows]
 
 
 def assign_price_list(conn: sqlite3.Connection, actor: Actor, customer: Customer, list_id: int) -> PriceListSummary:

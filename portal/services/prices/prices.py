@@ -340,11 +340,7 @@ class PriceChange:
 
 
 def set_prices(
-    conn: sqlite3.Connection,
-    actor: Actor,
-    prices: Mapping[str, int | None],
-    *,
-    valid_from: int = EARLIEST_VALID_FROM,
+    conn: sqlite3.Connection, actor: Actor, prices: Mapping[str, int | None], *, valid_from: int = EARLIEST_VALID_FROM
 ) -> None:
     """Set prices (thousandths of a credit a part) of some destinations in the default list; the others keep theirs.
 
