@@ -133,10 +133,8 @@ def _check_installation(options: CommonOptions, *, record: bool, supervised: boo
         with open_database(config, may_be_older=not record, any_key=not record) as context:
             pending = migrations.list_pending_names(context.conn)
             problems = _run_daily_self_check(context, supervised=supervised) if record else _run_self_check(context)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, migrations.MigrationFailed) as error:
         problems = [problem.problem_from_error(error)]
-    except migrations.MigrationFailed as error:
-        problems = [problem.problem_from_failed_migration(error)]
     value = {"ok": not problems, "problems": [str(each) for each in problems]}
     text = "\n".join(map(str, problems)) or "File, ledger, messages and totals agree."
     if pending:
@@ -156,7 +154,7 @@ def _run_self_check(context: CommandContext) -> list[Problem]:
         if count := database_key.count_unopened_secrets(context.conn, context.keys):
             problems.append(problem.problem_from_unopened_secrets(count))
     except KeyFileError as error:
-        problems.append(problem.problem_from_key_error(error))
+        problems.append(problem.problem_from_error(error))
     with (
         _show_check_progress() as progress,
         open_database_copy(context.conn, context.config.data, progress) as copy,

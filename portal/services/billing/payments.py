@@ -197,10 +197,8 @@ def process_callback(
     if callback.status != PAID:
         return IGNORED
     actor = Actor(_ACTOR, address)
-    refusal: CallbackRefused | None = None
     with write_transaction(conn):
-        order = _find_order(conn, callback.order)
-        refusal = _find_callback_error(order, callback)
+        order, refusal = _find_order(conn, callback)
         try:
             # What was refused may be sent again, and is refused again, but reported once.
             idempotency.use_idempotency_key(
@@ -220,21 +218,15 @@ def process_callback(
     return PAID_BEFORE
 
 
-def _find_order(conn: sqlite3.Connection, number: str) -> Order | None:
+def _find_order(conn: sqlite3.Connection, callback: PaymentCallback) -> tuple[Order | None, CallbackRefused | None]:
+    """The order that a callback names, and why it can't be paid by it."""
     try:
-        return orders.get_order_by_number(conn, number)
+        order = orders.get_order_by_number(conn, callback.order)
     except orders.NoSuchOrder:
-        return None
-
-
-def _find_callback_error(order: Order | None, callback: PaymentCallback) -> CallbackRefused | None:
-    if order is None:
-        return UnknownOrder(number=callback.order)
+        return None, UnknownOrder(number=callback.order)
     if (order.price, order.currency) != (callback.amount, callback.currency):
-        return AmountMismatch(number=order.number, price=order.price, currency=order.currency)
-    if order.status == orders.CANCELLED:
-        return OrderWasCancelled(number=order.number)
-    return None
+        return order, AmountMismatch(number=order.number, price=order.price, currency=order.currency)
+    return order, OrderWasCancelled(number=order.number) if order.status == orders.CANCELLED else None
 
 
 def _build_idempotency_key(settings: PaymentSettings, message_id: str, order: str, *, refused: bool) -> str:

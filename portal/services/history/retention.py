@@ -25,6 +25,16 @@ _BATCH_SIZE = 2_000
 _DELETE_BATCH_SIZE = 500
 _NOBODYS_TABLES = ("unmatched_receipts", "unowned_messages")
 _NOBODYS_MS = 30 * DAY_MS
+# What the self-check would need of messages that customers have deleted themselves, and the sessions that messages came
+# from: table, key, condition of the rows to delete.
+_LEFTOVER_TABLES = (
+    ("deleted_messages", "account_id, id", "id < :end"),
+    ("deleted_days", "account_id, day, country, source", "day < :day"),
+    ("deleted_charges", "account_id, charged_from", "charged_from < :end AND last_id < :end"),
+    ("deleted_refunds", "message_id", "message_id < :end"),
+    # A day later: for a session that ended with a crash of the server, only the last activity of its client is known.
+    ("ended_sessions", "id", "ended_at < :end_ms - :day_ms"),
+)
 
 
 def get_retention_months(conn: sqlite3.Connection, customer_id: int, default_months: int) -> int:
@@ -65,7 +75,9 @@ def purge_messages(conn: Connection, default_months: int, now: int) -> Iterator[
         end_id = ids.min_id_at_time(day * DAY_MS)
         yield from _purge_sent_messages(conn, account_id, end_id)
         yield from _purge_inbound_messages(conn, account_id, end_id)
-        yield from _purge_history_metadata(conn, account_id, day, end_id)
+        values = {"account": account_id, "day": day, "end": end_id, "end_ms": day * DAY_MS, "day_ms": DAY_MS}
+        for table, key, condition in _LEFTOVER_TABLES:
+            yield from _delete_rows(conn, table, key, f"account_id = :account AND {condition}", values)
     for table in _NOBODYS_TABLES:
         yield from _delete_rows(conn, table, "id", "received_at < :before", {"before": now - _NOBODYS_MS})
 
@@ -97,25 +109,6 @@ def _purge_inbound_messages(conn: Connection, account_id: int, end_id: int) -> I
     ).fetchall():
         after_id = rows[-1][0]
         yield removal.delete_inbound_messages(conn, account_id, [row[0] for row in rows])
-
-
-# What is left of messages that customers have deleted themselves, and the sessions that messages came from: table, key,
-# condition of the rows to delete.
-_LEFTOVER_TABLES = (
-    ("deleted_messages", "account_id, id", "id < :end"),
-    ("deleted_days", "account_id, day, country, source", "day < :day"),
-    ("deleted_charges", "account_id, charged_from", "charged_from < :end AND last_id < :end"),
-    ("deleted_refunds", "message_id", "message_id < :end"),
-    # A day later: for a session that ended with a crash of the server, only the last activity of its client is known.
-    ("ended_sessions", "id", "ended_at < :end_ms - :day_ms"),
-)
-
-
-def _purge_history_metadata(conn: Connection, account_id: int, day: int, end_id: int) -> Iterator[int]:
-    """Delete what the self-check would need for days that are not kept, and the sessions of that time."""
-    values = {"account": account_id, "day": day, "end": end_id, "end_ms": day * DAY_MS, "day_ms": DAY_MS}
-    for table, key, condition in _LEFTOVER_TABLES:
-        yield from _delete_rows(conn, table, key, f"account_id = :account AND {condition}", values)
 
 
 def _delete_rows(conn: Connection, table: str, key: str, condition: str, values: Mapping[str, int]) -> Iterator[int]:

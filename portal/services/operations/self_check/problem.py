@@ -35,14 +35,15 @@ class Problem:
         return i18n.gettext(self.sentence, **formatted)
 
 
-def problem_from_error(error: sqlite3.DatabaseError) -> Problem:
-    """The problem that SQLite reports of a file that it can't read."""
+def problem_from_error(error: sqlite3.DatabaseError | MigrationFailed | KeyFileError) -> Problem:
+    """The problem that SQLite can't read the file, that a copy of an older version's database can't be migrated, and so
+    the database can't, or that the key is missing, damaged or another database's.
+    """
+    if isinstance(error, MigrationFailed):
+        return Problem(N_("the database can't be migrated: %(reason)s"), {"reason": str(error)})
+    if isinstance(error, KeyFileError):
+        return Problem(N_("nobody can log in or bind: %(reason)s"), {"reason": str(error)})
     return Problem(N_("file: %(line)s"), {"line": str(error)})
-
-
-def problem_from_key_error(error: KeyFileError) -> Problem:
-    """The problem that the key is missing, damaged or another database's."""
-    return Problem(N_("nobody can log in or bind: %(reason)s"), {"reason": str(error)})
 
 
 def problem_from_unopened_secrets(count: int) -> Problem:
@@ -51,11 +52,6 @@ def problem_from_unopened_secrets(count: int) -> Problem:
         N_("people who can't log in until they get a new link, for secret.key doesn't open their secret: %(count)s"),
         {"count": count},
     )
-
-
-def problem_from_failed_migration(error: MigrationFailed) -> Problem:
-    """The problem that a copy of an older version's database can't be migrated, and so the database can't."""
-    return Problem(N_("the database can't be migrated: %(reason)s"), {"reason": str(error)})
 
 
 class AccountNames(dict[int, str]):
