@@ -11,7 +11,7 @@ from portal.core.crypto import Keys
 from portal.services.common.mail import Mailer
 from portal.web.accounts import accounts, allowed_ips, credentials, sessions
 from portal.web.admin import accounts as admin_accounts
-from portal.web.admin import balances, customers, inbound_numbers, users
+from portal.web.admin import balances, customers
 from portal.web.billing import all_orders, orders, packs, payment_callback, statement
 from portal.web.core import (
     access,
@@ -30,7 +30,7 @@ from portal.web.core import (
 from portal.web.core.limits import DEFAULT_PAGE_LIMITS, PageLimits
 from portal.web.core.template_source import IndentationRemover
 from portal.web.credits import credits, settings
-from portal.web.messages import blacklist, deletion, history, inbound, retention, text_policy
+from portal.web.messages import blacklist, customer_policies, deletion, history, inbound
 from portal.web.people import login, profile
 from portal.web.prices import price_lists, prices
 from portal.web.senders import sender_requests, senders
@@ -112,12 +112,9 @@ def create_app(
         blacklist,
         deletion,
         customers,
-        users,
         admin_accounts,
-        inbound_numbers,
         balances,
-        text_policy,
-        retention,
+        customer_policies,
         sender_requests,
     )
     for module in view_modules:

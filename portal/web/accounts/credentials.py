@@ -34,41 +34,33 @@ class SmppPasswordForm(OnceForm):
     )
 
 
-@blueprint.get("/accounts/<name>/password")
-@access.account_change_required
-def ask_generate_password(account: Account) -> ResponseReturnValue:
-    """Ask for confirmation: what is about to happen, and where the new password goes."""
-    return _render_password_dialog(account, SmppPasswordForm())
-
-
-@blueprint.post("/accounts/<name>/password")
+@blueprint.route("/accounts/<name>/password", methods=["GET", "POST"])
 @access.account_change_required
 def generate_password(account: Account) -> ResponseReturnValue:
-    """Generate it, mail it, and show it in this answer: the only place where it is ever seen."""
+    """Ask for confirmation; then generate it, mail it, and show it in that answer: the only place where it is seen."""
     form = SmppPasswordForm()
-    with refusals_on(form):
-        password = credentials.regenerate_smpp_password(
-            context.get_conn(),
-            context.get_crypto_keys(),
-            context.get_actor(),
-            account,
-            grace_ms=credentials.parse_grace_period(form.grace.data),
-            require_ready=True,
-            idempotency_key=form.form.data,
-        )
-        return htmx.render_dialog(
-            "accounts/credentials/_shown.html",
-            account,
-            title=_("Your new password"),
-            tab="home",
-            password=password,
-            contact=_masked_contact_email(account),
-            grace=form.grace.data,
-        )
-    return _render_password_dialog(account, form)
-
-
-def _render_password_dialog(account: Account, form: SmppPasswordForm) -> ResponseReturnValue:
+    contact = customers.get_customer_by_id(context.get_conn(), account.customer_id).contact_email
+    masked_contact = customers.mask_email(contact)
+    if form.is_submitted():
+        with refusals_on(form):
+            password = credentials.regenerate_smpp_password(
+                context.get_conn(),
+                context.get_crypto_keys(),
+                context.get_actor(),
+                account,
+                grace_ms=credentials.parse_grace_period(form.grace.data),
+                require_ready=True,
+                idempotency_key=form.form.data,
+            )
+            return htmx.render_dialog(
+                "accounts/credentials/_shown.html",
+                account,
+                title=_("Your new password"),
+                tab="home",
+                password=password,
+                contact=masked_contact,
+                grace=form.grace.data,
+            )
     # A new one each time: where the form was sent before, the answer asks once more.
     form.form.data = idempotency.new_idempotency_key()
     return htmx.render_dialog(
@@ -77,10 +69,6 @@ def _render_password_dialog(account: Account, form: SmppPasswordForm) -> Respons
         title=_("Generate a new password"),
         tab="home",
         form=form,
-        contact=_masked_contact_email(account),
+        contact=masked_contact,
         password_blocked_reason=password_blocked_reason(account),
     )
-
-
-def _masked_contact_email(account: Account) -> str:
-    return customers.mask_email(customers.get_customer_by_id(context.get_conn(), account.customer_id).contact_email)

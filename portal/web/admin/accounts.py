@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from flask import Blueprint, url_for
+from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import BooleanField, SelectField, StringField
 from wtforms.fields.choices import SelectChoice
@@ -112,22 +112,13 @@ def show_account(account: Account) -> ResponseReturnValue:
     return _render_account_page(account)
 
 
-@blueprint.get("/accounts/<name>/disable")
-@access.operator_required
-def ask_disable_account(account: Account) -> ResponseReturnValue:
-    """Ask for confirmation: what happens to the account's clients."""
-    return htmx.render_dialog(
-        "admin/_disable.html",
-        account,
-        title=_("Disable this account?"),
-        tab="admin",
-        open_now=_count_open_sessions(account),
-    )
-
-
-@blueprint.post("/accounts/<name>/disable")
+@blueprint.route("/accounts/<name>/disable", methods=["GET", "POST"])
 @access.operator_required
 def disable_account(account: Account) -> ResponseReturnValue:
+    """Disable it, once what happens to its clients has been confirmed."""
+    if request.method != "POST":
+        title, open_now = _("Disable this account?"), _count_open_sessions(account)
+        return htmx.render_dialog("admin/_disable.html", account, title=title, tab="admin", open_now=open_now)
     accounts.disable_account(context.get_conn(), context.get_actor(), account)
     return _answer_status(account, _("%(name)s was disabled.", name=account.name))
 
@@ -164,6 +155,42 @@ def change_account_limits(account: Account) -> ResponseReturnValue:
         )
         toast = Toast(_("The limits of %(name)s were changed.", name=account.name))
     return answer_account_form("admin/_limits.html", account, toast=toast, limits_form=form)
+
+
+# --- inbound numbers
+
+
+@blueprint.post("/accounts/<name>/numbers")
+@access.operator_required
+def add_inbound_number(account: Account) -> ResponseReturnValue:
+    form, toast = InboundNumberForm(), None
+    with refusals_on(form):
+        added = inbound_numbers.add_inbound_number(
+            context.get_conn(), context.get_actor(), account, form.number.data, form.keyword.data
+        )
+        toast = Toast(_("What is sent to %(number)s reaches %(account)s.", number=added, account=account.name))
+        form = InboundNumberForm(formdata=None)
+    return answer_account_form("admin/_numbers.html", account, toast=toast, number_form=form)
+
+
+@blueprint.route("/numbers/<int:number_id>/delete", methods=["GET", "POST"])
+@access.operator_required
+def remove_inbound_number(number_id: int) -> ResponseReturnValue:
+    """Remove a number from its account, once that has been confirmed."""
+    removed = inbound_numbers.get_inbound_number_by_id(context.get_conn(), number_id)
+    owners = (each for each in accounts.list_accounts(context.get_conn()) if each.id == removed.account_id)
+    account = next(owners, None) or abort(404)
+    if request.method != "POST":
+        title = _("Delete this number?")
+        return htmx.render_dialog("admin/_number.html", account, title=title, tab="admin", inbound_number=removed)
+    inbound_numbers.remove_inbound_number(
+        context.get_conn(), context.get_actor(), account, removed.number, removed.keyword
+    )
+    toast, form = Toast(_("%(number)s was removed.", number=removed)), InboundNumberForm(formdata=None)
+    return answer_account_form("admin/_numbers.html", account, toast=toast, number_form=form)
+
+
+# --- what the page shows
 
 
 def account_url(account: Account) -> str:

@@ -19,7 +19,6 @@ from portal.services.billing.balances import AccountBalance
 from portal.services.common import credit_amounts, idempotency
 from portal.services.credits import credits, expiry
 from portal.services.history import history, refunds
-from portal.services.history.history import SentText
 from portal.web.admin.accounts import GrantCreditsForm, account_url, answer_account_form
 from portal.web.core import access, context, downloads, htmx
 from portal.web.core.forms import OnceForm, TranslatedForm, refusals_on
@@ -198,38 +197,28 @@ _REFUND = BalanceChange(
 )
 
 
-@blueprint.get("/accounts/<name>/credits/correct", endpoint="ask_correct_balance", defaults={"kind": _CORRECTION})
-@blueprint.get("/accounts/<name>/credits/refund", endpoint="ask_refund_credits", defaults={"kind": _REFUND})
-@access.operator_required
-def ask_change_balance(account: Account, kind: BalanceChange) -> ResponseReturnValue:
-    return _render_change_form(account, kind, BalanceChangeForm(formdata=None))
-
-
-@blueprint.post("/accounts/<name>/credits/correct", endpoint="correct_balance", defaults={"kind": _CORRECTION})
-@blueprint.post("/accounts/<name>/credits/refund", endpoint="refund_credits", defaults={"kind": _REFUND})
+@blueprint.route(
+    "/accounts/<name>/credits/correct",
+    endpoint="correct_balance",
+    defaults={"kind": _CORRECTION},
+    methods=["GET", "POST"],
+)
+@blueprint.route(
+    "/accounts/<name>/credits/refund", endpoint="refund_credits", defaults={"kind": _REFUND}, methods=["GET", "POST"]
+)
 @access.operator_required
 def change_balance(account: Account, kind: BalanceChange) -> ResponseReturnValue:
     """Add credits to a balance, or take some away."""
-    form = BalanceChangeForm()
-    with refusals_on(form):
-        amount = kind.parse_amount(form.amount.data)
-        try:
-            balance = kind.change(
-                context.get_conn(),
-                context.get_actor(),
-                account,
-                amount,
-                form.reason.data,
-                idempotency_key=form.form.data,
-            )
-            toast = Toast(kind.describe(amount, balance))
-        except idempotency.FormAlreadySent as refusal:
-            toast = Toast(refusal.localized(), "info")
-        return htmx.redirect_browser_or_htmx(account_url(account), toast)
-    return _render_change_form(account, kind, form)
-
-
-def _render_change_form(account: Account, kind: BalanceChange, form: BalanceChangeForm) -> ResponseReturnValue:
+    conn, actor, form = context.get_conn(), context.get_actor(), BalanceChangeForm()
+    if form.is_submitted():
+        with refusals_on(form):
+            amount = kind.parse_amount(form.amount.data)
+            try:
+                balance = kind.change(conn, actor, account, amount, form.reason.data, idempotency_key=form.form.data)
+                toast = Toast(kind.describe(amount, balance))
+            except idempotency.FormAlreadySent as refusal:
+                toast = Toast(refusal.localized(), "info")
+            return htmx.redirect_browser_or_htmx(account_url(account), toast)
     return htmx.render_dialog(
         "admin/_credits_change.html",
         account,
@@ -249,33 +238,24 @@ def _describe_refund(amount: int) -> str:
 # --- refunding a message
 
 
-@blueprint.get("/messages/<int:message_id>/refund")
-@access.operator_required
-def ask_refund_message(message_id: int) -> ResponseReturnValue:
-    """Ask for confirmation: how many credits are refunded."""
-    account, text = _get_account_and_text(message_id)
-    return _render_message_refund_form(account, text, RefundReasonForm(formdata=None))
-
-
-@blueprint.post("/messages/<int:message_id>/refund")
+@blueprint.route("/messages/<int:message_id>/refund", methods=["GET", "POST"])
 @access.operator_required
 def refund_message(message_id: int) -> ResponseReturnValue:
-    account, text = _get_account_and_text(message_id)
-    form = RefundReasonForm()
-    with refusals_on(form):
-        try:
-            amount = refunds.refund_text(
-                context.get_conn(), context.get_actor(), account, text, form.reason.data, idempotency_key=form.form.data
-            )
-            toast = Toast(_describe_refund(amount))
-        except idempotency.FormAlreadySent as refusal:
-            toast = Toast(refusal.localized(), "info")
-        address = url_for("history.show_sent_message", name=account.name, message_id=text.id)
-        return htmx.redirect_browser_or_htmx(address, toast)
-    return _render_message_refund_form(account, text, form)
-
-
-def _render_message_refund_form(account: Account, text: SentText, form: RefundReasonForm) -> ResponseReturnValue:
+    """Refund a message, and the others of its text, once how many credits that are has been confirmed."""
+    conn, actor, form = context.get_conn(), context.get_actor(), RefundReasonForm()
+    account = refunds.get_account_by_message_id(conn, message_id)
+    text = history.get_sent_text_by_message_id(conn, account.id, message_id)
+    if form.is_submitted():
+        with refusals_on(form):
+            try:
+                amount = refunds.refund_text(
+                    conn, actor, account, text, form.reason.data, idempotency_key=form.form.data
+                )
+                toast = Toast(_describe_refund(amount))
+            except idempotency.FormAlreadySent as refusal:
+                toast = Toast(refusal.localized(), "info")
+            address = url_for("history.show_sent_message", name=account.name, message_id=text.id)
+            return htmx.redirect_browser_or_htmx(address, toast)
     return htmx.render_dialog(
         "admin/_credits_message.html",
         account,
@@ -283,11 +263,5 @@ def _render_message_refund_form(account: Account, text: SentText, form: RefundRe
         tab="history",
         form=form,
         text=text,
-        amount=text.price - refunds.sum_refunds(context.get_conn(), text),
+        amount=text.price - refunds.sum_refunds(conn, text),
     )
-
-
-def _get_account_and_text(message_id: int) -> tuple[Account, SentText]:
-    """A message's account, and the text that it belongs to."""
-    account = refunds.get_account_by_message_id(context.get_conn(), message_id)
-    return account, history.get_sent_text_by_message_id(context.get_conn(), account.id, message_id)

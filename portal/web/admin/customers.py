@@ -1,20 +1,22 @@
-"""The operator's list of customers, and the page of one."""
+"""The operator's list of customers, and the page of one: its users, and the links with which they enrol."""
 
 from collections import defaultdict
 
-from flask import Blueprint, request, url_for
+from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
+from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import accounts
 from portal.services.billing import auto_recredit
 from portal.services.messages import text_policy
 from portal.services.operations import daily_self_check
-from portal.services.people import customers, users
+from portal.services.people import customers, enrolment, users
 from portal.services.people.customers import Customer
+from portal.services.people.users import User
 from portal.services.prices import price_lists
 from portal.services.senders import senders
 from portal.web.core import access, context, htmx, layout
@@ -117,4 +119,46 @@ def render_customer_page(customer: Customer, **forms: TranslatedForm) -> Respons
         default_months=context.get_config().retention.messages_months,
         removing_texts=text_policy.is_removing_texts(conn, customer.id),
         **values,
+    )
+
+
+# --- its users
+
+
+@blueprint.post("/customers/<int:customer_id>/users")
+@access.operator_required
+def create_user(customer: Customer) -> ResponseReturnValue:
+    conn, form = context.get_conn(), UserForm(prefix="user-")
+    with refusals_on(form):
+        with write_transaction(conn):
+            user = users.create_user(
+                conn, context.get_crypto_keys(), context.get_actor(), form.email.data, form.role.data, customer.id
+            )
+            token = enrolment.create_enrolment_link(conn, user)
+        return _render_enrolment_link(user, token)
+    return render_customer_page(customer, user_form=form)
+
+
+@blueprint.route("/users/<int:user_id>/link", methods=["GET", "POST"])
+@access.operator_required
+def renew_enrolment_link(user_id: int) -> ResponseReturnValue:
+    """Make a new link, once what happens to the user's login has been confirmed."""
+    user = users.get_user_by_id(context.get_conn(), user_id)
+    if user.customer_id is None:
+        abort(404)  # Operators are managed on the command line.
+    if request.method != "POST":
+        return htmx.render_dialog("admin/_new_link.html", title=_("New enrolment link?"), user=user)
+    return _render_enrolment_link(
+        user, enrolment.reset_enrolment(context.get_conn(), context.get_crypto_keys(), context.get_actor(), user)
+    )
+
+
+def _render_enrolment_link(user: User, token: str) -> ResponseReturnValue:
+    link = context.get_config().public_url + url_for("login.enrol", token=token)
+    return htmx.render_dialog(
+        "admin/_once.html",
+        title=_("Enrolment link for %(email)s", email=user.email),
+        text=_("Send it to them. It is good once, for seven days, and is not shown again."),
+        values=[(_("Link"), link)],
+        back=url_for(".show_customer", customer_id=user.customer_id),
     )

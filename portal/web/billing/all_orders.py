@@ -72,27 +72,15 @@ def _to_csv_row(order: Order) -> list[object]:
     return [values[column] for column in _CSV_COLUMNS]
 
 
-@blueprint.get("/orders/<number>/pay")
-@access.operator_required
-def ask_mark_order_paid(number: str) -> ResponseReturnValue:
-    """Ask for confirmation before an order is marked as paid."""
-    order = orders.get_order_by_number(context.get_conn(), number)
-    return htmx.render_dialog(
-        "billing/all_orders/_mark_paid.html",
-        accounts.get_account(context.get_conn(), order.account),
-        title=_("Mark as paid?"),
-        tab="credits",
-        order=order,
-        form=MarkPaidForm(formdata=None),
-    )
-
-
-@blueprint.post("/orders/<number>/pay")
+@blueprint.route("/orders/<number>/pay", methods=["GET", "POST"])
 @access.operator_required
 def mark_order_paid(number: str) -> ResponseReturnValue:
-    """Mark an order as paid. Sent twice, it adds the credits once."""
+    """Mark an order as paid, once that has been confirmed. Sent twice, it adds the credits once."""
     conn, form = context.get_conn(), MarkPaidForm()
     order = orders.get_order_by_number(conn, number)
+    if not form.is_submitted():
+        template, account = "billing/all_orders/_mark_paid.html", accounts.get_account(conn, order.account)
+        return htmx.render_dialog(template, account, title=_("Mark as paid?"), tab="credits", order=order, form=form)
     try:
         purchases.confirm_payment(conn, context.get_crypto_keys(), context.get_actor(), order, form.payment.data)
         toast = Toast(_("Order %(number)s was marked as paid.", number=order.number))

@@ -135,20 +135,14 @@ def pay_order(account: Account, number: str) -> ResponseReturnValue:
     return redirect(payments.build_checkout_url(settings, order, back, int(time.time())))
 
 
-@blueprint.get("/accounts/<name>/orders/<number>/cancel")
-@access.account_change_required
-def ask_cancel_order(account: Account, number: str) -> ResponseReturnValue:
-    """Ask for confirmation before an order is cancelled."""
-    order = _get_order(account, number)
-    return htmx.render_dialog(
-        "billing/orders/_cancel.html", account, title=_("Cancel this order?"), tab="credits", order=order
-    )
-
-
-@blueprint.post("/accounts/<name>/orders/<number>/cancel")
+@blueprint.route("/accounts/<name>/orders/<number>/cancel", methods=["GET", "POST"])
 @access.account_change_required
 def cancel_order(account: Account, number: str) -> ResponseReturnValue:
+    """Cancel an order, once that has been confirmed."""
     order = _get_order(account, number)
+    if request.method != "POST":
+        title = _("Cancel this order?")
+        return htmx.render_dialog("billing/orders/_cancel.html", account, title=title, tab="credits", order=order)
     try:
         orders.cancel_order(context.get_conn(), context.get_actor(), order)
         toast = Toast(_("Order %(number)s was cancelled.", number=order.number))

@@ -178,37 +178,27 @@ live.register_live_page("credit-settings", _ALERT_PART, _RECREDIT_PART)
 # --- what the operator allows
 
 
-@blueprint.get("/admin/customers/<int:customer_id>/credit-line")
-@access.operator_required
-def show_credit_line_form(customer: Customer) -> ResponseReturnValue:
-    access.require_billing()
-    form = CreditLineForm(
-        formdata=None,
-        data={"credit_line": i18n.format_credits(customer.credit_line), "min_age": str(customer.recredit_min_age_days)},
-    )
-    return _render_credit_line_form(customer, form)
-
-
-@blueprint.post("/admin/customers/<int:customer_id>/credit-line")
+@blueprint.route("/admin/customers/<int:customer_id>/credit-line", methods=["GET", "POST"])
 @access.operator_required
 def change_credit_line(customer: Customer) -> ResponseReturnValue:
     """Set how many credits may be owed, and how old an account must be."""
     access.require_billing()
     form = CreditLineForm()
-    with refusals_on(form):
-        customers.change_customer(
-            context.get_conn(),
-            context.get_actor(),
-            customer,
-            credit_line=auto_recredit.parse_credit_line(form.credit_line.data),
-            min_age_days=customers.parse_recredit_min_age(form.min_age.data),
-        )
-        toast = Toast(_("The credit line of %(name)s was changed.", name=customer.name))
-        return htmx.redirect_browser_or_htmx(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
-    return _render_credit_line_form(customer, form)
-
-
-def _render_credit_line_form(customer: Customer, form: CreditLineForm) -> ResponseReturnValue:
+    if not form.is_submitted():
+        form.credit_line.data = i18n.format_credits(customer.credit_line)
+        form.min_age.data = str(customer.recredit_min_age_days)
+    else:
+        with refusals_on(form):
+            customers.change_customer(
+                context.get_conn(),
+                context.get_actor(),
+                customer,
+                credit_line=auto_recredit.parse_credit_line(form.credit_line.data),
+                min_age_days=customers.parse_recredit_min_age(form.min_age.data),
+            )
+            toast = Toast(_("The credit line of %(name)s was changed.", name=customer.name))
+            address = url_for("admin_customers.show_customer", customer_id=customer.id)
+            return htmx.redirect_browser_or_htmx(address, toast)
     return htmx.render_dialog(
         "credits/_credit_line_form.html",
         title=_("Credit line of %(name)s", name=customer.name),

@@ -175,7 +175,7 @@ def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
         delete=url_for("deletion.ask_delete_sent_messages", name=account.name, id=text.id)
         if access.may_change()
         else "",
-        refund=url_for("admin_balances.ask_refund_message", message_id=text.id) if may_refund else "",
+        refund=url_for("admin_balances.refund_message", message_id=text.id) if may_refund else "",
     )
 
 
