@@ -12,7 +12,6 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import allowed_ips, credentials, refused_binds, session_records
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.accounts.credentials import SmppPasswordInfo
 from portal.services.accounts.refused_binds import RefusedBindGroup
 from portal.services.accounts.session_records import SmppSessionRecord
@@ -54,7 +53,7 @@ def list_accounts() -> ResponseReturnValue:
 def show_account(account: Account) -> ResponseReturnValue:
     """General information, service status, statistics; for htmx the statistics of another period."""
     if htmx.is_htmx_request():
-        return htmx.render_fragments(*live.render_live_fragments(account, _STATISTICS_PART).values())
+        return htmx.render_fragments(*live.render_live_fragments(account, _STATISTICS_PART))
     return live.render_live_page("accounts/home.html", "home", account)
 
 
@@ -67,7 +66,7 @@ def require_smpp_account(account: Account) -> None:
 # --- general information
 
 
-def _smpp_settings_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _smpp_settings_context(account: Account) -> dict[str, Any]:
     return {
         "endpoints": endpoints.get_smpp_endpoints(),
         "windowing": account.windowing,
@@ -88,10 +87,11 @@ class SmppSessionsSummary:
     old_password_count: int
 
 
-def _status_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _status_context(account: Account) -> dict[str, Any]:
     conn = context.get_conn()
     password = credentials.find_smpp_password_info(conn, account.id) if account.kind == "smpp" else None
-    sessions = session_records.list_open_smpp_sessions(conn, account.id) if counters.open_sessions else []
+    has_sessions = live.read_change_counters().open_sessions
+    sessions = session_records.list_open_smpp_sessions(conn, account.id) if has_sessions else []
     return {
         "password": password,
         "changed_by": _describe_password_author(password),
@@ -139,7 +139,7 @@ class MessagesChartDay:
     delivered: int
 
 
-def _statistics_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _statistics_context(account: Account) -> dict[str, Any]:
     conn = context.get_conn()
     period = request.args.get("period", "")
     period = period if period in _PERIODS else _DEFAULT_PERIOD
@@ -160,8 +160,8 @@ def _statistics_context(account: Account, counters: ChangeCounters) -> dict[str,
 # --- refused clients
 
 
-def _refused_bind_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
-    return {"refused": _find_bind_refused_for_ip(account) if counters.refused_binds else None}
+def _refused_bind_context(account: Account) -> dict[str, Any]:
+    return {"refused": _find_bind_refused_for_ip(account) if live.read_change_counters().refused_binds else None}
 
 
 def _find_bind_refused_for_ip(account: Account) -> RefusedBindGroup | None:

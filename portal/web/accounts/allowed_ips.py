@@ -1,6 +1,5 @@
 """Options › SMPP settings: the addresses from which an account's clients may bind."""
 
-from functools import partial
 from ipaddress import ip_address, ip_network
 from itertools import chain
 from typing import Any
@@ -15,10 +14,9 @@ from portal.core.i18n import gettext as _
 from portal.services.accounts import allowed_ips, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.allowed_ips import AllowedIP
-from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.common.errors import Refused
 from portal.web.accounts.accounts import GENERAL_PART, STATUS_PART, require_smpp_account
-from portal.web.core import access, context, htmx, layout, live
+from portal.web.core import access, context, htmx, live
 from portal.web.core.forms import TranslatedForm, refusals_on
 from portal.web.core.htmx import Toast
 from portal.web.core.live import LiveFragment
@@ -53,9 +51,7 @@ class AllowedIPForm(TranslatedForm):
 def show_smpp_settings(account: Account) -> ResponseReturnValue:
     """General information, authorised IPs, service status; for htmx the authorised IPs."""
     require_smpp_account(account)
-    if htmx.is_htmx_request():
-        return htmx.render_fragments("accounts/allowed_ips/_tile.html", **_tile_context(account, AllowedIPForm()))
-    return _render_page(account, AllowedIPForm())
+    return _answer_form(account, AllowedIPForm())
 
 
 @blueprint.post("/accounts/<name>/ips")
@@ -69,8 +65,8 @@ def add_allowed_ip(account: Account) -> ResponseReturnValue:
         expires_at = allowed_ips.parse_ip_expiry(expiry_text, context.get_config().timezone)
         allowed_ip = _add_within_limit(account, form.network.data, form.label.data, expires_at)
         toast = Toast(_("%(network)s was added.", network=allowed_ip.network))
-        return _answer_add(account, AllowedIPForm(formdata=None), toast)
-    return _answer_add(account, form)
+        return _answer_form(account, AllowedIPForm(formdata=None), toast)
+    return _answer_form(account, form)
 
 
 def _add_within_limit(account: Account, network: str, label: str, expires_at: int | None) -> AllowedIP:
@@ -80,19 +76,20 @@ def _add_within_limit(account: Account, network: str, label: str, expires_at: in
     )
 
 
-def _answer_add(account: Account, form: AllowedIPForm, toast: Toast | None = None) -> ResponseReturnValue:
-    status_part = live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True).values()
+def _answer_form(account: Account, form: AllowedIPForm, toast: Toast | None = None) -> ResponseReturnValue:
+    status_part = live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True)
     # A button for one address was pressed: these are in other tiles too, which are redrawn with the list.
     if request.headers.get("HX-Target", "").startswith("authorise"):
         toast = toast or Toast(" ".join(chain.from_iterable(form.errors.values())), "err")
         return htmx.render_fragments("", *status_part, toast=toast, form=form)
     return htmx.answer_form(
         "accounts/allowed_ips/_tile.html",
-        *status_part,
-        toast=toast,
+        *(status_part if toast else ()),
+        page="accounts/allowed_ips/settings.html",
         address=_settings_url(account),
-        render_whole_page=partial(_render_page, account, form),
-        **_tile_context(account, form),
+        toast=toast,
+        form=form,
+        **live.build_live_page_values("options", account),
     )
 
 
@@ -129,8 +126,8 @@ def remove_allowed_ip(account: Account, ip_id: int) -> ResponseReturnValue:
     return htmx.answer_done(
         _settings_url(account),
         toast,
-        *live.render_live_fragments(account, _LIST_PART).values(),
-        *live.render_live_fragments(account, _USED_PART, _ADD_PART, live.STATUS_FRAGMENT, oob=True).values(),
+        *live.render_live_fragments(account, _LIST_PART),
+        *live.render_live_fragments(account, _USED_PART, _ADD_PART, live.STATUS_FRAGMENT, oob=True),
     )
 
 
@@ -145,27 +142,14 @@ def restore_allowed_ip(account: Account) -> ResponseReturnValue:
         toast = Toast(refusal.localized(), "err")
     else:
         toast = Toast(_("%(network)s is back in the list.", network=network))
-    status_part = live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True).values()
+    status_part = live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True)
     return htmx.answer_done(_settings_url(account), toast, "", *status_part)
 
 
 # --- what the page shows
 
 
-def _render_page(account: Account, form: AllowedIPForm) -> ResponseReturnValue:
-    return live.render_live_page("accounts/allowed_ips/settings.html", "options", account, form=form)
-
-
-def _tile_context(account: Account, form: AllowedIPForm) -> dict[str, Any]:
-    return {
-        "account": layout.build_account_view(account),
-        "may_change": access.may_change(),
-        "parts": live.render_live_fragments(account, _USED_PART, _LIST_PART, _ADD_PART),
-        "form": form,
-    }
-
-
-def _list_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _list_context(account: Account) -> dict[str, Any]:
     entries = allowed_ips.list_allowed_ips(context.get_conn(), account.id)
     limit = context.get_config().limits.ips_per_account
     client_ip = context.get_client_address()

@@ -10,7 +10,6 @@ from portal.core import clock, i18n
 from portal.core.i18n import gettext as _
 from portal.services.accounts import allowed_ips, credentials, refusal_mails, refused_binds, session_records
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.accounts.credentials import SmppPasswordInfo
 from portal.services.accounts.refused_binds import RefusedBindGroup
 from portal.services.accounts.session_records import NoSuchSmppSession, SmppSessionRecord
@@ -95,8 +94,8 @@ def end_smpp_session(account: Account, session_id: int) -> ResponseReturnValue:
     return htmx.answer_done(
         url_for(".list_smpp_sessions", name=account.name),
         toast,
-        *live.render_live_fragments(account, _OPEN_SESSIONS_PART).values(),
-        *live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True).values(),
+        *live.render_live_fragments(account, _OPEN_SESSIONS_PART),
+        *live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True),
     )
 
 
@@ -156,7 +155,7 @@ def _read_session_activity(account: Account) -> tuple[object, ...]:
     return tuple((row, _get_idle_minutes(seen_at)) for seen_at, row in activity)
 
 
-def _open_sessions_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _open_sessions_context(account: Account) -> dict[str, Any]:
     conn = context.get_conn()
     password = credentials.find_smpp_password_info(conn, account.id)
     rows = [
@@ -165,7 +164,7 @@ def _open_sessions_context(account: Account, counters: ChangeCounters) -> dict[s
     ]
     return {
         "open": rows,
-        "count": counters.open_sessions,
+        "count": live.read_change_counters().open_sessions,
         "windowing": account.windowing,
         "old_password_count": sum(each.uses_old_password for each in rows),
         "old_until": password.old_until if password else None,
@@ -211,7 +210,7 @@ def _format_last_active(session: SmppSessionRecord) -> str:
     return i18n.format_relative_time(now - minutes * _MINUTE_MS, now) if minutes else _("less than a minute ago")
 
 
-def _refused_binds_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _refused_binds_context(account: Account) -> dict[str, Any]:
     conn = context.get_conn()
     entries = allowed_ips.list_allowed_ips(conn, account.id)
     password = credentials.find_smpp_password_info(conn, account.id)

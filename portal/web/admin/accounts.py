@@ -1,6 +1,5 @@
 """The operator's page of an account: its state, its limits, and the forms for its credits and numbers."""
 
-from functools import partial
 from typing import Any
 
 from flask import Blueprint, abort, request, url_for
@@ -19,7 +18,7 @@ from portal.services.people import customers
 from portal.services.people.customers import Customer
 from portal.services.prices import countries
 from portal.web.admin.customers import AccountForm, render_customer_page
-from portal.web.core import access, context, htmx, layout
+from portal.web.core import access, context, htmx
 from portal.web.core.forms import OnceForm, TranslatedForm, refusals_on
 from portal.web.core.htmx import Toast
 
@@ -107,9 +106,7 @@ def create_account(customer: Customer) -> ResponseReturnValue:
 @access.operator_required
 def show_account(account: Account) -> ResponseReturnValue:
     """The operator's page of an account; for htmx its state, which the SMPP server may still have to confirm."""
-    if htmx.is_htmx_request():
-        return htmx.render_fragments("admin/_status.html", *_HEADER_TEMPLATES, **_tile_context(account))
-    return _render_account_page(account)
+    return answer_account_form("admin/_status.html", account, *_HEADER_TEMPLATES)
 
 
 @blueprint.route("/accounts/<name>/disable", methods=["GET", "POST"])
@@ -163,14 +160,14 @@ def change_account_limits(account: Account) -> ResponseReturnValue:
 @blueprint.post("/accounts/<name>/numbers")
 @access.operator_required
 def add_inbound_number(account: Account) -> ResponseReturnValue:
-    form, toast = InboundNumberForm(), None
+    form = InboundNumberForm()
     with refusals_on(form):
         added = inbound_numbers.add_inbound_number(
             context.get_conn(), context.get_actor(), account, form.number.data, form.keyword.data
         )
         toast = Toast(_("What is sent to %(number)s reaches %(account)s.", number=added, account=account.name))
-        form = InboundNumberForm(formdata=None)
-    return answer_account_form("admin/_numbers.html", account, toast=toast, number_form=form)
+        return answer_account_form("admin/_numbers.html", account, toast=toast)
+    return answer_account_form("admin/_numbers.html", account, number_form=form)
 
 
 @blueprint.route("/numbers/<int:number_id>/delete", methods=["GET", "POST"])
@@ -186,8 +183,8 @@ def remove_inbound_number(number_id: int) -> ResponseReturnValue:
     inbound_numbers.remove_inbound_number(
         context.get_conn(), context.get_actor(), account, removed.number, removed.keyword
     )
-    toast, form = Toast(_("%(number)s was removed.", number=removed)), InboundNumberForm(formdata=None)
-    return answer_account_form("admin/_numbers.html", account, toast=toast, number_form=form)
+    toast = Toast(_("%(number)s was removed.", number=removed))
+    return answer_account_form("admin/_numbers.html", account, toast=toast)
 
 
 # --- what the page shows
@@ -198,24 +195,6 @@ def account_url(account: Account) -> str:
     return url_for("admin_accounts.show_account", name=account.name)
 
 
-def _render_account_page(account: Account, **forms: TranslatedForm) -> ResponseReturnValue:
-    codings = {name: number in account.data_codings for name, number in _DATA_CODING_FIELDS.items()}
-    values = {
-        "number_form": InboundNumberForm(formdata=None),
-        "grant_form": GrantCreditsForm(formdata=None),
-        "limits_form": AccountLimitsForm(formdata=None, obj=account, data=codings),
-    } | forms
-    return htmx.render_page(
-        "admin/account.html",
-        account=account,
-        sessions=_count_open_sessions(account),
-        tab="admin",
-        customer=customers.get_customer_by_id(context.get_conn(), account.customer_id),
-        **_account_context(account),
-        **values,
-    )
-
-
 def answer_account_form(
     template: str, account: Account, *out_of_band: str, toast: Toast | None = None, **forms: TranslatedForm
 ) -> ResponseReturnValue:
@@ -224,34 +203,30 @@ def answer_account_form(
     Args:
         template: the form's tile.
         out_of_band: fragments of the page that change with it.
-        forms: the tile's, as `number_form`, `grant_form` or `limits_form`.
+        forms: the page's, as `number_form`, `grant_form` or `limits_form`.
     """
+    # As it is now.
+    conn, account = context.get_conn(), accounts.get_account(context.get_conn(), account.name)
+    codings = {name: number in account.data_codings for name, number in _DATA_CODING_FIELDS.items()}
+    values: dict[str, Any] = {
+        "number_form": InboundNumberForm(formdata=None),
+        "grant_form": GrantCreditsForm(formdata=None),
+        "limits_form": AccountLimitsForm(formdata=None, obj=account, data=codings),
+    } | forms
     return htmx.answer_form(
         template,
         *out_of_band,
-        toast=toast,
+        page="admin/account.html",
         address=account_url(account),
-        render_whole_page=partial(_render_account_page, account, **forms),
-        **_tile_context(account),
-        **forms,
+        toast=toast,
+        account=account,
+        sessions=_count_open_sessions(account),
+        tab="admin",
+        customer=customers.get_customer_by_id(conn, account.customer_id),
+        unconfirmed=smpp_config.has_unapplied_config_changes(conn, account.id),
+        inbound_numbers=inbound_numbers.list_inbound_numbers(conn, account.id),
+        **values,
     )
-
-
-def _tile_context(account: Account) -> dict[str, Any]:
-    """The variables of a tile, from the account as it is now."""
-    account = accounts.get_account(context.get_conn(), account.name)
-    return {
-        "account": layout.build_account_view(account, _count_open_sessions(account)),
-        **_account_context(account),
-    }
-
-
-def _account_context(account: Account) -> dict[str, Any]:
-    conn = context.get_conn()
-    return {
-        "unconfirmed": smpp_config.has_unapplied_config_changes(conn, account.id),
-        "inbound_numbers": inbound_numbers.list_inbound_numbers(conn, account.id),
-    }
 
 
 def _count_open_sessions(account: Account) -> int:

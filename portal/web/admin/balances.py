@@ -147,10 +147,7 @@ def grant_credits(account: Account) -> ResponseReturnValue:
             toast = Toast(_("%(amount)s credits were granted.", amount=i18n.format_credits(amount)))
         except idempotency.FormAlreadySent as refusal:
             toast = Toast(refusal.localized(), "info")
-        form = GrantCreditsForm(formdata=None)
-        return answer_account_form(
-            "admin/_credits.html", account, "_account_figures.html", toast=toast, grant_form=form
-        )
+        return answer_account_form("admin/_credits.html", account, "_account_figures.html", toast=toast)
     return answer_account_form("admin/_credits.html", account, grant_form=form)
 
 

@@ -11,7 +11,6 @@ from wtforms import HiddenField
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.billing import orders, packs, payments, purchases
 from portal.services.billing.orders import Order, OrderFilter
 from portal.services.billing.packs import Pack
@@ -167,7 +166,7 @@ def _get_requested_order(account: Account) -> Order:
     return _get_order(account, number)
 
 
-def _order_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _order_context(account: Account) -> dict[str, Any]:
     return {
         "order": _get_requested_order(account),
         "contact": customers.get_customer_by_id(context.get_conn(), account.customer_id).contact_email,
@@ -184,7 +183,7 @@ def describe_order_status(order: Order) -> tuple[str, str, str]:
     return _(words), kind, icon
 
 
-def _list_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _list_context(account: Account) -> dict[str, Any]:
     # Open pages poll elsewhere.
     access.require_billing()
     page = paging.paginate(partial(orders.list_orders_page, context.get_conn(), OrderFilter(account_id=account.id)))

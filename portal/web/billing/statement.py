@@ -13,7 +13,6 @@ from portal.core.clock import now_ms
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.billing import statement
 from portal.services.billing.statement import BalanceHistory, MonthlyUsage, Movement
 from portal.services.common import audit, credit_amounts
@@ -130,7 +129,7 @@ def show_balance_chart_table(account: Account) -> ResponseReturnValue:
 # --- parts of the page
 
 
-def _ledger_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _ledger_context(account: Account) -> dict[str, Any]:
     statement_filter = _get_statement_filter()
     conn, within, kind = context.get_conn(), statement_filter.period_param.period, statement_filter.choice
     return {
@@ -183,7 +182,7 @@ def _load_balance_history(account: Account) -> BalanceHistory | None:
     return statement.load_balance_history(context.get_conn(), account.id, period, timezone, now_ms())
 
 
-def _chart_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _chart_context(account: Account) -> dict[str, Any]:
     balance_history = _load_balance_history(account)
     values: dict[str, Any] = {"chart": None, "query": _get_statement_filter().query_string}
     if balance_history:
@@ -217,7 +216,7 @@ def _build_balance_chart(history: BalanceHistory) -> Chart:
     return Chart(len(usages) * charts.STEP_WIDTH, layers, axis)
 
 
-def _expiring_credits_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _expiring_credits_context(account: Account) -> dict[str, Any]:
     amounts: Counter[int] = Counter()
     for lot in expiry.list_expiring_credit_lots(context.get_conn(), account.id):
         amounts[lot.expires_at] += lot.remaining
@@ -225,7 +224,7 @@ def _expiring_credits_context(account: Account, counters: ChangeCounters) -> dic
     return {"dates": dates[:_MAX_EXPIRY_DATES], "later": sum(amount for _at, amount in dates[_MAX_EXPIRY_DATES:])}
 
 
-def _forecast_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _forecast_context(account: Account) -> dict[str, Any]:
     now = now_ms()
     return {"words": forecast.compute_forecast(context.get_conn(), account.id, now).to_text(now)}
 

@@ -1,15 +1,17 @@
 """Forms: what is typed is read by WTForms, and judged by the services, whose refusals come back to the field."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+from flask import request
 from flask_wtf import FlaskForm
 from wtforms import HiddenField, PasswordField, SelectField, StringField, ValidationError
 
 from portal.core.i18n import N_, gettext
 from portal.services.common import idempotency
+from portal.services.common.csv_import import InvalidCsvLines
 from portal.services.common.errors import NotFound, Refused
 from portal.services.common.rate_limit import TooManyAttempts
 
@@ -25,6 +27,8 @@ class TranslatedForm(FlaskForm):
 
     refused_status = 422
     """The HTTP status of an answer that shows what is wrong with it."""
+    bad_lines: Sequence[object] = ()
+    """The lines of a file, or of a field, that can't be read."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -57,6 +61,12 @@ class NewPasswordForm(TranslatedForm):
     def validate_repeat(self, field: PasswordField) -> None:
         if field.data != self.password.data:
             raise ValidationError(gettext("The two passwords differ."))
+
+
+def read_upload(field: str, max_bytes: int) -> bytes:
+    """What this request uploads, without what is more than a byte too much; empty where no file was chosen."""
+    upload = request.files.get(field)
+    return upload.read(max_bytes + 1) if upload else b""
 
 
 class InvalidRowId(NotFound, ValueError):
@@ -92,6 +102,8 @@ def add_form_error(form: TranslatedForm, error: Refused, **names: str) -> None:
         form.form_errors.append(message)
     if isinstance(error, TooManyAttempts):
         form.refused_status = 429
+    if isinstance(error, InvalidCsvLines):
+        form.bad_lines = error.summarize_lines()
 
 
 class refusals_on:

@@ -1,6 +1,6 @@
 """One answer for two readers: a whole page for a browser, the parts that change for htmx."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -117,9 +117,11 @@ def answer_done(
 def answer_form(
     template: str,
     *out_of_band: str,
-    toast: Toast | None = None,
+    page: str,
     address: str,
-    render_whole_page: Callable[[], ResponseReturnValue],
+    toast: Toast | None = None,
+    account: Account | None = None,
+    sessions: int | None = None,
     **values: Any,
 ) -> ResponseReturnValue:
     """The answer to a form that is a part of a page.
@@ -130,10 +132,16 @@ def answer_form(
     Args:
         template: the part with the form, which is among the values.
         out_of_band: other parts that change with what was done.
+        page: the template of the page.
+        address: the page's.
+        account, sessions, values: the page's, of which the parts need some; see `render_page`.
     """
-    if toast is not None:
-        return answer_done(address, toast, template, *out_of_band, **values)
-    return render_fragments(template, **values) if is_htmx_request() else render_whole_page()
+    if not is_htmx_request():
+        if toast is not None:
+            return redirect_after_post(address, toast)
+        return render_page(page, account=account, sessions=sessions, **values)
+    values = layout.build_layout_context(account, sessions) | values
+    return render_fragments(template, *out_of_band, toast=toast, **values)
 
 
 def redirect_after_post(address: str, toast: Toast | None = None) -> ResponseReturnValue:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
-from flask import Blueprint, Response, abort, make_response, render_template, request
+from flask import Blueprint, Response, abort, g, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
@@ -41,7 +41,7 @@ class LiveFragment:
     """
 
     template: str
-    template_values: Callable[[Account, ChangeCounters], dict[str, Any]] = lambda account, counters: {}
+    template_values: Callable[[Account], dict[str, Any]] = lambda account: {}
     read_state: Callable[[Account], Hashable] = lambda account: None
     is_frozen: Callable[[], bool] = lambda: False
 
@@ -60,17 +60,24 @@ _POLL_INTERVAL, _FAST_POLL_INTERVAL = "2s", "500ms"
 _MINUTE_MS = 60_000
 _OOB_ATTRIBUTE = ' hx-swap-oob="true"'
 
+
+@context.once_per_request
+def read_change_counters() -> ChangeCounters:
+    """Those of the account that this request is about; read before what follows them, so that this is newer."""
+    return change_counters.read_change_counters(context.get_conn(), g.account.id)
+
+
 STATUS_FRAGMENT = LiveFragment("_account_status.html")
 _FIGURES_FRAGMENT = LiveFragment(
     "_account_figures.html",
-    lambda account, counters: layout.build_layout_context(account, counters.open_sessions),
+    lambda account: layout.build_layout_context(account, read_change_counters().open_sessions),
 )
 # What the frame shows of the account; only polls render these.
 _FRAME_FRAGMENTS = (STATUS_FRAGMENT, _FIGURES_FRAGMENT)
 
 
-def _credit_shortage_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
-    kind = forecast.find_credit_shortage(context.get_conn(), account, counters.latest_message)
+def _credit_shortage_context(account: Account) -> dict[str, Any]:
+    kind = forecast.find_credit_shortage(context.get_conn(), account, read_change_counters().latest_message)
     return {"kind": kind, "threshold": account.alert_below}
 
 
@@ -106,27 +113,28 @@ def render_live_page(
         values: further variables of the templates, such as a form.
         status: of HTTP; None: a refused form's, or 200.
     """
-    counters = change_counters.read_change_counters(context.get_conn(), account.id)
-    state = _compute_page_state(page, account, counters)
-    parts = _render_fragments(_fragments_by_page[page], account, counters)
-    frame_parts = _render_fragments(_FRAME_FRAGMENTS, account, counters, oob=True)
-    return htmx.render_page(
-        template,
-        status=status,
-        account=account,
-        sessions=counters.open_sessions,
-        tab=_tab_by_page.get(page, page),
-        poll=_build_poll_state(page, account, [state, *_compute_versions(frame_parts | parts, counters)]),
-        parts=parts,
-        **values,
-    )
+    return htmx.render_page(template, status=status, **build_live_page_values(page, account), **values)
 
 
-def render_live_fragments(account: Account, *fragments: LiveFragment, oob: bool = False) -> dict[str, Markup]:
-    """Some fragments by the names of their templates, rendered as things are after a change."""
+def build_live_page_values(page: str, account: Account) -> dict[str, Any]:
+    """What `htmx.render_page` and `htmx.answer_form` need for a live page, as things are after a change."""
     account = accounts.get_account(context.get_conn(), account.name)
-    counters = change_counters.read_change_counters(context.get_conn(), account.id)
-    return _render_fragments(fragments, account, counters, oob=oob)
+    state = _compute_page_state(page, account)
+    parts = _render_fragments(_fragments_by_page[page], account)
+    frame_parts = _render_fragments(_FRAME_FRAGMENTS, account, oob=True)
+    return {
+        "account": account,
+        "sessions": read_change_counters().open_sessions,
+        "tab": _tab_by_page.get(page, page),
+        "poll": _build_poll_state(page, account, [state, *_compute_versions(frame_parts | parts)]),
+        "parts": parts,
+    }
+
+
+def render_live_fragments(account: Account, *fragments: LiveFragment, oob: bool = False) -> Iterable[Markup]:
+    """Some fragments, rendered as things are after a change."""
+    account = accounts.get_account(context.get_conn(), account.name)
+    return _render_fragments(fragments, account, oob=oob).values()
 
 
 @blueprint.get("/accounts/<name>/live")
@@ -139,12 +147,11 @@ def poll_changes(account: Account) -> ResponseReturnValue:
     page = request.args.get("page", "")
     if page not in _fragments_by_page:
         abort(404)
-    counters = change_counters.read_change_counters(context.get_conn(), account.id)
-    seen, state = request.args.get("seen", "").split("."), _compute_page_state(page, account, counters)
+    seen, state = request.args.get("seen", "").split("."), _compute_page_state(page, account)
     if seen[0] == state:
         return "", 204
-    parts = _render_fragments((*_FRAME_FRAGMENTS, *_fragments_by_page[page]), account, counters, oob=True)
-    versions = _compute_versions(parts, counters)
+    parts = _render_fragments((*_FRAME_FRAGMENTS, *_fragments_by_page[page]), account, oob=True)
+    versions = _compute_versions(parts)
     changed = [part for part, version in zip(parts.values(), versions, strict=True) if part and version not in seen]
     response = htmx.render_fragments(
         "_poll.html",
@@ -165,25 +172,22 @@ def _gzip_response(response: Response) -> Response:
     return response
 
 
-def _render_fragments(
-    fragments: Iterable[LiveFragment], account: Account, counters: ChangeCounters, *, oob: bool = False
-) -> dict[str, Markup]:
+def _render_fragments(fragments: Iterable[LiveFragment], account: Account, *, oob: bool = False) -> dict[str, Markup]:
     base_values = {"account": layout.build_account_view(account), "may_change": access.may_change(), "oob": oob}
     return {
         each.template: Markup(
             ""
             if oob and each.is_frozen()
-            else render_template(each.template, **(base_values | each.template_values(account, counters)))
+            else render_template(each.template, **(base_values | each.template_values(account)))
         )
         for each in fragments
     }
 
 
-def _compute_versions(parts: Mapping[str, Markup], counters: ChangeCounters) -> list[str]:
+def _compute_versions(parts: Mapping[str, Markup]) -> list[str]:
     # With the version of the settings: what a change has answered may look as before meanwhile (UPDATING_IP, then OK).
-    return [
-        _compute_checksum(f"{counters.config_version} {part.replace(_OOB_ATTRIBUTE, '')}") for part in parts.values()
-    ]
+    version = read_change_counters().config_version
+    return [_compute_checksum(f"{version} {part.replace(_OOB_ATTRIBUTE, '')}") for part in parts.values()]
 
 
 def _build_poll_state(page: str, account: Account, seen: Sequence[str]) -> PollState:
@@ -191,11 +195,11 @@ def _build_poll_state(page: str, account: Account, seen: Sequence[str]) -> PollS
     return PollState(page, ".".join(seen), _FAST_POLL_INTERVAL if is_updating else _POLL_INTERVAL)
 
 
-def _compute_page_state(page: str, account: Account, counters: ChangeCounters) -> str:
+def _compute_page_state(page: str, account: Account) -> str:
     """What all fragments of a page follow, as one short text; read before they are rendered, so that they are newer."""
     state = (
         account,
-        counters,
+        read_change_counters(),
         access.list_own_accounts(),
         access.get_current_user(),
         context.get_client_address(),

@@ -10,15 +10,13 @@ from wtforms.fields.choices import SelectChoice
 from portal.core import i18n
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
-from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.billing import auto_recredit, orders
 from portal.services.common import credit_amounts
 from portal.services.credits import alerts
 from portal.services.people import customers
 from portal.services.people.customers import Customer
-from portal.web.core import access, context, htmx, layout, live
+from portal.web.core import access, context, htmx, live
 from portal.web.core.forms import TranslatedForm, parse_row_id, refusals_on
 from portal.web.core.htmx import Toast
 from portal.web.core.live import LiveFragment
@@ -52,7 +50,7 @@ class CreditLineForm(TranslatedForm):
 @access.account_access_required
 def show_credit_settings(account: Account) -> ResponseReturnValue:
     """The rules of the alert and of automatic re-credit, and the forms that change them."""
-    return _render_page(account)
+    return htmx.render_page("credits/settings.html", **_build_page_values(account))
 
 
 @blueprint.post("/accounts/<name>/credits/settings/alert")
@@ -84,18 +82,13 @@ def change_auto_recredit(account: Account) -> ResponseReturnValue:
 
 def _answer_form(template: str, account: Account, toast: Toast | None, **forms: TranslatedForm) -> ResponseReturnValue:
     """The answer to a tile's form; see `htmx.answer_form`."""
-    # What was set is shown as it is stored.
-    refused_forms = {} if toast else forms
-    account = accounts.get_account(context.get_conn(), account.name)
     return htmx.answer_form(
         template,
-        toast=toast,
+        page="credits/settings.html",
         address=url_for(".show_credit_settings", name=account.name),
-        render_whole_page=lambda: _render_page(account, **refused_forms),
-        account=layout.build_account_view(account),
-        may_change=access.may_change(),
-        parts=live.render_live_fragments(account, _ALERT_PART, _RECREDIT_PART),
-        **_build_forms(account, **refused_forms),
+        toast=toast,
+        # What was set is shown as it is stored.
+        **_build_page_values(account, **({} if toast else forms)),
     )
 
 
@@ -110,12 +103,9 @@ def _parse_pack_credits(text: str) -> int | None:
         return None
 
 
-def _render_page(account: Account, **refused_forms: TranslatedForm) -> ResponseReturnValue:
-    forms = _build_forms(account, **refused_forms)
-    return live.render_live_page("credits/settings.html", "credit-settings", account, **forms)
-
-
-def _build_forms(account: Account, **refused_forms: TranslatedForm) -> dict[str, TranslatedForm]:
+def _build_page_values(account: Account, **refused_forms: TranslatedForm) -> dict[str, Any]:
+    values = live.build_live_page_values("credit-settings", account)
+    account = values["account"]
     alert_below, recredit_below = (
         "" if each is None else i18n.format_credits(each) for each in (account.alert_below, account.recredit_below)
     )
@@ -136,13 +126,13 @@ def _build_forms(account: Account, **refused_forms: TranslatedForm) -> dict[str,
         )
         for each in auto_recredit.list_auto_recredit_packs(context.get_conn())
     ]
-    return forms
+    return values | forms
 
 
 # --- what the pages show
 
 
-def _alert_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _alert_context(account: Account) -> dict[str, Any]:
     return {
         "below": account.alert_below,
         "addresses": account.alert_to,
@@ -152,7 +142,7 @@ def _alert_context(account: Account, counters: ChangeCounters) -> dict[str, Any]
     }
 
 
-def _recredit_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _recredit_context(account: Account) -> dict[str, Any]:
     conn = context.get_conn()
     recredit_status = auto_recredit.get_recredit_status(conn, account.id)
     return {
@@ -166,13 +156,15 @@ def _recredit_context(account: Account, counters: ChangeCounters) -> dict[str, A
     }
 
 
-_ALERT_PART = LiveFragment("credits/_settings_alert_state.html", _alert_context)
-_RECREDIT_PART = LiveFragment(
-    "credits/_settings_recredit_state.html",
-    _recredit_context,
-    lambda account: auto_recredit.get_recredit_status(context.get_conn(), account.id),
+live.register_live_page(
+    "credit-settings",
+    LiveFragment("credits/_settings_alert_state.html", _alert_context),
+    LiveFragment(
+        "credits/_settings_recredit_state.html",
+        _recredit_context,
+        lambda account: auto_recredit.get_recredit_status(context.get_conn(), account.id),
+    ),
 )
-live.register_live_page("credit-settings", _ALERT_PART, _RECREDIT_PART)
 
 
 # --- what the operator allows

@@ -6,7 +6,6 @@ from portal.core import i18n
 from portal.core.clock import now_ms
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.history import deletion, retention
 from portal.services.history.deletion import SENT, Deletion
 from portal.web.core import context
@@ -44,7 +43,7 @@ def describe_undeleted_messages(kind: str, underway: int, waiting: int) -> list[
     return sentences
 
 
-def _progress_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _progress_context(account: Account) -> dict[str, Any]:
     jobs = _list_shown_deletions(account)
     return {
         "underway": [each for each in jobs if each.ended_at is None],

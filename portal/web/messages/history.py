@@ -16,7 +16,6 @@ from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import session_records
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.accounts.session_records import SmppSessionSummary
 from portal.services.common import credit_amounts, message_states
 from portal.services.common.message_states import PTT_DESCRIPTIONS
@@ -312,7 +311,7 @@ def _format_exact(at: int) -> str:
     return i18n.format_date_time(at, context.get_config().timezone)
 
 
-def _list_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _list_context(account: Account) -> dict[str, Any]:
     history_filter = get_history_filter()
     search_page = partial(search.search_texts, context.get_conn(), account.id, history_filter.search_query)
     values = filters.build_message_list_context(

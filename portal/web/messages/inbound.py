@@ -12,7 +12,6 @@ from portal.core import i18n
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.messages import blacklist, inbound, inbound_numbers, validation
 from portal.services.messages.inbound import InboundMessage, InboundQuery
 from portal.web.core import access, context, filters, htmx, live, periods
@@ -155,7 +154,7 @@ def _to_csv_row(message: InboundMessage) -> list[object]:
 # --- parts of the page
 
 
-def _list_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _list_context(account: Account) -> dict[str, Any]:
     inbound_filter = get_inbound_filter()
     search_page = partial(inbound.search_inbound_messages, context.get_conn(), account.id, inbound_filter.search_query)
     values = filters.build_message_list_context(

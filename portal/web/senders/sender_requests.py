@@ -87,10 +87,10 @@ def decide_sender_request(sender_id: int) -> ResponseReturnValue:
     values |= _one_request_context(sender_id)
     return htmx.answer_form(
         "senders/requests/_request.html",
-        _WAITING_TEMPLATE,
-        toast=toast,
+        *([_WAITING_TEMPLATE] if toast else []),
+        page="senders/requests/one.html",
         address=list_url,
-        render_whole_page=lambda: htmx.render_page("senders/requests/one.html", **values),
+        toast=toast,
         **values,
     )
 

@@ -14,11 +14,10 @@ from portal.core import i18n
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.messages import inbound_numbers
 from portal.services.senders import documents, senders
 from portal.services.senders.senders import Sender
-from portal.web.core import access, context, htmx, layout, live
+from portal.web.core import access, context, htmx, live
 from portal.web.core.forms import TranslatedForm, parse_row_id, refusals_on
 from portal.web.core.htmx import Toast
 from portal.web.core.live import LiveFragment
@@ -73,7 +72,7 @@ class SenderSearchForm(TranslatedForm):
 @access.account_access_required
 def list_senders(account: Account) -> ResponseReturnValue:
     """Query: `sort` and `q`, see `SenderSearchForm`; `p`, the page's number from 1."""
-    return _render_page(account, SenderForm())
+    return htmx.render_page("senders/page.html", **_build_page_values(account, SenderForm()))
 
 
 @blueprint.post("/accounts/<name>/senders")
@@ -104,10 +103,10 @@ def add_sender(account: Account) -> ResponseReturnValue:
         form.document.errors = [_("Choose the document once more.")]
     return htmx.answer_form(
         "senders/_tile.html",
-        toast=toast,
+        page="senders/page.html",
         address=url_for(".list_senders", name=account.name),
-        render_whole_page=lambda: _render_page(account, form),
-        **_tile_context(account, form),
+        toast=toast,
+        **_build_page_values(account, form),
     )
 
 
@@ -210,35 +209,16 @@ def restore_senders(account: Account) -> ResponseReturnValue:
 # --- what the page shows
 
 
-def _render_page(account: Account, form: SenderForm) -> ResponseReturnValue:
-    return live.render_live_page(
-        "senders/page.html",
-        "senders",
-        account,
-        form=form,
-        inbound_numbers=inbound_numbers.list_inbound_numbers(context.get_conn(), account.id),
-        **_list_controls_context(account),
-    )
-
-
-def _tile_context(account: Account, form: SenderForm) -> dict[str, Any]:
-    return {
-        "account": layout.build_account_view(account),
-        "may_change": access.may_change(),
-        "parts": live.render_live_fragments(account, _LIST_PART),
-        "form": form,
-        **_list_controls_context(account),
-    }
-
-
-def _list_controls_context(account: Account) -> dict[str, Any]:
-    """The values of what stands beside the list, and is not redrawn with it."""
+def _build_page_values(account: Account, form: SenderForm) -> dict[str, Any]:
     has_many = len(senders.list_senders(context.get_conn(), account.id)) > PAGE_SIZE
     return {
+        "form": form,
+        "inbound_numbers": inbound_numbers.list_inbound_numbers(context.get_conn(), account.id),
         "args": _current_list_params(),
         "query": _list_query_string(),
         "search": SenderSearchForm(request.args) if has_many or request.args.get("q") else None,
         "most_bytes": documents.MAX_DOCUMENT_BYTES,
+        **live.build_live_page_values("senders", account),
     }
 
 
@@ -249,7 +229,7 @@ def _render_list(account: Account, toast: Toast) -> ResponseReturnValue:
     if request.headers.get("HX-Target") != "senders-list":
         # Undone in a toast: the page polls for the changed fragments itself.
         return htmx.render_fragments("", toast=toast)
-    return htmx.render_fragments(*live.render_live_fragments(account, _LIST_PART).values(), toast=toast)
+    return htmx.render_fragments(*live.render_live_fragments(account, _LIST_PART), toast=toast)
 
 
 def _current_list_params() -> dict[str, Any]:
@@ -283,7 +263,7 @@ _SORT_KEYS: dict[str, Callable[[Sender], Any]] = {
 }
 
 
-def _list_context(account: Account, counters: ChangeCounters) -> dict[str, Any]:
+def _list_context(account: Account) -> dict[str, Any]:
     search_text = request.args.get("q", "").strip().casefold()
     all_senders = senders.list_senders(context.get_conn(), account.id)
     matches = [
