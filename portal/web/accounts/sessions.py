@@ -69,27 +69,20 @@ def list_smpp_sessions(account: Account) -> ResponseReturnValue:
 # --- ending one
 
 
-@blueprint.get("/accounts/<name>/sessions/<int:session_id>/end")
-@access.account_change_required
-def ask_end_smpp_session(account: Account, session_id: int) -> ResponseReturnValue:
-    """Ask for confirmation before a session is ended, and say how to keep its client out."""
-    require_smpp_account(account)
-    try:
-        session = session_records.get_open_smpp_session_by_id(context.get_conn(), account.id, session_id)
-    except NoSuchSmppSession as refusal:
-        return _render_already_ended(account, refusal)
-    return _render_end_session_dialog(account, session=session, entry=_find_sole_allowed_ip(account, session))
-
-
-@blueprint.post("/accounts/<name>/sessions/<int:session_id>/end")
+@blueprint.route("/accounts/<name>/sessions/<int:session_id>/end", methods=["GET", "POST"])
 @access.account_change_required
 def end_smpp_session(account: Account, session_id: int) -> ResponseReturnValue:
-    """Have the SMPP server unbind a session."""
+    """Say how to keep a session's client out; once confirmed, have the SMPP server unbind it."""
     require_smpp_account(account)
+    conn = context.get_conn()
     try:
-        session = session_records.request_smpp_session_end(context.get_conn(), context.get_actor(), account, session_id)
+        if request.method != "POST":
+            session = session_records.get_open_smpp_session_by_id(conn, account.id, session_id)
+            return _render_end_session_dialog(account, session=session, entry=_find_sole_allowed_ip(account, session))
+        session = session_records.request_smpp_session_end(conn, context.get_actor(), account, session_id)
     except NoSuchSmppSession as refusal:
-        return _render_already_ended(account, refusal)
+        # Sessions end by themselves too, while the confirmation is open.
+        return _render_end_session_dialog(account, status=422, has_ended=refusal.localized())
     toast = Toast(_("The session of %(address)s is being disconnected.", address=session.address))
     return htmx.answer_done(
         url_for(".list_smpp_sessions", name=account.name),
@@ -108,11 +101,6 @@ def _render_end_session_dialog(account: Account, status: int | None = None, **va
         status=status,
         **({"session": None} | values),
     )
-
-
-def _render_already_ended(account: Account, refusal: NoSuchSmppSession) -> ResponseReturnValue:
-    """Sessions end by themselves too, while the confirmation is open."""
-    return _render_end_session_dialog(account, status=422, has_ended=refusal.localized())
 
 
 def _find_sole_allowed_ip(account: Account, session: SmppSessionRecord) -> allowed_ips.AllowedIP | None:

@@ -45,23 +45,16 @@ class PackOrderForm(OnceForm):
 # --- buying
 
 
-@blueprint.get("/accounts/<name>/credits/buy")
-@access.account_change_required
-def offer_packs(account: Account) -> ResponseReturnValue:
-    """The packs; with `?pack=` (thousandths of a credit) what buying that one means."""
-    if "pack" not in request.args:
-        return htmx.render_page(
-            "billing/orders/buy.html", account=account, tab="credits", packs=packs.list_packs(context.get_conn())
-        )
-    pack = packs.get_pack(context.get_conn(), parse_row_id(request.args["pack"]))
-    return _render_confirmation(account, PackOrderForm(formdata=None), pack)
-
-
-@blueprint.post("/accounts/<name>/credits/buy")
+@blueprint.route("/accounts/<name>/credits/buy", methods=["GET", "POST"])
 @access.account_change_required
 def buy_pack(account: Account) -> ResponseReturnValue:
-    """Order a pack."""
+    """The packs; with `?pack=` (thousandths of a credit) what buying that one means; ordering it."""
     form, conn = PackOrderForm(), context.get_conn()
+    if not form.is_submitted():
+        if "pack" in request.args:
+            return _render_confirmation(account, form, packs.get_pack(conn, parse_row_id(request.args["pack"])))
+        offer = packs.list_packs(conn)
+        return htmx.render_page("billing/orders/buy.html", account=account, tab="credits", packs=offer)
     size, price = _parse_hidden_number(form.pack.data), _parse_hidden_number(form.price.data)
     with refusals_on(form):
         try:

@@ -20,6 +20,7 @@ from portal.services.billing import packs
 from portal.services.messages import text_policy
 from portal.services.people import customers, login_sessions
 from portal.services.people.users import User
+from portal.services.prices import price_lists
 from portal.web.core import context
 
 _View = TypeVar("_View", bound=Callable[..., ResponseReturnValue])
@@ -51,8 +52,9 @@ def _make_access_decorator(rule: AccessRule) -> Callable[[_View], _View]:
     return set_access_rule
 
 
-# An account's `<name>` and a customer's `<customer_id>` in the address arrive at the views of the last three as
-# `account`, an `accounts.Account`, and `customer`, a `customers.Customer`.
+# An account's `<name>`, a customer's `<customer_id>` and a price list's `<list_id>` in an address arrive at the views of
+# the last three as `account`, an `accounts.Account`, `customer`, a `customers.Customer`, and `price_list`, a
+# `price_lists.PriceListSummary`.
 public_view = _make_access_decorator(AccessRule.PUBLIC)
 monitoring_only = _make_access_decorator(AccessRule.MONITORING)
 login_required = _make_access_decorator(AccessRule.LOGGED_IN)
@@ -164,6 +166,8 @@ def _replace_names_in_address(rule: AccessRule, arguments: dict[str, Any]) -> No
         g.account = arguments["account"] = _get_accessible_account(arguments.pop("name"))
     if rule is AccessRule.OPERATOR and "customer_id" in arguments:
         arguments["customer"] = customers.get_customer_by_id(context.get_conn(), arguments.pop("customer_id"))
+    if "list_id" in arguments:
+        arguments["price_list"] = price_lists.get_price_list_by_id(context.get_conn(), arguments.pop("list_id"))
 
 
 def _get_accessible_account(name: str) -> Account:

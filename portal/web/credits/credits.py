@@ -43,15 +43,7 @@ class _TransferPreview:
     refusal: str = ""
 
 
-@blueprint.get("/accounts/<name>/credits/transfer")
-@access.account_change_required
-def show_transfer_form(account: Account) -> ResponseReturnValue:
-    form = TransferForm()
-    form.source.data = account.name
-    return _render_form(account, form, accounts.list_accounts(context.get_conn(), account.customer_id))
-
-
-@blueprint.post("/accounts/<name>/credits/transfer")
+@blueprint.route("/accounts/<name>/credits/transfer", methods=["GET", "POST"])
 @access.account_change_required
 def transfer_credits(account: Account) -> ResponseReturnValue:
     """Move credits between two accounts of the customer, at once.
@@ -62,6 +54,9 @@ def transfer_credits(account: Account) -> ResponseReturnValue:
     form = TransferForm()
     # Those of the customer, also when an operator acts.
     customer_accounts = accounts.list_accounts(context.get_conn(), account.customer_id)
+    if not form.is_submitted():
+        form.source.data = account.name
+        return _render_form(account, form, customer_accounts)
     action = request.form.get("do", "")
     if action == _DO_PREVIEW and htmx.is_htmx_request():
         preview = _build_preview(form, customer_accounts)

@@ -21,34 +21,8 @@ from portal.web.messages import deletion_progress, history, inbound
 blueprint = Blueprint("deletion", __name__)
 
 
-@blueprint.get("/accounts/<name>/history/delete")
-@access.account_change_required
-def ask_delete_sent_messages(account: Account) -> ResponseReturnValue:
-    """Ask for confirmation before messages are deleted. Query: `id`, several times, or `all` and the page's filter."""
-    return _render_confirmation(account, SENT)
-
-
-@blueprint.post("/accounts/<name>/history/delete")
-@access.account_change_required
-def delete_sent_messages(account: Account) -> ResponseReturnValue:
-    """Delete what was confirmed. Form: `scope`, `total` and `form` of the dialog; query: the page's filter."""
-    return _delete_messages(account, SENT)
-
-
-@blueprint.get("/accounts/<name>/received/delete")
-@access.account_change_required
-def ask_delete_received_messages(account: Account) -> ResponseReturnValue:
-    """The same for received messages."""
-    return _render_confirmation(account, RECEIVED)
-
-
-@blueprint.post("/accounts/<name>/received/delete")
-@access.account_change_required
-def delete_received_messages(account: Account) -> ResponseReturnValue:
-    return _delete_messages(account, RECEIVED)
-
-
 def _render_confirmation(account: Account, kind: str) -> ResponseReturnValue:
+    """Query: `id`, several times, or `all` and the page's filter."""
     conn, message_filter = context.get_conn(), _get_message_filter(kind)
     all_matching = "all" in request.args
     if all_matching and message_filter.has_errors:
@@ -76,7 +50,23 @@ def _render_confirmation(account: Account, kind: str) -> ResponseReturnValue:
     )
 
 
-def _delete_messages(account: Account, kind: str) -> ResponseReturnValue:
+@blueprint.route(
+    "/accounts/<name>/history/delete",
+    endpoint="delete_sent_messages",
+    defaults={"kind": SENT},
+    methods=["GET", "POST"],
+)
+@blueprint.route(
+    "/accounts/<name>/received/delete",
+    endpoint="delete_received_messages",
+    defaults={"kind": RECEIVED},
+    methods=["GET", "POST"],
+)
+@access.account_change_required
+def delete_messages(account: Account, kind: str) -> ResponseReturnValue:
+    """Delete what was confirmed. Form: `scope`, `total` and `form` of the dialog; query: the page's filter."""
+    if request.method != "POST":
+        return _render_confirmation(account, kind)
     try:
         scope = deletion.parse_deletion_scope(kind, request.form.get("scope", ""))
         total = forms.parse_row_id(request.form["total"]) if request.form.get("total") else None

@@ -171,9 +171,7 @@ def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
         describe_parts=_describe_delivered_parts,
         describe_part=_describe_part_status,
         country=countries.get_country_name(text.first_message.country),
-        delete=url_for("deletion.ask_delete_sent_messages", name=account.name, id=text.id)
-        if access.may_change()
-        else "",
+        delete=url_for("deletion.delete_sent_messages", name=account.name, id=text.id) if access.may_change() else "",
         refund=url_for("admin_balances.refund_message", message_id=text.id) if may_refund else "",
     )
 

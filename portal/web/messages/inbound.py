@@ -103,7 +103,7 @@ def show_received_message(account: Account, received_id: int) -> ResponseReturnV
         tab="history",
         message=message,
         describe_status=_describe_message_status,
-        delete=url_for("deletion.ask_delete_received_messages", name=account.name, id=message.id)
+        delete=url_for("deletion.delete_received_messages", name=account.name, id=message.id)
         if access.may_change()
         else "",
         encoding=_(validation.get_encoding_label(message.data_coding)),

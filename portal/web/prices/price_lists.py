@@ -23,11 +23,6 @@ class PriceListForm(TranslatedForm):
     name = StringField(N_("Name"))
 
 
-def get_price_list(list_id: int) -> PriceListSummary:
-    """The list that an address names."""
-    return price_lists.get_price_list_by_id(context.get_conn(), list_id)
-
-
 def render_list_page(template: str, price_list: PriceListSummary, **values: Any) -> ResponseReturnValue:
     """A page about a list."""
     return htmx.render_page(
@@ -59,57 +54,44 @@ def list_price_lists_with_urls() -> list[tuple[PriceListSummary, str]]:
     return [(each, price_list_url(each)) for each in price_lists.list_price_lists(context.get_conn())]
 
 
-@blueprint.get("/admin/prices/lists")
+@blueprint.route("/admin/prices/lists", methods=["GET", "POST"])
 @access.operator_required
 def list_price_lists() -> ResponseReturnValue:
-    return _render_lists_page(PriceListForm())
-
-
-@blueprint.post("/admin/prices/lists")
-@access.operator_required
-def create_price_list() -> ResponseReturnValue:
+    """All lists, and the form that adds one."""
     form = PriceListForm()
-    with refusals_on(form):
-        price_list = price_lists.create_price_list(context.get_conn(), context.get_actor(), form.name.data)
-        toast = Toast(
-            _("%(name)s was added. All costs as in the default list until you set a price.", name=price_list.name)
-        )
-        return htmx.redirect_after_post(price_list_url(price_list), toast)
-    return _render_lists_page(form)
-
-
-def _render_lists_page(form: PriceListForm) -> ResponseReturnValue:
+    if form.is_submitted():
+        with refusals_on(form):
+            price_list = price_lists.create_price_list(context.get_conn(), context.get_actor(), form.name.data)
+            toast = Toast(
+                _("%(name)s was added. All costs as in the default list until you set a price.", name=price_list.name)
+            )
+            return htmx.redirect_after_post(price_list_url(price_list), toast)
     return htmx.render_page(
         "prices/lists.html", lists=list_price_lists_with_urls(), list_name=price_list_name, form=form
     )
 
 
-@blueprint.get("/admin/prices/<int:list_id>/settings")
+@blueprint.route("/admin/prices/<int:list_id>/settings", methods=["GET", "POST"])
 @access.operator_required
-def show_price_list_settings(list_id: int) -> ResponseReturnValue:
+def rename_price_list(price_list: PriceListSummary) -> ResponseReturnValue:
     """A list's name, who has it, and whether it can be deleted."""
-    price_list = get_price_list(list_id)
-    return _render_settings_page(price_list, PriceListForm(formdata=None, obj=price_list))
-
-
-@blueprint.post("/admin/prices/<int:list_id>/settings")
-@access.operator_required
-def rename_price_list(list_id: int) -> ResponseReturnValue:
-    price_list, form = get_price_list(list_id), PriceListForm()
-    with refusals_on(form):
-        renamed = price_lists.rename_price_list(context.get_conn(), context.get_actor(), list_id, form.name.data)
-        toast = Toast(_("The list is called %(name)s now.", name=renamed.name))
-        return htmx.redirect_after_post(price_list_url(renamed), toast)
+    conn, actor, form = context.get_conn(), context.get_actor(), PriceListForm()
+    if not form.is_submitted():
+        form.name.data = price_list.name
+    else:
+        with refusals_on(form):
+            renamed = price_lists.rename_price_list(conn, actor, price_list.id, form.name.data)
+            toast = Toast(_("The list is called %(name)s now.", name=renamed.name))
+            return htmx.redirect_after_post(price_list_url(renamed), toast)
     return _render_settings_page(price_list, form)
 
 
 @blueprint.post("/admin/prices/<int:list_id>/delete")
 @access.operator_required
-def delete_price_list(list_id: int) -> ResponseReturnValue:
-    price_list = get_price_list(list_id)
+def delete_price_list(price_list: PriceListSummary) -> ResponseReturnValue:
     form = PriceListForm(formdata=None, obj=price_list)
     with refusals_on(form):
-        price_lists.delete_price_list(context.get_conn(), context.get_actor(), list_id)
+        price_lists.delete_price_list(context.get_conn(), context.get_actor(), price_list.id)
         toast = Toast(_("%(name)s was deleted.", name=price_list.name))
         return htmx.redirect_after_post(url_for(".list_price_lists"), toast)
     return _render_settings_page(price_list, form)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,7 +16,6 @@ from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
-from portal.services.common.csv_import import InvalidCsvLines
 from portal.services.common.errors import Refused
 from portal.services.messages import estimates
 from portal.services.people import customers
@@ -26,11 +24,10 @@ from portal.services.prices.price_csv import PriceImportPlan
 from portal.services.prices.price_lists import PriceListSummary
 from portal.services.prices.prices import PriceChange, PriceRow
 from portal.web.core import access, context, htmx, layout
-from portal.web.core.forms import TranslatedForm, add_form_error, parse_row_id, refusals_on
+from portal.web.core.forms import TranslatedForm, add_form_error, parse_row_id, read_upload, refusals_on
 from portal.web.core.htmx import Toast
 from portal.web.core.paging import PAGE_SIZE
 from portal.web.prices.price_lists import (
-    get_price_list,
     list_price_lists_with_urls,
     price_list_name,
     price_list_url,
@@ -74,37 +71,25 @@ class PriceTableRow:
     number_prefix: str
 
 
-@dataclass(frozen=True, slots=True)
-class PriceTable:
-    """A page of a list, with what follows the `?` in the addresses of the pages beside (empty where there is none)."""
+def _build_price_table(list_id: int) -> dict[str, Any]:
+    """The page of a list that this request's query names: `q`, a country or a number; `page`.
 
-    rows: Sequence[PriceTableRow]
-    total: int
-    search_text: str
-    previous_page: str
-    next_page: str
-
-
-def _build_price_table(list_id: int) -> PriceTable:
-    """The page that this request's query names: `q`, a country or a number; `page`."""
+    With what follows the `?` in the addresses of the pages beside (empty where there is none).
+    """
     search_text = request.args.get("q", "").strip()
     page = max(request.args.get("page", 1, type=int), 1)
     rows = [_build_table_row(each) for each in prices.list_price_rows(context.get_conn(), list_id, now_ms())]
     matches = sorted((each for each in rows if _matches_search(each, search_text)), key=_sort_key)
     page_count = max(-(-len(matches) // PAGE_SIZE), 1)
     page = min(page, page_count)
-    page_query = partial(_page_query_string, search_text)
-    return PriceTable(
-        matches[(page - 1) * PAGE_SIZE : page * PAGE_SIZE],
-        len(matches),
-        search_text,
-        page_query(page - 1) if page > 1 else "",
-        page_query(page + 1) if page < page_count else "",
-    )
-
-
-def _page_query_string(search_text: str, page: int) -> str:
-    return urlencode({"q": search_text, "page": page} if search_text else {"page": page})
+    query = {"q": search_text} if search_text else {}
+    return {
+        "rows": matches[(page - 1) * PAGE_SIZE : page * PAGE_SIZE],
+        "total": len(matches),
+        "search_text": search_text,
+        "previous_page": urlencode({**query, "page": page - 1}) if page > 1 else "",
+        "next_page": urlencode({**query, "page": page + 1}) if page < page_count else "",
+    }
 
 
 def _build_table_row(row: PriceRow) -> PriceTableRow:
@@ -140,54 +125,43 @@ def _matches_search(table_row: PriceTableRow, search_text: str) -> bool:
 @access.operator_required
 def show_default_prices() -> ResponseReturnValue:
     """The default list."""
-    return _render_list_page(get_price_list(price_lists.DEFAULT_LIST))
+    return show_prices(price_lists.get_price_list_by_id(context.get_conn(), price_lists.DEFAULT_LIST))
 
 
 @blueprint.get("/admin/prices/<int:list_id>")
 @access.operator_required
-def show_prices(list_id: int) -> ResponseReturnValue:
-    return _render_list_page(get_price_list(list_id))
-
-
-def _render_list_page(price_list: PriceListSummary) -> ResponseReturnValue:
+def show_prices(price_list: PriceListSummary) -> ResponseReturnValue:
     values: dict[str, Any] = {"price_list": price_list, "table": _build_price_table(price_list.id)}
     if htmx.is_htmx_request():
         return htmx.render_fragments("prices/_rows.html", **values)
     return htmx.render_page("prices/list.html", lists=list_price_lists_with_urls(), list_name=price_list_name, **values)
 
 
-@blueprint.get("/admin/prices/<int:list_id>/set")
+@blueprint.route("/admin/prices/<int:list_id>/set", methods=["GET", "POST"])
 @access.operator_required
-def show_price_form(list_id: int) -> ResponseReturnValue:
-    """A list's price of one destination (`?destination=`), and the form that changes it."""
-    values: dict[str, object] = {"destination": request.args.get("destination", "")}
-    row = _find_price_row(list_id, request.args.get("destination", ""))
-    if row is not None:
-        values = {"destination": row.destination, "closed": row.in_force and row.price is None}
-        values["price"] = "" if row.price is None else i18n.format_credits(row.price)
-    return _render_price_form(get_price_list(list_id), PriceForm(formdata=None, data=values))
-
-
-@blueprint.post("/admin/prices/<int:list_id>/set")
-@access.operator_required
-def change_price(list_id: int) -> ResponseReturnValue:
-    """Set a price, or close a destination, from now on or from a date on."""
-    price_list, form = get_price_list(list_id), PriceForm()
-    timezone = context.get_config().timezone
-    with refusals_on(form):
-        destination = prices.parse_destination(form.destination.data)
-        price = None if form.closed.data else prices.parse_price(form.price.data)
-        valid_from = prices.parse_valid_from(form.valid_from.data, timezone)
-        changes = [PriceChange(destination, price, valid_from)]
-        prices.change_prices(context.get_conn(), context.get_actor(), list_id, changes, timezone)
-        toast = Toast(_("The price of %(destination)s was saved.", destination=_format_destination(destination)))
-        return htmx.redirect_after_post(url_for(".show_price_form", list_id=list_id, destination=destination), toast)
-    return _render_price_form(price_list, form)
-
-
-def _render_price_form(price_list: PriceListSummary, form: PriceForm) -> ResponseReturnValue:
+def change_price(price_list: PriceListSummary) -> ResponseReturnValue:
+    """Show a list's price of one destination (`?destination=`); set it, or close it, from now on or from a date on."""
+    form, timezone = PriceForm(), context.get_config().timezone
+    if form.is_submitted():
+        with refusals_on(form):
+            destination = prices.parse_destination(form.destination.data)
+            price = None if form.closed.data else prices.parse_price(form.price.data)
+            valid_from = prices.parse_valid_from(form.valid_from.data, timezone)
+            changes = [PriceChange(destination, price, valid_from)]
+            prices.change_prices(context.get_conn(), context.get_actor(), price_list.id, changes, timezone)
+            toast = Toast(_("The price of %(destination)s was saved.", destination=_format_destination(destination)))
+            return htmx.redirect_after_post(_price_url(price_list, destination), toast)
+    else:
+        form.destination.data = request.args.get("destination", "")
     row = _find_price_row(price_list.id, form.destination.data)
+    if row and not form.is_submitted():
+        form.destination.data, form.closed.data = row.destination, row.in_force and row.price is None
+        form.price.data = "" if row.price is None else i18n.format_credits(row.price)
     return render_list_page("prices/set.html", price_list, form=form, line=_build_table_row(row) if row else None)
+
+
+def _price_url(price_list: PriceListSummary, destination: str) -> str:
+    return url_for(".change_price", list_id=price_list.id, destination=destination)
 
 
 def _find_price_row(list_id: int, text: str) -> PriceRow | None:
@@ -204,32 +178,32 @@ def _format_destination(destination: str) -> str:
 
 @blueprint.post("/admin/prices/<int:list_id>/remove")
 @access.operator_required
-def remove_price(list_id: int) -> ResponseReturnValue:
+def remove_price(price_list: PriceListSummary) -> ResponseReturnValue:
     """Remove a `destination` from a list, or with `valid_from` cancel that scheduled change."""
-    price_list, destination = get_price_list(list_id), request.form.get("destination", "")
+    destination = request.form.get("destination", "")
     # A date that can't be parsed matches no change; it must not remove the whole destination.
     valid_from = request.form.get("valid_from", 0, type=parse_row_id) if "valid_from" in request.form else None
     words = N_("The list says nothing about %(destination)s any more.")
     if valid_from is not None:
         words = N_("The change for %(destination)s was cancelled.")
     try:
-        prices.remove_price(context.get_conn(), context.get_actor(), list_id, destination, valid_from)
+        prices.remove_price(context.get_conn(), context.get_actor(), price_list.id, destination, valid_from)
         toast = Toast(_(words, destination=_format_destination(destination)))
     except prices.NoSuchPrice as refusal:
         # Removed by a colleague in the meantime, or it has come into force.
         toast = Toast(refusal.localized(), "warn")
-    if _find_price_row(list_id, destination) is None:
+    if _find_price_row(price_list.id, destination) is None:
         return htmx.redirect_after_post(price_list_url(price_list), toast)
-    return htmx.redirect_after_post(url_for(".show_price_form", list_id=list_id, destination=destination), toast)
+    return htmx.redirect_after_post(_price_url(price_list, destination), toast)
 
 
 @blueprint.get("/admin/prices/<int:list_id>.csv")
 @access.operator_required
-def export_prices_csv(list_id: int) -> ResponseReturnValue:
+def export_prices_csv(price_list: PriceListSummary) -> ResponseReturnValue:
     """A list's own prices, in the format that the import reads."""
-    price_list = get_price_list(list_id)
     filename = "prices.csv" if price_list.is_default else f"prices-{price_list.id}.csv"
-    return _build_prices_csv_response(prices.list_price_rows(context.get_conn(), list_id, now_ms()), filename, own=True)
+    rows = prices.list_price_rows(context.get_conn(), price_list.id, now_ms())
+    return _build_prices_csv_response(rows, filename, own=True)
 
 
 def _build_prices_csv_response(rows: Sequence[PriceRow], filename: str, *, own: bool) -> Response:
@@ -247,42 +221,33 @@ def _build_prices_csv_response(rows: Sequence[PriceRow], filename: str, *, own: 
 # --- importing a file
 
 
-@blueprint.get("/admin/prices/<int:list_id>/import")
+@blueprint.route("/admin/prices/<int:list_id>/import", methods=["GET", "POST"])
 @access.operator_required
-def show_import_form(list_id: int) -> ResponseReturnValue:
-    return render_list_page("prices/import.html", get_price_list(list_id), form=PriceFileForm(), bad_lines=[])
-
-
-@blueprint.post("/admin/prices/<int:list_id>/import")
-@access.operator_required
-def preview_import(list_id: int) -> ResponseReturnValue:
-    """Show what a file would change, for confirmation."""
-    price_list, form = get_price_list(list_id), PriceFileForm()
-    upload = request.files.get("file")
-    content = upload.read(price_csv.MAX_FILE_BYTES + 1) if upload else b""
-    try:
-        return _render_import_plan(price_list, _plan_import(price_list, content), content)
-    except Refused as refusal:
-        return _render_import_error(price_list, form, refusal)
+def preview_import(price_list: PriceListSummary) -> ResponseReturnValue:
+    """Ask for a file, and show what it would change, for confirmation."""
+    form = PriceFileForm()
+    if form.is_submitted():
+        with refusals_on(form):
+            content = read_upload("file", price_csv.MAX_FILE_BYTES)
+            return _render_import_plan(price_list, _plan_import(price_list, content), content)
+    return render_list_page("prices/import.html", price_list, form=form)
 
 
 @blueprint.post("/admin/prices/<int:list_id>/import/confirm")
 @access.operator_required
-def import_prices(list_id: int) -> ResponseReturnValue:
+def import_prices(price_list: PriceListSummary) -> ResponseReturnValue:
     """Import what was confirmed: the form carries the file's `content`, and as `mark` the fingerprint of that plan."""
-    price_list = get_price_list(list_id)
-    content = request.form.get("content", "").encode()
+    content, form = request.form.get("content", "").encode(), PriceFileForm(formdata=None)
     conn, timezone, now = context.get_conn(), context.get_config().timezone, now_ms()
-    try:
+    with refusals_on(form):
         with write_transaction(conn):
             plan = _plan_import(price_list, content)
             if plan.fingerprint != request.form.get("mark"):
                 return _render_import_plan(price_list, plan, content, outdated=True)
-            prices.change_prices(conn, context.get_actor(), list_id, plan.changes, timezone, now=now)
-    except Refused as refusal:
-        return _render_import_error(price_list, PriceFileForm(formdata=None), refusal)
-    toast_text = i18n.ngettext("%(num)s price was imported.", "%(num)s prices were imported.", len(plan.changes))
-    return htmx.redirect_after_post(price_list_url(price_list), Toast(toast_text))
+            prices.change_prices(conn, context.get_actor(), price_list.id, plan.changes, timezone, now=now)
+        toast_text = i18n.ngettext("%(num)s price was imported.", "%(num)s prices were imported.", len(plan.changes))
+        return htmx.redirect_after_post(price_list_url(price_list), Toast(toast_text))
+    return render_list_page("prices/import.html", price_list, form=form)
 
 
 def _plan_import(price_list: PriceListSummary, content: bytes) -> PriceImportPlan:
@@ -304,12 +269,6 @@ def _render_import_plan(
         content=content.decode("utf-8-sig"),
         outdated=outdated,
     )
-
-
-def _render_import_error(price_list: PriceListSummary, form: PriceFileForm, refusal: Refused) -> ResponseReturnValue:
-    add_form_error(form, refusal)
-    bad_lines = refusal.summarize_lines() if isinstance(refusal, InvalidCsvLines) else []
-    return render_list_page("prices/import.html", price_list, form=form, bad_lines=bad_lines)
 
 
 # --- a customer's prices
@@ -339,36 +298,27 @@ def _get_price_list_id(account: Account) -> int:
 # --- cost estimates
 
 
-@blueprint.get("/accounts/<name>/credits/cost")
-@access.account_access_required
-def show_cost_estimate_form(account: Account) -> ResponseReturnValue:
-    return _render_cost_estimate_page(account, CostEstimateForm(formdata=None))
-
-
-@blueprint.post("/accounts/<name>/credits/cost")
+@blueprint.route("/accounts/<name>/credits/cost", methods=["GET", "POST"])
 @access.account_access_required
 def estimate_cost(account: Account) -> ResponseReturnValue:
     """What a text costs to some numbers. It is a POST only to keep the text out of addresses; it changes nothing."""
     form = CostEstimateForm()
     values: dict[str, Any] = {}
-    refusal = None
-    try:
-        values["estimate"] = estimates.estimate_cost(context.get_conn(), account, form.text.data, form.numbers.data)
-    except Refused as error:
-        refusal = error
-    if htmx.is_htmx_request():
-        # The form is still being filled in.
-        refusal = None if isinstance(refusal, estimates.NoRecipients) else refusal
-        status = 422 if refusal else 200
-        return htmx.render_fragments(
-            "prices/_cost.html", status=status, refusal=refusal, country=countries.get_country_name, **values
-        )
-    if refusal:
-        add_form_error(form, refusal)
-    return _render_cost_estimate_page(account, form, **values)
-
-
-def _render_cost_estimate_page(account: Account, form: CostEstimateForm, **values: Any) -> ResponseReturnValue:
+    if form.is_submitted():
+        refusal = None
+        try:
+            values["estimate"] = estimates.estimate_cost(context.get_conn(), account, form.text.data, form.numbers.data)
+        except Refused as error:
+            refusal = error
+        if htmx.is_htmx_request():
+            # The form is still being filled in.
+            refusal = None if isinstance(refusal, estimates.NoRecipients) else refusal
+            status = 422 if refusal else 200
+            return htmx.render_fragments(
+                "prices/_cost.html", status=status, refusal=refusal, country=countries.get_country_name, **values
+            )
+        if refusal:
+            add_form_error(form, refusal)
     return htmx.render_page(
         "prices/cost.html",
         account=account,

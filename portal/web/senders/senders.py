@@ -18,7 +18,7 @@ from portal.services.messages import inbound_numbers
 from portal.services.senders import documents, senders
 from portal.services.senders.senders import Sender
 from portal.web.core import access, context, htmx, live
-from portal.web.core.forms import TranslatedForm, parse_row_id, refusals_on
+from portal.web.core.forms import TranslatedForm, parse_row_id, read_upload, refusals_on
 from portal.web.core.htmx import Toast
 from portal.web.core.live import LiveFragment
 from portal.web.core.paging import PAGE_SIZE
@@ -80,9 +80,8 @@ def list_senders(account: Account) -> ResponseReturnValue:
 def add_sender(account: Account) -> ResponseReturnValue:
     """Request a sender; it waits for the operator's decision."""
     form, toast = SenderForm(), None
-    upload = request.files.get("document")
     # A browser sends the field also when no file was chosen: nameless, and empty.
-    content = upload.read(documents.MAX_DOCUMENT_BYTES + 1) if upload else b""
+    upload, content = request.files.get("document"), read_upload("document", documents.MAX_DOCUMENT_BYTES)
     with refusals_on(form, address="sender"):
         if upload and not content:
             raise documents.InvalidDocument()
@@ -155,28 +154,25 @@ def set_sender_enabled(account: Account) -> ResponseReturnValue:
 # --- removing
 
 
-@blueprint.get("/accounts/<name>/senders/delete")
-@access.account_change_required
-def ask_remove_senders(account: Account) -> ResponseReturnValue:
-    """Ask for confirmation before the selected ones are removed. Query: `id`, several times."""
-    selected_ids = set(request.args.getlist("id", type=parse_row_id))
-    return htmx.render_dialog(
-        "senders/_delete.html",
-        account,
-        title=_("Delete the selected senders"),
-        tab="senders",
-        senders=[each for each in senders.list_senders(context.get_conn(), account.id) if each.id in selected_ids],
-        any_sender=account.any_sender,
-        query=_list_query_string(),
-    )
-
-
-@blueprint.post("/accounts/<name>/senders/delete")
+@blueprint.route("/accounts/<name>/senders/delete", methods=["GET", "POST"])
 @access.account_change_required
 def remove_senders(account: Account) -> ResponseReturnValue:
-    """Remove those that the form names with `id`, several times; messages that carry them are refused from then on."""
+    """Remove those that the query, and then the form, names with `id`, several times; once that has been confirmed,
+    messages that carry them are refused."""
+    conn = context.get_conn()
+    if request.method != "POST":
+        selected_ids = set(request.args.getlist("id", type=parse_row_id))
+        return htmx.render_dialog(
+            "senders/_delete.html",
+            account,
+            title=_("Delete the selected senders"),
+            tab="senders",
+            senders=[each for each in senders.list_senders(conn, account.id) if each.id in selected_ids],
+            any_sender=account.any_sender,
+            query=_list_query_string(),
+        )
     sender_ids = request.form.getlist("id", type=parse_row_id)
-    removed = senders.remove_senders(context.get_conn(), context.get_actor(), account, sender_ids)
+    removed = senders.remove_senders(conn, context.get_actor(), account, sender_ids)
     if len(removed) == 1:
         toast_text = _("%(sender)s was removed.", sender=removed[0].address)
     else:
