@@ -52,8 +52,8 @@ def _make_access_decorator(rule: AccessRule) -> Callable[[_View], _View]:
     return set_access_rule
 
 
-# An account's `<name>`, a customer's `<customer_id>` and a price list's `<list_id>` in an address arrive at the views of
-# the last three as `account`, an `accounts.Account`, `customer`, a `customers.Customer`, and `price_list`, a
+# An account's `<name>`, a customer's `<customer_id>` and a price list's `<list_id>` in the address arrive at the views
+# of the last three as `account`, an `accounts.Account`, `customer`, a `customers.Customer`, and `price_list`, a
 # `price_lists.PriceListSummary`.
 public_view = _make_access_decorator(AccessRule.PUBLIC)
 monitoring_only = _make_access_decorator(AccessRule.MONITORING)
