@@ -85,38 +85,16 @@ def create_app(
     proxies.init_proxies(app, config)
     errors.init_error_handlers(app)
     stale_forms.init_stale_forms(app)
-    view_modules = (
-        static_files,
-        health,
-        language,
-        login,
-        profile,
-        live,
-        accounts,
-        allowed_ips,
-        credentials,
-        sessions,
-        senders,
-        credits,
-        settings,
-        orders,
-        all_orders,
-        packs,
-        payment_callback,
-        statement,
-        prices,
-        price_lists,
-        history,
-        statistics,
-        inbound,
-        blacklist,
-        deletion,
-        customers,
-        admin_accounts,
-        balances,
-        customer_policies,
-        sender_requests,
-    )
-    for module in view_modules:
+    for module in (
+        *(static_files, health, language, live),
+        *(login, profile),
+        *(accounts, allowed_ips, credentials, sessions),
+        *(senders, sender_requests),
+        *(credits, settings),
+        *(orders, all_orders, packs, payment_callback, statement),
+        *(prices, price_lists),
+        *(history, inbound, blacklist, deletion, customer_policies),
+        *(statistics, customers, admin_accounts, balances),
+    ):
         app.register_blueprint(module.blueprint)
     return app

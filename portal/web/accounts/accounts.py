@@ -1,13 +1,14 @@
 """The list of a customer's accounts, and an account's home: SMPP settings, service status and statistics."""
 
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Blueprint, abort, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from portal.core import i18n
+from portal.core.config import bracket_ipv6
 from portal.core.i18n import N_
 from portal.core.i18n import gettext as _
 from portal.services.accounts import allowed_ips, credentials, refused_binds, session_records
@@ -16,7 +17,6 @@ from portal.services.accounts.credentials import SmppPasswordInfo
 from portal.services.accounts.refused_binds import RefusedBindGroup
 from portal.services.accounts.session_records import SmppSessionRecord
 from portal.services.statistics import daily_totals
-from portal.web.accounts import endpoints
 from portal.web.core import access, context, htmx, layout, live
 from portal.web.core.live import LiveFragment
 
@@ -67,24 +67,30 @@ def require_smpp_account(account: Account) -> None:
 
 
 def _smpp_settings_context(account: Account) -> dict[str, Any]:
+    smpp = context.get_config().smpp
+    host = bracket_ipv6(smpp.public_host or _find_reachable_host(smpp.host))
     return {
-        "endpoints": endpoints.get_smpp_endpoints(),
+        # Of the listener with TLS and of the one without; empty where that listener is off.
+        "endpoints": {
+            "secured": f"{host}:{smpp.tls_port}" if smpp.tls_port else "",
+            "unsecured": f"{host}:{smpp.port}" if smpp.port else "",
+            "tls_minimum": smpp.tls_minimum,
+        },
         "windowing": account.windowing,
         "throughput": account.throughput,
     }
 
 
+def _find_reachable_host(host: str) -> str:
+    try:
+        is_wildcard = ip_address(host).is_unspecified
+    except ValueError:
+        is_wildcard = not host
+    # 0.0.0.0 and :: mean all addresses of this machine; the browser has used one that works.
+    return urlsplit(f"//{request.host}").hostname or host if is_wildcard else host
+
+
 # --- service status
-
-
-@dataclass(frozen=True, slots=True)
-class SmppSessionsSummary:
-    """A summary of the open sessions; `old_password_count` of them use a password that has been replaced."""
-
-    count: int
-    addresses: list[str]
-    tls: str
-    old_password_count: int
 
 
 def _status_context(account: Account) -> dict[str, Any]:
@@ -94,27 +100,22 @@ def _status_context(account: Account) -> dict[str, Any]:
     sessions = session_records.list_open_smpp_sessions(conn, account.id) if has_sessions else []
     return {
         "password": password,
-        "changed_by": _describe_password_author(password),
+        # On the command line there is no user; to a customer it is the operator.
+        "changed_by": password.changed_by if password and "@" in password.changed_by else _("the operator"),
         "connected": _summarize_smpp_sessions(sessions, password),
         "password_blocked_reason": password_blocked_reason(account),
     }
 
 
-def _describe_password_author(password: SmppPasswordInfo | None) -> str:
-    # On the command line there is no user; to a customer it is the operator.
-    return password.changed_by if password and "@" in password.changed_by else _("the operator")
-
-
-def _summarize_smpp_sessions(
-    sessions: list[SmppSessionRecord], password: SmppPasswordInfo | None
-) -> SmppSessionsSummary:
+def _summarize_smpp_sessions(sessions: list[SmppSessionRecord], password: SmppPasswordInfo | None) -> dict[str, Any]:
+    """The open sessions; `old_password_count` of them use a password that has been replaced."""
     tls_versions = {each.tls for each in sessions}
-    return SmppSessionsSummary(
-        count=len(sessions),
-        addresses=sorted({each.address for each in sessions}, key=lambda text: (":" in text, ip_address(text))),
-        tls=" ".join(tls_versions).replace("TLSv", "TLS ") if len(tls_versions) == 1 else "",
-        old_password_count=sum(1 for each in sessions if password and each.password_id != password.id),
-    )
+    return {
+        "count": len(sessions),
+        "addresses": sorted({each.address for each in sessions}, key=lambda text: (":" in text, ip_address(text))),
+        "tls": " ".join(tls_versions).replace("TLSv", "TLS ") if len(tls_versions) == 1 else "",
+        "old_password_count": sum(1 for each in sessions if password and each.password_id != password.id),
+    }
 
 
 def password_blocked_reason(account: Account) -> str:
@@ -130,15 +131,6 @@ def password_blocked_reason(account: Account) -> str:
 # --- statistics
 
 
-@dataclass(frozen=True, slots=True)
-class MessagesChartDay:
-    """A bar of the chart; `label` is the day."""
-
-    label: str
-    total: int
-    delivered: int
-
-
 def _statistics_context(account: Account) -> dict[str, Any]:
     conn = context.get_conn()
     period = request.args.get("period", "")
@@ -151,7 +143,7 @@ def _statistics_context(account: Account) -> dict[str, Any]:
         "totals": totals,
         "delivery_rate": i18n.format_percent(totals.delivered / totals.sent) if totals.sent else "",
         "days": [
-            MessagesChartDay(i18n.format_day(at), each.sent, each.delivered)
+            {"label": i18n.format_day(at), "total": each.sent, "delivered": each.delivered}
             for at, each in daily_totals.list_daily_totals(conn, account.id, chart_days)
         ],
     }
@@ -161,15 +153,12 @@ def _statistics_context(account: Account) -> dict[str, Any]:
 
 
 def _refused_bind_context(account: Account) -> dict[str, Any]:
-    return {"refused": _find_bind_refused_for_ip(account) if live.read_change_counters().refused_binds else None}
-
-
-def _find_bind_refused_for_ip(account: Account) -> RefusedBindGroup | None:
     """The latest refused client that would get in if its address were on the list."""
-    conn = context.get_conn()
-    entries = allowed_ips.list_allowed_ips(conn, account.id)
-    refusals = refused_binds.list_refused_binds(conn, account.id)
-    return next((each for each in refusals if is_refused_for_unlisted_ip(each, entries)), None)
+    if not live.read_change_counters().refused_binds:
+        return {"refused": None}
+    entries = allowed_ips.list_allowed_ips(context.get_conn(), account.id)
+    refusals = refused_binds.list_refused_binds(context.get_conn(), account.id)
+    return {"refused": next((each for each in refusals if is_refused_for_unlisted_ip(each, entries)), None)}
 
 
 def is_refused_for_unlisted_ip(refusal: RefusedBindGroup, entries: list[allowed_ips.AllowedIP]) -> bool:

@@ -1,6 +1,5 @@
 """An account's open SMPP sessions, and the binds that were refused."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from flask import Blueprint, abort, request, url_for
@@ -24,39 +23,6 @@ blueprint = Blueprint("sessions", __name__)
 _MAX_SESSIONS, _MAX_REFUSED_BINDS = 50, 25
 _ACTIVE_NOW_MS, _MINUTE_MS = 10_000, 60_000
 GRAPH_WIDTH, GRAPH_HEIGHT = 2 * session_records.RATE_SAMPLE_COUNT, 20
-
-
-@dataclass(frozen=True, slots=True)
-class RateGraph:
-    """A session's latest rates: the outline of an SVG path, and in words the rate now and the highest one."""
-
-    path: str
-    now: str
-    peak: str
-
-
-@dataclass(frozen=True, slots=True)
-class SessionRow:
-    """An open session as the page shows it; `uses_old_password`: a password that has been replaced."""
-
-    session: SmppSessionRecord
-    bind_type: str
-    rate_graph: RateGraph
-    last_active: str
-    uses_old_password: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedBindRow:
-    """Refused binds of one address for one reason, in plain words.
-
-    `remedy` is "authorise", "password", or empty where no button helps; `is_resolved`: it would be accepted now.
-    """
-
-    refusal: RefusedBindGroup
-    reason: str
-    remedy: str
-    is_resolved: bool
 
 
 @blueprint.get("/accounts/<name>/sessions")
@@ -154,25 +120,29 @@ def _open_sessions_context(account: Account) -> dict[str, Any]:
         "open": rows,
         "count": live.read_change_counters().open_sessions,
         "windowing": account.windowing,
-        "old_password_count": sum(each.uses_old_password for each in rows),
+        "old_password_count": sum(each["uses_old_password"] for each in rows),
         "old_until": password.old_until if password else None,
         "graph_size": (GRAPH_WIDTH, GRAPH_HEIGHT),
         "is_server_alive": session_records.is_component_alive(conn, "smsc"),
     }
 
 
-def _build_session_row(session: SmppSessionRecord, password: SmppPasswordInfo | None) -> SessionRow:
-    return SessionRow(
-        session,
-        _(session_records.BIND_TYPES[session.bind_type]),
-        draw_rate_graph(session.rates),
-        _format_last_active(session),
-        uses_old_password=password is not None and session.password_id != password.id,
-    )
+def _build_session_row(session: SmppSessionRecord, password: SmppPasswordInfo | None) -> dict[str, Any]:
+    """An open session as the page shows it; `uses_old_password`: a password that has been replaced."""
+    return {
+        "session": session,
+        "bind_type": _(session_records.BIND_TYPES[session.bind_type]),
+        "rate_graph": _draw_rate_graph(session.rates),
+        "last_active": _format_last_active(session),
+        "uses_old_password": password is not None and session.password_id != password.id,
+    }
 
 
-def draw_rate_graph(rates: tuple[float, ...]) -> RateGraph:
-    """Draw a session's rates, the latest at the right; the highest one takes the whole height."""
+def _draw_rate_graph(rates: tuple[float, ...]) -> dict[str, str]:
+    """A session's latest rates as the outline of an SVG path, and in words the rate now and the highest one.
+
+    The latest is at the right; the highest one takes the whole height.
+    """
     peak = max(rates, default=0.0)
     missing_count = session_records.RATE_SAMPLE_COUNT - len(rates)
     path = f"M{2 * missing_count} {GRAPH_HEIGHT}"
@@ -181,7 +151,8 @@ def draw_rate_graph(rates: tuple[float, ...]) -> RateGraph:
         height = max(1, round(each / peak * GRAPH_HEIGHT)) if each else 0
         path += f"V{GRAPH_HEIGHT - height}H{2 * position}"
     now = rates[-1] if rates else 0.0
-    return RateGraph(f"{path}V{GRAPH_HEIGHT}z" if rates else "", i18n.format_number(now), i18n.format_number(peak))
+    outline = f"{path}V{GRAPH_HEIGHT}z" if rates else ""
+    return {"path": outline, "now": i18n.format_number(now), "peak": i18n.format_number(peak)}
 
 
 def _get_idle_minutes(seen_at: int) -> int:
@@ -211,7 +182,11 @@ def _refused_binds_context(account: Account) -> dict[str, Any]:
 
 def _build_refused_bind_row(
     refusal: RefusedBindGroup, entries: list[allowed_ips.AllowedIP], password: SmppPasswordInfo | None
-) -> RefusedBindRow:
+) -> dict[str, Any]:
+    """Refused binds of one address for one reason, in plain words.
+
+    `remedy` is "authorise", "password", or empty where no button helps; `is_resolved`: it would be accepted now.
+    """
     remedy, is_resolved = "", False
     if refusal.reason in (refused_binds.NOT_AUTHORISED, refused_binds.NO_IP):
         is_resolved = not is_refused_for_unlisted_ip(refusal, entries)
@@ -219,7 +194,8 @@ def _build_refused_bind_row(
     elif refusal.reason in (refused_binds.WRONG_PASSWORD, refused_binds.REPLACED_PASSWORD):
         # A newer password may exist already: it only has to reach the client.
         remedy = "" if password is not None and password.changed_at > refusal.last_at else "password"
-    return RefusedBindRow(refusal, _describe_refusal_reason(refusal), remedy, is_resolved)
+    reason = _describe_refusal_reason(refusal)
+    return {"refusal": refusal, "reason": reason, "remedy": remedy, "is_resolved": is_resolved}
 
 
 def _describe_refusal_reason(refusal: RefusedBindGroup) -> str:

@@ -55,7 +55,8 @@ def buy_pack(account: Account) -> ResponseReturnValue:
             return _render_confirmation(account, form, packs.get_pack(conn, parse_row_id(request.args["pack"])))
         offer = packs.list_packs(conn)
         return htmx.render_page("billing/orders/buy.html", account=account, tab="credits", packs=offer)
-    size, price = _parse_hidden_number(form.pack.data), _parse_hidden_number(form.price.data)
+    # 0 where a hidden field was tampered with.
+    size, price = (request.form.get(each, 0, type=parse_row_id) for each in ("pack", "price"))
     with refusals_on(form):
         try:
             order = purchases.purchase_pack(
@@ -74,14 +75,6 @@ def buy_pack(account: Account) -> ResponseReturnValue:
     return _render_confirmation(
         account, form, next((each for each in packs.list_packs(conn) if each.credits == size), None)
     )
-
-
-def _parse_hidden_number(text: str) -> int:
-    """A number from a hidden field of this page; 0 where the field was tampered with."""
-    try:
-        return parse_row_id(text)
-    except ValueError:
-        return 0
 
 
 def _render_confirmation(account: Account, form: PackOrderForm, pack: Pack | None) -> ResponseReturnValue:

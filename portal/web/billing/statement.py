@@ -4,7 +4,7 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
-from flask import Blueprint, abort, g, request
+from flask import Blueprint, abort, request
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField
 
@@ -56,13 +56,11 @@ class StatementFilterForm(periods.PeriodForm):
     kind = SelectField(N_("Movements"), validate_choice=False)
 
 
+@context.once_per_request
 def _get_statement_filter() -> PeriodFilter:
     """The filter in this request's query, parsed once; the default where the query is invalid."""
-    if "statement_filter" not in g:
-        labels = {"": N_("All")} | _KIND_FILTER_LABELS
-        g.statement_filter = periods.parse_period_filter("kind", labels, periods.parse_period_param(DAYS_30))
-    statement_filter: PeriodFilter = g.statement_filter
-    return statement_filter
+    labels = {"": N_("All")} | _KIND_FILTER_LABELS
+    return periods.parse_period_filter("kind", labels, periods.parse_period_param(DAYS_30))
 
 
 @blueprint.get("/accounts/<name>/credits")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import Blueprint, url_for
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField, TextAreaField
 from wtforms.fields.choices import SelectChoice
@@ -72,7 +72,7 @@ def change_auto_recredit(account: Account) -> ResponseReturnValue:
     access.require_billing()
     form, toast = AutoRecreditForm(prefix="recredit-"), None
     with refusals_on(form, amount="below"):
-        below, pack = _parse_credit_threshold(form.below.data), _parse_pack_credits(form.pack.data)
+        below, pack = _parse_credit_threshold(form.below.data), request.form.get(form.pack.name, type=parse_row_id)
         per_day = auto_recredit.parse_packs_per_day(form.per_day.data or "1")
         auto_recredit.set_recredit_rule(context.get_conn(), context.get_actor(), account, below, pack, per_day)
         enabled = below is not None
@@ -94,13 +94,6 @@ def _answer_form(template: str, account: Account, toast: Toast | None, **forms: 
 
 def _parse_credit_threshold(text: str) -> int | None:
     return credit_amounts.parse_amount_or_zero(text.strip() or "0") or None
-
-
-def _parse_pack_credits(text: str) -> int | None:
-    try:
-        return parse_row_id(text)
-    except ValueError:
-        return None
 
 
 def _build_page_values(account: Account, **refused_forms: TranslatedForm) -> dict[str, Any]:

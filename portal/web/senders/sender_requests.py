@@ -50,17 +50,12 @@ def list_sender_requests() -> ResponseReturnValue:
     )
 
 
-@blueprint.get("/senders/<int:sender_id>")
-@access.operator_required
-def show_sender_request(sender_id: int) -> ResponseReturnValue:
-    """One sender, to decide on it, or to decide otherwise."""
-    return htmx.render_page("senders/requests/one.html", **_one_request_context(sender_id))
-
-
-@blueprint.post("/senders/<int:sender_id>")
+@blueprint.route("/senders/<int:sender_id>", methods=["GET", "POST"])
 @access.operator_required
 def decide_sender_request(sender_id: int) -> ResponseReturnValue:
-    """Approve or refuse. The form carries as `mark` the revision that was seen."""
+    """Show one sender; approve or refuse it. The form carries as `mark` the revision that was seen."""
+    if request.method != "POST":
+        return htmx.render_page("senders/requests/one.html", **_one_request_context(sender_id))
     conn, approve = context.get_conn(), request.form.get("decision") == "approve"
     list_url, comment = url_for(".list_sender_requests"), request.form.get("comment", "")
     toast = None
