@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from flask import request
 from flask.typing import ResponseReturnValue
@@ -10,6 +10,8 @@ from flask.typing import ResponseReturnValue
 from portal.services.common import ids
 from portal.services.common.errors import Refused
 from portal.services.common.periods import ALL
+from portal.services.history.history import SentMessage
+from portal.services.messages.inbound import InboundMessage
 from portal.services.prices import countries
 from portal.web.core import access, context, downloads, forms, htmx, paging, periods
 from portal.web.core.paging import LINES_ARG
@@ -17,15 +19,13 @@ from portal.web.core.paging import LINES_ARG
 LIVE_ARG = "live"
 _MAX_FIELD_LENGTH = 100
 
-_QueryT = TypeVar("_QueryT")
-
 
 @dataclass(frozen=True)
-class MessageFilter(paging.ListParams, Generic[_QueryT]):
+class MessageFilter(paging.ListParams):
     """What a list of messages is restricted to: a period, a query, and the errors in what was asked for."""
 
     period_param: periods.PeriodParam
-    search_query: _QueryT
+    search_query: Any
     errors: Sequence[Refused]
 
     @property
@@ -40,12 +40,12 @@ class MessageFilter(paging.ListParams, Generic[_QueryT]):
 
 
 def parse_message_filter(
-    build_query: Callable[..., _QueryT],
+    build_query: Callable[..., Any],
     field_names: Sequence[str],
     *,
     number_fields: Collection[str],
     choices: Mapping[str, Collection[str]],
-) -> MessageFilter[_QueryT]:
+) -> MessageFilter:
     """Read this request's query.
 
     Args:
@@ -83,7 +83,7 @@ def parse_message_filter(
     )
 
 
-def fill_filter_form(form: periods.PeriodForm, message_filter: MessageFilter[Any]) -> None:
+def fill_filter_form(form: periods.PeriodForm, message_filter: MessageFilter) -> None:
     """Show in the form what was asked for, or what is wrong with it."""
     if not access.may_read_texts():
         del form.text
@@ -92,18 +92,10 @@ def fill_filter_form(form: periods.PeriodForm, message_filter: MessageFilter[Any
         forms.add_form_error(form, each)
 
 
-class _PartialSearchResult(Protocol):
-    @property
-    def reached(self) -> int | None: ...
-
-
-_ResultT = TypeVar("_ResultT", bound=_PartialSearchResult)
-
-
 def build_message_list_context(
-    message_filter: MessageFilter[Any],
-    search: Callable[..., _ResultT],
-    get_readable: Callable[[_ResultT], Sequence[Any]],
+    message_filter: MessageFilter,
+    search: Callable[..., Any],
+    get_readable: Callable[[Any], Sequence[Any]],
     field_names: Sequence[str],
 ) -> dict[str, Any]:
     """The template variables of a list of messages.
@@ -138,12 +130,7 @@ def _is_arg_given(name: str) -> bool:
     return bool(request.args.get(name)) and (name != "text" or access.may_read_texts())
 
 
-class _ListedMessage(Protocol):
-    @property
-    def text_placeholder(self) -> str: ...
-
-
-_MessageT = TypeVar("_MessageT", bound=_ListedMessage)
+_MessageT = TypeVar("_MessageT", SentMessage, InboundMessage)
 
 
 def stream_messages(

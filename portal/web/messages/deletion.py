@@ -3,7 +3,6 @@
 import sqlite3
 import time
 from contextlib import suppress
-from typing import Any
 
 from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
@@ -95,7 +94,7 @@ def _build_deletion_toast(job: Deletion) -> Toast:
     return Toast(deletion_progress.describe_deletion_result(job), "ok" if job.removed else "warn")
 
 
-def _get_message_filter(kind: str) -> MessageFilter[Any]:
+def _get_message_filter(kind: str) -> MessageFilter:
     return history.get_history_filter() if kind == SENT else inbound.get_inbound_filter()
 
 
@@ -105,5 +104,5 @@ def _list_url(account: Account, kind: str) -> str:
     )
 
 
-def _append_query(url: str, message_filter: MessageFilter[Any]) -> str:
+def _append_query(url: str, message_filter: MessageFilter) -> str:
     return f"{url}?{message_filter.query_string}" if message_filter.query_string else url

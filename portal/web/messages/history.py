@@ -56,7 +56,7 @@ class HistoryFilterForm(periods.PeriodForm):
 
 
 @dataclass(frozen=True)
-class HistoryFilter(filters.MessageFilter[SearchQuery]):
+class HistoryFilter(filters.MessageFilter):
     """Which messages are shown."""
 
     is_live: bool

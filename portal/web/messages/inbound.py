@@ -43,7 +43,7 @@ class InboundFilterForm(periods.PeriodForm):
 
 
 @context.once_per_request
-def get_inbound_filter() -> MessageFilter[InboundQuery]:
+def get_inbound_filter() -> MessageFilter:
     """The filter in this request's query, parsed once."""
     choices = {"state": inbound.DELIVERY_STATES}
     return filters.parse_message_filter(
@@ -77,7 +77,7 @@ def list_received_messages(account: Account) -> ResponseReturnValue:
     )
 
 
-def _build_filter_form(inbound_filter: MessageFilter[InboundQuery]) -> InboundFilterForm:
+def _build_filter_form(inbound_filter: MessageFilter) -> InboundFilterForm:
     form = InboundFilterForm(request.args)
     form.state.choices = [
         SelectChoice("", _("Any")),

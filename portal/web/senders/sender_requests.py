@@ -43,7 +43,6 @@ def list_sender_requests() -> ResponseReturnValue:
         "senders/requests/page.html",
         requests=requests,
         **_sender_request_context(requests),
-        **_waiting_count_context(),
         decided=decided[:_MAX_DECIDED],
         more=len(decided) > _MAX_DECIDED,
         q=search_text,
@@ -76,7 +75,7 @@ def decide_sender_request(sender_id: int) -> ResponseReturnValue:
         toast = Toast(toast_text % {"sender": sender.address})
     except senders.NoSuchSender:
         toast = Toast(_("Nothing was decided: the sender has been removed meanwhile."), "warn")
-        return htmx.answer_done(list_url, toast, "", _WAITING_TEMPLATE, **_waiting_count_context())
+        return htmx.answer_done(list_url, toast, "", _WAITING_TEMPLATE, **_sender_request_context([]))
     except Refused as refusal:
         values = {"status": 422, "error": refusal.localized(), "comment": comment}
     values |= _one_request_context(sender_id)
@@ -92,15 +91,7 @@ def decide_sender_request(sender_id: int) -> ResponseReturnValue:
 
 def _one_request_context(sender_id: int) -> dict[str, Any]:
     sender_request = senders.get_sender_request(context.get_conn(), sender_id)
-    return {
-        "sender_request": sender_request,
-        **_sender_request_context([sender_request]),
-        **_waiting_count_context(),
-    }
-
-
-def _waiting_count_context() -> dict[str, Any]:
-    return {"waiting": senders.count_pending_sender_requests(context.get_conn())}
+    return {"sender_request": sender_request, **_sender_request_context([sender_request])}
 
 
 def _sender_request_context(requests: Sequence[SenderRequest]) -> dict[str, Any]:
@@ -110,6 +101,7 @@ def _sender_request_context(requests: Sequence[SenderRequest]) -> dict[str, Any]
         "similar_senders": {
             key: [_describe_similar_sender(each) for each in similar] for key, similar in similar_senders.items()
         },
+        "waiting": senders.count_pending_sender_requests(context.get_conn()),
         "describe_status": describe_sender_status,
         "describe_type": describe_sender_type,
     }

@@ -1,7 +1,6 @@
 """An account's statistics: its messages in a period, as figures, charts, tables and CSV."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
 from typing import Any
@@ -90,14 +89,10 @@ def show_statistics(account: Account) -> ResponseReturnValue:
     stats_filter = _read_filter()
     stats = _read_statistics(account, stats_filter)
     previous = stats.previous if stats else None
-    is_empty = stats is None or not (stats.totals.submitted or (previous and previous.totals.submitted))
-    if is_empty or stats is None:
-        values: dict[str, Any] = {
-            "statistics": None,
-            "began": statistics.get_first_message_day(context.get_conn(), account.id),
-        }
-    else:
+    if stats and (stats.totals.submitted or (previous and previous.totals.submitted)):
         values = _statistics_context(stats_filter, stats)
+    else:
+        values = {"statistics": None, "began": statistics.get_first_message_day(context.get_conn(), account.id)}
     return htmx.render_page(
         "statistics/page.html",
         account=account,
@@ -245,61 +240,45 @@ def _format_step(stats: Statistics, at: int) -> str:
 # --- figures, compared with those of the previous period
 
 
-@dataclass(frozen=True, slots=True)
-class _KeyFigure:
-    """A figure as text, with that of the previous period, and the change."""
-
-    label: str
-    value: str
-    before: str
-    change: str
-
-
-def _build_key_figures(stats: Statistics) -> list[_KeyFigure]:
+def _build_key_figures(stats: Statistics) -> list[dict[str, str]]:
+    """Figures as texts, each with that of the previous period, and the change."""
     totals, times = stats.totals, stats.times
     previous, previous_times = (
         (stats.previous.totals, stats.previous.times) if stats.previous else (MessageCounts(), DeliveryTimes([]))
     )
     has_previous = bool(previous.submitted)
 
-    def count_figure(
-        label: str, now: int, then: int, format_value: Callable[[int], str] = i18n.format_number
-    ) -> _KeyFigure:
-        return _KeyFigure(
-            label, format_value(now), format_value(then) if has_previous else "", _format_relative_change(now, then)
-        )
+    def figure(
+        label: str,
+        now: Any,
+        then: Any,
+        format_value: Callable[[Any], str] = i18n.format_number,
+        format_change: Callable[[Any, Any], str] = _format_relative_change,
+    ) -> dict[str, str]:
+        before = format_value(then) if has_previous else ""
+        return {"label": label, "value": format_value(now), "before": before, "change": format_change(now, then)}
 
-    def duration_figure(label: str, share: float) -> _KeyFigure:
-        now, then = times.quantile(share), previous_times.quantile(share)
-        return _KeyFigure(
-            label,
-            _format_approx_duration(now),
-            _format_approx_duration(then) if has_previous else "",
-            _format_relative_change(now, then),
-        )
-
-    return [
-        count_figure(_("sent"), totals.sent, previous.sent),
-        count_figure(_("delivered"), totals.delivered, previous.delivered),
-        count_figure(_("failed"), totals.failed, previous.failed),
-        count_figure(_("stopped"), totals.stopped, previous.stopped),
+    figures = [
+        figure(_("sent"), totals.sent, previous.sent),
+        figure(_("delivered"), totals.delivered, previous.delivered),
+        figure(_("failed"), totals.failed, previous.failed),
+        figure(_("stopped"), totals.stopped, previous.stopped),
         # A count of the moment can't be compared with one of an earlier time.
-        _KeyFigure(_("on their way"), i18n.format_number(totals.pending), "", ""),
-        *(
-            [count_figure(_("not sent: no credits"), totals.refused, previous.refused)]
-            if totals.refused + previous.refused
-            else []
+        {"label": _("on their way"), "value": i18n.format_number(totals.pending), "before": "", "change": ""},
+    ]
+    if totals.refused + previous.refused:
+        figures.append(figure(_("not sent: no credits"), totals.refused, previous.refused))
+    return [
+        *figures,
+        figure(_("delivery rate"), totals.delivery_rate, previous.delivery_rate, _format_rate, _format_point_change),
+        figure(
+            _("median time to delivery"), times.quantile(0.5), previous_times.quantile(0.5), _format_approx_duration
         ),
-        _KeyFigure(
-            _("delivery rate"),
-            _format_rate(totals),
-            _format_rate(previous) if has_previous else "",
-            _format_point_change(totals.delivery_rate, previous.delivery_rate),
+        figure(
+            _("95 % delivered within"), times.quantile(0.95), previous_times.quantile(0.95), _format_approx_duration
         ),
-        duration_figure(_("median time to delivery"), 0.5),
-        duration_figure(_("95 % delivered within"), 0.95),
-        count_figure(_("parts"), totals.parts, previous.parts),
-        count_figure(_("credits used"), totals.price, previous.price, format_value=i18n.format_credits),
+        figure(_("parts"), totals.parts, previous.parts),
+        figure(_("credits used"), totals.price, previous.price, i18n.format_credits),
     ]
 
 
@@ -308,8 +287,8 @@ def _format_relative_change(now: float | None, previous: float | None) -> str:
     return _format_signed((now - previous) / previous, i18n.format_percent) if previous and now is not None else ""
 
 
-def _format_rate(counts: MessageCounts) -> str:
-    return "–" if counts.delivery_rate is None else i18n.format_percent(counts.delivery_rate)
+def _format_rate(rate: float | None) -> str:
+    return "–" if rate is None else i18n.format_percent(rate)
 
 
 def _format_point_change(now: float | None, previous: float | None) -> str:
