@@ -18,7 +18,6 @@ from portal.services.accounts.refused_binds import RefusedBindGroup
 from portal.services.accounts.session_records import SmppSessionRecord
 from portal.services.statistics import daily_totals
 from portal.web.core import access, context, htmx, layout, live
-from portal.web.core.live import LiveFragment
 
 blueprint = Blueprint("accounts", __name__)
 
@@ -167,9 +166,9 @@ def is_refused_for_unlisted_ip(refusal: RefusedBindGroup, entries: list[allowed_
     return refused_for_ip and not allowed_ips.is_ip_allowed(entries, refusal.address)
 
 
-GENERAL_PART = LiveFragment("accounts/_general.html", _smpp_settings_context)
-STATUS_PART = LiveFragment("accounts/_status.html", _status_context)
-_ACTIONS_PART = LiveFragment("accounts/_actions.html")
-_STATISTICS_PART = LiveFragment("accounts/_statistics.html", _statistics_context)
-_REFUSED_BIND_PART = LiveFragment("accounts/_refused.html", _refused_bind_context)
+GENERAL_PART = live.LiveFragment("accounts/_general.html", _smpp_settings_context)
+STATUS_PART = live.LiveFragment("accounts/_status.html", _status_context)
+_ACTIONS_PART = live.LiveFragment("accounts/_actions.html")
+_STATISTICS_PART = live.LiveFragment("accounts/_statistics.html", _statistics_context)
+_REFUSED_BIND_PART = live.LiveFragment("accounts/_refused.html", _refused_bind_context)
 live.register_live_page("home", _REFUSED_BIND_PART, GENERAL_PART, STATUS_PART, _ACTIONS_PART, _STATISTICS_PART)

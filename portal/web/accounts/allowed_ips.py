@@ -18,8 +18,6 @@ from portal.services.common.errors import Refused
 from portal.web.accounts.accounts import GENERAL_PART, STATUS_PART, require_smpp_account
 from portal.web.core import access, context, htmx, live
 from portal.web.core.forms import TranslatedForm, refusals_on
-from portal.web.core.htmx import Toast
-from portal.web.core.live import LiveFragment
 
 blueprint = Blueprint("allowed_ips", __name__)
 
@@ -64,7 +62,7 @@ def add_allowed_ip(account: Account) -> ResponseReturnValue:
         expiry_text = form.until.data if form.expires.data == "date" else form.expires.data
         expires_at = allowed_ips.parse_ip_expiry(expiry_text, context.get_config().timezone)
         allowed_ip = _add_within_limit(account, form.network.data, form.label.data, expires_at)
-        toast = Toast(_("%(network)s was added.", network=allowed_ip.network))
+        toast = htmx.Toast(_("%(network)s was added.", network=allowed_ip.network))
         return _answer_form(account, AllowedIPForm(formdata=None), toast)
     return _answer_form(account, form)
 
@@ -76,11 +74,11 @@ def _add_within_limit(account: Account, network: str, label: str, expires_at: in
     )
 
 
-def _answer_form(account: Account, form: AllowedIPForm, toast: Toast | None = None) -> ResponseReturnValue:
+def _answer_form(account: Account, form: AllowedIPForm, toast: htmx.Toast | None = None) -> ResponseReturnValue:
     status_part = live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True)
     # A button for one address was pressed: these are in other tiles too, which are redrawn with the list.
     if request.headers.get("HX-Target", "").startswith("authorise"):
-        toast = toast or Toast(" ".join(chain.from_iterable(form.errors.values())), "err")
+        toast = toast or htmx.Toast(" ".join(chain.from_iterable(form.errors.values())), "err")
         return htmx.render_fragments("", *status_part, toast=toast, form=form)
     return htmx.answer_form(
         "accounts/allowed_ips/_tile.html",
@@ -121,7 +119,7 @@ def remove_allowed_ip(account: Account, ip_id: int) -> ResponseReturnValue:
         label=allowed_ip.label or None,
         expires=allowed_ip.expires_at,
     )
-    toast = Toast(_("%(network)s was removed.", network=allowed_ip.network), undo=undo_url)
+    toast = htmx.Toast(_("%(network)s was removed.", network=allowed_ip.network), undo=undo_url)
     # Not the whole tile: something may have been typed into its form.
     return htmx.answer_done(
         _settings_url(account),
@@ -139,9 +137,9 @@ def restore_allowed_ip(account: Account) -> ResponseReturnValue:
     try:
         _add_within_limit(account, network, request.args.get("label", ""), request.args.get("expires", type=int))
     except Refused as refusal:
-        toast = Toast(refusal.localized(), "err")
+        toast = htmx.Toast(refusal.localized(), "err")
     else:
-        toast = Toast(_("%(network)s is back in the list.", network=network))
+        toast = htmx.Toast(_("%(network)s is back in the list.", network=network))
     status_part = live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True)
     return htmx.answer_done(_settings_url(account), toast, "", *status_part)
 
@@ -184,7 +182,7 @@ def _settings_url(account: Account) -> str:
     return url_for(".show_smpp_settings", name=account.name)
 
 
-_USED_PART = LiveFragment("accounts/allowed_ips/_used.html", _list_context)
-_LIST_PART = LiveFragment("accounts/allowed_ips/_list.html", _list_context)
-_ADD_PART = LiveFragment("accounts/allowed_ips/_add.html", _list_context)
+_USED_PART = live.LiveFragment("accounts/allowed_ips/_used.html", _list_context)
+_LIST_PART = live.LiveFragment("accounts/allowed_ips/_list.html", _list_context)
+_ADD_PART = live.LiveFragment("accounts/allowed_ips/_add.html", _list_context)
 live.register_live_page("options", _USED_PART, _LIST_PART, _ADD_PART, GENERAL_PART, STATUS_PART)

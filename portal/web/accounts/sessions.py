@@ -14,8 +14,6 @@ from portal.services.accounts.refused_binds import RefusedBindGroup
 from portal.services.accounts.session_records import NoSuchSmppSession, SmppSessionRecord
 from portal.web.accounts.accounts import is_refused_for_unlisted_ip, require_smpp_account
 from portal.web.core import access, context, htmx, live
-from portal.web.core.htmx import Toast
-from portal.web.core.live import LiveFragment
 
 blueprint = Blueprint("sessions", __name__)
 
@@ -49,7 +47,7 @@ def end_smpp_session(account: Account, session_id: int) -> ResponseReturnValue:
     except NoSuchSmppSession as refusal:
         # Sessions end by themselves too, while the confirmation is open.
         return _render_end_session_dialog(account, status=422, has_ended=refusal.localized())
-    toast = Toast(_("The session of %(address)s is being disconnected.", address=session.address))
+    toast = htmx.Toast(_("The session of %(address)s is being disconnected.", address=session.address))
     return htmx.answer_done(
         url_for(".list_smpp_sessions", name=account.name),
         toast,
@@ -90,7 +88,9 @@ def set_refused_bind_mails() -> ResponseReturnValue:
         abort(404)
     enabled = "wanted" in request.form
     refusal_mails.set_refused_bind_mails_enabled(context.get_conn(), access.get_current_user(), enabled)
-    toast = Toast(_("Mails about refused attempts are on.") if enabled else _("Mails about refused attempts are off."))
+    toast = htmx.Toast(
+        _("Mails about refused attempts are on.") if enabled else _("Mails about refused attempts are off.")
+    )
     return htmx.answer_done(access.get_safe_redirect_path(request.form.get("next")), toast)
 
 
@@ -205,7 +205,7 @@ def _describe_refusal_reason(refusal: RefusedBindGroup) -> str:
     return _(refused_binds.REASON_TEXTS[refusal.reason])
 
 
-_OPEN_SESSIONS_PART = LiveFragment("accounts/sessions/_open.html", _open_sessions_context, _read_session_activity)
+_OPEN_SESSIONS_PART = live.LiveFragment("accounts/sessions/_open.html", _open_sessions_context, _read_session_activity)
 live.register_live_page(
-    "sessions", _OPEN_SESSIONS_PART, LiveFragment("accounts/sessions/_attempts.html", _refused_binds_context)
+    "sessions", _OPEN_SESSIONS_PART, live.LiveFragment("accounts/sessions/_attempts.html", _refused_binds_context)
 )

@@ -20,7 +20,6 @@ from portal.services.prices import countries
 from portal.web.admin.customers import AccountForm, render_customer_page
 from portal.web.core import access, context, htmx
 from portal.web.core.forms import OnceForm, TranslatedForm, refusals_on
-from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("admin_accounts", __name__, url_prefix="/admin")
 
@@ -90,7 +89,7 @@ def create_account(customer: Customer) -> ResponseReturnValue:
                     conn, context.get_crypto_keys(), actor, account, send_mail=False
                 )
         if not password:
-            toast = Toast(_("%(name)s was added.", name=account.name))
+            toast = htmx.Toast(_("%(name)s was added.", name=account.name))
             return htmx.redirect_after_post(account_url(account), toast)
         return htmx.render_dialog(
             "admin/_once.html",
@@ -128,7 +127,7 @@ def enable_account(account: Account) -> ResponseReturnValue:
 
 
 def _answer_status(account: Account, text: str) -> ResponseReturnValue:
-    return answer_account_form("admin/_status.html", account, *_HEADER_TEMPLATES, toast=Toast(text))
+    return answer_account_form("admin/_status.html", account, *_HEADER_TEMPLATES, toast=htmx.Toast(text))
 
 
 @blueprint.post("/accounts/<name>/limits")
@@ -150,7 +149,7 @@ def change_account_limits(account: Account) -> ResponseReturnValue:
             packed_gsm=form.packed_gsm.data,
             national_numbers=form.national_numbers.data,
         )
-        toast = Toast(_("The limits of %(name)s were changed.", name=account.name))
+        toast = htmx.Toast(_("The limits of %(name)s were changed.", name=account.name))
     return answer_account_form("admin/_limits.html", account, toast=toast, limits_form=form)
 
 
@@ -165,7 +164,7 @@ def add_inbound_number(account: Account) -> ResponseReturnValue:
         added = inbound_numbers.add_inbound_number(
             context.get_conn(), context.get_actor(), account, form.number.data, form.keyword.data
         )
-        toast = Toast(_("What is sent to %(number)s reaches %(account)s.", number=added, account=account.name))
+        toast = htmx.Toast(_("What is sent to %(number)s reaches %(account)s.", number=added, account=account.name))
         return answer_account_form("admin/_numbers.html", account, toast=toast)
     return answer_account_form("admin/_numbers.html", account, number_form=form)
 
@@ -183,7 +182,7 @@ def remove_inbound_number(number_id: int) -> ResponseReturnValue:
     inbound_numbers.remove_inbound_number(
         context.get_conn(), context.get_actor(), account, removed.number, removed.keyword
     )
-    toast = Toast(_("%(number)s was removed.", number=removed))
+    toast = htmx.Toast(_("%(number)s was removed.", number=removed))
     return answer_account_form("admin/_numbers.html", account, toast=toast)
 
 
@@ -196,7 +195,7 @@ def account_url(account: Account) -> str:
 
 
 def answer_account_form(
-    template: str, account: Account, *out_of_band: str, toast: Toast | None = None, **forms: TranslatedForm
+    template: str, account: Account, *out_of_band: str, toast: htmx.Toast | None = None, **forms: TranslatedForm
 ) -> ResponseReturnValue:
     """The answer to a form of the operator's page of an account; see `htmx.answer_form`.
 

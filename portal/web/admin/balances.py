@@ -22,7 +22,6 @@ from portal.services.history import history, refunds
 from portal.web.admin.accounts import GrantCreditsForm, account_url, answer_account_form
 from portal.web.core import access, context, downloads, htmx
 from portal.web.core.forms import OnceForm, TranslatedForm, refusals_on
-from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("admin_balances", __name__, url_prefix="/admin")
 
@@ -144,9 +143,9 @@ def grant_credits(account: Account) -> ResponseReturnValue:
                 expires_at=expires_at,
                 idempotency_key=form.form.data,
             )
-            toast = Toast(_("%(amount)s credits were granted.", amount=i18n.format_credits(amount)))
+            toast = htmx.Toast(_("%(amount)s credits were granted.", amount=i18n.format_credits(amount)))
         except idempotency.FormAlreadySent as refusal:
-            toast = Toast(refusal.localized(), "info")
+            toast = htmx.Toast(refusal.localized(), "info")
         return answer_account_form("admin/_credits.html", account, "_account_figures.html", toast=toast)
     return answer_account_form("admin/_credits.html", account, grant_form=form)
 
@@ -212,9 +211,9 @@ def change_balance(account: Account, kind: BalanceChange) -> ResponseReturnValue
             amount = kind.parse_amount(form.amount.data)
             try:
                 balance = kind.change(conn, actor, account, amount, form.reason.data, idempotency_key=form.form.data)
-                toast = Toast(kind.describe(amount, balance))
+                toast = htmx.Toast(kind.describe(amount, balance))
             except idempotency.FormAlreadySent as refusal:
-                toast = Toast(refusal.localized(), "info")
+                toast = htmx.Toast(refusal.localized(), "info")
             return htmx.redirect_browser_or_htmx(account_url(account), toast)
     return htmx.render_dialog(
         "admin/_credits_change.html",
@@ -248,9 +247,9 @@ def refund_message(message_id: int) -> ResponseReturnValue:
                 amount = refunds.refund_text(
                     conn, actor, account, text, form.reason.data, idempotency_key=form.form.data
                 )
-                toast = Toast(_describe_refund(amount))
+                toast = htmx.Toast(_describe_refund(amount))
             except idempotency.FormAlreadySent as refusal:
-                toast = Toast(refusal.localized(), "info")
+                toast = htmx.Toast(refusal.localized(), "info")
             address = url_for("history.show_sent_message", name=account.name, message_id=text.id)
             return htmx.redirect_browser_or_htmx(address, toast)
     return htmx.render_dialog(

@@ -16,7 +16,6 @@ from portal.services.people import customers
 from portal.web.billing.orders import STATUS_BADGES, describe_order_status, order_url
 from portal.web.core import access, context, downloads, htmx, paging
 from portal.web.core.forms import TranslatedForm, parse_row_id
-from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("all_orders", __name__, url_prefix="/admin")
 blueprint.before_request(access.require_billing)
@@ -83,7 +82,7 @@ def mark_order_paid(number: str) -> ResponseReturnValue:
         return htmx.render_dialog(template, account, title=_("Mark as paid?"), tab="credits", order=order, form=form)
     try:
         purchases.confirm_payment(conn, context.get_crypto_keys(), context.get_actor(), order, form.payment.data)
-        toast = Toast(_("Order %(number)s was marked as paid.", number=order.number))
+        toast = htmx.Toast(_("Order %(number)s was marked as paid.", number=order.number))
     except orders.OrderClosed as refusal:
-        toast = Toast(refusal.localized(), "info")
+        toast = htmx.Toast(refusal.localized(), "info")
     return htmx.redirect_browser_or_htmx(order_url(order), toast)

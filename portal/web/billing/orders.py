@@ -19,8 +19,6 @@ from portal.services.common.errors import Refused
 from portal.services.people import customers
 from portal.web.core import access, context, htmx, live, paging
 from portal.web.core.forms import OnceForm, parse_row_id, refusals_on
-from portal.web.core.htmx import Toast
-from portal.web.core.live import LiveFragment
 
 blueprint = Blueprint("orders", __name__)
 blueprint.before_request(access.require_billing)
@@ -69,8 +67,8 @@ def buy_pack(account: Account) -> ResponseReturnValue:
             )
         except idempotency.FormAlreadySent as refusal:
             orders_url = url_for(".list_orders", name=account.name)
-            return htmx.redirect_browser_or_htmx(orders_url, Toast(refusal.localized(), "info"))
-        toast = Toast(_("Order %(number)s was made.", number=order.number))
+            return htmx.redirect_browser_or_htmx(orders_url, htmx.Toast(refusal.localized(), "info"))
+        toast = htmx.Toast(_("Order %(number)s was made.", number=order.number))
         return htmx.redirect_browser_or_htmx(order_url(order), toast)
     return _render_confirmation(
         account, form, next((each for each in packs.list_packs(conn) if each.credits == size), None)
@@ -130,9 +128,9 @@ def cancel_order(account: Account, number: str) -> ResponseReturnValue:
         return htmx.render_dialog("billing/orders/_cancel.html", account, title=title, tab="credits", order=order)
     try:
         orders.cancel_order(context.get_conn(), context.get_actor(), order)
-        toast = Toast(_("Order %(number)s was cancelled.", number=order.number))
+        toast = htmx.Toast(_("Order %(number)s was cancelled.", number=order.number))
     except Refused as refusal:
-        toast = Toast(refusal.localized(), "warn")
+        toast = htmx.Toast(refusal.localized(), "warn")
     return htmx.redirect_browser_or_htmx(order_url(order), toast)
 
 
@@ -176,10 +174,10 @@ def _list_context(account: Account) -> dict[str, Any]:
     return {"page": page, "describe_status": describe_order_status}
 
 
-live.register_live_page("order", LiveFragment("billing/orders/_order.html", _order_context, _get_requested_order))
+live.register_live_page("order", live.LiveFragment("billing/orders/_order.html", _order_context, _get_requested_order))
 live.register_live_page(
     "orders",
-    LiveFragment(
+    live.LiveFragment(
         "billing/orders/_list.html",
         _list_context,
         lambda account: orders.read_orders_version(context.get_conn(), account.id),

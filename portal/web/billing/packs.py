@@ -12,7 +12,6 @@ from portal.services.billing.packs import Pack
 from portal.services.common import credit_amounts
 from portal.services.common.errors import Refused
 from portal.web.core import access, context, htmx
-from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("packs", __name__, url_prefix="/admin")
 blueprint.before_request(access.require_billing)
@@ -71,7 +70,7 @@ def change_packs() -> ResponseReturnValue:
             # Without packs nothing may be sold any more, and then this page isn't there.
             is_enabled = packs.is_billing_enabled(context.get_conn(), context.get_config().billing.enabled)
             address = url_for(".show_packs" if is_enabled else "admin_balances.list_balances")
-            return htmx.redirect_after_post(address, Toast(_("The packs were saved.")))
+            return htmx.redirect_after_post(address, htmx.Toast(_("The packs were saved.")))
     return _render_page(currency, rows, currency_error, form_error, status=422)
 
 

@@ -21,7 +21,6 @@ from portal.services.credits import expiry, forecast, ledger
 from portal.services.prices import countries
 from portal.web.core import access, charts, context, downloads, htmx, live, paging, periods
 from portal.web.core.charts import Chart, ChartSeries
-from portal.web.core.live import LiveFragment
 from portal.web.core.periods import PeriodFilter
 
 blueprint = Blueprint("statement", __name__)
@@ -229,10 +228,10 @@ def _forecast_context(account: Account) -> dict[str, Any]:
 
 live.register_live_page(
     "credits",
-    LiveFragment("billing/statement/_ledger.html", _ledger_context),
-    LiveFragment("billing/statement/_chart.html", _chart_context),
-    LiveFragment("billing/statement/_expiring.html", _expiring_credits_context),
-    LiveFragment("billing/statement/_forecast.html", _forecast_context),
+    live.LiveFragment("billing/statement/_ledger.html", _ledger_context),
+    live.LiveFragment("billing/statement/_chart.html", _chart_context),
+    live.LiveFragment("billing/statement/_expiring.html", _expiring_credits_context),
+    live.LiveFragment("billing/statement/_forecast.html", _forecast_context),
 )
 
 

@@ -18,7 +18,6 @@ from portal.services.common.errors import Refused
 from portal.services.credits import credits, ledger
 from portal.web.core import access, context, htmx
 from portal.web.core.forms import OnceForm, refusals_on
-from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("credits", __name__)
 
@@ -77,9 +76,9 @@ def transfer_credits(account: Account) -> ResponseReturnValue:
             words = _(
                 "%(amount)s credits moved to %(account)s.", amount=i18n.format_credits(amount), account=target.name
             )
-            toast = Toast(words)
+            toast = htmx.Toast(words)
         except idempotency.FormAlreadySent as refusal:
-            toast = Toast(refusal.localized(), "info")
+            toast = htmx.Toast(refusal.localized(), "info")
         return htmx.redirect_browser_or_htmx(url_for("statement.show_statement", name=account.name), toast)
     return _render_form(account, form, customer_accounts)
 

@@ -18,8 +18,6 @@ from portal.services.people import customers
 from portal.services.people.customers import Customer
 from portal.web.core import access, context, htmx, live
 from portal.web.core.forms import TranslatedForm, parse_row_id, refusals_on
-from portal.web.core.htmx import Toast
-from portal.web.core.live import LiveFragment
 
 blueprint = Blueprint("credit_settings", __name__)
 
@@ -61,7 +59,7 @@ def change_alert(account: Account) -> ResponseReturnValue:
     with refusals_on(form, amount="below"):
         below, addresses = _parse_credit_threshold(form.below.data), alerts.parse_email_addresses(form.to.data)
         alerts.set_alert_rule(context.get_conn(), context.get_actor(), account, below, addresses)
-        toast = Toast(_("The alert was switched off.") if below is None else _("The alert was set."))
+        toast = htmx.Toast(_("The alert was switched off.") if below is None else _("The alert was set."))
     return _answer_form("credits/_settings_alert.html", account, toast, alert_form=form)
 
 
@@ -76,11 +74,13 @@ def change_auto_recredit(account: Account) -> ResponseReturnValue:
         per_day = auto_recredit.parse_packs_per_day(form.per_day.data or "1")
         auto_recredit.set_recredit_rule(context.get_conn(), context.get_actor(), account, below, pack, per_day)
         enabled = below is not None
-        toast = Toast(_("Automatic re-credit was set.") if enabled else _("Automatic re-credit was switched off."))
+        toast = htmx.Toast(_("Automatic re-credit was set.") if enabled else _("Automatic re-credit was switched off."))
     return _answer_form("credits/_settings_recredit.html", account, toast, recredit_form=form)
 
 
-def _answer_form(template: str, account: Account, toast: Toast | None, **forms: TranslatedForm) -> ResponseReturnValue:
+def _answer_form(
+    template: str, account: Account, toast: htmx.Toast | None, **forms: TranslatedForm
+) -> ResponseReturnValue:
     """The answer to a tile's form; see `htmx.answer_form`."""
     return htmx.answer_form(
         template,
@@ -151,8 +151,8 @@ def _recredit_context(account: Account) -> dict[str, Any]:
 
 live.register_live_page(
     "credit-settings",
-    LiveFragment("credits/_settings_alert_state.html", _alert_context),
-    LiveFragment(
+    live.LiveFragment("credits/_settings_alert_state.html", _alert_context),
+    live.LiveFragment(
         "credits/_settings_recredit_state.html",
         _recredit_context,
         lambda account: auto_recredit.get_recredit_status(context.get_conn(), account.id),
@@ -181,7 +181,7 @@ def change_credit_line(customer: Customer) -> ResponseReturnValue:
                 credit_line=auto_recredit.parse_credit_line(form.credit_line.data),
                 min_age_days=customers.parse_recredit_min_age(form.min_age.data),
             )
-            toast = Toast(_("The credit line of %(name)s was changed.", name=customer.name))
+            toast = htmx.Toast(_("The credit line of %(name)s was changed.", name=customer.name))
             address = url_for("admin_customers.show_customer", customer_id=customer.id)
             return htmx.redirect_browser_or_htmx(address, toast)
     return htmx.render_dialog(

@@ -17,7 +17,6 @@ from portal.services.messages import blacklist
 from portal.services.messages.blacklist import BlacklistEntry
 from portal.web.core import access, context, downloads, htmx, live, paging
 from portal.web.core.forms import TranslatedForm, read_upload, refusals_on
-from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("blacklist", __name__)
 
@@ -55,7 +54,7 @@ def add_to_blacklist(account: Account) -> ResponseReturnValue:
     with refusals_on(form):
         numbers = blacklist.parse_typed_numbers(form.numbers.data)
         added = blacklist.add_blacklist_numbers(context.get_conn(), context.get_actor(), account, numbers)
-        toast, form = Toast(_describe_added_count(added)), BlacklistNumbersForm(formdata=None)
+        toast, form = htmx.Toast(_describe_added_count(added)), BlacklistNumbersForm(formdata=None)
     return _answer_list(account, toast, "messages/blacklist/_tiles.html", form)
 
 
@@ -83,12 +82,12 @@ def remove_from_blacklist(account: Account) -> ResponseReturnValue:
         )
     removed = blacklist.remove_blacklist_numbers(conn, context.get_actor(), account, request.form.getlist("number"))
     if len(removed) == 1:
-        toast = Toast(_("%(number)s was removed.", number=removed[0].number))
+        toast = htmx.Toast(_("%(number)s was removed.", number=removed[0].number))
     elif removed:
-        toast = Toast(i18n.ngettext("%(num)s number was removed.", "%(num)s numbers were removed.", len(removed)))
+        toast = htmx.Toast(i18n.ngettext("%(num)s number was removed.", "%(num)s numbers were removed.", len(removed)))
     else:
         # By a colleague, in the meantime.
-        toast = Toast(_("That was no longer on the blacklist."), "warn")
+        toast = htmx.Toast(_("That was no longer on the blacklist."), "warn")
     return _answer_list(account, toast)
 
 
@@ -142,7 +141,7 @@ def import_numbers(account: Account) -> ResponseReturnValue:
     with refusals_on(form, numbers="file"):
         numbers = blacklist.parse_numbers_csv("\n".join(request.form.get("numbers", "").split()).encode())
         added = blacklist.import_blacklist_numbers(context.get_conn(), context.get_actor(), account, numbers)
-        return htmx.redirect_after_post(_blacklist_url(account), Toast(_describe_added_count(added)))
+        return htmx.redirect_after_post(_blacklist_url(account), htmx.Toast(_describe_added_count(added)))
     return _render_import_form(account, form)
 
 
@@ -156,7 +155,7 @@ def _render_import_form(account: Account, form: BlacklistFileForm) -> ResponseRe
 
 def _answer_list(
     account: Account,
-    toast: Toast | None = None,
+    toast: htmx.Toast | None = None,
     template: str = "messages/blacklist/_list.html",
     form: BlacklistNumbersForm | None = None,
 ) -> ResponseReturnValue:

@@ -13,7 +13,6 @@ from portal.services.people import customers
 from portal.services.people.customers import Customer
 from portal.web.core import access, context, htmx
 from portal.web.core.forms import TranslatedForm, refusals_on
-from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("customer_policies", __name__, url_prefix="/admin")
 
@@ -76,4 +75,4 @@ def change_text_policy(customer: Customer) -> ResponseReturnValue:
 
 def _lead_to_customer(customer: Customer, text: str) -> ResponseReturnValue:
     address = url_for("admin_customers.show_customer", customer_id=customer.id)
-    return htmx.redirect_browser_or_htmx(address, Toast(text))
+    return htmx.redirect_browser_or_htmx(address, htmx.Toast(text))

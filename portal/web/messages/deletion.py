@@ -14,7 +14,6 @@ from portal.services.history import deletion
 from portal.services.history.deletion import RECEIVED, SENT, Deletion
 from portal.web.core import access, context, filters, forms, htmx
 from portal.web.core.filters import MessageFilter
-from portal.web.core.htmx import Toast
 from portal.web.messages import deletion_progress, history, inbound
 
 blueprint = Blueprint("deletion", __name__)
@@ -49,20 +48,19 @@ def _render_confirmation(account: Account, kind: str) -> ResponseReturnValue:
     )
 
 
-@blueprint.route(
-    "/accounts/<name>/history/delete",
-    endpoint="delete_sent_messages",
-    defaults={"kind": SENT},
-    methods=["GET", "POST"],
-)
-@blueprint.route(
-    "/accounts/<name>/received/delete",
-    endpoint="delete_received_messages",
-    defaults={"kind": RECEIVED},
-    methods=["GET", "POST"],
-)
+@blueprint.route("/accounts/<name>/history/delete", methods=["GET", "POST"])
 @access.account_change_required
-def delete_messages(account: Account, kind: str) -> ResponseReturnValue:
+def delete_sent_messages(account: Account) -> ResponseReturnValue:
+    return _delete_messages(account, SENT)
+
+
+@blueprint.route("/accounts/<name>/received/delete", methods=["GET", "POST"])
+@access.account_change_required
+def delete_received_messages(account: Account) -> ResponseReturnValue:
+    return _delete_messages(account, RECEIVED)
+
+
+def _delete_messages(account: Account, kind: str) -> ResponseReturnValue:
     """Delete what was confirmed. Form: `scope`, `total` and `form` of the dialog; query: the page's filter."""
     if request.method != "POST":
         return _render_confirmation(account, kind)
@@ -78,7 +76,7 @@ def delete_messages(account: Account, kind: str) -> ResponseReturnValue:
             conn, context.get_actor(), account, scope, total=total, idempotency_key=request.form.get("form", "")
         )
     except (idempotency.FormAlreadySent, deletion.TooManyDeletions) as refusal:
-        return htmx.redirect_browser_or_htmx(back, Toast(refusal.localized(), "warn"))
+        return htmx.redirect_browser_or_htmx(back, htmx.Toast(refusal.localized(), "warn"))
     deadline = time.monotonic() + context.get_limits().delete_seconds
     # The deletion is stored: where the database is locked for long, it continues in the background.
     with suppress(sqlite3.OperationalError):
@@ -88,10 +86,10 @@ def delete_messages(account: Account, kind: str) -> ResponseReturnValue:
     return htmx.redirect_browser_or_htmx(back, _build_deletion_toast(deletion.get_deletion_by_id(conn, deletion_id)))
 
 
-def _build_deletion_toast(job: Deletion) -> Toast:
+def _build_deletion_toast(job: Deletion) -> htmx.Toast:
     if job.ended_at is None:
-        return Toast(_("The deletion has begun, and goes on by itself."))
-    return Toast(deletion_progress.describe_deletion_result(job), "ok" if job.removed else "warn")
+        return htmx.Toast(_("The deletion has begun, and goes on by itself."))
+    return htmx.Toast(deletion_progress.describe_deletion_result(job), "ok" if job.removed else "warn")
 
 
 def _get_message_filter(kind: str) -> MessageFilter:

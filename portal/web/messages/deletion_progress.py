@@ -8,8 +8,7 @@ from portal.core.i18n import gettext as _
 from portal.services.accounts.accounts import Account
 from portal.services.history import deletion, retention
 from portal.services.history.deletion import SENT, Deletion
-from portal.web.core import context
-from portal.web.core.live import LiveFragment
+from portal.web.core import context, live
 
 
 def describe_deletion_result(job: Deletion) -> str:
@@ -64,5 +63,5 @@ def get_retention_months(account: Account) -> int:
     )
 
 
-DELETION_PROGRESS_PART = LiveFragment("messages/history/_deletions.html", _progress_context, _list_shown_deletions)
+DELETION_PROGRESS_PART = live.LiveFragment("messages/history/_deletions.html", _progress_context, _list_shown_deletions)
 """For the lists of messages: deletions under way, and the results of those that took a while."""

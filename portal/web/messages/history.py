@@ -28,7 +28,6 @@ from portal.services.prices import countries
 from portal.services.senders import senders
 from portal.services.upstreams import obstacles
 from portal.web.core import access, context, filters, htmx, live, paging, periods
-from portal.web.core.live import LiveFragment
 from portal.web.messages import deletion_progress
 
 blueprint = Blueprint("history", __name__)
@@ -95,14 +94,14 @@ def list_sent_messages(account: Account) -> ResponseReturnValue:
     or how they begin), `live` (`on`, `off`), `lines` (25 or 100), and `before` or `after`, which turn the page.
     """
     history_filter = get_history_filter()
-    values = {
-        "filter": _build_filter_form(account, history_filter),
-        "message_filter": history_filter,
-        "senders": _list_sender_addresses(account),
-    }
-    values["months"] = deletion_progress.get_retention_months(account)
     return live.render_live_page(
-        "messages/history/page.html", "history", account, status=422 if history_filter.has_errors else 200, **values
+        "messages/history/page.html",
+        "history",
+        account,
+        filter=_build_filter_form(account, history_filter),
+        message_filter=history_filter,
+        senders=sorted({each.address for each in senders.list_senders(context.get_conn(), account.id)}),
+        months=deletion_progress.get_retention_months(account),
     )
 
 
@@ -129,10 +128,6 @@ def _list_failure_choices(account: Account, status: str) -> list[SelectChoice]:
         reasons[int(status)] = search.list_failure_codes()[int(status)]
     choices = [SelectChoice(str(code), _(words)) for code, words in reasons.items()]
     return sorted(choices, key=lambda choice: choice.label)
-
-
-def _list_sender_addresses(account: Account) -> list[str]:
-    return sorted({each.address for each in senders.list_senders(context.get_conn(), account.id)})
 
 
 @blueprint.get("/accounts/<name>/history/<int:message_id>")
@@ -357,7 +352,7 @@ def _is_live_update_paused() -> bool:
 live.register_live_page(
     "history",
     deletion_progress.DELETION_PROGRESS_PART,
-    LiveFragment(
+    live.LiveFragment(
         "messages/history/_list.html",
         _list_context,
         lambda account: history.read_queue_mark(context.get_conn(), account.id),

@@ -16,7 +16,6 @@ from portal.services.messages import blacklist, inbound, inbound_numbers, valida
 from portal.services.messages.inbound import InboundMessage, InboundQuery
 from portal.web.core import access, context, filters, htmx, live, periods
 from portal.web.core.filters import MessageFilter
-from portal.web.core.live import LiveFragment
 from portal.web.messages import deletion_progress
 
 blueprint = Blueprint("inbound", __name__)
@@ -68,7 +67,6 @@ def list_received_messages(account: Account) -> ResponseReturnValue:
         "messages/inbound/page.html",
         "received",
         account,
-        status=422 if inbound_filter.has_errors else 200,
         filter=_build_filter_form(inbound_filter),
         message_filter=inbound_filter,
         months=deletion_progress.get_retention_months(account),
@@ -175,7 +173,7 @@ def _describe_message_status(message: InboundMessage) -> tuple[str, str]:
 live.register_live_page(
     "received",
     deletion_progress.DELETION_PROGRESS_PART,
-    LiveFragment(
+    live.LiveFragment(
         "messages/inbound/_list.html",
         _list_context,
         lambda account: inbound.read_inbound_change_counters(context.get_conn(), account.id),

@@ -13,7 +13,6 @@ from portal.services.people import authentication, enrolment, login_sessions, us
 from portal.services.people.users import User
 from portal.web.core import access, context, htmx, stale_forms
 from portal.web.core.forms import NewPasswordForm, TranslatedForm, refusals_on
-from portal.web.core.htmx import Toast
 from portal.web.people import totp_setup
 
 blueprint = Blueprint("login", __name__)
@@ -113,7 +112,7 @@ def logout() -> ResponseReturnValue:
     """End this login session, on the server too: a copy of its cookie is worth nothing afterwards."""
     login_sessions.end_login_session(context.get_conn(), access.get_session_token())
     _clear_browser_session()
-    return htmx.redirect_after_post(url_for("login.login"), Toast(_("You have logged out.")))
+    return htmx.redirect_after_post(url_for("login.login"), htmx.Toast(_("You have logged out.")))
 
 
 @blueprint.route("/enrol/<token>", endpoint="enrol", methods=["GET", "POST"])

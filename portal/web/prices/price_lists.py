@@ -14,7 +14,6 @@ from portal.services.prices import price_lists
 from portal.services.prices.price_lists import PriceListSummary
 from portal.web.core import access, context, htmx
 from portal.web.core.forms import TranslatedForm, parse_row_id, refusals_on
-from portal.web.core.htmx import Toast
 
 blueprint = Blueprint("price_lists", __name__)
 
@@ -62,7 +61,7 @@ def list_price_lists() -> ResponseReturnValue:
     if form.is_submitted():
         with refusals_on(form):
             price_list = price_lists.create_price_list(context.get_conn(), context.get_actor(), form.name.data)
-            toast = Toast(
+            toast = htmx.Toast(
                 _("%(name)s was added. All costs as in the default list until you set a price.", name=price_list.name)
             )
             return htmx.redirect_after_post(price_list_url(price_list), toast)
@@ -81,7 +80,7 @@ def rename_price_list(price_list: PriceListSummary) -> ResponseReturnValue:
     else:
         with refusals_on(form):
             renamed = price_lists.rename_price_list(conn, actor, price_list.id, form.name.data)
-            toast = Toast(_("The list is called %(name)s now.", name=renamed.name))
+            toast = htmx.Toast(_("The list is called %(name)s now.", name=renamed.name))
             return htmx.redirect_after_post(price_list_url(renamed), toast)
     return _render_settings_page(price_list, form)
 
@@ -92,7 +91,7 @@ def delete_price_list(price_list: PriceListSummary) -> ResponseReturnValue:
     form = PriceListForm(formdata=None, obj=price_list)
     with refusals_on(form):
         price_lists.delete_price_list(context.get_conn(), context.get_actor(), price_list.id)
-        toast = Toast(_("%(name)s was deleted.", name=price_list.name))
+        toast = htmx.Toast(_("%(name)s was deleted.", name=price_list.name))
         return htmx.redirect_after_post(url_for(".list_price_lists"), toast)
     return _render_settings_page(price_list, form)
 
@@ -115,7 +114,9 @@ def assign_price_list(customer: Customer) -> ResponseReturnValue:
         price_list = price_lists.assign_price_list(context.get_conn(), context.get_actor(), customer, list_id)
     except price_lists.NoSuchPriceList as refusal:
         # Deleted by a colleague while the page was open.
-        toast = Toast(refusal.localized(), "warn")
+        toast = htmx.Toast(refusal.localized(), "warn")
     else:
-        toast = Toast(_("%(customer)s pays by %(name)s now.", customer=customer.name, name=price_list_name(price_list)))
+        toast = htmx.Toast(
+            _("%(customer)s pays by %(name)s now.", customer=customer.name, name=price_list_name(price_list))
+        )
     return htmx.redirect_after_post(url_for("admin_customers.show_customer", customer_id=customer.id), toast)

@@ -25,7 +25,6 @@ from portal.services.prices.price_lists import PriceListSummary
 from portal.services.prices.prices import PriceChange, PriceRow
 from portal.web.core import access, context, htmx, layout
 from portal.web.core.forms import TranslatedForm, add_form_error, parse_row_id, read_upload, refusals_on
-from portal.web.core.htmx import Toast
 from portal.web.core.paging import PAGE_SIZE
 from portal.web.prices.price_lists import (
     list_price_lists_with_urls,
@@ -149,7 +148,9 @@ def change_price(price_list: PriceListSummary) -> ResponseReturnValue:
             valid_from = prices.parse_valid_from(form.valid_from.data, timezone)
             changes = [PriceChange(destination, price, valid_from)]
             prices.change_prices(context.get_conn(), context.get_actor(), price_list.id, changes, timezone)
-            toast = Toast(_("The price of %(destination)s was saved.", destination=_format_destination(destination)))
+            toast = htmx.Toast(
+                _("The price of %(destination)s was saved.", destination=_format_destination(destination))
+            )
             return htmx.redirect_after_post(_price_url(price_list, destination), toast)
     else:
         form.destination.data = request.args.get("destination", "")
@@ -188,10 +189,10 @@ def remove_price(price_list: PriceListSummary) -> ResponseReturnValue:
         words = N_("The change for %(destination)s was cancelled.")
     try:
         prices.remove_price(context.get_conn(), context.get_actor(), price_list.id, destination, valid_from)
-        toast = Toast(_(words, destination=_format_destination(destination)))
+        toast = htmx.Toast(_(words, destination=_format_destination(destination)))
     except prices.NoSuchPrice as refusal:
         # Removed by a colleague in the meantime, or it has come into force.
-        toast = Toast(refusal.localized(), "warn")
+        toast = htmx.Toast(refusal.localized(), "warn")
     if _find_price_row(price_list.id, destination) is None:
         return htmx.redirect_after_post(price_list_url(price_list), toast)
     return htmx.redirect_after_post(_price_url(price_list, destination), toast)
@@ -246,7 +247,7 @@ def import_prices(price_list: PriceListSummary) -> ResponseReturnValue:
                 return _render_import_plan(price_list, plan, content, outdated=True)
             prices.change_prices(conn, context.get_actor(), price_list.id, plan.changes, timezone, now=now)
         toast_text = i18n.ngettext("%(num)s price was imported.", "%(num)s prices were imported.", len(plan.changes))
-        return htmx.redirect_after_post(price_list_url(price_list), Toast(toast_text))
+        return htmx.redirect_after_post(price_list_url(price_list), htmx.Toast(toast_text))
     return render_list_page("prices/import.html", price_list, form=form)
 
 

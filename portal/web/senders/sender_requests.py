@@ -14,7 +14,6 @@ from portal.services.senders import confusables, senders
 from portal.services.senders.confusables import SimilarSender
 from portal.services.senders.senders import SenderRequest
 from portal.web.core import access, context, htmx
-from portal.web.core.htmx import Toast
 from portal.web.senders.senders import describe_sender_status, describe_sender_type
 
 blueprint = Blueprint("sender_requests", __name__, url_prefix="/admin")
@@ -72,9 +71,9 @@ def decide_sender_request(sender_id: int) -> ResponseReturnValue:
             mail_keys=context.get_crypto_keys(),
         )
         toast_text = _("%(sender)s was approved.") if approve else _("%(sender)s was refused.")
-        toast = Toast(toast_text % {"sender": sender.address})
+        toast = htmx.Toast(toast_text % {"sender": sender.address})
     except senders.NoSuchSender:
-        toast = Toast(_("Nothing was decided: the sender has been removed meanwhile."), "warn")
+        toast = htmx.Toast(_("Nothing was decided: the sender has been removed meanwhile."), "warn")
         return htmx.answer_done(list_url, toast, "", _WAITING_TEMPLATE, **_sender_request_context([]))
     except Refused as refusal:
         values = {"status": 422, "error": refusal.localized(), "comment": comment}

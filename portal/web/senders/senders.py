@@ -19,8 +19,6 @@ from portal.services.senders import documents, senders
 from portal.services.senders.senders import Sender
 from portal.web.core import access, context, htmx, live
 from portal.web.core.forms import TranslatedForm, parse_row_id, read_upload, refusals_on
-from portal.web.core.htmx import Toast
-from portal.web.core.live import LiveFragment
 from portal.web.core.paging import PAGE_SIZE
 
 blueprint = Blueprint("senders", __name__)
@@ -95,7 +93,7 @@ def add_sender(account: Account) -> ResponseReturnValue:
             document=content,
             mail_keys=context.get_crypto_keys(),
         )
-        toast = Toast(_("%(sender)s was added. It can be used once it has been approved.", sender=sender.address))
+        toast = htmx.Toast(_("%(sender)s was added. It can be used once it has been approved.", sender=sender.address))
         form = SenderForm(formdata=None)
     if form.errors and upload and not form.document.errors:
         # No page can fill this field in.
@@ -142,13 +140,13 @@ def set_sender_enabled(account: Account) -> ResponseReturnValue:
             context.get_conn(), context.get_actor(), account, sender_id, enabled=enabled
         )
     except senders.SenderNotApproved as refusal:
-        return _render_list(account, Toast(refusal.localized(), "warn"))
+        return _render_list(account, htmx.Toast(refusal.localized(), "warn"))
     toast_text = (
         _("%(sender)s was enabled.") if enabled else _("%(sender)s was disabled. Messages from it are refused.")
     )
     undo_params: dict[str, Any] = {"disable" if enabled else "enable": sender_id}
     undo_url = url_for(".set_sender_enabled", name=account.name, **undo_params | _current_list_params())
-    return _render_list(account, Toast(toast_text % {"sender": sender.address}, undo=undo_url))
+    return _render_list(account, htmx.Toast(toast_text % {"sender": sender.address}, undo=undo_url))
 
 
 # --- removing
@@ -180,7 +178,7 @@ def remove_senders(account: Account) -> ResponseReturnValue:
     undo_url = url_for(
         ".restore_senders", name=account.name, id=[each.id for each in removed], **_current_list_params()
     )
-    return _render_list(account, Toast(toast_text, undo=undo_url))
+    return _render_list(account, htmx.Toast(toast_text, undo=undo_url))
 
 
 @blueprint.post("/accounts/<name>/senders/restore")
@@ -192,14 +190,14 @@ def restore_senders(account: Account) -> ResponseReturnValue:
             context.get_conn(), context.get_actor(), account, request.args.getlist("id", type=parse_row_id)
         )
     except (senders.SenderExists, senders.SenderListFull) as refusal:
-        return _render_list(account, Toast(refusal.localized(), "err"))
+        return _render_list(account, htmx.Toast(refusal.localized(), "err"))
     if len(restored) == 1:
         toast_text = _("%(sender)s is back in the list.", sender=restored[0].address)
     else:
         toast_text = i18n.ngettext(
             "%(num)s sender is back in the list.", "%(num)s senders are back in the list.", len(restored)
         )
-    return _render_list(account, Toast(toast_text))
+    return _render_list(account, htmx.Toast(toast_text))
 
 
 # --- what the page shows
@@ -218,7 +216,7 @@ def _build_page_values(account: Account, form: SenderForm) -> dict[str, Any]:
     }
 
 
-def _render_list(account: Account, toast: Toast) -> ResponseReturnValue:
+def _render_list(account: Account, toast: htmx.Toast) -> ResponseReturnValue:
     """The list as it is now."""
     if not htmx.is_htmx_request():
         return htmx.redirect_after_post(url_for(".list_senders", name=account.name, **_current_list_params()), toast)
@@ -298,5 +296,5 @@ def _read_virtual_numbers(account: Account) -> tuple[str, ...]:
     return tuple(each.number for each in inbound_numbers.list_inbound_numbers(context.get_conn(), account.id))
 
 
-_LIST_PART = LiveFragment("senders/_list.html", _list_context, _read_virtual_numbers)
+_LIST_PART = live.LiveFragment("senders/_list.html", _list_context, _read_virtual_numbers)
 live.register_live_page("senders", _LIST_PART)

@@ -248,15 +248,17 @@ def _build_key_figures(stats: Statistics) -> list[dict[str, str]]:
     )
     has_previous = bool(previous.submitted)
 
+    now, then = times.quantile, previous_times.quantile
+
     def figure(
         label: str,
-        now: Any,
-        then: Any,
+        value: Any,
+        earlier: Any,
         format_value: Callable[[Any], str] = i18n.format_number,
         format_change: Callable[[Any, Any], str] = _format_relative_change,
     ) -> dict[str, str]:
-        before = format_value(then) if has_previous else ""
-        return {"label": label, "value": format_value(now), "before": before, "change": format_change(now, then)}
+        before, change = format_value(earlier) if has_previous else "", format_change(value, earlier)
+        return {"label": label, "value": format_value(value), "before": before, "change": change}
 
     figures = [
         figure(_("sent"), totals.sent, previous.sent),
@@ -271,12 +273,8 @@ def _build_key_figures(stats: Statistics) -> list[dict[str, str]]:
     return [
         *figures,
         figure(_("delivery rate"), totals.delivery_rate, previous.delivery_rate, _format_rate, _format_point_change),
-        figure(
-            _("median time to delivery"), times.quantile(0.5), previous_times.quantile(0.5), _format_approx_duration
-        ),
-        figure(
-            _("95 % delivered within"), times.quantile(0.95), previous_times.quantile(0.95), _format_approx_duration
-        ),
+        figure(_("median time to delivery"), now(0.5), then(0.5), _format_approx_duration),
+        figure(_("95 % delivered within"), now(0.95), then(0.95), _format_approx_duration),
         figure(_("parts"), totals.parts, previous.parts),
         figure(_("credits used"), totals.price, previous.price, i18n.format_credits),
     ]
