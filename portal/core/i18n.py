@@ -70,6 +70,10 @@ def gettext(sentence: str, **params: Any) -> str:
     return translated % params if params else translated
 
 
+# Its usual name where many sentences are said.
+_ = gettext
+
+
 def ngettext(singular: str, plural: str, number: int, **params: Any) -> str:
     """Translate a sentence with a plural form; `%(num)s` in it is the number, formatted for the reader."""
     translated = load_catalogue(current_language()).ngettext(singular, plural, number)

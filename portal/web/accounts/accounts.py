@@ -9,8 +9,7 @@ from flask.typing import ResponseReturnValue
 
 from portal.core import i18n
 from portal.core.config import bracket_ipv6
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.accounts import allowed_ips, credentials, refused_binds, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.credentials import SmppPasswordInfo

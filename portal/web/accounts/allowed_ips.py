@@ -9,8 +9,7 @@ from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.accounts import allowed_ips, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.allowed_ips import AllowedIP

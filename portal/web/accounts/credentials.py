@@ -5,8 +5,7 @@ from flask.typing import ResponseReturnValue
 from wtforms import RadioField
 from wtforms.fields.choices import SelectChoice
 
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.accounts import credentials
 from portal.services.accounts.accounts import Account
 from portal.services.common import idempotency

@@ -6,7 +6,7 @@ from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 
 from portal.core import clock, i18n
-from portal.core.i18n import gettext as _
+from portal.core.i18n import _
 from portal.services.accounts import allowed_ips, credentials, refusal_mails, refused_binds, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.credentials import SmppPasswordInfo

@@ -9,8 +9,7 @@ from wtforms.fields.choices import SelectChoice
 
 from portal.core.db import write_transaction
 from portal.core.gsm0338 import Encoding
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.accounts import accounts, credentials, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.messages import inbound_numbers, smpp_config

@@ -8,8 +8,7 @@ from wtforms import SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
 from portal.core.db import write_transaction
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.accounts import accounts
 from portal.services.billing import auto_recredit
 from portal.services.messages import text_policy

@@ -7,8 +7,7 @@ from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 from wtforms import StringField
 
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.accounts import accounts
 from portal.services.billing import orders, purchases
 from portal.services.billing.orders import Order, OrderFilter

@@ -8,8 +8,7 @@ from flask import Blueprint, abort, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import HiddenField
 
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.accounts.accounts import Account
 from portal.services.billing import orders, packs, payments, purchases
 from portal.services.billing.orders import Order, OrderFilter

@@ -6,7 +6,7 @@ from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 
 from portal.core import i18n
-from portal.core.i18n import gettext as _
+from portal.core.i18n import _
 from portal.services.billing import packs
 from portal.services.billing.packs import Pack
 from portal.services.common import credit_amounts

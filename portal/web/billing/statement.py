@@ -10,8 +10,7 @@ from wtforms import SelectField
 
 from portal.core import i18n
 from portal.core.clock import now_ms
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.accounts.accounts import Account
 from portal.services.billing import statement
 from portal.services.billing.statement import BalanceHistory, MonthlyUsage, Movement

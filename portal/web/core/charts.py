@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from portal.core import i18n
-from portal.core.i18n import gettext as _
+from portal.core.i18n import _
 
 HOUR, DAY, MONTH = "hour", "day", "month"
 STEP_WIDTH = 10

@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug import exceptions
 from werkzeug.exceptions import HTTPException
 
-from portal.core.i18n import gettext as _
+from portal.core.i18n import _
 from portal.services.common.errors import NotFound
 from portal.web.core import htmx
 

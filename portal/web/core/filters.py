@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 from flask import request
 from flask.typing import ResponseReturnValue
@@ -21,12 +22,29 @@ _MAX_FIELD_LENGTH = 100
 
 
 @dataclass(frozen=True)
-class MessageFilter(paging.ListParams):
-    """What a list of messages is restricted to: a period, a query, and the errors in what was asked for."""
+class MessageFilter:
+    """What a list of messages is restricted to: a period, a query, and the errors in what was asked for.
 
+    `params` are the arguments of the query of its address; `is_live`: new messages appear as they come.
+    """
+
+    params: Mapping[str, str]
     period_param: periods.PeriodParam
     search_query: Any
     errors: Sequence[Refused]
+    is_live: bool = True
+
+    @property
+    def query_string(self) -> str:
+        return self.query_string_with()
+
+    def page_query_string(self, position: str) -> str:
+        """The query for another page: `position` is `before=…` or `after=…`."""
+        return "&".join(each for each in (self.query_string, position) if each)
+
+    def query_string_with(self, **changed: str) -> str:
+        """The query for the same, with something else instead."""
+        return urlencode({name: value for name, value in {**self.params, **changed}.items() if value})
 
     @property
     def is_active(self) -> bool:

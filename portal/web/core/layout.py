@@ -6,37 +6,26 @@ from typing import Any
 from flask import request
 
 from portal.core import i18n
-from portal.core.i18n import gettext as _
+from portal.core.i18n import _
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.web.core import access, notices
 
 
 @dataclass(frozen=True)
-class AccountStatus:
-    """An account's state: its code, and the words for it."""
-
-    code: str
-    label: str
-
-
-@dataclass(frozen=True)
 class AccountView:
     """An account in the reader's words and numbers. `path` is the address of its home; its other pages lie under it.
+    `status` has its `code`, and as `label` the words for it.
     `texts` is what becomes of the customer's (`services/messages/text_policy.py`)."""
 
     path: str
     name: str
     kind: str
     description: str
-    status: AccountStatus
+    status: dict[str, str]
     balance: str
     texts: str
     sessions: int | None = None
-
-
-def build_account_status(account: Account) -> AccountStatus:
-    return AccountStatus(account.status, _(accounts.STATUS_LABELS[account.status]))
 
 
 def build_account_view(account: Account, sessions: int | None = None) -> AccountView:
@@ -45,7 +34,7 @@ def build_account_view(account: Account, sessions: int | None = None) -> Account
         account.name,
         account.kind,
         account.description,
-        build_account_status(account),
+        {"code": account.status, "label": _(accounts.STATUS_LABELS[account.status])},
         i18n.format_credits(account.balance),
         account.texts,
         sessions,

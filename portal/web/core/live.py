@@ -46,15 +46,6 @@ class LiveFragment:
     is_frozen: Callable[[], bool] = lambda: False
 
 
-@dataclass(frozen=True, slots=True)
-class PollState:
-    """Which page polls, what it has seen, and how often it polls."""
-
-    page: str
-    seen: str
-    interval: str
-
-
 # The server confirms a change within a few milliseconds: the page that waits for it polls more often.
 _POLL_INTERVAL, _FAST_POLL_INTERVAL = "2s", "500ms"
 _MINUTE_MS = 60_000
@@ -190,9 +181,11 @@ def _compute_versions(parts: Mapping[str, Markup]) -> list[str]:
     return [_compute_checksum(f"{version} {part.replace(_OOB_ATTRIBUTE, '')}") for part in parts.values()]
 
 
-def _build_poll_state(page: str, account: Account, seen: Sequence[str]) -> PollState:
+def _build_poll_state(page: str, account: Account, seen: Sequence[str]) -> dict[str, str]:
+    """Which page polls, what it has seen, and how often it polls."""
     is_updating = account.status == accounts.UPDATING_IP
-    return PollState(page, ".".join(seen), _FAST_POLL_INTERVAL if is_updating else _POLL_INTERVAL)
+    interval = _FAST_POLL_INTERVAL if is_updating else _POLL_INTERVAL
+    return {"page": page, "seen": ".".join(seen), "interval": interval}
 
 
 def _compute_page_state(page: str, account: Account) -> str:

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from portal.core import i18n
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.core.tls_client import TlsFault
 from portal.services.upstreams import binds, obstacles, upstreams
 from portal.services.upstreams.obstacles import Obstacle

@@ -1,9 +1,8 @@
 """Pages of long lists, newest first, by the ids at their ends (keyset): as quick on the last page as on the first."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
 
 from flask import request
 
@@ -26,25 +25,6 @@ class Page:
     older: str
     before: Any
     after: Any
-
-
-@dataclass(frozen=True)
-class ListParams:
-    """What a list is asked for; `params` are the arguments of the query of its address."""
-
-    params: Mapping[str, str]
-
-    @property
-    def query_string(self) -> str:
-        return self.query_string_with()
-
-    def page_query_string(self, position: str) -> str:
-        """The query for another page: `position` is `before=…` or `after=…`."""
-        return "&".join(each for each in (self.query_string, position) if each)
-
-    def query_string_with(self, **changed: str) -> str:
-        """The query for the same, with something else instead."""
-        return urlencode({name: value for name, value in {**self.params, **changed}.items() if value})
 
 
 def get_page_size() -> int:

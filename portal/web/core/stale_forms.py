@@ -12,7 +12,7 @@ from flask.globals import request_ctx
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
 
-from portal.core.i18n import gettext as _
+from portal.core.i18n import _
 from portal.web.core import access, errors, htmx
 from portal.web.core.access import NotLoggedIn
 from portal.web.core.htmx import Toast

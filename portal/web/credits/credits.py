@@ -1,7 +1,7 @@
 """Moving credits from one of a customer's accounts to another."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
@@ -9,8 +9,7 @@ from wtforms import SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
 from portal.core import i18n
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.common import credit_amounts, idempotency
@@ -31,15 +30,6 @@ class TransferForm(OnceForm):
     source = SelectField(N_("From"), validate_choice=False)
     target = SelectField(N_("To"), validate_choice=False)
     amount = StringField(N_("Credits"))
-
-
-@dataclass(frozen=True, slots=True)
-class _TransferPreview:
-    """What a transfer would do: both accounts with their balances after it (None: no amount has been typed); `refusal`
-    says why it can't be done, in words."""
-
-    sides: Sequence[tuple[Account, int | None]]
-    refusal: str = ""
 
 
 @blueprint.route("/accounts/<name>/credits/transfer", methods=["GET", "POST"])
@@ -95,22 +85,25 @@ def _find_account_by_name(customer_accounts: Sequence[Account], name: str | None
     return next((each for each in customer_accounts if each.name == name), None)
 
 
-def _build_preview(form: TransferForm, customer_accounts: Sequence[Account]) -> _TransferPreview:
+def _build_preview(form: TransferForm, customer_accounts: Sequence[Account]) -> dict[str, Any]:
+    """What a transfer would do: both accounts with their balances after it (None: no amount has been typed); `refusal`
+    says why it can't be done, in words."""
     source, target = (_find_account_by_name(customer_accounts, each.data) for each in (form.source, form.target))
     unchanged = [(each, None) for each in (source, target) if each is not None]
     if source is None or target is None:
-        return _TransferPreview(unchanged)
+        return {"sides": unchanged}
     try:
         if source.id == target.id:
             raise credits.TransferToSameAccount()
         if not form.amount.data.strip():
-            return _TransferPreview(unchanged)
+            return {"sides": unchanged}
         amount = credit_amounts.parse_amount(form.amount.data)
         if amount > source.balance:
             raise ledger.NotEnoughCredits(account=source.name, balance=i18n.format_credits(source.balance))
     except Refused as refusal:
-        return _TransferPreview(unchanged[:1] if source.id == target.id else unchanged, refusal.localized())
-    return _TransferPreview([(source, source.balance - amount), (target, target.balance + amount)])
+        sides = unchanged[:1] if source.id == target.id else unchanged
+        return {"sides": sides, "refusal": refusal.localized()}
+    return {"sides": [(source, source.balance - amount), (target, target.balance + amount)]}
 
 
 def _render_form(
@@ -129,7 +122,7 @@ def _render_form(
         form=form,
         alone=len(customer_accounts) < 2,
         # A refused form shows the reason at its field.
-        preview=_build_preview(form, customer_accounts) if not form.errors else _TransferPreview(()),
+        preview=_build_preview(form, customer_accounts) if not form.errors else {},
         focus=focus,
     )
 

@@ -9,8 +9,7 @@ from flask_wtf.file import FileField
 from wtforms import TextAreaField
 
 from portal.core import i18n
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.messages import blacklist

@@ -6,8 +6,7 @@ from flask.typing import ResponseReturnValue
 from wtforms import BooleanField, RadioField, StringField
 from wtforms.fields.choices import SelectChoice
 
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.messages import text_policy
 from portal.services.people import customers
 from portal.services.people.customers import Customer

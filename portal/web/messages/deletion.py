@@ -7,7 +7,7 @@ from contextlib import suppress
 from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 
-from portal.core.i18n import gettext as _
+from portal.core.i18n import _
 from portal.services.accounts.accounts import Account
 from portal.services.common import idempotency
 from portal.services.history import deletion

@@ -4,7 +4,7 @@ from typing import Any
 
 from portal.core import i18n
 from portal.core.clock import now_ms
-from portal.core.i18n import gettext as _
+from portal.core.i18n import _
 from portal.services.accounts.accounts import Account
 from portal.services.history import deletion, retention
 from portal.services.history.deletion import SENT, Deletion

@@ -1,7 +1,7 @@
 """The messages that an account has sent: search, export, and the details of one."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,7 @@ from wtforms.fields.choices import SelectChoice
 
 from portal.core import gsm0338, i18n
 from portal.core.clock import now_ms
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.accounts import session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.session_records import SmppSessionSummary
@@ -54,16 +53,8 @@ class HistoryFilterForm(periods.PeriodForm):
     text = StringField(N_("Words of the text"))
 
 
-@dataclass(frozen=True)
-class HistoryFilter(filters.MessageFilter):
-    """Which messages are shown."""
-
-    is_live: bool
-    """Whether new messages appear as they come."""
-
-
 @context.once_per_request
-def get_history_filter() -> HistoryFilter:
+def get_history_filter() -> filters.MessageFilter:
     """The filter in this request's query, parsed once."""
     statuses = {*search.STATUSES, *map(str, search.list_failure_codes())}
     parsed = filters.parse_message_filter(
@@ -73,9 +64,7 @@ def get_history_filter() -> HistoryFilter:
     switch, default = request.args.get(filters.LIVE_ARG), not parsed.is_active
     is_live = {_LIVE_ON: True, _LIVE_OFF: False}.get(switch or "", default)
     live_param = {filters.LIVE_ARG: _LIVE_ON if is_live else _LIVE_OFF} if is_live != default else {}
-    return HistoryFilter(
-        {**parsed.params, **live_param}, parsed.period_param, parsed.search_query, parsed.errors, is_live
-    )
+    return replace(parsed, params={**parsed.params, **live_param}, is_live=is_live)
 
 
 def _is_newest_page() -> bool:
@@ -105,7 +94,7 @@ def list_sent_messages(account: Account) -> ResponseReturnValue:
     )
 
 
-def _build_filter_form(account: Account, history_filter: HistoryFilter) -> HistoryFilterForm:
+def _build_filter_form(account: Account, history_filter: filters.MessageFilter) -> HistoryFilterForm:
     form = HistoryFilterForm(request.args)
     common = [SelectChoice(name, _(words)) for name, words in _STATUS_LABELS.items()]
     form.status.choices = [

@@ -9,8 +9,7 @@ from wtforms import SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
 from portal.core import i18n
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.accounts.accounts import Account
 from portal.services.messages import blacklist, inbound, inbound_numbers, validation
 from portal.services.messages.inbound import InboundMessage, InboundQuery

@@ -7,8 +7,7 @@ from flask_wtf.csrf import CSRFError
 from wtforms import PasswordField, StringField
 
 from portal.core import clock
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.people import authentication, enrolment, login_sessions, users
 from portal.services.people.users import User
 from portal.web.core import access, context, htmx, stale_forms

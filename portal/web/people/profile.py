@@ -8,8 +8,7 @@ from flask.typing import ResponseReturnValue
 from wtforms import PasswordField, StringField
 
 from portal.core import clock, i18n
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.people import authentication, enrolment, login_sessions, two_factor
 from portal.web.core import access, context, htmx
 from portal.web.core.forms import NewPasswordForm, TranslatedForm, refusals_on

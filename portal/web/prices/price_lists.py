@@ -6,8 +6,7 @@ from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import StringField
 
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.common.errors import Refused
 from portal.services.people.customers import Customer
 from portal.services.prices import price_lists

@@ -13,8 +13,7 @@ from wtforms import BooleanField, StringField, TextAreaField
 from portal.core import i18n
 from portal.core.clock import now_ms
 from portal.core.db import write_transaction
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.accounts.accounts import Account
 from portal.services.common.errors import Refused
 from portal.services.messages import estimates

@@ -6,8 +6,7 @@ from typing import Any
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.accounts import accounts
 from portal.services.common.errors import Refused
 from portal.services.senders import confusables, senders

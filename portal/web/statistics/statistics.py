@@ -11,8 +11,7 @@ from wtforms import SelectField
 
 from portal.core import i18n
 from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
-from portal.core.i18n import N_
-from portal.core.i18n import gettext as _
+from portal.core.i18n import N_, _
 from portal.services.accounts.accounts import Account
 from portal.services.common import credit_amounts
 from portal.services.common.message_states import PTT_DESCRIPTIONS
