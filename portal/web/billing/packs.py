@@ -31,22 +31,17 @@ class PackFormRow:
     buyers: int = 0
 
 
-@blueprint.get("/packs")
+@blueprint.route("/packs", methods=["GET", "POST"])
 @access.operator_required
 def show_packs() -> ResponseReturnValue:
-    """The packs as one form, with empty rows for further ones."""
-    sold = packs.list_packs(context.get_conn())
-    rows = [
-        PackFormRow(i18n.format_credits(each.credits), i18n.format_money_input(each.price, each.currency))
-        for each in sold
-    ]
-    return _render_page(sold[0].currency if sold else "EUR", rows)
-
-
-@blueprint.post("/packs")
-@access.operator_required
-def change_packs() -> ResponseReturnValue:
-    """Replace the packs by those of the form: all of them or, where a row is refused, none."""
+    """The packs as one form, with empty rows for further ones; it replaces all or, where a row is refused, none."""
+    if request.method != "POST":
+        sold = packs.list_packs(context.get_conn())
+        rows = [
+            PackFormRow(i18n.format_credits(each.credits), i18n.format_money_input(each.price, each.currency))
+            for each in sold
+        ]
+        return _render_page(sold[0].currency if sold else "EUR", rows)
     fields = zip(request.form.getlist("credits"), request.form.getlist("price"), strict=False)
     rows = [PackFormRow(size.strip(), price.strip()) for size, price in fields]
     rows = [each for each in rows if each.credits or each.price][: packs.MAX_PACKS + 1]

@@ -95,16 +95,13 @@ def list_live_pages() -> list[str]:
     return list(_fragments_by_page)
 
 
-def render_live_page(
-    template: str, page: str, account: Account, *, status: int | None = None, **values: Any
-) -> ResponseReturnValue:
+def render_live_page(template: str, page: str, account: Account, **values: Any) -> ResponseReturnValue:
     """A whole page. Its templates find its rendered fragments as `parts["area/_part.html"]`.
 
     Args:
         values: further variables of the templates, such as a form.
-        status: of HTTP; None: a refused form's, or 200.
     """
-    return htmx.render_page(template, status=status, **build_live_page_values(page, account), **values)
+    return htmx.render_page(template, **build_live_page_values(page, account), **values)
 
 
 def build_live_page_values(page: str, account: Account) -> dict[str, Any]:
