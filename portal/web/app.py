@@ -12,7 +12,7 @@ from portal.services.common.mail import Mailer
 from portal.web.accounts import accounts, allowed_ips, credentials, sessions
 from portal.web.admin import accounts as admin_accounts
 from portal.web.admin import balances, customers
-from portal.web.billing import all_orders, orders, packs, payment_callback, statement
+from portal.web.billing import orders, packs, payment_callback, statement
 from portal.web.core import (
     access,
     context,
@@ -91,7 +91,7 @@ def create_app(
         *(accounts, allowed_ips, credentials, sessions),
         *(senders, sender_requests),
         *(credits, settings),
-        *(orders, all_orders, packs, payment_callback, statement),
+        *(orders, packs, payment_callback, statement),
         *(prices, price_lists),
         *(history, inbound, blacklist, deletion, customer_policies),
         *(statistics, customers, admin_accounts, balances),

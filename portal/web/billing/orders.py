@@ -1,14 +1,16 @@
-"""Buying packs of credits: the offer, orders, and the redirect to the payment page."""
+"""Buying packs of credits: the offer, orders, and the redirect to the payment page; for operators, all orders."""
 
 import time
 from functools import partial
 from typing import Any
+from urllib.parse import urlencode
 
 from flask import Blueprint, abort, redirect, request, url_for
 from flask.typing import ResponseReturnValue
-from wtforms import HiddenField
+from wtforms import HiddenField, StringField
 
 from portal.core.i18n import N_, _
+from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.billing import orders, packs, payments, purchases
 from portal.services.billing.orders import Order, OrderFilter
@@ -16,19 +18,23 @@ from portal.services.billing.packs import Pack
 from portal.services.common import idempotency
 from portal.services.common.errors import Refused
 from portal.services.people import customers
-from portal.web.core import access, context, htmx, live, paging
-from portal.web.core.forms import OnceForm, parse_row_id, refusals_on
+from portal.web.core import access, context, downloads, htmx, live, paging
+from portal.web.core.forms import OnceForm, TranslatedForm, parse_row_id, refusals_on
 
 blueprint = Blueprint("orders", __name__)
 blueprint.before_request(access.require_billing)
 
 # The label, the kind and the icon of the badge of an order's status.
-STATUS_BADGES = {
+_STATUS_BADGES = {
     orders.OPEN: (N_("open"), "warn", "clock"),
     orders.PAID: (N_("paid"), "ok", "check"),
     orders.CANCELLED: (N_("cancelled"), "mute", "ban"),
 }
 _ORIGIN_LABELS = {orders.CUSTOMER: N_("ordered"), orders.AUTOMATIC: N_("automatic re-credit")}
+_CSV_COLUMNS = (
+    "order;created;created_by;customer;account;origin;credits;price;currency;status;credits_arrived;paid;paid_by;payment;"
+    "cancelled;cancelled_by"
+).split(";")
 
 
 class PackOrderForm(OnceForm):
@@ -37,6 +43,10 @@ class PackOrderForm(OnceForm):
     pack = HiddenField()
     price = HiddenField()
     currency = HiddenField()
+
+
+class MarkPaidForm(TranslatedForm):
+    payment = StringField(N_("How it was paid"))
 
 
 # --- buying
@@ -68,7 +78,7 @@ def buy_pack(account: Account) -> ResponseReturnValue:
             orders_url = url_for(".list_orders", name=account.name)
             return htmx.redirect_browser_or_htmx(orders_url, htmx.Toast(refusal.localized(), "info"))
         toast = htmx.Toast(_("Order %(number)s was made.", number=order.number))
-        return htmx.redirect_browser_or_htmx(order_url(order), toast)
+        return htmx.redirect_browser_or_htmx(_order_url(order), toast)
     return _render_confirmation(
         account, form, next((each for each in packs.list_packs(conn) if each.credits == size), None)
     )
@@ -112,7 +122,7 @@ def pay_order(account: Account, number: str) -> ResponseReturnValue:
     if not settings.checkout_url:
         abort(404)
     if order.status != orders.OPEN:
-        return htmx.redirect_after_post(order_url(order))
+        return htmx.redirect_after_post(_order_url(order))
     back = context.get_config().public_url + url_for(".show_order", name=account.name, number=order.number)
     return redirect(payments.build_checkout_url(settings, order, back, int(time.time())))
 
@@ -130,14 +140,14 @@ def cancel_order(account: Account, number: str) -> ResponseReturnValue:
         toast = htmx.Toast(_("Order %(number)s was cancelled.", number=order.number))
     except Refused as refusal:
         toast = htmx.Toast(refusal.localized(), "warn")
-    return htmx.redirect_browser_or_htmx(order_url(order), toast)
+    return htmx.redirect_browser_or_htmx(_order_url(order), toast)
 
 
 def _get_order(account: Account, number: str) -> Order:
     return orders.get_order_by_number(context.get_conn(), number, account.id)
 
 
-def order_url(order: Order) -> str:
+def _order_url(order: Order) -> str:
     """The address of an order's page."""
     return url_for("orders.show_order", name=order.account, number=order.number)
 
@@ -155,14 +165,14 @@ def _order_context(account: Account) -> dict[str, Any]:
         "contact": customers.get_customer_by_id(context.get_conn(), account.customer_id).contact_email,
         "payments": context.get_config().payments,
         "may_pay": access.get_current_user().is_operator,
-        "describe_status": describe_order_status,
+        "describe_status": _describe_order_status,
         "origins": _ORIGIN_LABELS,
     }
 
 
-def describe_order_status(order: Order) -> tuple[str, str, str]:
+def _describe_order_status(order: Order) -> tuple[str, str, str]:
     """The label of an order's status, with the kind and the icon of its badge."""
-    words, kind, icon = STATUS_BADGES[order.status]
+    words, kind, icon = _STATUS_BADGES[order.status]
     return _(words), kind, icon
 
 
@@ -170,7 +180,7 @@ def _list_context(account: Account) -> dict[str, Any]:
     # Open pages poll elsewhere.
     access.require_billing()
     page = paging.paginate(partial(orders.list_orders_page, context.get_conn(), OrderFilter(account_id=account.id)))
-    return {"page": page, "describe_status": describe_order_status}
+    return {"page": page, "describe_status": _describe_order_status}
 
 
 live.register_live_page("order", live.LiveFragment("billing/orders/_order.html", _order_context, _get_requested_order))
@@ -182,3 +192,64 @@ live.register_live_page(
         lambda account: orders.read_orders_version(context.get_conn(), account.id),
     ),
 )
+
+
+# --- all customers' orders, for operators
+
+
+@blueprint.get("/admin/orders")
+@access.operator_required
+def list_all_orders() -> ResponseReturnValue:
+    """All customers' orders, newest first: `?status=`, `?customer=` (its id), `?before=` and `?after=`."""
+    order_filter = _read_filter()
+    conn = context.get_conn()
+    return htmx.render_page(
+        "billing/all_orders/page.html",
+        page=paging.paginate(partial(orders.list_orders_page, conn, order_filter)),
+        order_filter=order_filter,
+        query=urlencode(
+            {name: value for name, value in request.args.items() if name in ("status", "customer") and value}
+        ),
+        customers=customers.list_all_customers(conn),
+        statuses={status: _(words) for status, (words, _kind, _sign) in _STATUS_BADGES.items()},
+        describe_status=_describe_order_status,
+    )
+
+
+@blueprint.get("/admin/orders.csv")
+@access.operator_required
+def download_all_orders_csv() -> ResponseReturnValue:
+    """The same orders, all of them."""
+    rows = map(_to_csv_row, orders.iterate_orders(context.open_stream_conn(), _read_filter()))
+    return downloads.stream_csv("orders.csv", _CSV_COLUMNS, rows)
+
+
+def _read_filter() -> OrderFilter:
+    """The filter in this request's query; invalid values are ignored."""
+    status = request.args.get("status")
+    return OrderFilter(
+        customer_id=request.args.get("customer", type=parse_row_id) or None,
+        status=status if status in orders.STATUSES else None,
+    )
+
+
+def _to_csv_row(order: Order) -> list[object]:
+    values = orders.order_to_dict(order) | {"credits_arrived": "yes" if order.credited else "no"}
+    return [values[column] for column in _CSV_COLUMNS]
+
+
+@blueprint.route("/admin/orders/<number>/pay", methods=["GET", "POST"])
+@access.operator_required
+def mark_order_paid(number: str) -> ResponseReturnValue:
+    """Mark an order as paid, once that has been confirmed. Sent twice, it adds the credits once."""
+    conn, form = context.get_conn(), MarkPaidForm()
+    order = orders.get_order_by_number(conn, number)
+    if not form.is_submitted():
+        template, account = "billing/all_orders/_mark_paid.html", accounts.get_account(conn, order.account)
+        return htmx.render_dialog(template, account, title=_("Mark as paid?"), tab="credits", order=order, form=form)
+    try:
+        purchases.confirm_payment(conn, context.get_crypto_keys(), context.get_actor(), order, form.payment.data)
+        toast = htmx.Toast(_("Order %(number)s was marked as paid.", number=order.number))
+    except orders.OrderClosed as refusal:
+        toast = htmx.Toast(refusal.localized(), "info")
+    return htmx.redirect_browser_or_htmx(_order_url(order), toast)
