@@ -7,6 +7,7 @@ from typing import Any
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField
+from wtforms.fields.choices import SelectChoice
 
 from portal.core.i18n import N_, _
 from portal.services.accounts import allowed_ips, session_records
@@ -28,13 +29,13 @@ class AllowedIPForm(TranslatedForm):
     expires = SelectField(
         N_("Expires"),
         choices=[
-            ("", N_("Never")),
-            ("8h", N_("In 8 hours")),
-            ("tonight", N_("Tonight")),
-            ("1d", N_("In 1 day")),
-            ("7d", N_("In 7 days")),
-            ("30d", N_("In 30 days")),
-            ("date", N_("On a date…")),
+            SelectChoice("", N_("Never")),
+            SelectChoice("8h", N_("In 8 hours")),
+            SelectChoice("tonight", N_("Tonight")),
+            SelectChoice("1d", N_("In 1 day")),
+            SelectChoice("7d", N_("In 7 days")),
+            SelectChoice("30d", N_("In 30 days")),
+            SelectChoice("date", N_("On a date…")),
         ],
         validate_choice=False,
     )

@@ -3,6 +3,7 @@
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 from wtforms import RadioField
+from wtforms.fields.choices import SelectChoice
 
 from portal.core.i18n import N_, _
 from portal.services.accounts import credentials
@@ -22,10 +23,10 @@ class SmppPasswordForm(OnceForm):
     grace = RadioField(
         N_("The old password"),
         choices=[
-            ("0", N_("stops at once")),
-            ("15m", N_("stays good for 15 minutes")),
-            ("1h", N_("stays good for 1 hour")),
-            ("24h", N_("stays good for 24 hours")),
+            SelectChoice("0", N_("stops at once")),
+            SelectChoice("15m", N_("stays good for 15 minutes")),
+            SelectChoice("1h", N_("stays good for 1 hour")),
+            SelectChoice("24h", N_("stays good for 24 hours")),
         ],
         default="0",
         validate_choice=False,

@@ -47,8 +47,8 @@ class AccountLimitsForm(TranslatedForm):
     national_numbers = SelectField(
         N_("Destinations with TON 2 (national)"),
         choices=[
-            (accounts.NATIONAL_IGNORED, N_("Read as E.164, as with any TON")),
-            (accounts.NATIONAL_REFUSED, N_("Refused with an error")),
+            SelectChoice(accounts.NATIONAL_IGNORED, N_("Read as E.164, as with any TON")),
+            SelectChoice(accounts.NATIONAL_REFUSED, N_("Refused with an error")),
         ],
     )
 

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField
+from wtforms.fields.choices import SelectChoice
 
 from portal.core import i18n
 from portal.core.i18n import N_, _
@@ -49,7 +50,7 @@ class BalanceSearchForm(TranslatedForm):
         csrf = False
 
     q = StringField(N_("Account or customer"))
-    sort = SelectField(N_("Sorted by"), choices=[(name, label) for name, (label, _key) in _SORTS.items()])
+    sort = SelectField(N_("Sorted by"), choices=[SelectChoice(name, label) for name, (label, _key) in _SORTS.items()])
 
 
 class BalanceChangeForm(OnceForm):
@@ -72,7 +73,7 @@ def list_balances() -> ResponseReturnValue:
     """Everyone's balances. Query: `q`, `sort`; see `BalanceSearchForm`."""
     form = BalanceSearchForm(request.args)
     if not access.is_billing_enabled():
-        form.sort.choices = [each for each in form.sort.choices if each[0] != "-owed"]
+        form.sort.choices = [each for each in form.sort.choices if each.value != "-owed"]
     matches = _search_balances(form)
     return htmx.render_page(
         "admin/credits.html",

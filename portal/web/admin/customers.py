@@ -5,6 +5,7 @@ from collections import defaultdict
 from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField
+from wtforms.fields.choices import SelectChoice
 
 from portal.core.db import write_transaction
 from portal.core.i18n import N_, _
@@ -33,15 +34,15 @@ class UserForm(TranslatedForm):
     role = SelectField(
         N_("Role"),
         choices=[
-            (users.OWNER, N_("Owner")),
-            (users.MANAGER, N_("Manager")),
-            (users.VIEWER, N_("Viewer: changes nothing")),
+            SelectChoice(users.OWNER, N_("Owner")),
+            SelectChoice(users.MANAGER, N_("Manager")),
+            SelectChoice(users.VIEWER, N_("Viewer: changes nothing")),
         ],
     )
 
 
 class AccountForm(TranslatedForm):
-    kind = SelectField(N_("Kind"), choices=[("smpp", "SMPP"), ("sms", N_("SMS (classic)"))])
+    kind = SelectField(N_("Kind"), choices=[SelectChoice("smpp", "SMPP"), SelectChoice("sms", N_("SMS (classic)"))])
     name = StringField(N_("Name"))
     description = StringField(N_("Description"))
 

@@ -1,6 +1,7 @@
 """Forms: what is typed is read by WTForms, and judged by the services, whose refusals come back to the field."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -35,7 +36,7 @@ class TranslatedForm(FlaskForm):
             field.label.text = gettext(field.label.text)
             # RadioField is a SelectField too. Choices that a view sets afterwards are its own words.
             if isinstance(field, SelectField) and field.choices:
-                field.choices = [(value, gettext(label)) for value, label in field.choices]
+                field.choices = [replace(each, label=gettext(each.label)) for each in field.choices]
 
     def process(self, *args: Any, **kwargs: Any) -> None:
         super().process(*args, **kwargs)

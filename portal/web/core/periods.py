@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 from flask import redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField
+from wtforms.fields.choices import SelectChoice
 
 from portal.core.clock import now_ms
 from portal.core.i18n import N_, _
@@ -89,7 +90,7 @@ class PeriodFilter:
         """The form that shows what was asked for, or the error in it."""
         form = form_class(request.args)
         form.fill(self.period_param)
-        form[self.name].choices = [(name, _(words)) for name, words in self.labels.items()]
+        form[self.name].choices = [SelectChoice(name, _(words)) for name, words in self.labels.items()]
         form[self.name].data = self.choice
         return form
 
@@ -116,7 +117,7 @@ class PeriodForm(forms.TranslatedForm):
 
     def fill(self, period_param: PeriodParam) -> None:
         """Show the period that was asked for, or the error in it."""
-        self.period.choices = [(name, _(_PERIOD_LABELS[name])) for name in period_param.choices]
+        self.period.choices = [SelectChoice(name, _(_PERIOD_LABELS[name])) for name in period_param.choices]
         if period_param.error is None:
             self.period.data = period_param.choice
         else:

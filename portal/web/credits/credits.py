@@ -6,6 +6,7 @@ from typing import Any
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField
+from wtforms.fields.choices import SelectChoice
 
 from portal.core import i18n
 from portal.core.i18n import N_, _
@@ -108,11 +109,11 @@ def _build_preview(form: TransferForm, customer_accounts: Sequence[Account]) -> 
 def _render_form(
     account: Account, form: TransferForm, customer_accounts: Sequence[Account], *, focus: bool = False
 ) -> ResponseReturnValue:
-    choices = [(each.name, _format_account_choice(each)) for each in customer_accounts]
+    choices = [SelectChoice(each.name, _format_account_choice(each)) for each in customer_accounts]
     form.source.choices = choices
     # The likely target first: another account than the source.
-    form.target.choices = sorted(choices, key=lambda choice: choice[0] == (form.source.data or account.name))
-    form.target.data = form.target.data or form.target.choices[0][0]
+    form.target.choices = sorted(choices, key=lambda choice: choice.value == (form.source.data or account.name))
+    form.target.data = form.target.data or str(form.target.choices[0].value)
     return htmx.render_dialog(
         "credits/_transfer.html",
         account,

@@ -5,6 +5,7 @@ from typing import Any
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField, TextAreaField
+from wtforms.fields.choices import SelectChoice
 
 from portal.core import i18n
 from portal.core.i18n import N_, _
@@ -32,7 +33,7 @@ class AutoRecreditForm(TranslatedForm):
     pack = SelectField(N_("Pack"), validate_choice=False)
     per_day = SelectField(
         N_("Packs a day at most"),
-        choices=[(str(each), str(each)) for each in range(1, auto_recredit.MAX_PACKS_PER_DAY + 1)],
+        choices=[SelectChoice(str(each), str(each)) for each in range(1, auto_recredit.MAX_PACKS_PER_DAY + 1)],
         validate_choice=False,
     )
 
@@ -106,8 +107,8 @@ def _build_page_values(account: Account, **refused_forms: TranslatedForm) -> dic
     rule = {"below": recredit_below, "pack": account.recredit_pack or "", "per_day": account.recredit_per_day}
     recredit_form = AutoRecreditForm(prefix="recredit-", formdata=None, data=rule)
     forms = {"alert_form": alert_form, "recredit_form": recredit_form} | refused_forms
-    forms["recredit_form"].pack.choices = [("", _("Choose a pack"))] + [
-        (
+    forms["recredit_form"].pack.choices = [SelectChoice("", _("Choose a pack"))] + [
+        SelectChoice(
             str(each.credits),
             _(
                 "%(credits)s credits · %(price)s",

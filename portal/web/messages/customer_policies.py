@@ -4,6 +4,7 @@ are kept."""
 from flask import Blueprint, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import BooleanField, RadioField, StringField
+from wtforms.fields.choices import SelectChoice
 
 from portal.core.i18n import N_, _
 from portal.services.messages import text_policy
@@ -23,9 +24,9 @@ class TextPolicyForm(TranslatedForm):
     texts = RadioField(
         N_("Texts of messages"),
         choices=[
-            (text_policy.SHOWN, N_("shown to everybody of the customer")),
-            (text_policy.HIDDEN, N_("hidden from viewers")),
-            (text_policy.NONE, N_("not kept")),
+            SelectChoice(text_policy.SHOWN, N_("shown to everybody of the customer")),
+            SelectChoice(text_policy.HIDDEN, N_("hidden from viewers")),
+            SelectChoice(text_policy.NONE, N_("not kept")),
         ],
         validate_choice=False,
     )

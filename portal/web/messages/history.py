@@ -8,6 +8,7 @@ from typing import Any
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField
+from wtforms.fields.choices import SelectChoice
 
 from portal.core import gsm0338, i18n
 from portal.core.clock import now_ms
@@ -95,9 +96,9 @@ def list_sent_messages(account: Account) -> ResponseReturnValue:
 
 def _build_filter_form(account: Account, history_filter: filters.MessageFilter) -> HistoryFilterForm:
     form = HistoryFilterForm(request.args)
-    common = [(name, _(words)) for name, words in _STATUS_LABELS.items()]
+    common = [SelectChoice(name, _(words)) for name, words in _STATUS_LABELS.items()]
     form.status.choices = [
-        ("", _("Any")),
+        SelectChoice("", _("Any")),
         *common,
         *_list_failure_choices(account, history_filter.search_query.status),
     ]
@@ -106,7 +107,7 @@ def _build_filter_form(account: Account, history_filter: filters.MessageFilter) 
     return form
 
 
-def _list_failure_choices(account: Account, status: str) -> list[tuple[str, str]]:
+def _list_failure_choices(account: Account, status: str) -> list[SelectChoice]:
     """The reasons of failures, for the filter. There are many: they are offered only where failures are filtered, and
     only those that the account has had."""
     if status != search.FAILED and not status.isdecimal():
@@ -114,8 +115,8 @@ def _list_failure_choices(account: Account, status: str) -> list[tuple[str, str]
     reasons = search.list_account_failure_codes(context.get_conn(), account.id)
     if status.isdecimal():
         reasons[int(status)] = search.list_failure_codes()[int(status)]
-    choices = [(str(code), _(words)) for code, words in reasons.items()]
-    return sorted(choices, key=lambda choice: choice[1])
+    choices = [SelectChoice(str(code), _(words)) for code, words in reasons.items()]
+    return sorted(choices, key=lambda choice: choice.label)
 
 
 @blueprint.get("/accounts/<name>/history/<int:message_id>")

@@ -6,6 +6,7 @@ from typing import Any
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import SelectField, StringField
+from wtforms.fields.choices import SelectChoice
 
 from portal.core import i18n
 from portal.core.i18n import N_, _
@@ -76,8 +77,8 @@ def list_received_messages(account: Account) -> ResponseReturnValue:
 def _build_filter_form(inbound_filter: MessageFilter) -> InboundFilterForm:
     form = InboundFilterForm(request.args)
     form.state.choices = [
-        ("", _("Any")),
-        *((each, _(_STATE_BADGES[each][0])) for each in _STATE_BADGES),
+        SelectChoice("", _("Any")),
+        *(SelectChoice(each, _(_STATE_BADGES[each][0])) for each in _STATE_BADGES),
     ]
     form.state.data = inbound_filter.search_query.state
     filters.fill_filter_form(form, inbound_filter)

@@ -8,6 +8,7 @@ from flask import Blueprint, Response, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_wtf.file import FileField
 from wtforms import SelectField, StringField, TextAreaField
+from wtforms.fields.choices import SelectChoice
 
 from portal.core import i18n
 from portal.core.i18n import N_, _
@@ -51,12 +52,12 @@ class SenderSearchForm(TranslatedForm):
     sort = SelectField(
         N_("Sorted by"),
         choices=[
-            (_NEWEST_FIRST, N_("Newest first")),
-            ("asked", N_("Oldest first")),
-            ("sender", N_("Sender")),
-            ("type", N_("Type")),
-            ("status", N_("Status")),
-            ("description", N_("Description")),
+            SelectChoice(_NEWEST_FIRST, N_("Newest first")),
+            SelectChoice("asked", N_("Oldest first")),
+            SelectChoice("sender", N_("Sender")),
+            SelectChoice("type", N_("Type")),
+            SelectChoice("status", N_("Status")),
+            SelectChoice("description", N_("Description")),
         ],
     )
 
