@@ -32,7 +32,7 @@ from portal.web.core.template_source import IndentationRemover
 from portal.web.credits import credits, settings
 from portal.web.messages import blacklist, customer_policies, deletion, history, inbound
 from portal.web.people import login, profile
-from portal.web.prices import price_lists, prices
+from portal.web.prices import prices
 from portal.web.senders import sender_requests, senders
 from portal.web.statistics import statistics
 
@@ -90,9 +90,8 @@ def create_app(
         *(login, profile),
         *(accounts, allowed_ips, credentials, sessions),
         *(senders, sender_requests),
-        *(credits, settings),
+        *(credits, settings, prices),
         *(orders, packs, payment_callback, statement),
-        *(prices, price_lists),
         *(history, inbound, blacklist, deletion, customer_policies),
         *(statistics, customers, admin_accounts, balances),
     ):

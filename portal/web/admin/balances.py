@@ -20,7 +20,7 @@ from portal.services.credits import credits, expiry
 from portal.services.history import history, refunds
 from portal.web.admin.accounts import GrantCreditsForm, account_url, answer_account_form
 from portal.web.core import access, context, downloads, htmx
-from portal.web.core.forms import OnceForm, TranslatedForm, refusals_on
+from portal.web.core.forms import GetForm, OnceForm, refusals_on
 
 blueprint = Blueprint("admin_balances", __name__, url_prefix="/admin")
 
@@ -43,11 +43,8 @@ _SORTS: dict[str, tuple[str, Callable[[AccountBalance], Any]]] = {
 _SORT_KEYS = {name.removeprefix("-"): key for name, (_label, key) in _SORTS.items()}
 
 
-class BalanceSearchForm(TranslatedForm):
+class BalanceSearchForm(GetForm):
     """Which accounts are shown: those with the words of `q`, sorted as `sort` says."""
-
-    class Meta:
-        csrf = False
 
     q = StringField(N_("Account or customer"))
     sort = SelectField(N_("Sorted by"), choices=[SelectChoice(name, label) for name, (label, _key) in _SORTS.items()])

@@ -45,6 +45,13 @@ class TranslatedForm(FlaskForm):
                 field.data = ""
 
 
+class GetForm(TranslatedForm):
+    """A form whose answer has an address that can be shared, and the way back leads to it."""
+
+    class Meta:
+        csrf = False
+
+
 class OnceForm(TranslatedForm):
     """A form that does something once, even where it is sent twice: `form` is its idempotency key."""
 

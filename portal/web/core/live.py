@@ -74,7 +74,7 @@ def _credit_shortage_context(account: Account) -> dict[str, Any]:
 
 # Over each page, when credits have run short.
 _BANNER_FRAGMENT = LiveFragment("credits/_banner.html", _credit_shortage_context)
-_fragments_by_page: dict[str, tuple[LiveFragment, ...]] = {}
+fragments_by_page: dict[str, tuple[LiveFragment, ...]] = {}
 _tab_by_page: dict[str, str] = {}
 
 
@@ -85,14 +85,9 @@ def register_live_page(page: str, *fragments: LiveFragment, tab: str = "") -> No
         page: its name; pages of account.html have the names of their tabs.
         tab: the one that such a page is under, where it isn't its own.
     """
-    _fragments_by_page[page] = (_BANNER_FRAGMENT, *fragments)
+    fragments_by_page[page] = (_BANNER_FRAGMENT, *fragments)
     if tab:
         _tab_by_page[page] = tab
-
-
-def list_live_pages() -> list[str]:
-    """The names of all pages that `register_live_page` has got."""
-    return list(_fragments_by_page)
 
 
 def render_live_page(template: str, page: str, account: Account, **values: Any) -> ResponseReturnValue:
@@ -108,7 +103,7 @@ def build_live_page_values(page: str, account: Account) -> dict[str, Any]:
     """What `htmx.render_page` and `htmx.answer_form` need for a live page, as things are after a change."""
     account = accounts.get_account(context.get_conn(), account.name)
     state = _compute_page_state(page, account)
-    parts = _render_fragments(_fragments_by_page[page], account)
+    parts = _render_fragments(fragments_by_page[page], account)
     frame_parts = _render_fragments(_FRAME_FRAGMENTS, account, oob=True)
     return {
         "account": account,
@@ -133,12 +128,12 @@ def poll_changes(account: Account) -> ResponseReturnValue:
     Query: `page`, `seen` (what the answer before has said of it), and what the page's fragments take from its query.
     """
     page = request.args.get("page", "")
-    if page not in _fragments_by_page:
+    if page not in fragments_by_page:
         abort(404)
     seen, state = request.args.get("seen", "").split("."), _compute_page_state(page, account)
     if seen[0] == state:
         return "", 204
-    parts = _render_fragments((*_FRAME_FRAGMENTS, *_fragments_by_page[page]), account, oob=True)
+    parts = _render_fragments((*_FRAME_FRAGMENTS, *fragments_by_page[page]), account, oob=True)
     versions = _compute_versions(parts)
     changed = [part for part, version in zip(parts.values(), versions, strict=True) if part and version not in seen]
     response = htmx.render_fragments(
@@ -194,7 +189,7 @@ def _compute_page_state(page: str, account: Account) -> str:
         access.get_current_user(),
         context.get_client_address(),
         clock.now_ms() // _MINUTE_MS,
-        [each.read_state(account) for each in _fragments_by_page[page] if not each.is_frozen()],
+        [each.read_state(account) for each in fragments_by_page[page] if not each.is_frozen()],
     )
     return _compute_checksum(repr(state))
 

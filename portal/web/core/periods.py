@@ -105,12 +105,7 @@ def parse_period_filter(name: str, labels: Mapping[str, str], period_param: Peri
     return PeriodFilter(period_param, name, choice if choice in labels else "", labels)
 
 
-class PeriodForm(forms.TranslatedForm):
-    """A GET form: its answer has an address that can be shared, and the way back leads to it."""
-
-    class Meta:
-        csrf = False
-
+class PeriodForm(forms.GetForm):
     period = SelectField(N_("Period"), validate_choice=False)
     since = StringField(N_("From"), name="from", id="from")
     until = StringField(N_("To"), name="to", id="to")

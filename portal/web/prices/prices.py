@@ -18,6 +18,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.common.errors import Refused
 from portal.services.messages import estimates
 from portal.services.people import customers
+from portal.services.people.customers import Customer
 from portal.services.prices import countries, price_csv, price_lists, prices
 from portal.services.prices.price_csv import PriceImportPlan
 from portal.services.prices.price_lists import PriceListSummary
@@ -25,16 +26,14 @@ from portal.services.prices.prices import PriceChange, PriceRow
 from portal.web.core import access, context, htmx, layout
 from portal.web.core.forms import TranslatedForm, add_form_error, parse_row_id, read_upload, refusals_on
 from portal.web.core.paging import PAGE_SIZE
-from portal.web.prices.price_lists import (
-    list_price_lists_with_urls,
-    price_list_name,
-    price_list_url,
-    render_list_page,
-)
 
 blueprint = Blueprint("prices", __name__)
 
 _MAX_STEPS = 100
+
+
+class PriceListForm(TranslatedForm):
+    name = StringField(N_("Name"))
 
 
 class PriceForm(TranslatedForm):
@@ -132,7 +131,9 @@ def show_prices(price_list: PriceListSummary) -> ResponseReturnValue:
     values: dict[str, Any] = {"price_list": price_list, "table": _build_price_table(price_list.id)}
     if htmx.is_htmx_request():
         return htmx.render_fragments("prices/_rows.html", **values)
-    return htmx.render_page("prices/list.html", lists=list_price_lists_with_urls(), list_name=price_list_name, **values)
+    return htmx.render_page(
+        "prices/list.html", lists=_list_price_lists_with_urls(), list_name=_price_list_name, **values
+    )
 
 
 @blueprint.route("/admin/prices/<int:list_id>/set", methods=["GET", "POST"])
@@ -157,7 +158,7 @@ def change_price(price_list: PriceListSummary) -> ResponseReturnValue:
     if row and not form.is_submitted():
         form.destination.data, form.closed.data = row.destination, row.in_force and row.price is None
         form.price.data = "" if row.price is None else i18n.format_credits(row.price)
-    return render_list_page("prices/set.html", price_list, form=form, line=_build_table_row(row) if row else None)
+    return _render_list_page("prices/set.html", price_list, form=form, line=_build_table_row(row) if row else None)
 
 
 def _price_url(price_list: PriceListSummary, destination: str) -> str:
@@ -193,7 +194,7 @@ def remove_price(price_list: PriceListSummary) -> ResponseReturnValue:
         # Removed by a colleague in the meantime, or it has come into force.
         toast = htmx.Toast(refusal.localized(), "warn")
     if _find_price_row(price_list.id, destination) is None:
-        return htmx.redirect_after_post(price_list_url(price_list), toast)
+        return htmx.redirect_after_post(_price_list_url(price_list), toast)
     return htmx.redirect_after_post(_price_url(price_list, destination), toast)
 
 
@@ -218,6 +219,109 @@ def _build_prices_csv_response(rows: Sequence[PriceRow], filename: str, *, own: 
     )
 
 
+# --- the lists themselves
+
+
+def _render_list_page(template: str, price_list: PriceListSummary, **values: Any) -> ResponseReturnValue:
+    """A page about a list."""
+    return htmx.render_page(
+        template,
+        price_list=price_list,
+        list_name=_price_list_name,
+        address=_price_list_url(price_list),
+        timezone=context.get_config().timezone,
+        **values,
+    )
+
+
+def _price_list_name(price_list: PriceListSummary) -> str:
+    """A list's name for display."""
+    return price_list.name or _("Default prices")
+
+
+def _price_list_url(price_list: PriceListSummary) -> str:
+    """The address of a list's prices."""
+    return (
+        url_for("prices.show_default_prices")
+        if price_list.is_default
+        else url_for("prices.show_prices", list_id=price_list.id)
+    )
+
+
+def _list_price_lists_with_urls() -> list[tuple[PriceListSummary, str]]:
+    """All lists, with the addresses of their prices."""
+    return [(each, _price_list_url(each)) for each in price_lists.list_price_lists(context.get_conn())]
+
+
+@blueprint.route("/admin/prices/lists", methods=["GET", "POST"])
+@access.operator_required
+def list_price_lists() -> ResponseReturnValue:
+    """All lists, and the form that adds one."""
+    form = PriceListForm()
+    if form.is_submitted():
+        with refusals_on(form):
+            price_list = price_lists.create_price_list(context.get_conn(), context.get_actor(), form.name.data)
+            toast = htmx.Toast(
+                _("%(name)s was added. All costs as in the default list until you set a price.", name=price_list.name)
+            )
+            return htmx.redirect_after_post(_price_list_url(price_list), toast)
+    return htmx.render_page(
+        "prices/lists.html", lists=_list_price_lists_with_urls(), list_name=_price_list_name, form=form
+    )
+
+
+@blueprint.route("/admin/prices/<int:list_id>/settings", methods=["GET", "POST"])
+@access.operator_required
+def rename_price_list(price_list: PriceListSummary) -> ResponseReturnValue:
+    """A list's name, who has it, and whether it can be deleted."""
+    conn, actor, form = context.get_conn(), context.get_actor(), PriceListForm()
+    if not form.is_submitted():
+        form.name.data = price_list.name
+    else:
+        with refusals_on(form):
+            renamed = price_lists.rename_price_list(conn, actor, price_list.id, form.name.data)
+            toast = htmx.Toast(_("The list is called %(name)s now.", name=renamed.name))
+            return htmx.redirect_after_post(_price_list_url(renamed), toast)
+    return _render_settings_page(price_list, form)
+
+
+@blueprint.post("/admin/prices/<int:list_id>/delete")
+@access.operator_required
+def delete_price_list(price_list: PriceListSummary) -> ResponseReturnValue:
+    form = PriceListForm(formdata=None, obj=price_list)
+    with refusals_on(form):
+        price_lists.delete_price_list(context.get_conn(), context.get_actor(), price_list.id)
+        toast = htmx.Toast(_("%(name)s was deleted.", name=price_list.name))
+        return htmx.redirect_after_post(url_for(".list_price_lists"), toast)
+    return _render_settings_page(price_list, form)
+
+
+def _render_settings_page(price_list: PriceListSummary, form: PriceListForm) -> ResponseReturnValue:
+    reason = ""
+    try:
+        price_lists.require_deletable_price_list(context.get_conn(), price_list.id)
+    except Refused as refusal:
+        reason = refusal.localized()
+    return _render_list_page("prices/settings.html", price_list, form=form, reason=reason)
+
+
+@blueprint.post("/admin/customers/<int:customer_id>/prices")
+@access.operator_required
+def assign_price_list(customer: Customer) -> ResponseReturnValue:
+    """Give a customer the list `price_list`."""
+    list_id = request.form.get("price_list", 0, type=parse_row_id)
+    try:
+        price_list = price_lists.assign_price_list(context.get_conn(), context.get_actor(), customer, list_id)
+    except price_lists.NoSuchPriceList as refusal:
+        # Deleted by a colleague while the page was open.
+        toast = htmx.Toast(refusal.localized(), "warn")
+    else:
+        toast = htmx.Toast(
+            _("%(customer)s pays by %(name)s now.", customer=customer.name, name=_price_list_name(price_list))
+        )
+    return htmx.redirect_after_post(url_for("admin_customers.show_customer", customer_id=customer.id), toast)
+
+
 # --- importing a file
 
 
@@ -230,7 +334,7 @@ def preview_import(price_list: PriceListSummary) -> ResponseReturnValue:
         with refusals_on(form):
             content = read_upload("file", price_csv.MAX_FILE_BYTES)
             return _render_import_plan(price_list, _plan_import(price_list, content), content)
-    return render_list_page("prices/import.html", price_list, form=form)
+    return _render_list_page("prices/import.html", price_list, form=form)
 
 
 @blueprint.post("/admin/prices/<int:list_id>/import/confirm")
@@ -246,8 +350,8 @@ def import_prices(price_list: PriceListSummary) -> ResponseReturnValue:
                 return _render_import_plan(price_list, plan, content, outdated=True)
             prices.change_prices(conn, context.get_actor(), price_list.id, plan.changes, timezone, now=now)
         toast_text = i18n.ngettext("%(num)s price was imported.", "%(num)s prices were imported.", len(plan.changes))
-        return htmx.redirect_after_post(price_list_url(price_list), htmx.Toast(toast_text))
-    return render_list_page("prices/import.html", price_list, form=form)
+        return htmx.redirect_after_post(_price_list_url(price_list), htmx.Toast(toast_text))
+    return _render_list_page("prices/import.html", price_list, form=form)
 
 
 def _plan_import(price_list: PriceListSummary, content: bytes) -> PriceImportPlan:
@@ -258,7 +362,7 @@ def _render_import_plan(
     price_list: PriceListSummary, plan: PriceImportPlan, content: bytes, *, outdated: bool = False
 ) -> ResponseReturnValue:
     steps = [*plan.changed, *plan.new]
-    return render_list_page(
+    return _render_list_page(
         "prices/plan.html",
         price_list,
         status=422 if outdated else 200,

@@ -17,7 +17,7 @@ from portal.services.messages import inbound_numbers
 from portal.services.senders import documents, senders
 from portal.services.senders.senders import Sender
 from portal.web.core import access, context, htmx, live
-from portal.web.core.forms import TranslatedForm, parse_row_id, read_upload, refusals_on
+from portal.web.core.forms import GetForm, TranslatedForm, parse_row_id, read_upload, refusals_on
 from portal.web.core.paging import PAGE_SIZE
 
 blueprint = Blueprint("senders", __name__)
@@ -42,11 +42,8 @@ class SenderForm(TranslatedForm):
     document = FileField(N_("Supporting document"))
 
 
-class SenderSearchForm(TranslatedForm):
+class SenderSearchForm(GetForm):
     """Which senders are shown: those with the words of `q`, sorted by a column (a minus before it: descending)."""
-
-    class Meta:
-        csrf = False
 
     q = StringField(N_("Sender or description"))
     sort = SelectField(

@@ -105,7 +105,7 @@ def addresses(app: Flask, numbers: list[int]) -> Iterator[str]:
             _, path = rule.build({each: number if each in numbered else NAME for each in rule.arguments}) or ("", "")
             yield path
             yield f"{path}?text={MARKER[:5]}&period=today"
-    for page in live.list_live_pages():
+    for page in live.fragments_by_page:
         yield f"/accounts/{NAME}/live?page={page}"
         yield f"/accounts/{NAME}/live?page={page}&text={MARKER[:5]}"
 
