@@ -33,7 +33,7 @@ from portal.web.credits import credits, settings
 from portal.web.messages import blacklist, customer_policies, deletion, history, inbound
 from portal.web.people import login, profile
 from portal.web.prices import prices
-from portal.web.senders import sender_requests, senders
+from portal.web.senders import senders
 from portal.web.statistics import statistics
 
 # A file that is larger than it may be comes this far, so that the form says so, with what was typed. Fields alone may
@@ -89,11 +89,10 @@ def create_app(
         *(static_files, health, language, live),
         *(login, profile),
         *(accounts, allowed_ips, credentials, sessions),
-        *(senders, sender_requests),
         *(credits, settings, prices),
         *(orders, packs, payment_callback, statement),
         *(history, inbound, blacklist, deletion, customer_policies),
-        *(statistics, customers, admin_accounts, balances),
+        *(senders, statistics, customers, admin_accounts, balances),
     ):
         app.register_blueprint(module.blueprint)
     return app
