@@ -189,17 +189,19 @@ _REFUND = BalanceChange(
 )
 
 
-@blueprint.route(
-    "/accounts/<name>/credits/correct",
-    endpoint="correct_balance",
-    defaults={"kind": _CORRECTION},
-    methods=["GET", "POST"],
-)
-@blueprint.route(
-    "/accounts/<name>/credits/refund", endpoint="refund_credits", defaults={"kind": _REFUND}, methods=["GET", "POST"]
-)
+@blueprint.route("/accounts/<name>/credits/correct", methods=["GET", "POST"])
 @access.operator_required
-def change_balance(account: Account, kind: BalanceChange) -> ResponseReturnValue:
+def correct_balance(account: Account) -> ResponseReturnValue:
+    return _change_balance(account, _CORRECTION)
+
+
+@blueprint.route("/accounts/<name>/credits/refund", methods=["GET", "POST"])
+@access.operator_required
+def refund_credits(account: Account) -> ResponseReturnValue:
+    return _change_balance(account, _REFUND)
+
+
+def _change_balance(account: Account, kind: BalanceChange) -> ResponseReturnValue:
     """Add credits to a balance, or take some away."""
     conn, actor, form = context.get_conn(), context.get_actor(), BalanceChangeForm()
     if form.is_submitted():
