@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 
 from portal.services.accounts.allowed_ips import IPAddress, IPNetwork, unmap_ipv4
@@ -23,6 +24,7 @@ _ALERT_SECONDS = 1.0
 _READ_SIZE = 64 * 1024
 
 
+@dataclass(eq=False)
 class SmppListener:
     """Accepts on one socket. By hand, so that a stranger is counted before TLS costs anything.
 
@@ -33,38 +35,29 @@ class SmppListener:
         make_session: makes the protocol of a connection that was let in.
     """
 
-    def __init__(
-        self,
-        listening_socket: socket.socket,
-        tls_context: ssl.SSLContext | None,
-        handshake_seconds: float,
-        proxy_networks: Sequence[IPNetwork],
-        connection_limits: ConnectionLimits,
-        make_session: Callable[[ConnectionSlot], asyncio.Protocol],
-    ) -> None:
-        self._socket = listening_socket
-        self._tls_context = tls_context
-        self._handshake_seconds = handshake_seconds
-        self._proxy_networks = proxy_networks
-        self._connection_limits = connection_limits
-        self._make_session = make_session
-        self._loop = asyncio.get_running_loop()
-        self._handshakes: dict[asyncio.Task[None], ConnectionSlot] = {}
-        self._header_tasks: set[asyncio.Task[IPAddress]] = set()
-        self._resume_timer: asyncio.TimerHandle | None = None
+    listening_socket: socket.socket
+    tls_context: ssl.SSLContext | None
+    handshake_seconds: float
+    proxy_networks: Sequence[IPNetwork]
+    connection_limits: ConnectionLimits
+    make_session: Callable[[ConnectionSlot], asyncio.Protocol]
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _handshakes: dict[asyncio.Task[None], ConnectionSlot] = field(default_factory=dict)
+    _header_tasks: set[asyncio.Task[IPAddress]] = field(default_factory=set)
+    _resume_timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Accept from now on."""
         self._resume_timer = None
-        self._loop.add_reader(self._socket.fileno(), self._accept_connections)
+        self._loop.add_reader(self.listening_socket.fileno(), self._accept_connections)
 
     def close(self) -> None:
         """Accept nothing any more; sessions go on."""
         if self._resume_timer:
             self._resume_timer.cancel()
         else:
-            self._loop.remove_reader(self._socket.fileno())
-        self._socket.close()
+            self._loop.remove_reader(self.listening_socket.fileno())
+        self.listening_socket.close()
         for slot in list(self._handshakes.values()):
             slot.cancel()
         for task in self._header_tasks:
@@ -73,13 +66,13 @@ class SmppListener:
     def _accept_connections(self) -> None:
         for _ in range(_ACCEPT_BATCH_SIZE):
             try:
-                client, peer = self._socket.accept()
+                client, peer = self.listening_socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
                 # Out of file descriptors: the connection stays in the backlog, and would wake us without end.
                 log.error("connections can't be accepted: %s", error)
-                self._loop.remove_reader(self._socket.fileno())
+                self._loop.remove_reader(self.listening_socket.fileno())
                 self._resume_timer = self._loop.call_later(_ACCEPT_PAUSE_SECONDS, self.start)
                 return
             self._admit_client(client, parse_peer_address(peer[0]))
@@ -88,9 +81,9 @@ class SmppListener:
         client.setblocking(False)
         with suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if not any(peer in each for each in self._proxy_networks):
-            self._connection_limits.admit_or_queue(PendingConnection(client, peer, self._start_session))
-        elif self._connection_limits.reserve_place():
+        if not any(peer in each for each in self.proxy_networks):
+            self.connection_limits.admit_or_queue(PendingConnection(client, peer, self._start_session))
+        elif self.connection_limits.reserve_place():
             task = self._loop.create_task(self._read_proxy_header(client, peer))
             self._header_tasks.add(task)
             task.add_done_callback(partial(self._handle_proxy_header, client, peer))
@@ -101,7 +94,7 @@ class SmppListener:
 
     async def _read_proxy_header(self, client: socket.socket, peer: IPAddress) -> IPAddress:
         """Read it, and nothing behind it; returns where the client is. Raises ProxyHeaderError or OSError."""
-        deadline = self._loop.time() + self._handshake_seconds
+        deadline = self._loop.time() + self.handshake_seconds
         header = await peek_first_octets(
             client, proxy_protocol.count_header_octets, proxy_protocol.MAX_HEADER_LENGTH, deadline
         )
@@ -110,11 +103,11 @@ class SmppListener:
 
     def _handle_proxy_header(self, client: socket.socket, peer: IPAddress, task: asyncio.Task[IPAddress]) -> None:
         self._header_tasks.discard(task)
-        self._connection_limits.release_place()
-        is_stopping = self._socket.fileno() < 0
+        self.connection_limits.release_place()
+        is_stopping = self.listening_socket.fileno() < 0
         error = None if task.cancelled() else task.exception()
         if not (task.cancelled() or error or is_stopping):
-            self._connection_limits.admit_or_queue(PendingConnection(client, task.result(), self._start_session))
+            self.connection_limits.admit_or_queue(PendingConnection(client, task.result(), self._start_session))
             return
         client.close()
         # A balancer that only looks whether the port is open does so every few seconds.
@@ -137,10 +130,10 @@ class SmppListener:
 
     async def _run_handshake(self, client: socket.socket, slot: ConnectionSlot) -> None:
         try:
-            if self._tls_context:
-                await self._run_tls_handshake(client, slot, self._tls_context)
+            if self.tls_context:
+                await self._run_tls_handshake(client, slot, self.tls_context)
             else:
-                await self._loop.connect_accepted_socket(lambda: self._make_session(slot), client)
+                await self._loop.connect_accepted_socket(lambda: self.make_session(slot), client)
         except ConnectionEnded:
             _close_client(client, slot)
         except OSError as error:
@@ -155,14 +148,14 @@ class SmppListener:
         The event loop closes the socket without sending the alert, so another file descriptor keeps it open.
         Raises OSError.
         """
-        deadline = self._loop.time() + self._handshake_seconds
+        deadline = self._loop.time() + self.handshake_seconds
         client_hello = await peek_first_octets(
             client, tls.ClientHelloCounter().count_needed, tls.MAX_CLIENT_HELLO_LENGTH, deadline
         )
         with client.dup() as same_client:
             try:
                 await self._loop.connect_accepted_socket(
-                    lambda: self._make_session(slot),
+                    lambda: self.make_session(slot),
                     client,
                     ssl=tls_context,
                     ssl_handshake_timeout=max(deadline - self._loop.time(), 0.001),

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
 
@@ -101,6 +101,7 @@ class ServerContext:
     server_limits: ServerLimits
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class SmppSession(PduStream):
     """One client from its connection to its end.
 
@@ -108,69 +109,41 @@ class SmppSession(PduStream):
     until then there is none, as there is no account.
     """
 
-    __slots__ = (
-        "_account",
-        "_awaits_delivery_answers",
-        "_connection_slot",
-        "_delivery_scheduler",
-        "_enquire_link_sent_at",
-        "_final_octets",
-        "_has_open_search",
-        "_has_sent_unbind",
-        "_in_flight",
-        "_is_receiving",
-        "_is_smpp_3_4",
-        "_limits",
-        "_liveness_timer",
-        "_logged_refusals",
-        "_malformed_count",
-        "_may_submit",
-        "_pdu_rate_bucket",
-        "_pdus_before_bind",
-        "_server_context",
-        "_state",
-        "_throughput_bucket",
-        "_unanswered_deliveries",
-        "accepted_bind",
-        "address",
-        "delivered",
-        "has_submitted",
-        "id",
-        "kind",
-        "submitted",
-    )
+    _connection_slot: ConnectionSlot
+    _server_context: ServerContext
+    slow_reader_seconds: float = field(init=False)
+    id: int = 0
+    address: IPAddress = field(init=False)
+    kind: BindKind = field(init=False)
+    accepted_bind: AcceptedBind | None = None
+    submitted: int = 0
+    has_submitted: bool = False
+    delivered: int = 0
+    _limits: LimitSettings = field(init=False)
+    _state: SessionState = SessionState.OPEN
+    _account: AccountConfig = field(init=False)
+    _is_smpp_3_4: bool = True
+    _throughput_bucket: TokenBucket = field(init=False)
+    _pdu_rate_bucket: TokenBucket = field(init=False)
+    _pdus_before_bind: int = 0
+    _malformed_count: int = 0
+    _logged_refusals: set[CommandStatus] = field(default_factory=set)
+    _delivery_scheduler: DeliveryScheduler = field(init=False)
+    _may_submit: bool = False
+    _has_open_search: bool = False
+    _is_receiving: bool = False
+    _awaits_delivery_answers: bool = False
+    _has_sent_unbind: bool = False
+    _in_flight: int = 0
+    _unanswered_deliveries: dict[int, tuple[Deliverable, float]] = field(default_factory=dict)
+    _final_octets: bytearray | None = None
+    _enquire_link_sent_at: float | None = None
+    _liveness_timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, slot: ConnectionSlot, context: ServerContext) -> None:
-        super().__init__(context.limits.response_seconds, asyncio.get_running_loop())
-        self._connection_slot = slot
-        self._limits = context.limits
-        self.id = 0
-        self.address: IPAddress = slot.address
-        self.kind: BindKind
-        self.accepted_bind: AcceptedBind | None = None
-        self.submitted = 0
-        self.has_submitted = False
-        self.delivered = 0
-        self._server_context = context
-        self._state = SessionState.OPEN
-        self._account: AccountConfig
-        self._is_smpp_3_4 = True
-        self._throughput_bucket: TokenBucket
-        self._pdu_rate_bucket: TokenBucket
-        self._pdus_before_bind = 0
-        self._malformed_count = 0
-        self._logged_refusals: set[CommandStatus] = set()
-        self._delivery_scheduler: DeliveryScheduler
-        self._may_submit = False
-        self._has_open_search = False
-        self._is_receiving = False
-        self._awaits_delivery_answers = False
-        self._has_sent_unbind = False
-        self._in_flight = 0
-        self._unanswered_deliveries: dict[int, tuple[Deliverable, float]] = {}
-        self._final_octets: bytearray | None = None
-        self._enquire_link_sent_at: float | None = None
-        self._liveness_timer: asyncio.TimerHandle | None = None
+    def __post_init__(self) -> None:
+        self._limits = self._server_context.limits
+        self.slow_reader_seconds = self._limits.response_seconds
+        self.address = self._connection_slot.address
 
     # --- the connection
 
@@ -179,13 +152,13 @@ class SmppSession(PduStream):
         self._abort("has not bound, and its place is needed")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
+        PduStream.connection_made(self, transport)  # a class with slots is made anew, and super() has the first one
         self._set_deadline(self._limits.bind_seconds, self._flush_and_close)
         if not self._connection_slot.attach_session(self):
             self._abort("has come too late")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
+        PduStream.connection_lost(self, exc)
         self._connection_slot.release()
         if self._liveness_timer:
             self._liveness_timer.cancel()
@@ -220,13 +193,12 @@ class SmppSession(PduStream):
             if self._pdus_before_bind > MAX_PDUS_BEFORE_BIND:
                 self._abort("says much and does not bind")
                 return False
-        elif not self._pdu_rate_bucket.take_token(self._turn_started_at) or self._is_in_flight_limit_reached():
+        elif not self._pdu_rate_bucket.take_token(self._turn_started_at) or (
+            self._in_flight >= _MAX_IN_FLIGHT and not self._account.windowing
+        ):
             self._pause_reading_briefly()
             return False
         return True
-
-    def _is_in_flight_limit_reached(self) -> bool:
-        return self._in_flight >= _MAX_IN_FLIGHT and not self._account.windowing
 
     # --- PDUs
 

@@ -5,6 +5,7 @@ import logging
 import traceback
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -27,50 +28,32 @@ _READ_PAUSE_SECONDS = 0.1
 _MAX_OCTETS_PER_TURN = 8 * 1024
 
 
+@dataclass(slots=True, eq=False, repr=False, kw_only=True)
 class PduStream(asyncio.Protocol):
     """One connection from its first octet to its last. What its PDUs mean is its subclass's matter.
 
     The peer is whoever is at the other end: a client of the server's, or an upstream's SMSC. `last_received_at`: when
     it was last heard, in seconds of the event loop's clock. `tls`: the version, empty when unsecured.
+    `slow_reader_seconds`: how long it may read nothing of what it is sent.
     """
 
-    __slots__ = (
-        "_buffer",
-        "_closed",
-        "_deadline_timer",
-        "_holds_output",
-        "_ignores_input",
-        "_last_sequence_number",
-        "_loop",
-        "_octets_needed",
-        "_outgoing",
-        "_resume_handle",
-        "_slow_reader_seconds",
-        "_slow_reader_timer",
-        "_transport",
-        "_turn_started_at",
-        "last_received_at",
-        "tls",
-    )
-
-    def __init__(self, slow_reader_seconds: float, loop: asyncio.AbstractEventLoop) -> None:
-        self.tls = ""
-        self._slow_reader_seconds = slow_reader_seconds
-        self._loop = loop
-        self._transport: asyncio.Transport | None = None
-        self._closed = False
-        self._ignores_input = False
-        self._buffer = bytearray()
-        self._octets_needed = pdu.HEADER_LENGTH
-        self.last_received_at = 0.0
-        self._last_sequence_number = 0
-        # When what is read at this moment was begun with, also after a pause.
-        self._turn_started_at = 0.0
-        self._resume_handle: asyncio.Handle | None = None
-        self._outgoing: list[bytes] = []
-        self._holds_output = False
-        self._slow_reader_timer: asyncio.TimerHandle | None = None
-        self._deadline_timer: asyncio.TimerHandle | None = None
+    slow_reader_seconds: float
+    tls: str = ""
+    last_received_at: float = 0.0
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _transport: asyncio.Transport | None = None
+    _closed: bool = False
+    _ignores_input: bool = False
+    _buffer: bytearray = field(default_factory=bytearray)
+    _octets_needed: int = pdu.HEADER_LENGTH
+    _last_sequence_number: int = 0
+    # When what is read at this moment was begun with, also after a pause.
+    _turn_started_at: float = 0.0
+    _resume_handle: asyncio.Handle | None = None
+    _outgoing: list[bytes] = field(default_factory=list)
+    _holds_output: bool = False
+    _slow_reader_timer: asyncio.TimerHandle | None = None
+    _deadline_timer: asyncio.TimerHandle | None = None
 
     @property
     def is_reading_paused(self) -> bool:
@@ -176,7 +159,7 @@ class PduStream(asyncio.Protocol):
         # The peer does not read its answers, so it gets no new ones for a while; then it is gone.
         assert self._transport
         self._transport.pause_reading()
-        self._slow_reader_timer = self._loop.call_later(self._slow_reader_seconds, self._abort_slow_reader)
+        self._slow_reader_timer = self._loop.call_later(self.slow_reader_seconds, self._abort_slow_reader)
 
     def resume_writing(self) -> None:
         if self._slow_reader_timer and self._transport:

@@ -3,6 +3,7 @@
 import logging
 import sqlite3
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from portal.core.crypto import Keys
 from portal.services.routing import routes
@@ -16,6 +17,7 @@ from portal.smsc.storage.interface import OutboundListener, UpstreamConfig
 log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, repr=False)
 class OutboundConfig:
     """What is told `OutboundListener` of upstreams and routes. Whatever reads raises sqlite3.Error.
 
@@ -24,27 +26,20 @@ class OutboundConfig:
         keep_tlv_tags: is told the tags of optional parameters that upstreams pass on.
     """
 
-    def __init__(
-        self,
-        conn: sqlite3.Connection,
-        keys: Keys,
-        begin_upstreams: Callable[[], None],
-        keep_tlv_tags: Callable[[frozenset[int]], None],
-    ) -> None:
-        self._conn = conn
-        self._keys = keys
-        self._begin_upstreams = begin_upstreams
-        self._keep_tlv_tags = keep_tlv_tags
-        self._versions: dict[int, int] = {}
-        self._has_ever_had_upstream = False
-        self._rows = DecisiveRows([], {}, None)
-        self._routes = RouteTable([], {}, None)
+    conn: sqlite3.Connection
+    keys: Keys
+    begin_upstreams: Callable[[], None]
+    keep_tlv_tags: Callable[[frozenset[int]], None]
+    _versions: dict[int, int] = field(default_factory=dict)
+    _has_ever_had_upstream: bool = False
+    _rows: DecisiveRows = field(default_factory=lambda: DecisiveRows([], {}, None))
+    _routes: RouteTable = field(default_factory=lambda: RouteTable([], {}, None))
 
     def load_upstreams(self, listener: OutboundListener) -> None:
         """Tell the listener of upstreams where any has changed."""
-        found = upstreams.list_upstreams(self._conn)
+        found = upstreams.list_upstreams(self.conn)
         versions = {each.id: each.version for each in found}
-        has_ever_had = bool(found) or upstreams.has_ever_had_upstream(self._conn)
+        has_ever_had = bool(found) or upstreams.has_ever_had_upstream(self.conn)
         if (versions, has_ever_had) == (self._versions, self._has_ever_had_upstream):
             return
         configs = []
@@ -55,24 +50,24 @@ class OutboundConfig:
             except InvalidEntry as error:
                 log.error("upstream %s passes no optional parameters on: %s", each.name, error)
             try:
-                password = upstreams.get_upstream_password(self._conn, self._keys, each)
+                password = upstreams.get_upstream_password(self.conn, self.keys, each)
             except UpstreamPasswordUnreadable as error:
                 log.error("%s", error)
                 password = None
             configs.append(UpstreamConfig(each, password))
         if has_ever_had and not self._has_ever_had_upstream:
-            self._begin_upstreams()
+            self.begin_upstreams()
         self._versions, self._has_ever_had_upstream = versions, has_ever_had
-        self._keep_tlv_tags(frozenset(tlv_tags))
+        self.keep_tlv_tags(frozenset(tlv_tags))
         listener.handle_upstreams_changed(configs, has_ever_had=has_ever_had)
 
     def load_routes(self, listener: OutboundListener) -> None:
         """Tell the listener of routes where anything has changed that decides about messages."""
         # They are looked at at each change of whatever the server has in memory, and that must not take long.
-        before, rows = self._rows, routes.read_decisive_rows(self._conn)
+        before, rows = self._rows, routes.read_decisive_rows(self.conn)
         if rows == before:
             return
-        self._routes = routes.load_route_table(self._conn)
+        self._routes = routes.load_route_table(self.conn)
         self._rows = rows
         listener.handle_routes_changed(self._routes, moves_waiting=rows.routes != before.routes)
 

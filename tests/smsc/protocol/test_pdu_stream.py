@@ -15,8 +15,8 @@ MANY, LAST = 5_000, 7
 class RecordingStream(PduStream):
     """Takes down what it hears, and answers nothing."""
 
-    def __init__(self, sequences, loop):
-        super().__init__(10.0, loop)
+    def __init__(self, sequences):
+        super().__init__(slow_reader_seconds=10.0)
         self.sequences = sequences
 
     @property
@@ -40,9 +40,7 @@ async def test_who_sends_much_at_once_leaves_others_their_turn():
     loop = asyncio.get_running_loop()
     heard: list[int] = []
     pairs = [socket.socketpair() for _ in range(2)]
-    transports = [
-        (await loop.connect_accepted_socket(lambda: RecordingStream(heard, loop), ours))[0] for ours, _ in pairs
-    ]
+    transports = [(await loop.connect_accepted_socket(lambda: RecordingStream(heard), ours))[0] for ours, _ in pairs]
     (_, flooder), (_, bystander) = pairs
     try:
         flooder.sendall(
@@ -73,7 +71,7 @@ class DefectiveStream(RecordingStream):
 async def test_a_pdu_that_cannot_be_processed_ends_its_connection(others, caplog):
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
-    transport, _ = await loop.connect_accepted_socket(lambda: DefectiveStream([], loop), ours)
+    transport, _ = await loop.connect_accepted_socket(lambda: DefectiveStream([]), ours)
     octets = HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1_000).encode() * others
     theirs.setblocking(False)
     try:

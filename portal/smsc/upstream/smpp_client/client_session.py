@@ -6,6 +6,7 @@ import asyncio
 import logging
 import ssl
 from collections import deque
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from portal.core import tls_client
@@ -76,6 +77,7 @@ class _State(Enum):
 _BOUND = _State.BOUND
 
 
+@dataclass(eq=False, repr=False)
 class ClientSession(PduStream):
     """A connection that binds as soon as it is made.
 
@@ -89,35 +91,35 @@ class ClientSession(PduStream):
     sentence without its full stop. `bind_status`: the command_status that refused the bind, 0: none did.
     """
 
-    def __init__(
-        self, number: int, kind: str, host: Host, bind_octets: bytes, settings: ClientSettings, owner: SessionOwner
-    ) -> None:
-        super().__init__(settings.response_seconds, asyncio.get_running_loop())
-        self.number = number
-        self.kind = kind
-        self.in_flight: dict[int, Submit] = {}
-        self.pending: deque[Submit] = deque()
-        self.ended: asyncio.Future[None] = self._loop.create_future()
-        self.end_reason = ""
-        self.bind_status = 0
-        self.bound_at = 0.0
-        self._host = host
-        self._bind_octets = bind_octets
-        self._settings = settings
-        self._owner = owner
-        self._state = _State.BINDING
-        self._final_octets: bytes | None = None
-        self._closes_after_final = False
+    number: int
+    kind: str
+    _host: Host
+    _bind_octets: bytes
+    _settings: ClientSettings
+    _owner: SessionOwner
+    slow_reader_seconds: float = field(init=False)
+    in_flight: dict[int, Submit] = field(default_factory=dict)
+    pending: deque[Submit] = field(default_factory=deque)
+    ended: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    end_reason: str = ""
+    bind_status: int = 0
+    bound_at: float = 0.0
+    _state: _State = _State.BINDING
+    _final_octets: bytes | None = None
+    _closes_after_final: bool = False
+    _last_answer_at: float = 0.0
+    _answer_due_from: float = 0.0
+    _enquire_link_sent_at: float | None = None
+    _unanswered_count: int = 0
+    _unanswered_octets: int = 0
+    _malformed_count: int = 0
+    _malformed_since: float = 0.0
+    _logged: int = 0
+    _watch_timer: asyncio.TimerHandle | None = None
+
+    def __post_init__(self) -> None:
+        self.slow_reader_seconds = self._settings.response_seconds
         self._last_sequence_number = BIND_SEQUENCE
-        self._last_answer_at = 0.0
-        self._answer_due_from = 0.0
-        self._enquire_link_sent_at: float | None = None
-        self._unanswered_count = 0
-        self._unanswered_octets = 0
-        self._malformed_count = 0
-        self._malformed_since = 0.0
-        self._logged = 0
-        self._watch_timer: asyncio.TimerHandle | None = None
 
     # --- the connection
 
@@ -175,7 +177,7 @@ class ClientSession(PduStream):
 
     def pause_writing(self) -> None:
         # Its answers are read all the same: it may be waiting for that, before it reads what it is sent.
-        self._slow_reader_timer = self._loop.call_later(self._slow_reader_seconds, self._abort_slow_reader)
+        self._slow_reader_timer = self._loop.call_later(self.slow_reader_seconds, self._abort_slow_reader)
 
     def _writing_resumed(self) -> None:
         self._owner.handle_writable(self)
