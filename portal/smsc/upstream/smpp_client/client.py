@@ -85,9 +85,8 @@ class SmppClient(ConnectorOwner):
         self._turn = 0
         self._pacer = Pacer(settings.throughput, settings.throttle_seconds, self._loop.time())
         self._flows: dict[str, _DestinationFlow] = {}
-        # Those that have something that waits to be tried again, by destination, and how many messages that are in all.
+        # Those that have something that waits to be tried again, by destination.
         self._blocked: dict[str, _DestinationFlow] = {}
-        self._held_count = 0
         self._order = 0
         self._is_closing = False
         self._settling: asyncio.Handle | None = None
@@ -136,6 +135,11 @@ class SmppClient(ConnectorOwner):
         return [each.state for _, each in sorted(self._connectors.items())]
 
     @property
+    def is_connected(self) -> bool:
+        """Whether it can take messages at all."""
+        return bool(self.sessions)
+
+    @property
     def awaits_answer(self) -> bool:
         """Whether anything that was sent on the connections that are bound isn't answered."""
         return any(each.in_flight for each in self.sessions)
@@ -150,7 +154,7 @@ class SmppClient(ConnectorOwner):
         """How many messages it takes at this moment: 0 unless one bind can send, and the windows and the rate allow."""
         if self._is_closing:
             return 0
-        free = -self._held_count
+        free = -sum(len(each.waiting or ()) for each in self._blocked.values()) if self._blocked else 0
         waiting = 0
         for session in self.sessions:
             free += session.free - len(session.pending)
@@ -183,7 +187,6 @@ class SmppClient(ConnectorOwner):
             self._send(submit, flow)
         else:
             flow.waiting.append(submit)
-            self._held_count += 1
             if len(flow.waiting) > self._longest_flow:
                 # What becomes of the first decides about all.
                 flow.due_at = 0.0
@@ -193,7 +196,7 @@ class SmppClient(ConnectorOwner):
         """Send those of these messages no more that have waited to be sent (again); returns their ids. Nothing is told
         of them any more.
         """
-        return [group[0] for group in self.cancel_groups([(each,) for each in message_ids])]
+        return [each for (each,) in self.cancel_groups([(each,) for each in message_ids])]
 
     def cancel_groups(self, groups: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """The same of groups of messages, each group only where all of it has waited; otherwise all of it goes on."""
@@ -215,12 +218,12 @@ class SmppClient(ConnectorOwner):
         self._settle_soon()
         return cancelled
 
-    async def close(self, reason: str = "the portal closes it", answer_seconds: float = ANSWER_SECONDS) -> None:
-        """Take no more messages, wait some seconds for the answers, unbind and disconnect. What is not answered by then
-        is reported as lost before it returns.
+    async def close(self, seconds: float = ANSWER_SECONDS) -> None:
+        """Take no more messages, wait so long for the answers, unbind and disconnect. What is not answered by then is
+        reported as lost before it returns.
         """
         self._is_closing = True
-        closing = (each.close(reason, answer_seconds) for each in self._connectors.values())
+        closing = (each.close("the portal closes it", seconds) for each in self._connectors.values())
         await asyncio.gather(*closing, *self._closing_tasks)
         for handle in (self._settling, self._timer):
             if handle:
@@ -388,9 +391,7 @@ class SmppClient(ConnectorOwner):
         if flow.waiting is None:
             flow.waiting = deque(flow.take_pending())
             self._blocked[submit.destination] = flow
-            self._held_count += len(flow.waiting)
         insort(flow.waiting, submit, key=get_order)
-        self._held_count += 1
         factor = min(2 ** (submit.tries - 1 + is_queue_full), _LONGEST_DELAY_FACTOR)
         flow.due_at = now + self._settings.throttle_seconds * factor
         is_last_try = submit.tries >= (MAX_TRIES_QUEUE_FULL if is_queue_full else MAX_TRIES)
@@ -404,7 +405,6 @@ class SmppClient(ConnectorOwner):
         """What waits to be tried again is not; where nothing else does, nothing waits there any more."""
         assert flow.waiting is not None
         flow.waiting.remove(submit)
-        self._held_count -= 1
         if not flow.waiting and flow.retry is None:
             self._unblock(flow)
             self._forget_if_idle(flow)
@@ -414,7 +414,6 @@ class SmppClient(ConnectorOwner):
         waiting = list(flow.waiting or ())
         flow.waiting = None
         self._blocked.pop(flow.destination, None)
-        self._held_count -= len(waiting)
         return waiting
 
     def _forget_if_idle(self, flow: _DestinationFlow) -> None:
@@ -447,7 +446,6 @@ class SmppClient(ConnectorOwner):
             if not flow.waiting:
                 continue
             flow.retry = flow.waiting.popleft()
-            self._held_count -= 1
             flow.session = session
             flow.under_way = 1
             self._transmit(session, flow.retry, now)

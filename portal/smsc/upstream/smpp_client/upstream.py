@@ -1,6 +1,5 @@
 """An upstream that is reached by SMPP, as the dispatcher sees it: messages in, and what came of them out."""
 
-import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -26,6 +25,7 @@ from portal.smsc.upstream.smpp_client.cut_texts import CutTexts, get_cut_setting
 from portal.smsc.upstream.smpp_client.inbound import inbound_from_deliver
 from portal.smsc.upstream.smpp_client.interface import (
     ClientCounters,
+    ClientSettings,
     Respond,
     client_settings_from_upstream,
 )
@@ -37,23 +37,21 @@ _MAX_SOURCE_LENGTH = 20
 _MAX_RECEIPT_LENGTH = 500
 
 
-class SmppUpstream:
-    """Implements `UpstreamConnection`, and hears of its client (`ClientEvents`)."""
+class SmppUpstream(SmppClient):
+    """Implements `UpstreamConnection`, and hears what it does as a client (`ClientEvents`)."""
 
     is_simulated = False
 
     def __init__(self, config: UpstreamConfig, channel: UpstreamChannel) -> None:
         self._channel = channel
-        self._loop = asyncio.get_running_loop()
-        self._apply_config(config)
-        self._client = SmppClient(self._settings, self)
-        self._cut_texts = CutTexts(self._client, channel)
+        super().__init__(self._read_config(config), self)
+        self._cut_texts = CutTexts(self, channel)
 
     # --- what the dispatcher calls
 
     def start(self) -> None:
         if self._config.password is not None:
-            self._client.start()
+            super().start()
             return
         # To bind with another password, again and again, would have the carrier lock the account.
         error = str(UpstreamPasswordUnreadable(name=self._settings.name))
@@ -65,36 +63,19 @@ class SmppUpstream:
         )
 
     def change_config(self, config: UpstreamConfig) -> None:
-        self._apply_config(config)
+        settings = self._read_config(config)
         if config.password is not None:
-            self._client.change_settings(self._settings)
+            self.change_settings(settings)
 
-    def _apply_config(self, config: UpstreamConfig) -> None:
-        upstream = config.upstream
-        self._config = config
-        self._settings = client_settings_from_upstream(upstream.settings, upstream.name, config.password or "")
-        self._receipt_rules = receipts.receipt_rules_from_settings(self._settings)
-        self._error_map = mappings.parse_error_map(self._settings.error_map)
-
-    @property
-    def is_connected(self) -> bool:
-        return bool(self._client.sessions)
-
-    @property
-    def room(self) -> int:
-        return self._client.room
-
-    @property
-    def awaits_answer(self) -> bool:
-        return self._client.awaits_answer
+    def _read_config(self, config: UpstreamConfig) -> ClientSettings:
+        self._config, settings = config, config.upstream.settings
+        self._receipt_rules = receipts.receipt_rules_from_settings(settings)
+        self._error_map = mappings.parse_error_map(settings.error_map)
+        return client_settings_from_upstream(settings, config.upstream.name, config.password or "")
 
     @property
     def window(self) -> int:
         return self._settings.window * self._settings.binds
-
-    @property
-    def rate(self) -> float:
-        return self._client.rate
 
     def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
         for each in messages:
@@ -120,7 +101,7 @@ class SmppUpstream:
         else:
             submit_sm = build_submit_sm(message, outgoing, settings, now_ms())
             renew = partial(self._renew_submit_sm, message)
-            self._client.submit(message.id, submit_sm, outgoing.piece_parts, renew, is_retry=message.is_retry)
+            self.submit(message.id, submit_sm, outgoing.piece_parts, renew, is_retry=message.is_retry)
 
     def _renew_submit_sm(self, message: SubmittedMessage) -> SubmitSm | None:
         """Return a message as it is to be sent now; None where it has expired."""
@@ -136,11 +117,8 @@ class SmppUpstream:
         return self._cut_texts.cancel_messages(message_ids)
 
     def take_counters(self) -> Mapping[str, int]:
-        counted, self._client.counters = self._client.counters, ClientCounters()
+        counted, self.counters = self.counters, ClientCounters()
         return {name: count for name, count in dataclasses.asdict(counted).items() if count}
-
-    async def close(self, seconds: float) -> None:
-        await self._client.close(answer_seconds=seconds)
 
     # --- what the client tells
 
@@ -149,10 +127,10 @@ class SmppUpstream:
             self._cut_texts.handle_answer(message_id, status, upstream_message_id, bind_number)
         elif not status:
             self._channel.handle_accepted(message_id, upstream_message_id, bind_number)
-        elif status in self._client.status_map.temporary:
+        elif status in self.status_map.temporary:
             self._channel.handle_held(message_id, format_status(status))
         else:
-            self._channel.handle_refused(message_id, format_status(status), self._client.status_map.get_ptt(status))
+            self._channel.handle_refused(message_id, format_status(status), self.status_map.get_ptt(status))
 
     def submit_throttled(self, message_id: int, status: int) -> None:
         if message_id < 0:
@@ -209,7 +187,7 @@ class SmppUpstream:
         self._channel.handle_room()
 
     def state_changed(self, bind: BindState) -> None:
-        self._channel.handle_binds(self._client.bind_states)
+        self._channel.handle_binds(self.bind_states)
         self._channel.handle_room()
 
 

@@ -264,7 +264,7 @@ async def test_a_carrier_that_unbinds_again_and_again_does_not_put_the_end_off()
         submit_all(client, [1])
         await connection.read_submit()
         (session,) = client.sessions
-        closing = asyncio.create_task(client.close(answer_seconds=0.3))
+        closing = asyncio.create_task(client.close(0.3))
         await wait_until(lambda: not session.is_bound)
         async with asyncio.timeout(DEADLINE_S / 2):
             with suppress(asyncio.IncompleteReadError, ConnectionError):
