@@ -203,7 +203,7 @@ class Dispatcher:
 
     def _cancel_sending(self, message: MessageStatus) -> bool:
         if message.upstream is None:
-            return self._simulator.cancel_message(message.id)
+            return bool(self._simulator.cancel_messages([message.id]))
         channel = self._channels.get(message.upstream)
         return channel is not None and channel.cancel_message(message.id)
 
@@ -228,8 +228,8 @@ class Dispatcher:
 
     def handle_due_messages(self, due: DueMessages) -> None:
         self._simulator.send_messages(due.outbound)
+        self._simulator.cancel_messages(due.expired_ids)
         for message_id in due.expired_ids:
-            self._simulator.cancel_message(message_id)
             for channel in self._channels.values():
                 channel.cancel_message(message_id)
         self._takers.add_waiting(due.waiting)

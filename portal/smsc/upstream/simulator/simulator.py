@@ -107,14 +107,10 @@ class Simulator:
             if outcome is not None:
                 self._loop.call_later(outcome.delay, self._report_outcome, outcome, message_ids)
 
-    def cancel_message(self, message_id: int) -> bool:
-        if message_id not in self.cancellable_ids:
-            return False
-        self.cancellable_ids.remove(message_id)
-        return True
-
     def cancel_messages(self, message_ids: Sequence[int]) -> list[int]:
-        return [each for each in message_ids if self.cancel_message(each)]
+        cancelled_ids = [each for each in message_ids if each in self.cancellable_ids]
+        self.cancellable_ids.difference_update(cancelled_ids)
+        return cancelled_ids
 
     async def close(self, seconds: float) -> None:
         # It reports nothing any more.
@@ -124,8 +120,7 @@ class Simulator:
         if self._closed:
             return
         if outcome is not _DEFAULT_OUTCOME:
-            message_ids = [each for each in message_ids if each in self.cancellable_ids]
-            self.cancellable_ids.difference_update(message_ids)
+            message_ids = self.cancel_messages(message_ids)
         status, now = format_receipt_status(outcome.state, outcome.ptt), now_ms()
         self._on_outcomes(
             [
