@@ -6,6 +6,7 @@ once, and the one that doesn't answer in time has to go.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
@@ -55,7 +56,7 @@ class WaitingBinds:
         self._session_registry = session_registry
         self._loop = asyncio.get_running_loop()
         self._by_client: dict[WaitingClient, _WaitingBind] = {}
-        self._by_account: dict[int, list[_WaitingBind]] = {}
+        self._by_account: dict[int, list[_WaitingBind]] = defaultdict(list)
 
     @property
     def count(self) -> int:
@@ -74,33 +75,30 @@ class WaitingBinds:
         `probe_seconds` later.
         """
         now = self._loop.time()
-        others = self._by_account.get(no_place.account_id, ())
-        rivals = self._list_rivals(no_place)
+        # Those that have a place which the bind could have.
+        sessions = self._session_registry.list_sessions(no_place.account_id)
+        rivals = [each for each in sessions if _need_same_place(each.kind, no_place.kind)]
         silent = (
             each for each in rivals if not (_is_uncertain(each) or each.last_received_at > now - self.probe_seconds)
         )
         for session in nsmallest(_MAX_PROBED, silent, key=attrgetter("last_received_at")):
             session.send_enquire_link()
         uncertain = [each for each in rivals if _is_uncertain(each)][:_MAX_PROBED]
+        others = self._by_account[no_place.account_id]
         if sum(_need_same_place(each.no_place.kind, no_place.kind) for each in others) >= len(uncertain):
             return False
         waiting = _WaitingBind(client, bind, no_place, uncertain, now + self.probe_seconds + _CHECK_SECONDS)
         self._by_client[client] = waiting
-        self._by_account.setdefault(no_place.account_id, []).append(waiting)
+        others.append(waiting)
         waiting.timer = self._loop.call_later(_CHECK_SECONDS, self._check, waiting)
         return True
 
     def remove(self, client: WaitingClient) -> None:
         """Forget a client that has gone, or was answered; others are none of its business."""
         waiting = self._by_client.pop(client, None)
-        if waiting is None:
-            return
-        if waiting.timer:
+        if waiting and waiting.timer:
             waiting.timer.cancel()
-        others = self._by_account[waiting.no_place.account_id]
-        others.remove(waiting)
-        if not others:
-            del self._by_account[waiting.no_place.account_id]
+            self._by_account[waiting.no_place.account_id].remove(waiting)
 
     def _check(self, waiting: _WaitingBind) -> None:
         """Give a bind the place that there is by now, or one of a session that hasn't answered, or go on waiting."""
@@ -124,11 +122,6 @@ class WaitingBinds:
             waiting.client.refuse_bind(waiting.bind, waiting.no_place)
             return
         waiting.timer = self._loop.call_later(delay, self._check, waiting)
-
-    def _list_rivals(self, no_place: NoBindPlace) -> Sequence[BoundSession]:
-        """Return the account's sessions that have a place which the bind could have."""
-        sessions = self._session_registry.list_sessions(no_place.account_id)
-        return [each for each in sessions if _need_same_place(each.kind, no_place.kind)]
 
 
 def _need_same_place(first: BindKind, second: BindKind) -> bool:
