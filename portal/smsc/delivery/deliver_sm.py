@@ -6,19 +6,17 @@ from functools import cache
 from portal.core import gsm0338
 from portal.services.common import message_states
 from portal.services.messages.deliveries import Deliverable, DeliveryReceipt, InboundDelivery
-from portal.smsc.protocol import times
-from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, CommandId, TlvTag, format_receipt_status
+from portal.smsc.protocol import constants, times
+from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, ESM_CLASS_UDH, CommandId, TlvTag, format_receipt_status
 from portal.smsc.protocol.pdu import DeliverSm, encode_pdu, encode_tlvs
 from portal.smsc.storage.interface import ClientId
 
 _QUOTED_CHARACTERS = 20
 _NOT_ASCII_COMPATIBLE = re.compile(r"""[^ !"#%&'()*+,\-./0-9:;<=>?A-Za-z]""")
 _MAX_SHORT_MESSAGE_OCTETS = 254
-_UDH_INDICATOR = 0x40
 _NETWORK_TYPE_GSM = 3
 # 5.2.5 and 5.2.6.
 _TON_INTERNATIONAL, _TON_NETWORK_SPECIFIC, _NPI_E164 = 1, 3, 1
-_MAX_SHORT_CODE_DIGITS = 8
 # The mandatory fields of a receipt's deliver_sm that never differ, before its addresses and behind them.
 _BEFORE_ADDRESSES = "\0" + chr(_TON_INTERNATIONAL) + chr(_NPI_E164)
 _BEHIND_ADDRESSES = chr(ESM_CLASS_RECEIPT) + "\0" * 8
@@ -47,15 +45,16 @@ def _encode_inbound(incoming: InboundDelivery, sequence: int, client_id: ClientI
     tlvs: dict[int, bytes] = {TlvTag.INCOMING_ID: f"{client_id}\0".encode("ascii")} if supports_tlvs else {}
     if len(body) > _MAX_SHORT_MESSAGE_OCTETS:
         tlvs[TlvTag.MESSAGE_PAYLOAD] = body
+    is_short_code = len(incoming.destination) <= constants.MAX_SHORT_CODE_DIGITS
     return DeliverSm(
         sequence,
         source_ton=_TON_INTERNATIONAL,
         source_npi=_NPI_E164,
         source=incoming.source,
-        dest_ton=_TON_NETWORK_SPECIFIC if len(incoming.destination) <= _MAX_SHORT_CODE_DIGITS else _TON_INTERNATIONAL,
+        dest_ton=_TON_NETWORK_SPECIFIC if is_short_code else _TON_INTERNATIONAL,
         dest_npi=_NPI_E164,
         destination=incoming.destination,
-        esm_class=_UDH_INDICATOR if incoming.udh else 0,
+        esm_class=ESM_CLASS_UDH if incoming.udh else 0,
         data_coding=incoming.data_coding,
         short_message=b"" if TlvTag.MESSAGE_PAYLOAD in tlvs else body,
         tlvs=tlvs,

@@ -10,6 +10,10 @@ RESPONSE_BIT = 0x80000000
 """The bit that makes a request's command id that of its response (5.1.2.1)."""
 ESM_CLASS_RECEIPT = 0x04
 """esm_class of a deliver_sm that carries a receipt (5.2.12)."""
+ESM_CLASS_UDH = 0x40
+"""The bit of esm_class that says that a user data header is before the text (5.2.12)."""
+MAX_SHORT_CODE_DIGITS = 8
+"""Longer numbers are international ones."""
 
 
 class CommandId(IntEnum):
@@ -97,10 +101,8 @@ class TlvTag(IntEnum):
     """Tags of optional parameters, 5.3.2, and the model's own from 0x1400 on."""
 
     DEST_ADDR_SUBUNIT = 0x0005
-    SOURCE_ADDR_SUBUNIT = 0x000D
     QOS_TIME_TO_LIVE = 0x0017
     RECEIPTED_MESSAGE_ID = 0x001E
-    PRIVACY_INDICATOR = 0x0201
     USER_MESSAGE_REFERENCE = 0x0204
     SAR_MSG_REF_NUM = 0x020C
     SAR_TOTAL_SEGMENTS = 0x020E
@@ -108,7 +110,6 @@ class TlvTag(IntEnum):
     SC_INTERFACE_VERSION = 0x0210
     NETWORK_ERROR_CODE = 0x0423
     MESSAGE_PAYLOAD = 0x0424
-    MORE_MESSAGES_TO_SEND = 0x0426
     MESSAGE_STATE = 0x0427
     OUTGOING_ID = 0x1401
     INCOMING_ID = 0x1402

@@ -172,8 +172,8 @@ async def test_optional_parameters_that_are_not_used_and_reserved_values_are_ign
     unused = (
         *((tag, value) for tag in (TlvTag.OUTGOING_ID, TlvTag.INCOMING_ID) for value in (b"", b"x" * 80)),
         (TlvTag.RECEIPTED_MESSAGE_ID, b""),
-        *((tag, b"\xff") for tag in (TlvTag.SOURCE_ADDR_SUBUNIT, TlvTag.PRIVACY_INDICATOR)),
-        (TlvTag.MORE_MESSAGES_TO_SEND, b"\x02"),
+        # source_addr_subunit, privacy_indicator, more_messages_to_send.
+        *((0x000D, b"\xff"), (0x0201, b"\xff"), (0x0426, b"\x02")),
         (TlvTag.DEST_ADDR_SUBUNIT, b"\x05"),
     )
     async with run_smsc(config) as server:

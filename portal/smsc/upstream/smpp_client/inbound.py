@@ -9,13 +9,11 @@ from portal.services.messages.inbound_octets import decode_content, unpack_conte
 from portal.services.messages.inbound_parts import MAX_PART_OCTETS, InboundPart
 from portal.services.messages.validation import Segment, has_room_for_concatenation, parse_concatenation
 from portal.services.prices import countries
-from portal.smsc.protocol.constants import TlvTag
+from portal.smsc.protocol.constants import ESM_CLASS_UDH, MAX_SHORT_CODE_DIGITS, TlvTag
 from portal.smsc.protocol.pdu import DataSm, DeliverSm
 
-_UDH_INDICATOR = 0x40
 # 5.2.5: type of number. What stands behind a plus or 00 has its country code, too.
 _TON_INTERNATIONAL, _TON_NATIONAL, _TON_ALPHANUMERIC = 1, 2, 5
-_MAX_SHORT_CODE_DIGITS = 8
 _SAR_LENGTHS = {TlvTag.SAR_MSG_REF_NUM: 2, TlvTag.SAR_TOTAL_SEGMENTS: 1, TlvTag.SAR_SEGMENT_SEQNUM: 1}
 
 
@@ -27,7 +25,7 @@ def inbound_from_deliver(message: DeliverSm | DataSm, upstream_id: int, charset:
         country: of numbers without its code, the setting `inbound_country`; empty: all have one.
     """
     content, udh = message.body, None
-    if message.esm_class & _UDH_INDICATOR and content and content[0] < len(content):
+    if message.esm_class & ESM_CLASS_UDH and content and content[0] < len(content):
         udh, content = content[: content[0] + 1], content[content[0] + 1 :]
     if gsm0338.ENCODINGS.get(message.data_coding) is gsm0338.Encoding.GSM:
         content = unpack_content(content, charset, len(udh or b""))
@@ -70,6 +68,6 @@ def normalize_number(address: str, ton: int, country: str) -> str:
     ):
         return digits
     is_national = ton == _TON_NATIONAL
-    if len(digits) <= _MAX_SHORT_CODE_DIGITS and not is_national:
+    if len(digits) <= MAX_SHORT_CODE_DIGITS and not is_national:
         return digits
     return countries.complete_number(digits, country.upper(), is_national=is_national)

@@ -13,11 +13,11 @@ from portal.services.messages.inbound_octets import unpack_content
 from portal.services.upstreams import mappings
 from portal.services.upstreams.settings import GSM_CHARSETS, UpstreamSettings
 from portal.smsc.protocol import times
-from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, TlvTag
+from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, ESM_CLASS_UDH, TlvTag
 from portal.smsc.protocol.pdu import DataSm, DeliverSm
 
 # esm_class, 5.2.12: the bits that say what kind of message it is, and the kind that is only a notification.
-_ESM_CLASS_TYPE_BITS, _ESM_CLASS_NOTIFICATION, _ESM_CLASS_UDH = 0x3C, 0x20, 0x40
+_ESM_CLASS_TYPE_BITS, _ESM_CLASS_NOTIFICATION = 0x3C, 0x20
 _DATA_CODING_UCS2 = 8
 
 # message_state, 5.2.28; 0 and 9 are those that SMPP 5.0 adds, scheduled and skipped.
@@ -138,7 +138,7 @@ def _find_ids(tlvs: Mapping[int, bytes], text: str, fields: Mapping[str, str], r
 
 def _decode_text(message: DeliverSm | DataSm, rules: ReceiptRules) -> str:
     body, header_length = message.body, 0
-    if message.esm_class & _ESM_CLASS_UDH and body:
+    if message.esm_class & ESM_CLASS_UDH and body:
         header_length = 1 + body[0]
         body = body[header_length:]
     if message.data_coding != _DATA_CODING_UCS2 and (message.data_coding or rules.charset == "auto"):

@@ -19,17 +19,15 @@ from portal.services.upstreams.settings import (
     UpstreamSettings,
 )
 from portal.smsc.protocol import times
-from portal.smsc.protocol.constants import TlvTag
+from portal.smsc.protocol.constants import ESM_CLASS_UDH, MAX_SHORT_CODE_DIGITS, TlvTag
 from portal.smsc.protocol.pdu import SubmitSm
 from portal.smsc.upstream.smpp_client import charsets
 from portal.smsc.upstream.smpp_client.charsets import CarrierText
 
-_UDH_INDICATOR = 0x40
 # 06 08 04 reference reference total number.
 _UDH_16_OCTETS = 7
 # 5.2.5 and 5.2.6: TON and NPI.
 _UNKNOWN, _INTERNATIONAL, _NETWORK_SPECIFIC, _ALPHANUMERIC = (0, 0), (1, 1), (3, 1), (5, 0)
-_MAX_SHORT_CODE_DIGITS = 8
 # The longest relative time whose months don't matter (7.1.1.2).
 _MAX_RELATIVE_MS = 31 * DAY_MS
 
@@ -124,7 +122,7 @@ def build_submit_sm(
         dest_ton=settings.dest_ton,
         dest_npi=settings.dest_npi,
         destination=NUMBER_PREFIXES[settings.number_format] + message.destination,
-        esm_class=_UDH_INDICATOR if udh else 0,
+        esm_class=ESM_CLASS_UDH if udh else 0,
         priority=message.priority,
         validity_period=_format_validity(message.expires_at, settings, now),
         registered_delivery=settings.registered_delivery,
@@ -148,7 +146,7 @@ def _read_source(source: str, settings: UpstreamSettings) -> tuple[str, tuple[in
         kind = _UNKNOWN
     elif not (digits.isascii() and digits.isdigit()):
         kind = _ALPHANUMERIC
-    elif len(digits) <= _MAX_SHORT_CODE_DIGITS:
+    elif len(digits) <= MAX_SHORT_CODE_DIGITS:
         kind, source = _NETWORK_SPECIFIC, digits
     else:
         kind, source = _INTERNATIONAL, NUMBER_PREFIXES[settings.number_format] + digits
