@@ -23,17 +23,7 @@ from portal.smsc.delivery.delivery import DeliveryScheduler
 from portal.smsc.limits import ServerLimits
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, RequestRefused, TlvTag, format_status
-from portal.smsc.protocol.pdu import (
-    Bind,
-    BindResp,
-    CancelSm,
-    DataSm,
-    MalformedPdu,
-    Pdu,
-    PduHeader,
-    QuerySm,
-    SubmitSm,
-)
+from portal.smsc.protocol.pdu import Bind, BindResp, CancelSm, DataSm, MalformedPdu, Pdu, PduHeader, QuerySm, SubmitSm
 from portal.smsc.protocol.pdu_stream import PduStream
 from portal.smsc.storage.interface import (
     BindKind,

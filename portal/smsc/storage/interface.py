@@ -17,12 +17,7 @@ from portal.services.messages.inbound import InboundItem
 from portal.services.messages.outcomes import DueMessages, MessageOutcome
 from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.receipt_matching import UpstreamReceipt
-from portal.services.messages.sending import (
-    AcceptedMessage,
-    ClaimedMessages,
-    SendingResult,
-    UnsentMessage,
-)
+from portal.services.messages.sending import AcceptedMessage, ClaimedMessages, SendingResult, UnsentMessage
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.prices.prices import PriceList

@@ -10,12 +10,7 @@ from portal.smsc.protocol.constants import CommandStatus
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
 from portal.smsc.upstream.smpp_client.client_session import ANSWER_SECONDS, BIND_COMMANDS, ClientSession
 from portal.smsc.upstream.smpp_client.connector import BindTurns, Connector, ConnectorOwner
-from portal.smsc.upstream.smpp_client.interface import (
-    ClientCounters,
-    ClientEvents,
-    ClientSettings,
-    Respond,
-)
+from portal.smsc.upstream.smpp_client.interface import ClientCounters, ClientEvents, ClientSettings, Respond
 from portal.smsc.upstream.smpp_client.pacing import Pacer
 from portal.smsc.upstream.smpp_client.resolver import HostResolver
 from portal.smsc.upstream.smpp_client.status_map import build_status_map

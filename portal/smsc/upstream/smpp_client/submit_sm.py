@@ -9,15 +9,7 @@ from portal.services.common.addresses import normalize_address
 from portal.services.messages import validation
 from portal.services.messages.validation import Segment, SubmittedMessage
 from portal.services.upstreams import mappings
-from portal.services.upstreams.settings import (
-    NUMBER_PREFIXES,
-    PAYLOAD,
-    SAR,
-    SMPP_3_3,
-    UDH_8,
-    UDH_16,
-    UpstreamSettings,
-)
+from portal.services.upstreams.settings import NUMBER_PREFIXES, PAYLOAD, SAR, SMPP_3_3, UDH_8, UDH_16, UpstreamSettings
 from portal.smsc.protocol import times
 from portal.smsc.protocol.constants import ESM_CLASS_UDH, MAX_SHORT_CODE_DIGITS, TlvTag
 from portal.smsc.protocol.pdu import SubmitSm
