@@ -23,14 +23,7 @@ from portal.services.prices import prices
 from portal.services.prices.prices import PriceList
 from portal.smsc.limits import ServerLimits
 from portal.smsc.storage.delivery_queue import DeliveryQueue
-from portal.smsc.storage.interface import (
-    BindKind,
-    BindSlot,
-    ClientId,
-    StatusCallback,
-    StatusesCallback,
-    StorageError,
-)
+from portal.smsc.storage.interface import BindKind, BindSlot, ClientId, StatusCallback, StatusesCallback, StorageError
 from portal.smsc.storage.read_errors import handle_read_errors
 from portal.smsc.storage.searcher import DatabaseSearcher
 from portal.smsc.storage.sqlite_outbound import SqliteOutboundStorage
@@ -75,7 +68,6 @@ class SqliteStorage:
             self._read_connection,
             self._simulated_searcher,
             keys,
-            on_fatal_error,
             self._queue_receipts,
             self._mark_deliveries_due,
             self._keep_tlv_tags,

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from portal.core.clock import now_ms
@@ -14,12 +15,7 @@ from portal.services.messages.intake import StoredMessages
 from portal.services.messages.outcomes import DueMessages, MessageOutcome
 from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.receipt_matching import UpstreamReceipt
-from portal.services.messages.sending import (
-    AcceptedMessage,
-    ClaimedMessages,
-    RecoveredState,
-    UnsentMessage,
-)
+from portal.services.messages.sending import AcceptedMessage, ClaimedMessages, RecoveredState, UnsentMessage
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import binds, counters, health, queue, rerouting, takeovers
 from portal.services.upstreams.binds import BindState
@@ -52,47 +48,38 @@ _ClaimJob = tuple[Claim, ClaimCallback]
 _HoldJob = tuple[Collection[int], Sequence[UpstreamPath], WaitingCallback]
 
 
+@dataclass(eq=False, repr=False)
 class SqliteOutboundStorage:
     """Implements `OutboundStorage`; a part of `SqliteStorage`.
 
     Args:
         simulated_searcher: looks for what simulators have.
-        on_fatal_error: is called if nothing can be sent any more in this process.
         queue_receipts: takes receipts that are on disk.
         mark_deliveries_due: is told the accounts for which something from a handset is on disk.
         keep_tlv_tags: is told the tags of optional parameters that upstreams pass on.
     """
 
-    def __init__(
-        self,
-        read_connection: sqlite3.Connection,
-        simulated_searcher: DatabaseSearcher,
-        keys: Keys,
-        on_fatal_error: Callable[[], None],
-        queue_receipts: Callable[[Sequence[DeliveryReceipt]], None],
-        mark_deliveries_due: Callable[[Iterable[int]], None],
-        keep_tlv_tags: Callable[[frozenset[int]], None],
-    ) -> None:
-        self._read_connection = read_connection
-        self._simulated_searcher = simulated_searcher
-        self._loop = asyncio.get_running_loop()
-        self._on_fatal_error = on_fatal_error
-        self._queue_receipts = queue_receipts
-        self._mark_deliveries_due = mark_deliveries_due
-        self._config = OutboundConfig(
-            read_connection, keys, lambda: self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None), keep_tlv_tags
-        )
+    _read_connection: sqlite3.Connection
+    _simulated_searcher: DatabaseSearcher
+    _keys: Keys
+    _queue_receipts: Callable[[Sequence[DeliveryReceipt]], None]
+    _mark_deliveries_due: Callable[[Iterable[int]], None]
+    _keep_tlv_tags: Callable[[frozenset[int]], None]
+    # Whether accounts with automatic re-credit buy the packs that their messages need.
+    buys_packs: bool = True
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _writer: DatabaseWriter = field(init=False)
+    _listener: OutboundListener = field(init=False)
+    _is_due_job_queued: bool = False
+    _refuses_submits: bool = False
+    _is_closing: bool = False
+    # Of those who have asked that what waits takes other paths: one pass does it for all.
+    _rerouted_callbacks: list[WaitingCallback] = field(default_factory=list)
+    _begins_rerouting_anew: bool = False
+
+    def __post_init__(self) -> None:
+        self._config = OutboundConfig(self._read_connection, self._keys, self._begin_upstreams, self._keep_tlv_tags)
         self._choose_path = self._config.choose_path
-        self._writer: DatabaseWriter
-        self._listener: OutboundListener
-        self._is_due_job_queued = False
-        # Whether accounts with automatic re-credit buy the packs that their messages need.
-        self.buys_packs = True
-        self._refuses_submits = False
-        self._is_closing = False
-        # Of those who have asked that what waits takes other paths: one pass does it for all.
-        self._rerouted_callbacks: list[WaitingCallback] = []
-        self._begins_rerouting_anew = False
 
     def start(self, writer: DatabaseWriter) -> None:
         """Begin to write; before all else about what was under way when the last process ended."""
@@ -114,6 +101,9 @@ class SqliteOutboundStorage:
         """Tell the listener of upstreams and routes that have changed, if any have. Raises sqlite3.Error."""
         self._config.load_upstreams(self._listener)
         self._config.load_routes(self._listener)
+
+    def _begin_upstreams(self) -> None:
+        self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None)
 
     # --- what the dispatcher asks
 
@@ -229,8 +219,9 @@ class SqliteOutboundStorage:
         )
         return {
             WriteJobKind.RECOVER: WriteJobHandler(
-                self._end_at_errors(self._recover_messages),
+                self._recover_messages,
                 self._with_receipts(lambda _, recovered: self._listener.handle_recovered(recovered.waiting)),
+                is_vital=True,
             ),
             WriteJobKind.UPSTREAMS_BEGIN: WriteJobHandler(lambda conn, _: outcomes.mark_last_simulated_message(conn)),
             WriteJobKind.SUBMIT: WriteJobHandler(
@@ -263,9 +254,9 @@ class SqliteOutboundStorage:
                 self._with_receipts(self._handle_due_messages),
                 self._handle_due_messages_failure,
             ),
-            WriteJobKind.CLAIM: WriteJobHandler(self._claim_messages, self._handle_claimed, self._handle_claim_failure),
-            WriteJobKind.HOLD_FOLLOWERS: WriteJobHandler(self._end_at_errors(self._hold_followers), _resolve_each),
-            WriteJobKind.REROUTE: WriteJobHandler(self._end_at_errors(self._reroute_messages), self._handle_rerouted),
+            WriteJobKind.CLAIM: WriteJobHandler(self._claim_messages, self._handle_claimed, self._resolve_failed),
+            WriteJobKind.HOLD_FOLLOWERS: WriteJobHandler(self._hold_followers, _resolve_each, is_vital=True),
+            WriteJobKind.REROUTE: WriteJobHandler(self._reroute_messages, self._handle_rerouted, is_vital=True),
             WriteJobKind.UPSTREAM_MESSAGE: WriteJobHandler(
                 lambda conn, items: inbound.store_inbound_messages(conn, [each for each, _ in items]),
                 self._handle_upstream_messages_stored,
@@ -281,20 +272,6 @@ class SqliteOutboundStorage:
                 lambda conn, counts: counters.add_unroutable_submits(conn, sum(counts))
             ),
         }
-
-    def _end_at_errors(self, write: Callable[[sqlite3.Connection, list[Any]], Any]) -> Callable[..., Any]:
-        """Let the process end where a job can't be done without which nothing would ever be sent."""
-
-        def write_or_end(conn: sqlite3.Connection, items: list[Any]) -> Any:
-            try:
-                return write(conn, items)
-            except sqlite3.OperationalError:
-                raise  # it is tried again
-            except Exception:
-                self._loop.call_soon_threadsafe(self._on_fatal_error)
-                raise
-
-        return write_or_end
 
     def _with_receipts(self, tell: Callable[[list[Any], Any], None]) -> Callable[[list[Any], Any], None]:
         """Return what queues the receipts that are among a result, and tells of it."""
@@ -328,8 +305,7 @@ class SqliteOutboundStorage:
         self._queue_receipts(stored.receipts)
 
     def _handle_submits_refused(self, items: _SubmitJobs, refusal: StorageError) -> None:
-        _resolve_all(items, refusal)
-        self._note_doubt(refusal)
+        self._resolve_failed(items, refusal)
         self._listener.handle_submits_stored([submit for submit, _ in items], ())
 
     def _handle_due_messages(self, _: list[None], due: DueMessages) -> None:
@@ -385,11 +361,8 @@ class SqliteOutboundStorage:
             self._queue_receipts(each.receipts)
             resolve(each)
 
-    def _handle_claim_failure(self, items: list[_ClaimJob], error: StorageError) -> None:
+    def _resolve_failed(self, items: list[Any], error: StorageError) -> None:
         _resolve_all(items, error)
-        self._note_doubt(error)
-
-    def _note_doubt(self, error: StorageError) -> None:
         if isinstance(error, CommitInDoubt):
             self._listener.handle_commit_in_doubt()
 

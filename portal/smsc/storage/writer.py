@@ -96,12 +96,14 @@ class WriteJobHandler:
 
     `write` writes their items in the open transaction; `on_committed` is called on the event loop with the items and
     its result once they are on disk, `on_refused` with the items and a StorageError when they are not. Without
-    `on_refused` they are tried again.
+    `on_refused` they are tried again. Without one that `is_vital` nothing would ever be sent: where it can't be done,
+    and trying again is of no use, the process is to end.
     """
 
     write: Callable[[sqlite3.Connection, list[Any]], Any]
     on_committed: Callable[[list[Any], Any], None] | None = None
     on_refused: Callable[[list[Any], StorageError], None] | None = None
+    is_vital: bool = False
 
 
 _Job = tuple[WriteJobKind, Any]
@@ -113,7 +115,7 @@ class DatabaseWriter:
     within one.
 
     From `start` on `conn` belongs to its thread. `on_fatal_error` is called on the event loop if the thread ends by an
-    error.
+    error, or something vital can't be written.
     """
 
     def __init__(
@@ -213,7 +215,8 @@ class DatabaseWriter:
                 self._max_batch_jobs = min(
                     max(int(jobs_per_second * _TARGET_BATCH_SECONDS), _MIN_BATCH_JOBS), _MAX_BATCH_JOBS
                 )
-                self._schedule_callbacks(callbacks)
+                if callbacks:
+                    self._loop.call_soon_threadsafe(_run_callbacks, callbacks)
 
     def _wait_for_job_batch(self) -> list[_Job]:
         """Return what waits; wait for something where nothing does."""
@@ -259,7 +262,10 @@ class DatabaseWriter:
             return self._handle_write_failure(jobs, error)
         except Exception as error:
             if len(jobs) == 1:
-                log.exception("a job of kind %s could not be written", jobs[0][0].name)
+                kind = jobs[0][0]
+                log.exception("a job of kind %s could not be written", kind.name)
+                if self._handlers[kind].is_vital:
+                    self._loop.call_soon_threadsafe(self._on_fatal_error)
                 return self._build_failure_callbacks(jobs, error)
             # One bad item must not take the others with it.
             half = len(jobs) // 2
@@ -303,10 +309,6 @@ class DatabaseWriter:
             if on_refused:
                 callbacks.append(partial(on_refused, items, refusal))
         return callbacks
-
-    def _schedule_callbacks(self, callbacks: list[_Callback]) -> None:
-        if callbacks:
-            self._loop.call_soon_threadsafe(_run_callbacks, callbacks)
 
 
 def _group_by_kind(jobs: list[_Job]) -> dict[WriteJobKind, list[Any]]:

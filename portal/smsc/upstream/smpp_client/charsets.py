@@ -149,8 +149,6 @@ def _encode_in_charset(text: str, charset: str) -> bytes:
 
 def replace_missing_characters(text: str, charset: str) -> str:
     """Return a text with a similar character in the place of each that a charset lacks, or a question mark."""
-    if not _has_missing_characters(text, charset):
-        return text
     return "".join(
         each if not _has_missing_characters(each, charset) else _find_similar(each, charset) for each in text
     )
