@@ -70,7 +70,6 @@ class Dispatcher:
         self._is_closing = False
         self.put_backs = self._takers.put_backs
         self.begin_put_back = self._takers.begin_put_back
-        self._is_recovered = False
         # The simulators of which it is still looked for what they have (None: the built-in one), those of which that
         # is to be read (again), and what is to be called back and may be among that.
         self._resuming_ids: set[int | None] = {None}
@@ -127,7 +126,6 @@ class Dispatcher:
                 if (
                     channel is not None
                     and channel.available > 0
-                    and self._is_recovered
                     and (message.account_id not in path.waiting_account_ids or path.may_pass(message))
                 ):
                     channel.available -= 1
@@ -262,8 +260,8 @@ class Dispatcher:
         """Claim what there is room for; or one message for an upstream that has failed: what becomes of it tells
         whether it is well again.
         """
-        paths = self._takers.list_trial_paths(channel) if is_trial else self._takers.list_claimable_paths(channel)
-        if not paths or not self._is_recovered or self._is_closing:
+        paths = self._takers.list_claimable_paths(channel, is_trial=is_trial)
+        if not paths or not self._takers.is_recovered or self._is_closing:
             return
         # Room that is kept for a claim is nobody else's, and what is submitted meanwhile would have to wait, too.
         most = sum(_BATCH_SIZE if each.most_waiting is None else each.most_waiting for each in paths)
@@ -356,7 +354,6 @@ class Dispatcher:
     def handle_recovered(self, waiting: Collection[tuple[UpstreamPath, int]]) -> None:
         if self._is_closing:
             return
-        self._is_recovered = True
         self._takers.handle_recovered(waiting)
         self._resume_simulator(None)
         self._storage.put_back_abandoned_messages()

@@ -138,7 +138,7 @@ class PathTakers:
 
     default: the path of the default upstream. is_choosing: whether `choose_path` can find another one than that.
     put_backs: how many messages of each account and destination are being stored to wait again. routes: those that
-    messages take.
+    messages take. is_recovered: whether it is known what waits; before that nothing goes out.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class PathTakers:
         self._paths: dict[UpstreamPath, OutboundPath] = {DEFAULT_PATH: self.default}
         self.routes = RouteTable([], {}, None)
         self.is_choosing = False
-        self._is_recovered = False
+        self.is_recovered = False
         # Until what waits is on the paths that it takes now, nothing of it is claimed; and before it is stored what
         # holds up others, nothing goes out at all.
         self._reroutings = self._holdings = 0
@@ -267,17 +267,17 @@ class PathTakers:
     def _list_waiting_accounts(self) -> set[int]:
         return set().union(*(path.waiting_account_ids for path in self._paths.values()))
 
-    def list_claimable_paths(self, channel: UpstreamChannel) -> list[OutboundPath]:
-        """Return the paths from which an upstream may claim something now."""
+    def list_claimable_paths(self, channel: UpstreamChannel, *, is_trial: bool = False) -> list[OutboundPath]:
+        """Return the paths from which an upstream may claim something now; or one message, as a trial, to see whether
+        it is well again.
+        """
         if self._reroutings:
             return []
-        return [path for path in self._paths.values() if path.taker is channel and path.most_waiting != 0]
-
-    def list_trial_paths(self, channel: UpstreamChannel) -> list[OutboundPath]:
-        """Return the paths from which an upstream may claim one message, to see whether it is well again."""
-        if self._reroutings or not channel.wants_trial:
-            return []
-        return [path for path in self._paths.values() if path.most_waiting != 0 and self._is_ahead(channel, path)]
+        return [
+            path
+            for path in self._paths.values()
+            if path.most_waiting != 0 and (self._is_ahead(channel, path) if is_trial else path.taker is channel)
+        ]
 
     def _is_ahead(self, channel: UpstreamChannel, path: OutboundPath) -> bool:
         """Whether an upstream would take a path, were it well."""
@@ -334,7 +334,7 @@ class PathTakers:
             path.expect_waiting()
         # To try another one there has to be something that waits.
         wants_trial = any(each.wants_trial and self._is_ahead(each, path) for each in self._channels.values())
-        path.direct = None if wants_trial else taker
+        path.direct = taker if self.is_recovered and not wants_trial else None
 
     def _finish_change(self, paths: Sequence[OutboundPath], waiting: Collection[tuple[UpstreamPath, int]]) -> None:
         self._add_waiting(waiting)
@@ -357,7 +357,7 @@ class PathTakers:
         """Let messages take these routes; where that `moves_waiting`, what waits takes other paths, too."""
         self.routes = routes
         self._update_choosing()
-        if moves_waiting and self._is_recovered:
+        if moves_waiting and self.is_recovered:
             self._begin_rerouting()
 
     def _update_choosing(self) -> None:
@@ -366,7 +366,7 @@ class PathTakers:
 
     def handle_recovered(self, waiting: Collection[tuple[UpstreamPath, int]]) -> None:
         """What waits is known, and nothing of what was under way is."""
-        self._is_recovered = True
+        self.is_recovered = True
         self._add_waiting(waiting)
         if waiting and (self.routes.has_routes or any(upstream_ids for upstream_ids, _ in waiting)):
             # Routes may have changed meanwhile.
