@@ -70,10 +70,8 @@ class BindAuth:
         account = self._storage.find_account(bind.system_id)
         try:
             return self._check_bind(bind, address, account)
-        except NoBindPlace:
-            raise
         except BindRefused as refused:
-            if account is not None:
+            if account is not None and not isinstance(refused, NoBindPlace):
                 self.record_refusal(account.id, address, refused)
             raise
 

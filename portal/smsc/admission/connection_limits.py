@@ -11,6 +11,7 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,8 +53,8 @@ class PendingConnection:
 class AdmittedSession(Protocol):
     """The session of a connection that was let in."""
 
-    def evict(self) -> None:
-        """End at once: others wait to bind."""
+    def abort(self, reason: str) -> None:
+        """End at once; `reason` is for the log."""
 
     def unbind(self, reason: str) -> None:
         """End as SMPP 3.4 wants it; `reason` is for the log."""
@@ -63,6 +64,7 @@ class ConnectionLimits:
     """Counts connections, and knows their sessions. The process has one of these.
 
     `connection_count`: those that are open or wait for their turn. `sessions`: those of connections that were let in.
+    `unbound_slots`: the places of those that have not bound yet.
     """
 
     def __init__(self, limits: LimitSettings, server_limits: ServerLimits) -> None:
@@ -70,7 +72,7 @@ class ConnectionLimits:
         self._loop = asyncio.get_running_loop()
         self._failed_unbound = FailureCounter(server_limits.failed_unbound_per_minute)
         self.connection_count = 0
-        self._unbound_slots: dict[ConnectionSlot, None] = {}  # in the order in which they came
+        self.unbound_slots: dict[ConnectionSlot, None] = {}  # in the order in which they came
         self._unbound_per_network: Counter[Hashable] = Counter()
         self._queues_by_network: dict[Hashable, dict[PendingConnection, asyncio.TimerHandle]] = {}
         self._queued_count = 0
@@ -114,16 +116,14 @@ class ConnectionLimits:
             for pending in list(queue):
                 self._reject_queued(pending, network)
 
-    @property
-    def unbound_count(self) -> int:
-        """How many connections were let in and have not bound yet."""
-        return len(self._unbound_slots)
-
-    async def wait_until_empty(self) -> None:
-        """Wait until no session is left."""
-        while self.sessions:
-            self._empty_event.clear()
-            await self._empty_event.wait()
+    async def wait_until_empty(self, seconds: float) -> bool:
+        """Wait until no session is left; returns whether that was so in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.sessions:
+                    self._empty_event.clear()
+                    await self._empty_event.wait()
+        return not self.sessions
 
     # --- those who wait for their turn
 
@@ -166,10 +166,10 @@ class ConnectionLimits:
     # --- those who are in
 
     def _admit_connection(self, pending: PendingConnection, network: Hashable) -> None:
-        if len(self._unbound_slots) >= self._limits.unbound:
-            next(iter(self._unbound_slots)).evict()
+        if len(self.unbound_slots) >= self._limits.unbound:
+            next(iter(self.unbound_slots)).evict()
         slot = ConnectionSlot(self, pending.address)
-        self._unbound_slots[slot] = None
+        self.unbound_slots[slot] = None
         self._unbound_per_network[network] += 1
         pending.start_session(slot)
 
@@ -180,10 +180,10 @@ class ConnectionLimits:
             has_failed: it ends without a bind.
             is_taken: it has to make room, so its place is taken already.
         """
-        if slot not in self._unbound_slots:
+        if slot not in self.unbound_slots:
             return
         network = get_rate_limit_network(slot.address)
-        del self._unbound_slots[slot]
+        del self.unbound_slots[slot]
         self._unbound_per_network[network] -= 1
         if not self._unbound_per_network[network]:
             del self._unbound_per_network[network]
@@ -239,7 +239,7 @@ class ConnectionSlot:
         """Make room: this one has waited longest."""
         self._connection_limits.free_unbound_place(self, has_failed=True, is_taken=True)
         if self._session:
-            self._session.evict()
+            self._session.abort("has not bound, and its place is needed")
         else:
             self.cancel()
 

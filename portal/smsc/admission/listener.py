@@ -75,7 +75,8 @@ class SmppListener:
                 self._loop.remove_reader(self.listening_socket.fileno())
                 self._resume_timer = self._loop.call_later(_ACCEPT_PAUSE_SECONDS, self.start)
                 return
-            self._admit_client(client, parse_peer_address(peer[0]))
+            # IPv4 where the socket shows it mapped into IPv6, and without a zone.
+            self._admit_client(client, unmap_ipv4(ipaddress.ip_address(peer[0].partition("%")[0])))
 
     def _admit_client(self, client: socket.socket, peer: IPAddress) -> None:
         client.setblocking(False)
@@ -184,8 +185,3 @@ class SmppListener:
 def _close_client(client: socket.socket, slot: ConnectionSlot) -> None:
     slot.release()
     client.close()
-
-
-def parse_peer_address(host: str) -> IPAddress:
-    """Return the address of a peer; an IPv4 one where the socket shows it mapped into IPv6."""
-    return unmap_ipv4(ipaddress.ip_address(host.partition("%")[0]))

@@ -137,15 +137,11 @@ class SmppSession(PduStream):
 
     # --- the connection
 
-    def evict(self) -> None:
-        """End at once, without a word: others wait to bind."""
-        self._abort("has not bound, and its place is needed")
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         PduStream.connection_made(self, transport)  # a class with slots is made anew, and super() has the first one
         self._set_deadline(self._limits.bind_seconds, self._flush_and_close)
         if not self._connection_slot.attach_session(self):
-            self._abort("has come too late")
+            self.abort("has come too late")
 
     def connection_lost(self, exc: Exception | None) -> None:
         PduStream.connection_lost(self, exc)
@@ -181,7 +177,7 @@ class SmppSession(PduStream):
         if self._state is _OPEN:
             self._pdus_before_bind += 1
             if self._pdus_before_bind > MAX_PDUS_BEFORE_BIND:
-                self._abort("says much and does not bind")
+                self.abort("says much and does not bind")
                 return False
         elif not self._pdu_rate_bucket.take_token(self._turn_started_at) or (
             self._in_flight >= _MAX_IN_FLIGHT and not self._account.windowing
@@ -407,14 +403,14 @@ class SmppSession(PduStream):
         now = loop.time()
         delay = self.last_received_at + limits.enquire_link_seconds - now
         if self._enquire_link_sent_at is not None and self.last_received_at < self._enquire_link_sent_at:
-            self._abort("does not answer enquire_link")
+            self.abort("does not answer enquire_link")
             return
         if (
             self._unanswered_deliveries
             and next(iter(self._unanswered_deliveries.values()))[1]
             < now - self._server_context.server_limits.deliver_response_seconds
         ):
-            self._abort("does not answer deliver_sm")
+            self.abort("does not answer deliver_sm")
             return
         self._enquire_link_sent_at = None
         if delay <= 0:
@@ -437,10 +433,6 @@ class SmppSession(PduStream):
         if self.is_ending or self.is_reading_paused or sent_at is None or self.last_received_at >= sent_at:
             return None
         return sent_at
-
-    def abort_unanswered(self) -> None:
-        """End at once: the client has not answered, and its place is needed."""
-        self._abort("does not answer enquire_link, and its place is needed")
 
     # --- messages from the client
 
@@ -496,7 +488,7 @@ class SmppSession(PduStream):
             self.submitted += 1
             self._write(pdu.encode_accepted_message_resp(message.COMMAND, message.sequence, result))
         elif isinstance(result, CommitInDoubt):
-            self._abort("could not be told whether its message is stored")
+            self.abort("could not be told whether its message is stored")
         else:
             self._refuse_submit(message, _STATUS_BY_STORAGE_ERROR.get(type(result), CommandStatus.ESME_RSYSERR))
         self._finish_in_flight_request()

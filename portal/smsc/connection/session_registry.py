@@ -53,8 +53,8 @@ class BoundSession(Protocol):
     def send_enquire_link(self) -> None:
         """Ask the client whether it is alive."""
 
-    def abort_unanswered(self) -> None:
-        """End at once: the client has not answered, and its place is needed."""
+    def abort(self, reason: str) -> None:
+        """End at once; `reason` is for the log."""
 
     def apply_account_change(self, account: AccountConfig) -> None:
         """Go on with the account as it is now, or unbind."""

@@ -49,23 +49,19 @@ class WaitingBinds:
     """The binds that wait. The process has one of these.
 
     `probe_seconds`: how long a session has been silent that is asked, and how long its answer is waited for.
+    `by_client`: those that wait.
     """
 
     def __init__(self, session_registry: SessionRegistry, probe_seconds: float) -> None:
         self.probe_seconds = probe_seconds
         self._session_registry = session_registry
         self._loop = asyncio.get_running_loop()
-        self._by_client: dict[WaitingClient, _WaitingBind] = {}
+        self.by_client: dict[WaitingClient, _WaitingBind] = {}
         self._by_account: dict[int, list[_WaitingBind]] = defaultdict(list)
-
-    @property
-    def count(self) -> int:
-        """How many wait."""
-        return len(self._by_client)
 
     def is_waiting(self, client: WaitingClient) -> bool:
         """Whether a client's bind waits."""
-        return client in self._by_client
+        return client in self.by_client
 
     def wait_for_place(self, client: WaitingClient, bind: Bind, no_place: NoBindPlace) -> bool:
         """Ask the sessions that are silent, and have a bind wait for the place of one.
@@ -88,14 +84,14 @@ class WaitingBinds:
         if sum(_need_same_place(each.no_place.kind, no_place.kind) for each in others) >= len(uncertain):
             return False
         waiting = _WaitingBind(client, bind, no_place, uncertain, now + self.probe_seconds + _CHECK_SECONDS)
-        self._by_client[client] = waiting
+        self.by_client[client] = waiting
         others.append(waiting)
         waiting.timer = self._loop.call_later(_CHECK_SECONDS, self._check, waiting)
         return True
 
     def remove(self, client: WaitingClient) -> None:
         """Forget a client that has gone, or was answered; others are none of its business."""
-        waiting = self._by_client.pop(client, None)
+        waiting = self.by_client.pop(client, None)
         if waiting and waiting.timer:
             waiting.timer.cancel()
             self._by_account[waiting.no_place.account_id].remove(waiting)
@@ -115,7 +111,7 @@ class WaitingBinds:
         unanswered_since, _, session = min(unanswered, key=itemgetter(0, 1), default=(now, now, None))
         if session and unanswered_since <= now - self.probe_seconds:
             waiting.ends_at = max(waiting.ends_at, now + _CHECK_SECONDS)
-            session.abort_unanswered()
+            session.abort("does not answer enquire_link, and its place is needed")
             delay = _END_SECONDS
         elif now >= waiting.ends_at or not any(_is_uncertain(each) for each in waiting.sessions):
             self.remove(waiting.client)

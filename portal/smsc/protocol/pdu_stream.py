@@ -116,7 +116,8 @@ class PduStream(asyncio.Protocol):
         self._transport.close()
         self._set_deadline(_FLUSH_TIMEOUT_SECONDS, self._transport.abort)
 
-    def _abort(self, reason: str) -> None:
+    def abort(self, reason: str) -> None:
+        """End at once; `reason` says what the peer does, for the log."""
         if self._transport and not self._closed:
             log.warning("disconnecting %s: it %s", self.log_name, reason)
             self._closed = True
@@ -169,7 +170,7 @@ class PduStream(asyncio.Protocol):
             self._writing_resumed()
 
     def _abort_slow_reader(self) -> None:
-        self._abort("does not read what it is sent")
+        self.abort("does not read what it is sent")
 
     # --- octets in
 
@@ -198,7 +199,7 @@ class PduStream(asyncio.Protocol):
             frames = traceback.extract_tb(error.__traceback__)[-3:]
             places = ", ".join(f"{Path(each.filename).name}:{each.lineno}" for each in frames)
             log.error("a PDU of %s could not be processed: %s at %s", self.log_name, type(error).__name__, places)
-            self._abort("has sent a PDU that could not be processed")
+            self.abort("has sent a PDU that could not be processed")
 
     def _process_pdus(self, data: bytes) -> None:
         start = 0

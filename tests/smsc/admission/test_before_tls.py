@@ -258,7 +258,7 @@ async def test_a_client_that_goes_away_within_its_client_hello_gives_up_its_plac
     async with run_smsc(limited(unbound_per_address=1, bind_seconds=600)) as server:
         with socket.create_connection(("127.0.0.1", server.tls_port)) as client:
             client.sendall(TLS_1_3_HELLO[:3])
-            await wait_until(lambda: server.connection_limits.unbound_count)
+            await wait_until(lambda: server.connection_limits.unbound_slots)
             if reset:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await RawEsme.connect_and_bind(server.tls_port, cast.smpp_acme_1, tls=make_tls_client_context())

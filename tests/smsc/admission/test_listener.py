@@ -33,7 +33,7 @@ async def test_those_that_are_sent_away_at_once_keep_no_place(config: Config, ca
         with ExitStack() as clients:
             for _ in range(20):  # all accepted in one turn of the event loop
                 clients.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-            await wait_until(lambda: server.connection_limits.unbound_count)
+            await wait_until(lambda: server.connection_limits.unbound_slots)
         await wait_until(lambda: not server.connection_limits.connection_count)
     finally:
         await server.close()

@@ -260,6 +260,6 @@ async def test_connections_without_a_bind_are_capped_in_all_and_keep_nobody_out(
 async def test_a_handshake_that_never_ends_keeps_nobody_out(limited, cast):
     async with run_smsc(limited(unbound=1)) as server:
         stranger = await RawEsme.connect(server.tls_port, from_address="127.0.0.5")
-        await wait_until(lambda: server.connection_limits.unbound_count)
+        await wait_until(lambda: server.connection_limits.unbound_slots)
         await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         await stranger.wait_for_close()

@@ -47,9 +47,9 @@ async def bind_silently(server: SmppServer, login: AccountLogin, *commands: Comm
 async def send_bind(server: SmppServer, login: AccountLogin, command: CommandId = TRANSCEIVER) -> RawEsme:
     """Send a bind with the sequence number 1, and wait until it waits."""
     esme = await RawEsme.connect(server.port)
-    count = server.waiting_binds.count
+    count = len(server.waiting_binds.by_client)
     esme.send(Bind(command, next(esme.sequences), login.name, login.password))
-    await wait_until(lambda: server.waiting_binds.count > count)
+    await wait_until(lambda: len(server.waiting_binds.by_client) > count)
     return esme
 
 
@@ -283,7 +283,7 @@ async def test_a_client_that_goes_away_while_it_waits_leaves_nothing_behind(conf
         esme = await send_bind(server, login)
         esme.abort()
         await wait_until(lambda: len(list_sessions(server)) == 1)
-        assert not server.waiting_binds.count
+        assert not server.waiting_binds.by_client
         assert (await dead.submit()).status == 0
 
 
@@ -329,7 +329,7 @@ async def test_a_wait_ends_with_the_server(config: Config, cast: Cast) -> None:
         (waiting,) = [each for each in list_sessions(server) if not each.accepted_bind]
         waiting.unbind("the server stops")
         await esme.wait_for_close()
-        assert not server.waiting_binds.count
+        assert not server.waiting_binds.by_client
 
 
 @pytest.mark.slow

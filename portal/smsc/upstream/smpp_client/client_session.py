@@ -129,7 +129,7 @@ class ClientSession(PduStream):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._set_deadline(self._settings.bind_seconds, self._abort, "has not answered the bind")
+        self._set_deadline(self._settings.bind_seconds, self.abort, "has not answered the bind")
         self._write(self._bind_octets)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -153,9 +153,9 @@ class ClientSession(PduStream):
             return f"the connection was lost: {why}"
         return f"the connection was lost: {error}"
 
-    def _abort(self, reason: str) -> None:
+    def abort(self, reason: str) -> None:
         self._note_end(f"the carrier {reason}")
-        super()._abort(reason)
+        super().abort(reason)
 
     def discard(self) -> None:
         """Forget a connection that was given up while it was made: event loops don't tell its end in all cases."""
@@ -258,7 +258,7 @@ class ClientSession(PduStream):
             self._note_end(f"the carrier refuses the bind with {format_status(self.bind_status)}")
             self._flush_and_close()
         elif command != expected:
-            self._abort(f"has answered the bind with command_id 0x{command:08X}")
+            self.abort(f"has answered the bind with command_id 0x{command:08X}")
         else:
             if self._deadline_timer:
                 self._deadline_timer.cancel()
@@ -367,7 +367,7 @@ class ClientSession(PduStream):
             self._enquire_link_sent_at = None
         if now >= self._silence_due():
             if self._enquire_link_sent_at is not None:
-                self._abort("has not answered enquire_link")
+                self.abort("has not answered enquire_link")
                 return
             self._enquire_link_sent_at = now
             self._write_request(CommandId.ENQUIRE_LINK)
@@ -396,7 +396,7 @@ class ClientSession(PduStream):
             if now < self._answer_due(submit):
                 break
             if self._last_answer_at <= submit.sent_at:
-                self._abort(f"has answered no submit_sm for {self._settings.response_seconds:g} s")
+                self.abort(f"has answered no submit_sm for {self._settings.response_seconds:g} s")
                 return
             del self.in_flight[sequence]
             self._log_oddity(f"no answer to sequence_number {sequence} in {self._settings.response_seconds:g} s")

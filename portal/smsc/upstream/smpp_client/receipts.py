@@ -109,12 +109,15 @@ def parse_receipt(message: DeliverSm | DataSm, rules: ReceiptRules = DEFAULT_RUL
     state = _STATES_BY_TLV.get(state_value[0]) if len(state_value) == 1 else None
     if state is None:
         state = mappings.find_state(stat)
+    # network_error_code (5.3.2.31): behind an octet that says which network it is of.
+    network_error = tlvs.get(TlvTag.NETWORK_ERROR_CODE, b"")
+    error = str(int.from_bytes(network_error[1:])) if len(network_error) == 3 else ""
     return Receipt(
         _find_ids(tlvs, text, fields, rules),
         state,
         state is not None and state not in rules.intermediate_states and kind != _ESM_CLASS_NOTIFICATION,
         stat,
-        _read_error_code(tlvs.get(TlvTag.NETWORK_ERROR_CODE)) or fields.get("err", "")[:_MAX_WORD_LENGTH],
+        error or fields.get("err", "")[:_MAX_WORD_LENGTH],
         _parse_date(fields.get("donedate", "")[: _MAX_DATE_LENGTH + 1], rules.timezone),
         text,
     )
@@ -167,11 +170,6 @@ def _parse_text(text: str) -> Mapping[str, str]:
             break  # what follows is what the message's sender wrote
         fields.setdefault(name, text[key.end() : end].strip(" \t\r\n\0,;"))
     return fields
-
-
-def _read_error_code(value: bytes | None) -> str:
-    """Return the code of network_error_code (5.3.2.31), behind the octet that says which network it is of."""
-    return str(int.from_bytes(value[1:])) if value and len(value) == 3 else ""
 
 
 # Most that come within a minute have the same.
