@@ -9,7 +9,8 @@ import sqlite3
 import ssl
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +41,7 @@ _UPSTREAM_ANSWER_SECONDS = 1.5
 _FINAL_WRITE_SECONDS = 1.0
 
 
+@dataclass(eq=False, repr=False)
 class SmppServer:
     """The server in one event loop.
 
@@ -48,34 +50,30 @@ class SmppServer:
     `waiting_binds`, `dispatcher` and `simulator`, the built-in upstream, are the parts of it.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        loop: asyncio.AbstractEventLoop,
-        on_fatal_error: Callable[[], None],
-        server_limits: ServerLimits = DEFAULT_SERVER_LIMITS,
-    ) -> None:
-        self._config = config
-        self._loop = loop
-        self._on_fatal_error = on_fatal_error
-        self._server_limits = server_limits
-        self.connection_limits = ConnectionLimits(config.limits, server_limits)
-        self._listeners: list[SmppListener] = []
-        self.port = 0
-        self.tls_port = 0
+    config: Config
+    loop: asyncio.AbstractEventLoop
+    on_fatal_error: Callable[[], None]
+    server_limits: ServerLimits = DEFAULT_SERVER_LIMITS
+    connection_limits: ConnectionLimits = field(init=False)
+    port: int = 0
+    tls_port: int = 0
+    _listeners: list[SmppListener] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.connection_limits = ConnectionLimits(self.config.limits, self.server_limits)
 
     def start(self) -> None:
         """Listen.
 
         Raises OSError, ssl.SSLError, KeyFileError, sqlite3.Error or StorageUnavailable where that is not possible.
         """
-        config, loop = self._config, self._loop
+        config, loop = self.config, self.loop
         with ExitStack() as cleanup:
             # Listening comes first: a second server of the same folder fails here, before it has touched anything.
             plain_sockets, tls_sockets = self._open_sockets(cleanup)
             tls_context = self._create_tls_context() if tls_sockets else None
             self.storage = SqliteStorage(
-                config.database_file, Keys.load(config.data), self._server_limits, self._on_fatal_error
+                config.database_file, Keys.load(config.data), self.server_limits, self.on_fatal_error
             )
             cleanup.callback(self.storage.close_db_connections)
             self.storage.outbound.buys_packs = config.billing.enabled != "off"
@@ -83,7 +81,7 @@ class SmppServer:
             self._wakeup_listener = wakeup.WakeupListener(config.data, loop, self.storage.poll_changes)
             cleanup.pop_all()
         self.session_registry = SessionRegistry(self.storage)
-        self.waiting_binds = WaitingBinds(self.session_registry, self._server_limits.probe_seconds)
+        self.waiting_binds = WaitingBinds(self.session_registry, self.server_limits.probe_seconds)
         bind_auth = BindAuth(self.storage, config.limits.bind_failures)
         self.simulator = Simulator(self.storage.outbound.store_outcomes)
         self.dispatcher = Dispatcher(self.storage.outbound, self.simulator)
@@ -94,7 +92,7 @@ class SmppServer:
             self.waiting_binds,
             self.dispatcher,
             config.limits,
-            self._server_limits,
+            self.server_limits,
         )
         self.storage.start()
         self.dispatcher.start()
@@ -121,30 +119,23 @@ class SmppServer:
         for listener in self._listeners:
             listener.close()
         self.connection_limits.close()
-        started_at = self._loop.time()
-        closing = self._loop.create_task(self.dispatcher.close(_UPSTREAM_ANSWER_SECONDS))
+        started_at = self.loop.time()
+        closing = self.loop.create_task(self.dispatcher.close(_UPSTREAM_ANSWER_SECONDS))
         for session in list(self.connection_limits.sessions):
             session.unbind("the server stops")
-        if not await self._wait_for_sessions(_DRAIN_SECONDS):
+        if not await self.connection_limits.wait_until_empty(_DRAIN_SECONDS):
             self.storage.outbound.refuse_submits()
-            await self._wait_for_sessions(_SHUTDOWN_UNBIND_SECONDS)
+            await self.connection_limits.wait_until_empty(_SHUTDOWN_UNBIND_SECONDS)
         # What an upstream has not answered by then is unsure, as after a crash.
-        remaining = started_at + _DRAIN_SECONDS + _SHUTDOWN_UNBIND_SECONDS - self._loop.time()
+        remaining = started_at + _DRAIN_SECONDS + _SHUTDOWN_UNBIND_SECONDS - self.loop.time()
         await asyncio.wait({closing}, timeout=max(remaining, 0))
         self._wakeup_listener.close()
         self.session_registry.close()
         self.storage.close(_FINAL_WRITE_SECONDS)
         log.info("stopped")
 
-    async def _wait_for_sessions(self, seconds: float) -> bool:
-        """Wait until no session is left; returns whether that was so in time."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.connection_limits.wait_until_empty()
-        return not self.connection_limits.sessions
-
     def _open_sockets(self, cleanup: ExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
-        smpp = self._config.smpp
+        smpp = self.config.smpp
         socket_lists: list[list[socket.socket]] = []
         for port in (smpp.port, smpp.tls_port):
             sockets = open_listening_sockets(smpp.host, port) if port else []
@@ -156,11 +147,11 @@ class SmppServer:
         return plain_sockets, tls_sockets
 
     def _create_tls_context(self) -> ssl.SSLContext:
-        smpp = self._config.smpp
+        smpp = self.config.smpp
         if smpp.tls_certificate:
             certificate, key = Path(smpp.tls_certificate), Path(smpp.tls_key)
         else:
-            certificate, key = tls.ensure_certificate(self._config.data, smpp.public_host or smpp.host)
+            certificate, key = tls.ensure_certificate(self.config.data, smpp.public_host or smpp.host)
         return tls.create_tls_context(certificate, key, smpp.tls_minimum)
 
 

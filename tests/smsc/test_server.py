@@ -190,7 +190,7 @@ async def test_a_full_disk_refuses_and_recovers(config, cast, conn, change_accou
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         # SQLite says the same of a file that may not grow as of a disk that is full.
-        writer = server.storage._writer._conn
+        writer = server.storage._writer.conn
         pages = writer.execute("PRAGMA page_count").fetchone()[0]
         writer.execute(f"PRAGMA max_page_count = {pages}")
         statuses: list[int] = []
@@ -240,6 +240,6 @@ async def test_a_writer_that_dies_is_noticed(config):
     died = asyncio.Event()
     server = server_module.SmppServer(config, asyncio.get_running_loop(), on_fatal_error=died.set)
     server.start()
-    server.storage._writer._handlers = {}
+    server.storage._writer.handlers = {}
     await asyncio.wait_for(died.wait(), 10)
     await server.close()

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -110,6 +110,7 @@ _Job = tuple[WriteJobKind, Any]
 _Callback = Callable[[], None]
 
 
+@dataclass(eq=False, repr=False)
 class DatabaseWriter:
     """Give it jobs with `put` from the event loop; it writes them in the order of `WriteJobKind`, and of arrival
     within one.
@@ -118,32 +119,28 @@ class DatabaseWriter:
     error, or something vital can't be written.
     """
 
-    def __init__(
-        self,
-        conn: sqlite3.Connection,
-        handlers: Mapping[WriteJobKind, WriteJobHandler],
-        on_fatal_error: Callable[[], None],
-    ) -> None:
-        self._conn = conn
-        self._handlers = handlers
-        self._loop = asyncio.get_running_loop()
-        self._on_fatal_error = on_fatal_error
-        # Of the event loop.
-        self._new_jobs: list[_Job] = []
-        self._deferred_jobs: list[_Job] = []
-        self._new_patient_jobs: list[_Job] = []
-        # On the way from the loop to the thread.
-        self._job_queue: SimpleQueue[list[_Job]] = SimpleQueue()
-        self._patient_jobs: deque[_Job] = deque()
-        # Of the thread: what it has not begun with, and what it has to try again.
-        self._unstarted_jobs: list[_Job] = []
-        self._jobs_to_retry: list[_Job] = []
-        self._max_batch_jobs = _MAX_BATCH_JOBS
-        self._last_submit_count = 0
-        self._stopping = False
-        self._is_failing = False
-        self._failure_logged_at = 0.0
-        self._last_yield_at = time.monotonic()
+    conn: sqlite3.Connection
+    handlers: Mapping[WriteJobKind, WriteJobHandler]
+    on_fatal_error: Callable[[], None]
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    # Of the event loop.
+    _new_jobs: list[_Job] = field(default_factory=list)
+    _deferred_jobs: list[_Job] = field(default_factory=list)
+    _new_patient_jobs: list[_Job] = field(default_factory=list)
+    # On the way from the loop to the thread.
+    _job_queue: SimpleQueue[list[_Job]] = field(default_factory=SimpleQueue)
+    _patient_jobs: deque[_Job] = field(default_factory=deque)
+    # Of the thread: what it has not begun with, and what it has to try again.
+    _unstarted_jobs: list[_Job] = field(default_factory=list)
+    _jobs_to_retry: list[_Job] = field(default_factory=list)
+    _max_batch_jobs: int = _MAX_BATCH_JOBS
+    _last_submit_count: int = 0
+    _stopping: bool = False
+    _is_failing: bool = False
+    _failure_logged_at: float = 0.0
+    _last_yield_at: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def start(self) -> None:
@@ -201,9 +198,9 @@ class DatabaseWriter:
         except Exception:
             # Nobody would be answered any more. The process had better end, and be started again.
             log.exception("the writer has died")
-            self._loop.call_soon_threadsafe(self._on_fatal_error)
+            self._loop.call_soon_threadsafe(self.on_fatal_error)
         finally:
-            self._conn.close()
+            self.conn.close()
 
     def _process_jobs(self) -> None:
         while not (self._stopping and self._job_queue.empty() and not self._unstarted_jobs and not self._patient_jobs):
@@ -264,8 +261,8 @@ class DatabaseWriter:
             if len(jobs) == 1:
                 kind = jobs[0][0]
                 log.exception("a job of kind %s could not be written", kind.name)
-                if self._handlers[kind].is_vital:
-                    self._loop.call_soon_threadsafe(self._on_fatal_error)
+                if self.handlers[kind].is_vital:
+                    self._loop.call_soon_threadsafe(self.on_fatal_error)
                 return self._build_failure_callbacks(jobs, error)
             # One bad item must not take the others with it.
             half = len(jobs) // 2
@@ -279,12 +276,12 @@ class DatabaseWriter:
 
     def _write_in_transaction(self, jobs: list[_Job]) -> list[_Callback]:
         callbacks: list[_Callback] = []
-        with write_transaction(self._conn):
+        with write_transaction(self.conn):
             by_kind = _group_by_kind(jobs)
             self._last_submit_count = len(by_kind.get(WriteJobKind.SUBMIT, ()))
             for kind, items in by_kind.items():
-                handler = self._handlers[kind]
-                result = handler.write(self._conn, items)
+                handler = self.handlers[kind]
+                result = handler.write(self.conn, items)
                 if handler.on_committed:
                     callbacks.append(partial(handler.on_committed, items, result))
         return callbacks
@@ -295,7 +292,7 @@ class DatabaseWriter:
             if time.monotonic() - self._failure_logged_at > _FAILURE_LOG_SECONDS:
                 self._failure_logged_at = time.monotonic()
                 log.error("the database can't be written: %s", error)
-        self._jobs_to_retry += [job for job in jobs if self._handlers[job[0]].on_refused is None]
+        self._jobs_to_retry += [job for job in jobs if self.handlers[job[0]].on_refused is None]
         return self._build_failure_callbacks(jobs, error)
 
     def _build_failure_callbacks(self, jobs: list[_Job], error: Exception) -> list[_Callback]:
@@ -305,7 +302,7 @@ class DatabaseWriter:
         refusal = StorageUnavailable(str(error)) if is_not_written else CommitInDoubt(str(error))
         callbacks: list[_Callback] = []
         for kind, items in _group_by_kind(jobs).items():
-            on_refused = self._handlers[kind].on_refused
+            on_refused = self.handlers[kind].on_refused
             if on_refused:
                 callbacks.append(partial(on_refused, items, refusal))
         return callbacks
