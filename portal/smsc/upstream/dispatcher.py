@@ -43,11 +43,12 @@ from portal.smsc.upstream.takers import OutboundPath, PathTakers
 log = logging.getLogger(__name__)
 
 _BATCH_SIZE = 1_000
-_COUNTERS_SECONDS = 1.0
+# How often it is looked at how upstreams do, and every how many times more than that.
+_HEALTH_SECONDS = 0.25
+_COUNTERS_CHECKS, _STRAYS_CHECKS = 4, 120
 _CLAIM_RETRY_SECONDS = 1.0
 # How long what is under way is waited for where an upstream is disabled or removed.
 _CLOSE_SECONDS = 5.0
-_STRAY_SECONDS = 30.0
 
 
 class Dispatcher:
@@ -77,8 +78,8 @@ class Dispatcher:
         self._postponed_cancels: list[tuple[MessageStatus, CancelCallback]] = []
         self._retry_timer: asyncio.TimerHandle | None = None
         self._retry_at = 0
-        self._counters_timer: asyncio.TimerHandle | None = None
-        self._strays_timer: asyncio.TimerHandle | None = None
+        self._checks_timer: asyncio.TimerHandle | None = None
+        self._check_count = 0
         self._closing_tasks: set[asyncio.Task[None]] = set()
         self._claims_ended = asyncio.Event()
         self._claims_ended.set()
@@ -86,9 +87,7 @@ class Dispatcher:
 
     def start(self) -> None:
         """Begin to look after the upstreams; the storage tells of them, and of what was under way."""
-        self._takers.start()
-        self._counters_timer = self._loop.call_later(_COUNTERS_SECONDS, self._save_counters)
-        self._strays_timer = self._loop.call_later(_STRAY_SECONDS, self._check_strays_periodically)
+        self._checks_timer = self._loop.call_later(_HEALTH_SECONDS, self._check_periodically)
 
     async def close(self, seconds: float) -> None:
         """Send nothing more, wait so long for what is under way, disconnect, and wait as long for what is claimed."""
@@ -105,7 +104,7 @@ class Dispatcher:
         # What is being claimed at this moment is put back: nothing of it may have arrived.
         with suppress(TimeoutError):
             await asyncio.wait_for(self._claims_ended.wait(), seconds)
-        for timer in (self._retry_timer, self._counters_timer, self._strays_timer):
+        for timer in (self._retry_timer, self._checks_timer):
             if timer:
                 timer.cancel()
 
@@ -458,7 +457,6 @@ class Dispatcher:
             if channel.connection is not None:
                 channel.save_counters(channel.connection)
         self._takers.save_unroutable_submits()
-        self._counters_timer = self._loop.call_later(_COUNTERS_SECONDS, self._save_counters)
 
     def handle_commit_in_doubt(self) -> None:
         self._unread_ids |= {None, *(each.id for each in self._channels.values() if each.is_simulated)}
@@ -473,9 +471,15 @@ class Dispatcher:
         for simulator_id in simulator_ids:
             self._resume_simulator(simulator_id)
 
-    def _check_strays_periodically(self) -> None:
-        for channel in self._channels.values():
-            channel.log_counts()
-        self._takers.log_unroutable_submits()
-        self.check_strays()
-        self._strays_timer = self._loop.call_later(_STRAY_SECONDS, self._check_strays_periodically)
+    def _check_periodically(self) -> None:
+        self._checks_timer = self._loop.call_later(_HEALTH_SECONDS, self._check_periodically)
+        self._check_count += 1
+        if not self._is_closing:
+            self._takers.check_health(self._loop.time())
+        if self._check_count % _COUNTERS_CHECKS == 0:
+            self._save_counters()
+        if self._check_count % _STRAYS_CHECKS == 0:
+            for channel in self._channels.values():
+                channel.log_counts()
+            self._takers.log_unroutable_submits()
+            self.check_strays()

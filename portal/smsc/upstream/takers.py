@@ -4,7 +4,6 @@ An account's messages to one number stay in their order whichever upstream takes
 what the one before has not answered is stored as something that holds up what comes behind it.
 """
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -21,7 +20,6 @@ from portal.smsc.upstream.channel import UpstreamChannel
 
 log = logging.getLogger(__name__)
 
-_HEALTH_SECONDS = 0.25
 # Of an account that waits: those of more than a moment wait for a claim.
 _MAX_DESTINATIONS = 1_000
 
@@ -130,7 +128,7 @@ class OutboundPath:
 
 
 class PathTakers:
-    """All paths that messages take. `start`, then `stop`.
+    """All paths that messages take, until `stop`.
 
     Args:
         channels: of all upstreams, by their ids; the dispatcher's own.
@@ -147,7 +145,6 @@ class PathTakers:
         self._storage = storage
         self._channels = channels
         self._claim = claim
-        self._loop = asyncio.get_running_loop()
         self.put_backs: Counter[Flow] = Counter()
         self._put_back_accounts: Counter[int] = Counter()
         self.default = OutboundPath(DEFAULT_PATH, self._put_back_accounts)
@@ -159,20 +156,13 @@ class PathTakers:
         # Until what waits is on the paths that it takes now, nothing of it is claimed; and before it is stored what
         # holds up others, nothing goes out at all.
         self._reroutings = self._holdings = 0
-        self._timer: asyncio.TimerHandle | None = None
         self._is_stopped = False
         # Messages that no route takes: since the log told last, and since they were counted last.
         self._unroutable_count = self._uncounted_count = 0
 
-    def start(self) -> None:
-        """Look at the upstreams from now on."""
-        self._timer = self._loop.call_later(_HEALTH_SECONDS, self._check_health_periodically)
-
     def stop(self) -> None:
         """Let nothing more go out."""
         self._is_stopped = True
-        if self._timer:
-            self._timer.cancel()
         for path in self._paths.values():
             path.release()
 
@@ -401,13 +391,9 @@ class PathTakers:
 
     # --- how upstreams are
 
-    def _check_health_periodically(self) -> None:
-        self._timer = self._loop.call_later(_HEALTH_SECONDS, self._check_health_periodically)
-        self.check_health()
-
-    def check_health(self) -> None:
-        """Look at all upstreams, and let others take over from those that fail."""
-        changed = [each for each in self._channels.values() if each.check_health(self._loop.time())]
+    def check_health(self, now: float) -> None:
+        """Look at all upstreams, and let others take over from those that fail. `now`: on the event loop's clock."""
+        changed = [each for each in self._channels.values() if each.check_health(now)]
         for channel in changed:
             health = channel.health
             level = logging.WARNING if health.state == FAILING else logging.INFO

@@ -101,7 +101,7 @@ async def test_pain_1_an_id_in_a_text_of_the_carriers_own(config, cast, conn, ad
 async def test_pain_1_an_id_that_is_not_new_in_a_receipt_before_the_answer(
     config, cast, conn, add_upstream, monkeypatch, order
 ):
-    monkeypatch.setattr("portal.smsc.upstream.dispatcher._COUNTERS_SECONDS", 0.05)
+    monkeypatch.setattr("portal.smsc.upstream.dispatcher._HEALTH_SECONDS", 0.0125)
     async with run_forwarding(config, add_upstream) as (server, _, carrier):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
 
