@@ -74,14 +74,9 @@ def _is_closed_by_client(client: socket.socket) -> bool:
 async def wait_until_readable(client: socket.socket) -> None:
     """Wait until there is something to read, or the end."""
     loop = asyncio.get_running_loop()
-    readable: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(client.fileno(), _set_readable, readable)
+    readable = asyncio.Event()
+    loop.add_reader(client.fileno(), readable.set)
     try:
-        await readable
+        await readable.wait()
     finally:
         loop.remove_reader(client.fileno())
-
-
-def _set_readable(readable: asyncio.Future[None]) -> None:
-    if not readable.done():
-        readable.set_result(None)

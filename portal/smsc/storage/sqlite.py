@@ -24,6 +24,7 @@ from portal.services.prices.prices import PriceList
 from portal.smsc.limits import ServerLimits
 from portal.smsc.storage.delivery_queue import DeliveryQueue
 from portal.smsc.storage.interface import BindKind, BindSlot, ClientId, StatusCallback, StatusesCallback, StorageError
+from portal.smsc.storage.outbound_config import OutboundConfig
 from portal.smsc.storage.read_errors import handle_read_errors
 from portal.smsc.storage.searcher import DatabaseSearcher
 from portal.smsc.storage.sqlite_outbound import SqliteOutboundStorage
@@ -67,10 +68,9 @@ class SqliteStorage:
         self.outbound = SqliteOutboundStorage(
             self._read_connection,
             self._simulated_searcher,
-            keys,
+            OutboundConfig(self._read_connection, keys, self._begin_upstreams, self._keep_tlv_tags),
             self._queue_receipts,
             self._mark_deliveries_due,
-            self._keep_tlv_tags,
         )
         handlers = {**self.outbound.build_job_handlers(), **self._build_job_handlers()}
         self._writer = DatabaseWriter(self._writer_connection, handlers, on_fatal_error)
@@ -91,6 +91,9 @@ class SqliteStorage:
         self._delivery_queues: dict[int, DeliveryQueue] = {}
         self._retry_timers: dict[int, asyncio.TimerHandle] = {}
         self._periodic_timers: list[asyncio.TimerHandle] = []
+
+    def _begin_upstreams(self) -> None:
+        self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None)
 
     def _keep_tlv_tags(self, tags: frozenset[int]) -> None:
         self.kept_tlv_tags = tags

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from portal.core.clock import now_ms
-from portal.core.crypto import Keys
 from portal.services.messages import client_ids, inbound, intake, outcomes, query_cancel, sending
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.inbound import InboundItem, ReleasedParts
@@ -54,17 +53,16 @@ class SqliteOutboundStorage:
 
     Args:
         simulated_searcher: looks for what simulators have.
+        config: upstreams and routes.
         queue_receipts: takes receipts that are on disk.
         mark_deliveries_due: is told the accounts for which something from a handset is on disk.
-        keep_tlv_tags: is told the tags of optional parameters that upstreams pass on.
     """
 
     _read_connection: sqlite3.Connection
     _simulated_searcher: DatabaseSearcher
-    _keys: Keys
+    _config: OutboundConfig
     _queue_receipts: Callable[[Sequence[DeliveryReceipt]], None]
     _mark_deliveries_due: Callable[[Iterable[int]], None]
-    _keep_tlv_tags: Callable[[frozenset[int]], None]
     # Whether accounts with automatic re-credit buy the packs that their messages need.
     buys_packs: bool = True
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -76,10 +74,6 @@ class SqliteOutboundStorage:
     # Of those who have asked that what waits takes other paths: one pass does it for all.
     _rerouted_callbacks: list[WaitingCallback] = field(default_factory=list)
     _begins_rerouting_anew: bool = False
-
-    def __post_init__(self) -> None:
-        self._config = OutboundConfig(self._read_connection, self._keys, self._begin_upstreams, self._keep_tlv_tags)
-        self._choose_path = self._config.choose_path
 
     def start(self, writer: DatabaseWriter) -> None:
         """Begin to write; before all else about what was under way when the last process ended."""
@@ -101,9 +95,6 @@ class SqliteOutboundStorage:
         """Tell the listener of upstreams and routes that have changed, if any have. Raises sqlite3.Error."""
         self._config.load_upstreams(self._listener)
         self._config.load_routes(self._listener)
-
-    def _begin_upstreams(self) -> None:
-        self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None)
 
     # --- what the dispatcher asks
 
@@ -234,7 +225,7 @@ class SqliteOutboundStorage:
             ),
             WriteJobKind.ACCEPTED: WriteJobHandler(sending.store_accepted_messages, handle_sending_stored),
             WriteJobKind.UNSENT: WriteJobHandler(
-                lambda conn, unsent: sending.store_unsent_messages(conn, unsent, now_ms(), self._choose_path),
+                lambda conn, unsent: sending.store_unsent_messages(conn, unsent, now_ms(), self._config.choose_path),
                 handle_sending_stored,
             ),
             WriteJobKind.RECEIPT: WriteJobHandler(
@@ -250,7 +241,7 @@ class SqliteOutboundStorage:
                 lambda _, waiting: self._listener.handle_due_messages(DueMessages(waiting=waiting)),
             ),
             WriteJobKind.DUE_MESSAGES: WriteJobHandler(
-                lambda conn, _: outcomes.process_due_messages(conn, now_ms(), self._choose_path),
+                lambda conn, _: outcomes.process_due_messages(conn, now_ms(), self._config.choose_path),
                 self._with_receipts(self._handle_due_messages),
                 self._handle_due_messages_failure,
             ),
@@ -285,7 +276,7 @@ class SqliteOutboundStorage:
     def _recover_messages(self, conn: sqlite3.Connection, _: list[None]) -> RecoveredState:
         binds.clear_bind_states(conn)
         health.clear_health(conn)
-        return sending.recover_messages(conn, now_ms(), self._choose_path)
+        return sending.recover_messages(conn, now_ms(), self._config.choose_path)
 
     def _store_messages(self, conn: sqlite3.Connection, items: _SubmitJobs) -> StoredMessages | None:
         if self._refuses_submits:
@@ -322,17 +313,17 @@ class SqliteOutboundStorage:
     def _put_back_abandoned_messages(self, conn: sqlite3.Connection, batches: list[Sequence[int]]) -> WaitingAccounts:
         now = now_ms()
         return set().union(
-            *(sending.put_back_abandoned_messages(conn, each, now, self._choose_path) for each in batches)
+            *(sending.put_back_abandoned_messages(conn, each, now, self._config.choose_path) for each in batches)
         )
 
     def _claim_messages(self, conn: sqlite3.Connection, items: list[_ClaimJob]) -> list[ClaimedMessages]:
-        return [sending.claim_messages(conn, claim, now_ms(), self._choose_path) for claim, _ in items]
+        return [sending.claim_messages(conn, claim, now_ms(), self._config.choose_path) for claim, _ in items]
 
     def _hold_followers(self, conn: sqlite3.Connection, items: list[_HoldJob]) -> list[WaitingAccounts]:
         now = now_ms()
         results: list[WaitingAccounts] = []
         for upstream_ids, retried_paths, _ in items:
-            results.append(takeovers.hold_followers(conn, upstream_ids, self._choose_path))
+            results.append(takeovers.hold_followers(conn, upstream_ids, self._config.choose_path))
             for each in retried_paths:
                 takeovers.retry_held_messages_now(conn, each, now)
         return results
@@ -341,7 +332,7 @@ class SqliteOutboundStorage:
         self, conn: sqlite3.Connection, positions: list[ReroutingPosition]
     ) -> ReroutingPosition | WaitingAccounts:
         (position,) = positions
-        next_position = rerouting.reroute_messages(conn, position, _BATCH_SIZE, self._choose_path)
+        next_position = rerouting.reroute_messages(conn, position, _BATCH_SIZE, self._config.choose_path)
         return next_position or queue.list_waiting_accounts(conn)
 
     def _handle_rerouted(self, _: list[ReroutingPosition], result: ReroutingPosition | WaitingAccounts) -> None:

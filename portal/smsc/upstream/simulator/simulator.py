@@ -49,14 +49,13 @@ class SimulatedOutcome:
 
 
 _DEFAULT_OUTCOME = SimulatedOutcome(0.2, DELIVERED, 0)
-_NO_OUTCOME = None
 OUTCOMES_BY_SUFFIX: dict[str, SimulatedOutcome | None] = {
     "001": SimulatedOutcome(0.2, UNDELIVERABLE, 800),
     "002": SimulatedOutcome(0.2, EXPIRED, 801),
     "003": SimulatedOutcome(0.2, REJECTED, 803),
     "004": SimulatedOutcome(0.2, UNKNOWN, 804),
     "005": SimulatedOutcome(30, DELIVERED, 0),
-    "006": _NO_OUTCOME,
+    "006": None,
     "007": SimulatedOutcome(0.2, DELETED, 802),
     "008": SimulatedOutcome(0.2, UNDELIVERABLE, 3),
     "009": SimulatedOutcome(0.2, UNDELIVERABLE, 5),
