@@ -31,26 +31,24 @@ def answer_query_sm(
 
     ESME_RINVMSGID where it has none with that id, ESME_RQUERYFAIL where it has, but from another source address.
     """
-    _find_message_status(
-        request.message_id, account_id, storage, lambda found: respond(_build_query_response(request, found))
-    )
 
+    def respond_with(found: MessageStatus | StorageError | None) -> None:
+        response = QuerySmResp(CommandId.QUERY_SM_RESP, request.sequence, message_id=request.message_id)
+        if isinstance(found, StorageError):
+            response.status = CommandStatus.ESME_RSYSERR
+        elif found is None:
+            response.status = CommandStatus.ESME_RINVMSGID
+        elif not validation.is_same_address(found.source, request.source):
+            response.status = CommandStatus.ESME_RQUERYFAIL
+        else:
+            response.message_state = found.state
+            if found.done_at is not None:
+                response.final_date = times.format_final_date(found.done_at)
+                # error_code has one octet; a ptt code that needs more says what message_state says too.
+                response.error_code = found.ptt if found.ptt <= _MAX_ERROR_CODE else 0
+        respond(response)
 
-def _build_query_response(request: QuerySm, message_status: MessageStatus | StorageError | None) -> QuerySmResp:
-    response = QuerySmResp(CommandId.QUERY_SM_RESP, request.sequence, message_id=request.message_id)
-    if isinstance(message_status, StorageError):
-        response.status = CommandStatus.ESME_RSYSERR
-    elif message_status is None:
-        response.status = CommandStatus.ESME_RINVMSGID
-    elif not validation.is_same_address(message_status.source, request.source):
-        response.status = CommandStatus.ESME_RQUERYFAIL
-    else:
-        response.message_state = message_status.state
-        if message_status.done_at is not None:
-            response.final_date = times.format_final_date(message_status.done_at)
-            # error_code has one octet; a ptt code that needs more says what message_state says too.
-            response.error_code = message_status.ptt if message_status.ptt <= _MAX_ERROR_CODE else 0
-    return response
+    _find_message_status(request.message_id, account_id, storage, respond_with)
 
 
 def answer_cancel_sm(

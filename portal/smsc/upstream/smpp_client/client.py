@@ -275,9 +275,9 @@ class SmppClient(ConnectorOwner):
         unsure = list(session.in_flight.values())
         unsent = list(session.pending)
         for submit in (*unsure, *unsent):
-            self._flows[submit.destination].under_way -= 1
-        for destination in {each.destination for each in (*unsure, *unsent)}:
-            self._flows[destination].retry = None
+            flow = self._flows[submit.destination]
+            flow.under_way -= 1
+            flow.retry = None
         session.in_flight.clear()
         session.pending.clear()
         # Nothing may overtake what is lost: what waits behind it is given back, too.
