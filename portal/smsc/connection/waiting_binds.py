@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Protocol
 
 from portal.smsc.admission.bind_auth import NoBindPlace
@@ -103,13 +103,9 @@ class WaitingBinds:
             return
         now = self._loop.time()
         delay = _CHECK_SECONDS
-        unanswered = [
-            (each.unanswered_since, each.last_received_at, each)
-            for each in waiting.sessions
-            if each.unanswered_since is not None
-        ]
-        unanswered_since, _, session = min(unanswered, key=itemgetter(0, 1), default=(now, now, None))
-        if session and unanswered_since <= now - self.probe_seconds:
+        unanswered = [each for each in waiting.sessions if each.unanswered_since is not None]
+        session = min(unanswered, key=attrgetter("unanswered_since", "last_received_at"), default=None)
+        if session and (session.unanswered_since or now) <= now - self.probe_seconds:
             waiting.ends_at = max(waiting.ends_at, now + _CHECK_SECONDS)
             session.abort("does not answer enquire_link, and its place is needed")
             delay = _END_SECONDS
