@@ -124,7 +124,7 @@ class SmppServer:
         for session in list(self.connection_limits.sessions):
             session.unbind("the server stops")
         if not await self.connection_limits.wait_until_empty(_DRAIN_SECONDS):
-            self.storage.outbound.refuse_submits()
+            self.storage.outbound.refuses_submits = True
             await self.connection_limits.wait_until_empty(_SHUTDOWN_UNBIND_SECONDS)
         # What an upstream has not answered by then is unsure, as after a crash.
         remaining = started_at + _DRAIN_SECONDS + _SHUTDOWN_UNBIND_SECONDS - self.loop.time()

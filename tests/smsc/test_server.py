@@ -140,7 +140,7 @@ async def test_what_waits_too_long_while_it_stops_is_refused_and_not_stored(conf
     await wait_until(lambda: session.get_progress("").window == 5)
     closing = asyncio.create_task(server.close())
     assert (await esme.wait_for_response(first.sequence)).status == CommandStatus.ESME_RSYSERR
-    await wait_until(lambda: server.storage.outbound._refuses_submits)
+    await wait_until(lambda: server.storage.outbound.refuses_submits)
     other.execute("ROLLBACK")
     assert {each.status for each in await esme.wait_for_responses(others)} == {CommandStatus.ESME_RSYSERR}
     await esme.wait_for_unbind()

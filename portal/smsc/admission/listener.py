@@ -24,7 +24,7 @@ _ALERT_SECONDS = 1.0
 _READ_SIZE = 64 * 1024
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class SmppListener:
     """Accepts on one socket. By hand, so that a stranger is counted before TLS costs anything.
 

@@ -135,9 +135,9 @@ class SqliteStorage:
 
     def close(self, timeout: float) -> None:
         """Write what is left but for messages that nobody can be told of any more, within `timeout` seconds."""
-        self.outbound.refuse_submits()
+        self.outbound.refuses_submits = True
         # What the writer tells of its last batches is told after that.
-        self.outbound.stop_reading()
+        self.outbound.is_closing = True
         self._is_started = False
         for timer in (*self._periodic_timers, *self._retry_timers.values()):
             timer.cancel()

@@ -65,12 +65,15 @@ class SqliteOutboundStorage:
     _mark_deliveries_due: Callable[[Iterable[int]], None]
     # Whether accounts with automatic re-credit buy the packs that their messages need.
     buys_packs: bool = True
+    # Whether no more messages are stored, neither new ones nor those that wait for the writer: nobody could be told in
+    # time.
+    refuses_submits: bool = False
+    # Whether nothing more is looked for: the database is let go of.
+    is_closing: bool = False
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _writer: DatabaseWriter = field(init=False)
     _listener: OutboundListener = field(init=False)
     _is_due_job_queued: bool = False
-    _refuses_submits: bool = False
-    _is_closing: bool = False
     # Of those who have asked that what waits takes other paths: one pass does it for all.
     _rerouted_callbacks: list[WaitingCallback] = field(default_factory=list)
     _begins_rerouting_anew: bool = False
@@ -82,14 +85,6 @@ class SqliteOutboundStorage:
 
     def set_listener(self, listener: OutboundListener) -> None:
         self._listener = listener
-
-    def refuse_submits(self) -> None:
-        """Store no more messages, neither new ones nor those that wait for the writer: nobody could be told in time."""
-        self._refuses_submits = True
-
-    def stop_reading(self) -> None:
-        """Look for nothing more: the database is let go of."""
-        self._is_closing = True
 
     def load_upstreams(self) -> None:
         """Tell the listener of upstreams and routes that have changed, if any have. Raises sqlite3.Error."""
@@ -163,7 +158,7 @@ class SqliteOutboundStorage:
 
     def _load_messages(self, message_ids: Sequence[int], resolve: MessagesCallback, start: int = 0) -> None:
         """Load some, from an index on, and the others in other turns of the event loop; at the end none."""
-        if self._is_closing:
+        if self.is_closing:
             return
         end = start + _BATCH_SIZE
         with handle_read_errors(resolve):
@@ -188,7 +183,7 @@ class SqliteOutboundStorage:
 
     def poll_due_messages(self) -> None:
         """Send the messages whose date has come, or give them up; the writer does so."""
-        if self._is_closing:
+        if self.is_closing:
             return
         with handle_read_errors():
             if not self._is_due_job_queued and outcomes.has_due_messages(self._read_connection, now_ms()):
@@ -279,7 +274,7 @@ class SqliteOutboundStorage:
         return sending.recover_messages(conn, now_ms(), self._config.choose_path)
 
     def _store_messages(self, conn: sqlite3.Connection, items: _SubmitJobs) -> StoredMessages | None:
-        if self._refuses_submits:
+        if self.refuses_submits:
             return None
         return intake.store_messages(conn, [submit for submit, _ in items], buys_packs=self.buys_packs)
 

@@ -104,6 +104,6 @@ async def test_a_client_that_unbinds_meanwhile_is_answered_and_closed(config, ca
 async def test_what_cannot_be_stored_in_time_while_it_stops_is_refused(config, cast, conn):
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
-        server.storage.outbound.refuse_submits()
+        server.storage.outbound.refuses_submits = True
         assert (await esme.submit()).status == CommandStatus.ESME_RSYSERR
         assert count_stored(conn) == 0

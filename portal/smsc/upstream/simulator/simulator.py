@@ -32,9 +32,6 @@ from portal.services.messages.validation import SubmittedMessage
 from portal.smsc.protocol.constants import format_receipt_status
 from portal.smsc.storage.interface import UpstreamConfig
 
-OutcomeCallback = Callable[[Sequence[MessageOutcome]], None]
-"""Takes what became of messages."""
-
 # Ids of its own begin with the time: none comes again after a restart, unless the clock is set back.
 _ID_SHIFT = 8
 
@@ -77,7 +74,7 @@ class Simulator:
     room = window = 100_000
     """More than comes in a turn of the event loop; there is no limit."""
 
-    def __init__(self, on_outcomes: OutcomeCallback) -> None:
+    def __init__(self, on_outcomes: Callable[[Sequence[MessageOutcome]], None]) -> None:
         self._on_outcomes = on_outcomes
         self._loop = asyncio.get_running_loop()
         self._closed = False
