@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from portal.services.upstreams.binds import BindState
 from portal.smsc.protocol.constants import CommandStatus
-from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
+from portal.smsc.protocol.pdu import SubmitSm
 from portal.smsc.upstream.smpp_client.client_session import ANSWER_SECONDS, BIND_COMMANDS, ClientSession
 from portal.smsc.upstream.smpp_client.connector import BindTurns, Connector, ConnectorOwner
-from portal.smsc.upstream.smpp_client.interface import ClientCounters, ClientEvents, ClientSettings, Respond
+from portal.smsc.upstream.smpp_client.interface import ClientCounters, ClientSettings
 from portal.smsc.upstream.smpp_client.pacing import Pacer
 from portal.smsc.upstream.smpp_client.resolver import HostResolver
 from portal.smsc.upstream.smpp_client.status_map import build_status_map
@@ -57,19 +57,15 @@ class _DestinationFlow:
 
 
 class SmppClient(ConnectorOwner):
-    """One upstream.
-
-    Args:
-        events: what is told of what happens.
+    """One upstream. What becomes of messages a subclass is told, and what the carrier brings (`handle_delivery`).
 
     All calls are made on the event loop, and none of them blocks it. `counters`: what has happened since they
     were taken. `status_map`: what is done about refusals. `sessions`: the connections that are bound and can send.
     """
 
-    def __init__(self, settings: ClientSettings, events: ClientEvents) -> None:
+    def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
         self.status_map = build_status_map(settings.status_map)
-        self._events = events
         self._loop = asyncio.get_running_loop()
         self.counters = ClientCounters()
         self.resolver = HostResolver()
@@ -161,7 +157,7 @@ class SmppClient(ConnectorOwner):
     def submit(
         self, message_id: int, message: SubmitSm, parts: int = 1, renew: Renew | None = None, *, is_retry: bool = False
     ) -> None:
-        """Send a message; only while `room` is positive. It is answered, or lost, by `ClientEvents`.
+        """Send a message; only while `room` is positive. `submit_answered` or `submits_lost` tells what came of it.
 
         `throughput` counts it as so many parts. `renew` is called where it had to wait; one that has expired is lost,
         unsent. Without `renew` it stays as it is. `is_retry`: it was given back before, so that its refusal says less
@@ -224,12 +220,38 @@ class SmppClient(ConnectorOwner):
             if handle:
                 handle.cancel()
 
+    # --- what a subclass is told, on the event loop; it may call back, and must not raise
+
+    def submit_answered(self, message_id: int, status: int, upstream_message_id: str, bind_number: int) -> None:
+        """The upstream has decided: command_status 0, and its id for the message ("" where it gave none), or another.
+
+        A status that means too much at a time (bind_number 0): it was tried often enough here, or something before it
+        to the same destination was, or too much waits there. What only waited behind it is lost, unsent.
+        """
+
+    def submit_throttled(self, message_id: int, status: int) -> None:
+        """The upstream has refused it with a command_status that means too much at a time. It is tried again, or told
+        of once more, right after this.
+        """
+
+    def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
+        """These will not be answered any more. Both lists are in the order in which they were submitted.
+
+        unsure: sent, but not answered: the upstream may have them. unsent: certainly not taken by the upstream.
+        """
+
+    def room_changed(self) -> None:
+        """There is room, and may be more than before. Comes once a turn of the event loop at most."""
+
+    def state_changed(self, bind: BindState) -> None:
+        """A bind has another state, or another reason for it."""
+
     # --- what connectors and sessions tell
 
     def handle_state(self, connector: Connector) -> None:
         # Of one that closes, and whose number another has, nothing is told.
         if self._connectors.get(connector.state.number, connector) is connector:
-            self._events.state_changed(connector.state)
+            self.state_changed(connector.state)
 
     def handle_bound(self, session: ClientSession) -> None:
         if session.kind != "rx":
@@ -242,9 +264,6 @@ class SmppClient(ConnectorOwner):
     def handle_writable(self, session: ClientSession) -> None:
         self._settle_soon()
 
-    def handle_delivery(self, message: DeliverSm | DataSm, respond: Respond) -> None:
-        self._events.deliver_received(message, respond)
-
     def handle_answer(self, session: ClientSession, submit: Submit, status: int, upstream_message_id: str) -> None:
         if status in self.status_map.throttling:
             self._hold(submit, status)
@@ -256,7 +275,7 @@ class SmppClient(ConnectorOwner):
                 followers = self._end_flow(submit)
             else:
                 self._leave_flow(submit)
-            self._events.submit_answered(submit.message_id, status, upstream_message_id, session.number)
+            self.submit_answered(submit.message_id, status, upstream_message_id, session.number)
             self._give_back(followers)
         self._settle_soon()
 
@@ -287,7 +306,7 @@ class SmppClient(ConnectorOwner):
         for flow in list(self._flows.values()):
             self._forget_if_idle(flow)
         if unsure or unsent:
-            self._events.submits_lost(list_ids(unsure), list_ids(unsent))
+            self.submits_lost(list_ids(unsure), list_ids(unsent))
         self._settle_soon()
 
     # --- what goes out when
@@ -340,11 +359,11 @@ class SmppClient(ConnectorOwner):
         unsent_ids: list[int] = []
         for each in sorted(submits, key=get_order):
             if each.status:
-                self._events.submit_answered(each.message_id, each.status, "", 0)
+                self.submit_answered(each.message_id, each.status, "", 0)
             else:
                 unsent_ids.append(each.message_id)
         if unsure_ids or unsent_ids:
-            self._events.submits_lost(unsure_ids, unsent_ids)
+            self.submits_lost(unsure_ids, unsent_ids)
 
     @property
     def _longest_flow(self) -> int:
@@ -376,7 +395,7 @@ class SmppClient(ConnectorOwner):
             # It may be this message alone, as where a handset's queue is full: others show that.
             self._pacer.forget_probe()
         self.counters.throttled += 1
-        self._events.submit_throttled(submit.message_id, status)
+        self.submit_throttled(submit.message_id, status)
         submit.tries += 1
         submit.status = status
         flow = self._flows[submit.destination]
@@ -424,7 +443,7 @@ class SmppClient(ConnectorOwner):
         for send in reversed(senders) if self._pacer.is_closed else senders:
             send(now, expired)
         if expired:
-            self._events.submits_lost([], list_ids(expired))
+            self.submits_lost([], list_ids(expired))
 
     def _send_blocked(self, now: float, expired: list[Submit]) -> None:
         available = self._pacer.count_available(now)
@@ -470,7 +489,7 @@ class SmppClient(ConnectorOwner):
         if self.sessions:
             self._send_waiting(now)
         if self.room:
-            self._events.room_changed()
+            self.room_changed()
         self._set_timer(now)
 
     def _set_timer(self, now: float) -> None:

@@ -61,7 +61,9 @@ class SessionOwner:
         """The carrier has begun to read again what it is sent."""
 
     def handle_delivery(self, message: DeliverSm | DataSm, respond: Respond) -> None:
-        """The carrier has sent a receipt, or a message from a handset."""
+        """The carrier has sent a receipt, or a message from a handset. `respond` has to be called once it is stored, or
+        cannot be.
+        """
 
     def handle_end(self, session: ClientSession) -> None:
         """The connection is no more; `in_flight` and `pending` have what was not answered and what was not sent."""

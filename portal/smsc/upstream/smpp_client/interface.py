@@ -1,16 +1,13 @@
-"""A connection to a carrier, as the rest of the program sees it: what it is set to, and what it tells."""
+"""A connection to a carrier: what it is set to, what its binds are doing, and what it counts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
 
 from portal.services.upstreams import binds
-from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.settings import RULES, UpstreamSettings
-from portal.smsc.protocol.pdu import DataSm, DeliverSm
 
 Host = tuple[str, int]
 """A name or address, and a port."""
@@ -80,34 +77,3 @@ class ClientCounters:
 Respond = Callable[[int], None]
 """Answers a deliver_sm or data_sm with this command_status. Only the first call does; none, once the connection has
 ended."""
-
-
-class ClientEvents(Protocol):
-    """What is told of an upstream, on the event loop. May call back into the client, and must not raise."""
-
-    def submit_answered(self, message_id: int, status: int, upstream_message_id: str, bind_number: int) -> None:
-        """The upstream has decided: command_status 0, and its id for the message ("" where it gave none), or another.
-
-        A status that means too much at a time (bind_number 0): it was tried often enough here, or something before it
-        to the same destination was, or too much waits there. What only waited behind it is lost, unsent.
-        """
-
-    def submit_throttled(self, message_id: int, status: int) -> None:
-        """The upstream has refused it with a command_status that means too much at a time. It is tried again, or told
-        of once more, right after this.
-        """
-
-    def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
-        """These will not be answered any more. Both lists are in the order in which they were submitted.
-
-        unsure: sent, but not answered: the upstream may have them. unsent: certainly not taken by the upstream.
-        """
-
-    def deliver_received(self, message: DeliverSm | DataSm, respond: Respond) -> None:
-        """A receipt, or a message from a handset. `respond` has to be called once it is stored, or cannot be."""
-
-    def room_changed(self) -> None:
-        """There is room, and may be more than before. Comes once a turn of the event loop at most."""
-
-    def state_changed(self, bind: BindState) -> None:
-        """A bind has another state, or another reason for it."""

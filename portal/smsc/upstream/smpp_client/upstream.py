@@ -38,13 +38,13 @@ _MAX_RECEIPT_LENGTH = 500
 
 
 class SmppUpstream(SmppClient):
-    """Implements `UpstreamConnection`, and hears what it does as a client (`ClientEvents`)."""
+    """Implements `UpstreamConnection`, and hears what it does as a client."""
 
     is_simulated = False
 
     def __init__(self, config: UpstreamConfig, channel: UpstreamChannel) -> None:
         self._channel = channel
-        super().__init__(self._read_config(config), self)
+        super().__init__(self._read_config(config))
         self._cut_texts = CutTexts(self, channel)
 
     # --- what the dispatcher calls
@@ -140,7 +140,7 @@ class SmppUpstream(SmppClient):
     def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
         self._channel.handle_lost(*self._cut_texts.handle_lost(unsure, unsent))
 
-    def deliver_received(self, message: DeliverSm | DataSm, respond: Respond) -> None:
+    def handle_delivery(self, message: DeliverSm | DataSm, respond: Respond) -> None:
         def resolve(is_stored: bool) -> None:
             if is_stored:
                 respond(CommandStatus.ESME_ROK)

@@ -107,14 +107,15 @@ class Carrier:
         return connections
 
 
-class Reports:
-    """What the client reports, in its order; the `ClientEvents` of tests.
+class Reports(SmppClient):
+    """A client that takes down what it is told, in its order.
 
     answers: message id, status, the upstream's id. losses: what was unsure and unsent each time. respond_with: what is
     answered to what the carrier sends; None: the test does so.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: ClientSettings) -> None:
+        super().__init__(settings)
         self._changed = asyncio.Event()
         self.answers: list[tuple[int, int, str]] = []
         self.bind_numbers: list[int] = []
@@ -132,16 +133,13 @@ class Reports:
         self.bind_numbers.append(bind_number)
         self._changed.set()
 
-    def submit_throttled(self, message_id: int, status: int) -> None:
-        pass
-
     def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
         self.unsure += unsure
         self.unsent += unsent
         self.losses.append(([*unsure], [*unsent]))
         self._changed.set()
 
-    def deliver_received(self, message: DeliverSm | DataSm, respond: Respond) -> None:
+    def handle_delivery(self, message: DeliverSm | DataSm, respond: Respond) -> None:
         self.deliveries.append(message)
         if self.respond_with is None:
             self.responds.append(respond)
@@ -200,11 +198,10 @@ async def run_client(port: int, **settings: Any) -> AsyncIterator[tuple[SmppClie
     raised: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: raised.append(context))
     values = {"host": "127.0.0.1", "system_id": "portal", "password": "secret", "reconnect_seconds": 0.05, **settings}
-    reports = Reports()
-    client = SmppClient(ClientSettings(port=port, name="carrier", **values), reports)
+    client = Reports(ClientSettings(port=port, name="carrier", **values))
     client.start()
     try:
-        yield client, reports
+        yield client, client
     finally:
         await close_connections()
         await client.close()
