@@ -1,5 +1,6 @@
 """Helpers of the tests that are no fixtures: test data, free ports, waiting for a condition."""
 
+import dataclasses
 import itertools
 import os
 import random
@@ -21,8 +22,11 @@ from portal.core.config import FILE_NAME
 from portal.services.history import history
 from portal.services.history.history import SentMessage
 from portal.services.messages import smpp_config, validation
+from portal.services.messages.smpp_config import AccountConfig
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.prices import prices
+from portal.services.prices.prices import PriceList
+from portal.smsc.protocol.pdu import SubmitSm
 
 PACK_PRICES = {100: 700, 200: 1360, 250: 1650, 500: 3150, 1000: 6000, 5000: 28500, 10000: 54000}
 """What an installation of the tests sells: EUR cents by credits."""
@@ -99,20 +103,25 @@ def prepare_submit(conn: db.Connection, account_id: int, body: bytes = b"hello",
     """A submit of an account, from ACME to a number in Italy.
 
     Args:
-        overrides: arguments of `validation.validate_submit` that differ from that.
+        overrides: arguments of `validate_submit`, or fields of the submit_sm, that differ from that.
     """
-    defaults: dict[str, Any] = {
-        "price_list": prices.load_account_price_list(conn, account_id, clock.now_ms()),
+    price_list = overrides.pop("price_list", None) or prices.load_account_price_list(conn, account_id, clock.now_ms())
+    account = next(each for each in smpp_config.load_account_configs(conn) if each.id == account_id)
+    return validate_submit(account, price_list, body, **overrides)
+
+
+def validate_submit(account: AccountConfig, price_list: PriceList, body: bytes, **overrides: Any) -> SubmittedMessage:
+    """`validation.validate_submit` of a submit_sm from ACME to Italy; `overrides` as in `prepare_submit`."""
+    fields: dict[str, Any] = {
         "source": "ACME",
         "source_ton": 5,
-        "source_npi": 0,
         "destination": "393401234567",
-        "esm_class": 0,
-        "data_coding": 0,
         "registered_delivery": 1,
+        "short_message": body,
     }
-    account = next(each for each in smpp_config.load_account_configs(conn) if each.id == account_id)
-    return validation.validate_submit(account, body=body, **defaults | overrides)
+    names = {each.name for each in dataclasses.fields(SubmitSm)}
+    fields |= {name: overrides.pop(name) for name in names & overrides.keys()}
+    return validation.validate_submit(account, price_list, SubmitSm(sequence=0, **fields), **overrides)
 
 
 def list_submitted(conn: db.Connection, account_id: int, limit: int = -1) -> list[SentMessage]:

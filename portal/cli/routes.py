@@ -1,6 +1,5 @@
 """`route …`: which upstreams a message takes."""
 
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -181,20 +180,12 @@ def _explain_rest(context: CommandContext, upstream_id: int) -> str:
 def _explain_refusal(context: CommandContext, account: Account, digits: str, sender: str) -> str:
     """Why the account's submit is refused whatever its route, as a sentence; empty where it isn't."""
     config = next(each for each in smpp_config.load_account_configs(context.conn) if each.id == account.id)
+    price_list = prices.load_account_price_list(context.conn, account.id, now_ms())
     try:
-        validation.validate_submit(
-            # Without a sender nothing is asked about it.
-            config if sender else replace(config, any_sender=True),
-            prices.load_account_price_list(context.conn, account.id, now_ms()),
-            source=sender,
-            source_ton=0,
-            source_npi=0,
-            destination=digits,
-            esm_class=0,
-            data_coding=0,
-            registered_delivery=0,
-            body=b"",
-        )
+        # Without a sender nothing is asked about it.
+        if sender:
+            validation.check_source(config, sender)
+        validation.find_destination(config, price_list, digits)
     except validation.InvalidSource as refusal:
         return f" {refusal} It is refused all the same (ESME_RINVSRCADR)."
     except validation.InvalidDestination:

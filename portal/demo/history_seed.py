@@ -24,6 +24,7 @@ from portal.services.messages.validation import SubmittedMessage
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceList
 from portal.smsc.protocol.constants import format_receipt_status
+from portal.smsc.protocol.pdu import SubmitSm
 
 _DAYS = 28
 _OFFICE_HOURS = (7, 20)
@@ -199,17 +200,14 @@ def _build_submit(
     text = rng.choice(_TEXTS).format(n=rng.randrange(10**5, 10**6))
     encoding = gsm0338.choose_encoding(text)
     prefix = rng.choice(_DESTINATIONS)
-    submit = validation.validate_submit(
-        account,
-        price_list,
+    message = SubmitSm(
+        sequence=0,
         source=source,
         source_ton=5,
-        source_npi=0,
         destination=prefix + "".join(rng.choices("0123456789", k=11 - len(prefix))),
-        esm_class=0,
         data_coding=int(encoding),
-        registered_delivery=0,
-        body=gsm0338.encode_body(text, encoding),
+        short_message=gsm0338.encode_body(text, encoding),
     )
+    submit = validation.validate_submit(account, price_list, message)
     submit.session_id = session_id
     return submit

@@ -10,9 +10,9 @@ from portal.core.gsm0338 import Encoding
 from portal.core.i18n import N_
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
+from portal.services.common.addresses import normalize_address
 from portal.services.common.errors import Refused
 from portal.services.messages import validation
-from portal.services.messages.smpp_config import AccountConfig
 from portal.services.prices import countries, prices
 from portal.services.prices.prices import PriceList
 
@@ -115,58 +115,26 @@ def estimate_cost(conn: sqlite3.Connection, account: Account, text: str, numbers
     octets = _UCS2_OCTETS if encoding is Encoding.UCS2 else 1
     part_capacity = gsm0338.get_part_capacity(encoding, gsm0338.CONCATENATION_UDH_OCTETS if parts > 1 else 0)
     price_list = prices.load_account_price_list(conn, account.id, now_ms())
-    config = _build_any_sender_config(account)
     return CostEstimate(
         encoding,
         len(body) // octets,
         parts * (part_capacity // octets),
         parts,
         gsm0338.find_non_gsm_characters(text)[:_MAX_SHOWN_CHARACTERS],
-        tuple(_estimate_recipient_cost(config, price_list, body, encoding, each) for each in recipients),
+        tuple(_estimate_recipient_cost(price_list, parts, each) for each in recipients),
         accounts.get_account(conn, account.name).balance,
     )
 
 
-def _build_any_sender_config(account: Account) -> AccountConfig:
-    """The account's configuration with any sender allowed: an estimate names no sender."""
-    return AccountConfig(
-        id=account.id,
-        name=account.name,
-        kind=account.kind,
-        enabled=True,
-        windowing=0,
-        throughput=0,
-        binds=0,
-        any_sender=True,
-        version=0,
-        networks=(),
-        passwords=(),
-        senders=frozenset(),
-    )
-
-
-def _estimate_recipient_cost(
-    config: AccountConfig, price_list: PriceList, body: bytes, encoding: Encoding, number: str
-) -> RecipientCost:
+def _estimate_recipient_cost(price_list: PriceList, parts: int, number: str) -> RecipientCost:
+    # As with TON 1, which an account's rules for national numbers are not about.
     digits = countries.strip_separators(number)
-    try:
-        submit = validation.validate_submit(
-            config,
-            price_list,
-            source="",
-            source_ton=0,
-            source_npi=0,
-            destination=digits,
-            esm_class=0,
-            data_coding=int(encoding),
-            registered_delivery=0,
-            body=body,
-        )
-    except validation.InvalidDestination:
-        country = countries.find_country(digits)
-        if country is None:
-            return RecipientCost(number, refusal=InvalidRecipient(number=number))
-        return RecipientCost(
-            number, country, refusal=NoPriceForDestination(number=number, country=countries.get_country_name(country))
-        )
-    return RecipientCost(f"+{submit.destination}", submit.country, submit.price // submit.parts, submit.price)
+    destination = normalize_address(digits)
+    found = price_list.find_price(destination)
+    if found is not None:
+        return RecipientCost(f"+{destination}", found[0], found[1], found[1] * parts)
+    country = countries.find_country(digits)
+    if country is None:
+        return RecipientCost(number, refusal=InvalidRecipient(number=number))
+    name = countries.get_country_name(country)
+    return RecipientCost(number, country, refusal=NoPriceForDestination(number=number, country=name))

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from portal.core import gsm0338
 from portal.core.clock import DAY_MS
@@ -134,24 +134,33 @@ def get_encoding_label(data_coding: int) -> str:
     return _ENCODING_LABELS[gsm0338.get_alphabet(data_coding, None).encoding]
 
 
+class SubmittedPdu(Protocol):
+    """What `validate_submit` needs of a submit_sm or data_sm (SMPP 3.4, 4.4.1, 4.7.1)."""
+
+    source: str
+    source_ton: int
+    source_npi: int
+    destination: str
+    dest_ton: int
+    esm_class: int
+    data_coding: int
+    registered_delivery: int
+
+    @property
+    def body(self) -> bytes:
+        """short_message or message_payload."""
+
+
 def validate_submit(
     account: AccountConfig,
     price_list: PriceList,
+    message: SubmittedPdu,
     *,
-    source: str,
-    source_ton: int,
-    source_npi: int,
-    destination: str,
-    esm_class: int,
-    data_coding: int,
-    registered_delivery: int,
-    body: bytes,
     reference: int | None = None,
     subunit: int | None = None,
     segment: Segment | None = None,
     scheduled_at: int | None = None,
     expires_at: int | None = None,
-    destination_ton: int = 0,
 ) -> SubmittedMessage:
     """Check a submit_sm against the account's rules, decode its text and calculate its price. Nothing is stored.
 
@@ -159,9 +168,8 @@ def validate_submit(
 
     Args:
         price_list: the account's.
-        destination, destination_ton: see `read_destination`.
-        esm_class: SMPP 3.4, 5.2.12; only the UDH indicator matters here.
-        body: short_message or message_payload; GSM 03.38 as the account's `packed_gsm` says.
+        message: of its esm_class only the UDH indicator matters here (5.2.12); GSM 03.38 is as the account's
+            `packed_gsm` says.
         reference: user_message_reference, repeated in the receipt.
         subunit, scheduled_at, expires_at: see `SubmittedMessage`.
         segment: from the sar_* parameters; a concatenation header in the UDH comes before it.
@@ -169,18 +177,11 @@ def validate_submit(
     Raises:
         InvalidSource, InvalidDestination, NationalDestination, UnsupportedDataCoding, UndecodableText, BodyTooLong
     """
-    if not account.any_sender and source not in account.senders and normalize_address(source) not in account.senders:
-        raise InvalidSource(source=source)
-    digits = destination
-    country_and_price = None if destination_ton == _TON_NATIONAL else price_list.find_price(digits)
-    if country_and_price is None:
-        # No number begins with a plus or 0, so this is seldom.
-        digits = read_destination(account, destination, destination_ton)
-        country_and_price = price_list.find_price(digits)
-    if country_and_price is None:
-        raise InvalidDestination(destination=destination)
-    country, price = country_and_price
-    udh, content = _split_udh(body) if esm_class & _UDH_INDICATOR else (None, body)
+    source, data_coding, content, udh = message.source, message.data_coding, message.body, None
+    check_source(account, source)
+    destination, country, price = find_destination(account, price_list, message.destination, message.dest_ton)
+    if message.esm_class & _UDH_INDICATOR:
+        udh, content = _split_udh(content)
     if segment and segment.total == 1:
         segment = None
     header_octets = gsm0338.CONCATENATION_UDH_OCTETS if segment else 0
@@ -196,15 +197,15 @@ def validate_submit(
     return SubmittedMessage(
         account.id,
         source,
-        source_ton,
-        source_npi,
-        digits,
+        message.source_ton,
+        message.source_npi,
+        destination,
         country,
         text,
         udh,
         data_coding,
         # 5.2.17: bits 0 and 1 ask for the receipt; Kannel sets more (0x11).
-        registered_delivery & 0x03,
+        message.registered_delivery & 0x03,
         reference,
         parts,
         price * parts,
@@ -214,6 +215,31 @@ def validate_submit(
         scheduled_at,
         expires_at,
     )
+
+
+def check_source(account: AccountConfig, source: str) -> None:
+    """Raises: InvalidSource: the account may not send from this address."""
+    if not account.any_sender and source not in account.senders and normalize_address(source) not in account.senders:
+        raise InvalidSource(source=source)
+
+
+def find_destination(
+    account: AccountConfig, price_list: PriceList, destination: str, ton: int = 0
+) -> tuple[str, str, int]:
+    """Return a destination address as `read_destination` does, the number's country, and the price of a part.
+
+    Raises:
+        InvalidDestination, NationalDestination
+    """
+    digits = destination
+    found = None if ton == _TON_NATIONAL else price_list.find_price(digits)
+    if found is None:
+        # No number begins with a plus or 0, so this is seldom.
+        digits = read_destination(account, destination, ton)
+        found = price_list.find_price(digits)
+    if found is None:
+        raise InvalidDestination(destination=destination)
+    return digits, *found
 
 
 def keep_tlvs(tlvs: Mapping[int, bytes], tags: Collection[int]) -> Mapping[int, bytes] | None:

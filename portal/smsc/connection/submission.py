@@ -55,20 +55,12 @@ def submitted_message_from_pdu(
         submit = validation.validate_submit(
             account,
             price_list,
-            source=message.source,
-            source_ton=message.source_ton,
-            source_npi=message.source_npi,
-            destination=message.destination,
-            esm_class=message.esm_class,
-            data_coding=message.data_coding,
-            registered_delivery=message.registered_delivery,
-            body=message.body,
+            message,
             reference=reference,
             subunit=subunit,
             segment=segment,
             scheduled_at=scheduled_at,
             expires_at=expires_at,
-            destination_ton=message.dest_ton,
         )
     except Refused as refused:
         raise RequestRefused(_STATUS_BY_ERROR.get(type(refused), CommandStatus.ESME_RSUBMITFAIL)) from None

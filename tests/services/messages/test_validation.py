@@ -2,7 +2,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import pytest
 
@@ -23,7 +22,7 @@ from portal.services.operations import self_check
 from portal.services.prices import prices
 from portal.services.statistics import daily_totals
 from tests.services.submitting import store_messages
-from tests.support import list_submitted, prepare_submit
+from tests.support import list_submitted, prepare_submit, validate_submit
 
 ITALY = "393401234567"
 FRANCE = "33612345678"
@@ -43,21 +42,8 @@ def prepare(
     """Prepares a submit of smpp-acme-1; the test may override its arguments."""
 
     def prepared(body: bytes = b"hello", account: AccountConfig | None = None, **overrides: object) -> SubmittedMessage:
-        defaults: dict[str, Any] = {
-            "source": "ACME",
-            "source_ton": 5,
-            "source_npi": 0,
-            "destination": ITALY,
-            "esm_class": 3,
-            "data_coding": 0,
-            "registered_delivery": BOTH,
-        }
-        return validation.validate_submit(
-            account or config_of(acme_1),
-            prices.load_account_price_list(conn, acme_1.id, now_ms()),
-            body=body,
-            **defaults | overrides,
-        )
+        price_list = prices.load_account_price_list(conn, acme_1.id, now_ms())
+        return validate_submit(account or config_of(acme_1), price_list, body, **{"esm_class": 3, **overrides})
 
     return prepared
 
@@ -84,14 +70,14 @@ def test_an_account_may_send_as_anyone_where_it_is_allowed_to(prepare, config_of
 @pytest.mark.parametrize("destination", [ITALY, f"+{ITALY}", f"00{ITALY}"])
 @pytest.mark.parametrize("ton", [0, 1, 2, 3, 6])
 def test_destinations_are_read_as_e_164_whatever_their_ton(prepare, destination, ton):
-    assert prepare(destination=destination, destination_ton=ton).destination == ITALY
+    assert prepare(destination=destination, dest_ton=ton).destination == ITALY
 
 
 def test_ton_2_is_refused_where_the_account_wants_that(prepare, config_of, acme_1):
     account = replace(config_of(acme_1), national_numbers="refused")
     with pytest.raises(validation.NationalDestination):
-        prepare(account=account, destination=ITALY, destination_ton=2)
-    assert prepare(account=account, destination=ITALY, destination_ton=1).destination == ITALY
+        prepare(account=account, destination=ITALY, dest_ton=2)
+    assert prepare(account=account, destination=ITALY, dest_ton=1).destination == ITALY
 
 
 @pytest.mark.parametrize(
@@ -106,14 +92,14 @@ def test_ton_2_is_refused_where_the_account_wants_that(prepare, config_of, acme_
 )
 def test_ton_2_is_of_the_account_s_country(prepare, config_of, acme_1, destination, ton, read):
     account = replace(config_of(acme_1), national_numbers="IT")
-    assert prepare(account=account, destination=destination, destination_ton=ton).destination == read
+    assert prepare(account=account, destination=destination, dest_ton=ton).destination == read
 
 
 @pytest.mark.parametrize("destination", ["abc", "340-1234567", "1", "340123456712345678"])
 def test_what_is_no_national_number_is_refused(prepare, config_of, acme_1, destination):
     account = replace(config_of(acme_1), national_numbers="IT")
     with pytest.raises(validation.InvalidDestination):
-        prepare(account=account, destination=destination, destination_ton=2)
+        prepare(account=account, destination=destination, dest_ton=2)
 
 
 def test_a_sender_may_have_a_plus_or_00_in_front(prepare, config_of, acme_1):
