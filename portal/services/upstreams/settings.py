@@ -8,23 +8,8 @@ from typing import Any
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 from portal.services.upstreams import mappings
-from portal.services.upstreams.setting_checks import (
-    InvalidUpstreamSetting,
-    InvalidUpstreamText,
-    SettingRefused,
-    UnusableCertificateFile,
-    UnusableKeyFile,
-    check_country,
-    check_error_map,
-    check_host,
-    check_id_pattern,
-    check_intermediate_states,
-    check_status_map,
-    check_tags,
-    check_time_zone,
-    check_tls_file,
-    check_tlvs,
-)
+from portal.services.upstreams import setting_checks as checks
+from portal.services.upstreams.setting_checks import InvalidUpstreamSetting, SettingRefused
 
 _FIRST_OF_GROUPS = {
     "host": "connection",
@@ -175,10 +160,10 @@ class UpstreamSettings:
 
     # --- connection
 
-    host: str = _text("H", "name or IP address of the carrier's SMSC", _MAX_HOST, check_host)
+    host: str = _text("H", "name or IP address of the carrier's SMSC", _MAX_HOST, checks.check_host)
     port: int = _number(2775, 1, 65_535, "port of the SMSC", metavar="P")
     second_host: str = _text(
-        "H", "another host of the same SMSC, for when the first can't be reached", _MAX_HOST, check_host
+        "H", "another host of the same SMSC, for when the first can't be reached", _MAX_HOST, checks.check_host
     )
     second_port: int | None = _number(
         None, 1, 65_535, "port of the second host; same: the first one's", words={"same": None}
@@ -186,16 +171,20 @@ class UpstreamSettings:
     tls: bool = _flag(False, "connect by TLS")
     tls_verify: bool = _flag(True, "refuse a certificate that isn't the host's")
     tls_ca_file: str = _text(
-        "FILE", "PEM file of the authorities to believe; empty: the system's", check=check_tls_file
+        "FILE", "PEM file of the authorities to believe; empty: the system's", check=checks.check_tls_file
     )
-    tls_server_name: str = _text("H", "name that the certificate is for (SNI); empty: the host", _MAX_HOST, check_host)
+    tls_server_name: str = _text(
+        "H", "name that the certificate is for (SNI); empty: the host", _MAX_HOST, checks.check_host
+    )
     tls_certificate: str = _text(
         "FILE",
         "PEM file of the client certificate, with its chain, where the carrier demands one",
-        check=check_tls_file,
+        check=checks.check_tls_file,
     )
     tls_key: str = _text(
-        "FILE", "PEM file of its private key, without a passphrase; empty: it is in the same file", check=check_tls_file
+        "FILE",
+        "PEM file of its private key, without a passphrase; empty: it is in the same file",
+        check=checks.check_tls_file,
     )
     tls_minimum: str = _choice("1.2", "lowest version of TLS that is spoken", ("1.2", "1.3"))
     connect_seconds: int = _seconds(10, "time for a connection to each address of the host to open")
@@ -244,7 +233,7 @@ class UpstreamSettings:
         "MAP",
         "what is done about a command_status, where that isn't the usual: 0x58=throttle, 0x15=retry, 69=fail:100",
         _MAX_MAP,
-        check_status_map,
+        checks.check_status_map,
     )
 
     # --- text
@@ -277,13 +266,13 @@ class UpstreamSettings:
         "TAG=HEX",
         "optional parameters that each submit_sm has beside its own, as 0x1400=0A0B, with blanks between them",
         _MAX_TLVS,
-        check_tlvs,
+        checks.check_tlvs,
     )
     pass_tlvs: str = _text(
         "TAG",
         "tags of optional parameters of customers' messages that are passed on, as 0x1400, with blanks between them",
         _MAX_TLVS,
-        check_tags,
+        checks.check_tags,
     )
     default_validity_seconds: int = _number(
         0, 0, _MAX_VALIDITY_S, "validity of messages that have none; 0: the carrier's own"
@@ -305,22 +294,22 @@ class UpstreamSettings:
         "REGEX",
         "regular expression whose one group is the id in a receipt's text; empty: what follows id:",
         mappings.MAX_PATTERN_LENGTH,
-        check_id_pattern,
+        checks.check_id_pattern,
     )
     error_map: str = _text(
         "MAP",
         "what the error codes of receipts mean to customers, where that isn't the usual: 27=6, 1F=100",
         _MAX_MAP,
-        check_error_map,
+        checks.check_error_map,
     )
     intermediate_states: str = _text(
         "WORDS",
         "words of receipts that end nothing, beside ENROUTE, ACCEPTD, BUFFERED and those that aren't known",
         _MAX_WORDS,
-        check_intermediate_states,
+        checks.check_intermediate_states,
     )
     receipt_timezone: str = _text(
-        "ZONE", "time zone of the dates in receipts", _MAX_WORDS, check_time_zone, default="UTC"
+        "ZONE", "time zone of the dates in receipts", _MAX_WORDS, checks.check_time_zone, default="UTC"
     )
     refund: str = _choice(
         REFUND_NEVER,
@@ -339,7 +328,7 @@ class UpstreamSettings:
         "CC",
         "country of numbers that come without its code, such as IT; empty: all have one",
         _MAX_WORDS,
-        check_country,
+        checks.check_country,
     )
 
     @property
@@ -396,7 +385,7 @@ def parse_setting(name: str, value: object) -> SettingValue:
 
 def _check_text(name: str, value: str, rule: SettingRule) -> None:
     if rule.max_length and (len(value) > rule.max_length or not (value.isascii() and value.isprintable())):
-        raise InvalidUpstreamText(name, value=value, limit=rule.max_length)
+        raise checks.InvalidUpstreamText(name, value=value, limit=rule.max_length)
     if rule.check is not None and value != getattr(DEFAULTS, name):
         rule.check(name, value)
 
@@ -416,8 +405,10 @@ def check_client_certificate(settings: UpstreamSettings) -> None:
         tls_client.create_client_context(certificate=settings.tls_certificate, key=settings.tls_key)
     except tls_client.UnusableTlsFile as error:
         if error.is_key and settings.tls_key:
-            raise UnusableKeyFile("tls_key", value=settings.tls_key, reason=error.reason) from None
-        raise UnusableCertificateFile("tls_certificate", value=settings.tls_certificate, reason=error.reason) from None
+            raise checks.UnusableKeyFile("tls_key", value=settings.tls_key, reason=error.reason) from None
+        raise checks.UnusableCertificateFile(
+            "tls_certificate", value=settings.tls_certificate, reason=error.reason
+        ) from None
 
 
 def check_settings_together(settings: UpstreamSettings) -> None:
