@@ -3,9 +3,10 @@
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 from portal.core.clock import now_ms
 from portal.core.db import BulkInsert, write_transaction
@@ -72,8 +73,6 @@ class InboundDelivery:
 
 
 Deliverable = DeliveryReceipt | InboundDelivery
-# The id of a delivery, and that of its message (receipt) or of its received message (MO).
-_PendingIds = tuple[int, int | None, int | None]
 
 
 @dataclass(slots=True)
@@ -182,21 +181,14 @@ def remove_accepted_deliveries(
     Args:
         now: when (milliseconds), which is stored for messages from handsets; None: this moment.
     """
-    by_account: dict[int, list[_PendingIds]] = defaultdict(list)
-    received_ids = []
-    for each in accepted:
-        if isinstance(each, InboundDelivery):
-            received_ids.append(each.received_id)
-            by_account[each.account_id].append((each.id, None, each.received_id))
-        else:
-            by_account[each.account_id].append((each.id, each.message_id, None))
+    rows = [
+        (each.account_id, each.id, None, each.received_id)
+        if isinstance(each, InboundDelivery)
+        else (each.account_id, each.id, each.message_id, None)
+        for each in accepted
+    ]
     with write_transaction(conn):
-        if received_ids:
-            conn.execute(
-                "UPDATE received SET ended_at = ? WHERE id IN (SELECT value FROM json_each(?))",
-                (now_ms() if now is None else now, json.dumps(received_ids)),
-            )
-        _delete_deliveries(conn, by_account)
+        _end_deliveries(conn, rows, now_ms() if now is None else now)
 
 
 def schedule_retries(conn: sqlite3.Connection, retries: Iterable[tuple[Deliverable, int]]) -> None:
@@ -210,35 +202,42 @@ def schedule_retries(conn: sqlite3.Connection, retries: Iterable[tuple[Deliverab
 
 def expire_deliveries(conn: sqlite3.Connection, now: int, *, batch_size: int = EXPIRY_BATCH_SIZE) -> int:
     """Give up deliveries older than DELIVERY_VALIDITY_MS at `now`, `batch_size` at most; returns how many."""
-    by_account: dict[int, list[_PendingIds]] = defaultdict(list)
     with write_transaction(conn):
         # Account by account: the table is in the order of account and id.
         rows = conn.execute(
             "SELECT account_id, deliveries.id, message_id, received_id FROM accounts"
             " CROSS JOIN deliveries ON account_id = accounts.id AND deliveries.id < ? LIMIT ?",
             (ids.min_id_at_time(now - DELIVERY_VALIDITY_MS), batch_size),
-        )
-        for account_id, *pending_ids in rows.fetchall():
-            by_account[account_id].append(tuple(pending_ids))
-        received_ids = [each[2] for pending in by_account.values() for each in pending if each[2] is not None]
-        if received_ids:
-            conn.execute(
-                "UPDATE received SET ended_at = ?, given_up = 1 WHERE id IN (SELECT value FROM json_each(?))",
-                (now, json.dumps(received_ids)),
-            )
-        _delete_deliveries(conn, by_account)
-    return sum(map(len, by_account.values()))
+        ).fetchall()
+        _end_deliveries(conn, rows, now, are_given_up=True)
+    return len(rows)
 
 
-def _delete_deliveries(conn: sqlite3.Connection, by_account: Mapping[int, Sequence[_PendingIds]]) -> None:
-    """Remove deliveries from the queue, and the texts that only they needed where texts aren't kept."""
-    for account_id in text_policy.find_accounts_discarding_texts(conn, by_account):
-        for table, position in (("messages", 1), ("received", 2)):
-            text_policy.blank_texts(
-                conn, table, [each[position] for each in by_account[account_id] if each[position] is not None]
-            )
-    for account_id, pending in by_account.items():
+def _end_deliveries(
+    conn: sqlite3.Connection, rows: Sequence[Sequence[Any]], at: int, *, are_given_up: bool = False
+) -> None:
+    """Remove deliveries from the queue, and the texts that only they needed where texts aren't kept.
+
+    Args:
+        rows: each one's account id, its id, and that of its message (receipt) or of its received message (MO).
+        at: when (milliseconds), which is stored for messages from handsets.
+    """
+    received_ids = [row[3] for row in rows if row[3] is not None]
+    if received_ids:
         conn.execute(
-            "DELETE FROM deliveries WHERE account_id = ? AND id IN (SELECT value FROM json_each(?))",
-            (account_id, json.dumps([delivery_id for delivery_id, *_ in pending])),
+            "UPDATE received SET ended_at = ?, given_up = ? WHERE id IN (SELECT value FROM json_each(?))",
+            (at, int(are_given_up), json.dumps(received_ids)),
         )
+    discarding_ids = text_policy.find_accounts_discarding_texts(conn, {row[0] for row in rows})
+    if discarding_ids:
+        for table, column in (("messages", 2), ("received", 3)):
+            text_policy.blank_texts(
+                conn, table, [row[column] for row in rows if row[0] in discarding_ids and row[column] is not None]
+            )
+    ids_by_account: dict[int, list[int]] = defaultdict(list)
+    for account_id, delivery_id, *_ in rows:
+        ids_by_account[account_id].append(delivery_id)
+    conn.executemany(
+        "DELETE FROM deliveries WHERE account_id = ? AND id IN (SELECT value FROM json_each(?))",
+        [(account_id, json.dumps(delivery_ids)) for account_id, delivery_ids in ids_by_account.items()],
+    )
