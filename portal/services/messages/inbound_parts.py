@@ -70,7 +70,6 @@ class PartJoiner:
         self._conn = conn
         keys = [get_key(each) for each in parts]
         self._waiting = _read_parts(conn, keys)
-        self._stored_keys = {*self._waiting}
         self._known_hashes = _read_hashes(conn, keys)
         self._joined_keys: set[_Key] = set()
         # Of these, nothing that is stored stays.
@@ -132,7 +131,7 @@ class PartJoiner:
         """Keep what waits of the parts that came at this moment (milliseconds), and by what those are known that come
         again.
         """
-        _delete_keys(self._conn, "inbound_parts", self._outdated_keys & self._stored_keys)
+        _delete_keys(self._conn, "inbound_parts", self._outdated_keys)
         rows = []
         for key, parts in self._new_parts.items():
             # One that is whole waits only for what may come in the place of a repeated part.
@@ -217,17 +216,17 @@ def forget_joined_messages(conn: sqlite3.Connection, now: int, limit: int) -> bo
 
 
 def _list_old_keys(conn: sqlite3.Connection, table: str, now: int, limit: int) -> tuple[list[_Key], bool]:
-    oldest = f"SELECT {_KEY_COLUMNS} FROM {table} INDEXED BY {table}_received"
-    keys = conn.execute(
-        f"{oldest} WHERE received_at < ? ORDER BY received_at LIMIT ?", (now - PART_WAIT_MS, limit)
-    ).fetchall()
     (count,) = conn.execute(f"SELECT count(*) FROM {table}").fetchone()
-    if not keys and count > MAX_WAITING_PARTS:
-        keys = conn.execute(
-            f"{oldest} ORDER BY received_at LIMIT ?", (min(count - MAX_WAITING_PARTS, limit),)
-        ).fetchall()
-    has_more = len(keys) == limit or (bool(keys) and count - len(keys) > MAX_WAITING_PARTS)
-    return [tuple(each) for each in keys], has_more
+    rows = conn.execute(
+        f"SELECT received_at, {_KEY_COLUMNS} FROM {table} INDEXED BY {table}_received ORDER BY received_at LIMIT ?",
+        (limit,),
+    )
+    keys = [
+        tuple(key)
+        for position, (received_at, *key) in enumerate(rows)
+        if received_at < now - PART_WAIT_MS or position < count - MAX_WAITING_PARTS
+    ]
+    return keys, len(keys) == limit
 
 
 _IS_OF_KEY = " AND ".join(f"{name} = value ->> {index}" for index, name in enumerate(_KEY_COLUMNS.split(", ")))
