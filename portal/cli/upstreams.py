@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -23,15 +23,7 @@ from portal.cli.shell import (
 from portal.cli.upstream_options import SettingsCommand
 from portal.services.accounts import session_records
 from portal.services.common.audit import SHELL, Actor
-from portal.services.upstreams import (
-    binds,
-    counters,
-    message_ids,
-    queue,
-    unmatched_receipts,
-    unowned_messages,
-    upstreams,
-)
+from portal.services.upstreams import binds, counters, message_ids, queue, unclaimed, upstreams
 from portal.services.upstreams.binds import BindState, UpstreamState
 from portal.services.upstreams.health import GOOD, UpstreamHealth
 from portal.services.upstreams.paths import DEFAULT_PATH
@@ -45,8 +37,6 @@ from portal.services.upstreams.settings import (
     UpstreamSettings,
     format_settings,
 )
-from portal.services.upstreams.unmatched_receipts import UnmatchedReceipt
-from portal.services.upstreams.unowned_messages import UnownedMessage
 from portal.services.upstreams.upstreams import Upstream
 
 if TYPE_CHECKING:
@@ -259,42 +249,33 @@ def _remove_upstream(context: CommandContext, upstream: Upstream) -> CommandOutp
     )
 
 
-def _add_kept_command(
-    name: str,
-    list_kept: Callable[[sqlite3.Connection, int | None, int], Sequence[UnmatchedReceipt | UnownedMessage]],
-    columns: Sequence[str],
-    help: str,
-) -> None:
+def _add_kept_command(name: str, table: str, columns: Sequence[str], help: str) -> None:
     """Add a command that lists what is kept of all upstreams or of one."""
 
     @upstream_group.command(name, help=help, example=f"upstream {name} carrier --limit 20")
     @click.argument("name", required=False)
     @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many.")
     def list_kept_of_upstream(context: CommandContext, *, name: str | None, limit: int) -> CommandOutput:
-        names = upstreams.get_upstream_names(context.conn)
+        upstream_id = None if name is None else upstreams.get_upstream(context.conn, name).id
+        names: dict[int | None, str] = {None: "", **upstreams.get_upstream_names(context.conn)}
         rows = [
-            {
-                **asdict(each),
-                "received_at": format_timestamp(each.received_at),
-                "upstream": "" if each.upstream is None else names[each.upstream],
-            }
-            for each in list_kept(
-                context.conn, None if name is None else upstreams.get_upstream(context.conn, name).id, limit
-            )
+            {**each, "received_at": format_timestamp(each["received_at"]), "upstream": names[each["upstream"]]}
+            for each in map(dict, unclaimed.list_kept(context.conn, table, upstream_id, limit))
         ]
         return list_rows(rows, columns) if rows else CommandOutput(rows, "There is none.")
 
 
+# A receipt's text says what its other columns do.
 _add_kept_command(
     "unmatched",
-    unmatched_receipts.list_unmatched_receipts,
-    ("received_at", "upstream", "tried", "status", "source", "destination"),
+    unclaimed.UNMATCHED_RECEIPTS,
+    unclaimed.COLUMNS[unclaimed.UNMATCHED_RECEIPTS][:-1],
     "List receipts that belong to no message, newest first, with the ids that were looked for.",
 )
 _add_kept_command(
     "unowned",
-    unowned_messages.list_unowned_messages,
-    ("received_at", "upstream", "source", "destination", "text"),
+    unclaimed.UNOWNED_MESSAGES,
+    unclaimed.COLUMNS[unclaimed.UNOWNED_MESSAGES],
     "List messages from handsets that no account takes, newest first.",
 )
 

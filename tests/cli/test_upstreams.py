@@ -8,12 +8,11 @@ from portal.core.db import write_transaction
 from portal.services.accounts import session_records
 from portal.services.messages import message_parts
 from portal.services.messages.message_parts import AcceptedMessage, TextPart
-from portal.services.upstreams import binds, counters, health, message_ids, unowned_messages, upstreams
+from portal.services.upstreams import binds, counters, health, message_ids, unclaimed, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import UpstreamHealth
 from portal.services.upstreams.message_ids import LEARNED_AFTER, IdForms
 from portal.services.upstreams.settings import RULES
-from portal.services.upstreams.unowned_messages import UnownedMessage
 from portal.smsc.admission import tls
 from tests.services.upstreams.waiting import queue_messages
 from tests.smsc.upstream.smpp_client.tls_carrier import Authority
@@ -441,8 +440,8 @@ def test_messages_that_no_account_takes_are_listed(ok, run_app, conn):
     assert ok("upstream", "unowned") == []
     for upstream_id, text in ((None, "simulated"), (1, "first\nline"), (1, "second")):
         at = 1_800_000_000_000
-        message = UnownedMessage(at, upstream_id, "393331234567", "48480", text)
-        unowned_messages.keep_unowned_messages(conn, [message])
+        message = (at, upstream_id, "393331234567", "48480", text)
+        unclaimed.keep_unowned_messages(conn, [message])
     newest, _ = ok("upstream", "unowned", "sim")
     assert newest == {
         "received_at": "2027-01-15T08:00:00Z",

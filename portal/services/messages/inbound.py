@@ -26,8 +26,7 @@ from portal.services.messages.inbound_octets import BINARY_DATA_CODING, decode_c
 from portal.services.messages.inbound_parts import InboundPart, PartJoiner
 from portal.services.messages.validation import add_concatenation
 from portal.services.prices import countries
-from portal.services.upstreams import unowned_messages
-from portal.services.upstreams.unowned_messages import UnownedMessage
+from portal.services.upstreams import unclaimed
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +119,7 @@ def release_old_parts(conn: sqlite3.Connection, now: int) -> ReleasedParts:
     """Store parts that have waited too long for the others at a moment (milliseconds), as they came: some
     RELEASE_BATCH_SIZE messages' at most. The log tells of unowned messages that it has not told of.
     """
-    unowned_messages.log_unowned_messages()
+    unclaimed.log_unowned_messages()
     with write_transaction(conn):
         parts, has_more_parts = inbound_parts.take_old_parts(conn, now, RELEASE_BATCH_SIZE)
         has_more = inbound_parts.forget_joined_messages(conn, now, RELEASE_BATCH_SIZE) or has_more_parts
@@ -161,7 +160,7 @@ def _store_whole_messages(
     conn: sqlite3.Connection, messages: Sequence[MobileOriginatedMessage], now: int | None, at: int
 ) -> set[int]:
     keywords_by_number: dict[str, dict[str, int]] = {}
-    unowned: list[UnownedMessage] = []
+    unowned: list[tuple[int, int | None, str, str, str]] = []
     rows: list[tuple[object, ...]] = []
     stops: list[tuple[int, str, int]] = []
     # Those after it are of this batch, too.
@@ -174,7 +173,7 @@ def _store_whole_messages(
             keywords_by_number[each.destination] = keywords
         matched = _match_recipients(keywords, each.text if each.opening is None else each.opening)
         if not matched.account_ids:
-            unowned.append(UnownedMessage(at, each.upstream, each.source, each.destination, each.content))
+            unowned.append((at, each.upstream, each.source, each.destination, each.content))
         columns = (each.source, each.destination, each.text, each.body, each.udh, each.data_coding)
         for account_id in matched.account_ids:
             row_id += 1
@@ -185,7 +184,7 @@ def _store_whole_messages(
     _INSERT_RECEIVED.run(conn, rows)
     for account_id, source, received_id in stops:
         blacklist.blacklist_stop_sender(conn, account_id, source, received_id, at)
-    unowned_messages.keep_unowned_messages(conn, unowned)
+    unclaimed.keep_unowned_messages(conn, unowned)
     return deliveries.enqueue_inbound_deliveries(conn, added, at)
 
 

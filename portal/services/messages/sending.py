@@ -18,15 +18,13 @@ from portal.services.messages.message_parts import AcceptedMessage as AcceptedMe
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.upstreams import claims, counters, queue, takeovers, upstreams
+from portal.services.upstreams import claims, counters, queue, takeovers, unclaimed, upstreams
 from portal.services.upstreams.claims import Claim, ClaimedIds
 from portal.services.upstreams.message_ids import UNANSWERED_SQL
 from portal.services.upstreams.paths import SIMULATED_BIND, ChoosePath, UpstreamPath, choose_default_path
 from portal.services.upstreams.settings import FAIL
 from portal.services.upstreams.upstreams import SIMULATOR
 
-MAX_UNMATCHED_RECEIPTS = 100_000
-"""So many receipts that belong to no message are kept: a carrier can send any number of them."""
 EARLY_RECEIPT_MS = 10 * MINUTE_MS
 """A receipt may come before the answer to its submit_sm by at most so much."""
 LATE_RECEIPT_MS = 2 * MINUTE_MS
@@ -388,10 +386,7 @@ def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[Upstrea
         for upstream_id, amounts_of_upstream in amounts.items():
             counters.add_to_counters(conn, upstream_id, amounts_of_upstream)
             if amounts_of_upstream["unmatched"]:
-                conn.execute(
-                    "DELETE FROM unmatched_receipts WHERE id <= (SELECT max(id) FROM unmatched_receipts) - ?",
-                    (MAX_UNMATCHED_RECEIPTS,),
-                )
+                unclaimed.remove_too_many(conn, unclaimed.UNMATCHED_RECEIPTS)
     return result
 
 

@@ -15,8 +15,7 @@ from portal.services.messages.validation import Segment
 from portal.services.operations import self_check
 from portal.services.people import customers
 from portal.services.statistics import rollup
-from portal.services.upstreams import unowned_messages
-from portal.services.upstreams.unowned_messages import UnownedMessage
+from portal.services.upstreams import unclaimed
 from tests.services.history.deleting import NOW, day, delete, end, keep, left, sent
 
 
@@ -202,8 +201,9 @@ def test_receipts_of_no_message_go_after_thirty_days(conn):
 
 def test_messages_that_no_account_took_go_after_thirty_days(conn):
     texts = {"older": NOW - 31 * DAY_MS, "just older": NOW - 30 * DAY_MS - 1, "not yet": NOW - 30 * DAY_MS, "new": NOW}
-    unowned_messages.keep_unowned_messages(
-        conn, [UnownedMessage(at, 1, "393401234567", "48484", text) for text, at in texts.items()]
-    )
+    unclaimed.keep_unowned_messages(conn, [(at, 1, "393401234567", "48484", text) for text, at in texts.items()])
     assert keep(conn, 12, NOW) == 0
-    assert [each.text for each in unowned_messages.list_unowned_messages(conn, None, 10)] == ["new", "not yet"]
+    assert [each["text"] for each in unclaimed.list_kept(conn, unclaimed.UNOWNED_MESSAGES, None, 10)] == [
+        "new",
+        "not yet",
+    ]

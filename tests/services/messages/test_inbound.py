@@ -12,7 +12,7 @@ from portal.services.messages import blacklist, deliveries, inbound, inbound_num
 from portal.services.messages.deliveries import InboundDelivery
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.operations import self_check
-from portal.services.upstreams import unowned_messages
+from portal.services.upstreams import unclaimed
 
 HANDSET = "393337654321"
 
@@ -175,7 +175,7 @@ def test_what_no_handset_can_send(conn, shared, source, destination, text, refus
 
 def test_messages_to_numbers_that_nobody_has_are_told_together(conn, monkeypatch, caplog):
     def store(count, log_seconds):
-        monkeypatch.setattr(unowned_messages, "_LOG_SECONDS", log_seconds)
+        monkeypatch.setattr(unclaimed, "_LOG_SECONDS", log_seconds)
         inbound.store_inbound_messages(conn, [MobileOriginatedMessage(HANDSET, "48480", "hello")] * count)
         lines = [each.getMessage() for each in caplog.records]
         caplog.clear()
@@ -190,21 +190,21 @@ def test_messages_to_numbers_that_nobody_has_are_told_together(conn, monkeypatch
 
 
 def test_the_rest_of_them_is_told_though_no_other_comes(conn, monkeypatch, caplog):
-    monkeypatch.setattr(unowned_messages, "_LOG_SECONDS", 0)
+    monkeypatch.setattr(unclaimed, "_LOG_SECONDS", 0)
     inbound.store_inbound_messages(conn, [MobileOriginatedMessage(HANDSET, "48480", "hello")])
-    monkeypatch.setattr(unowned_messages, "_LOG_SECONDS", 30)
+    monkeypatch.setattr(unclaimed, "_LOG_SECONDS", 30)
     inbound.store_inbound_messages(conn, [MobileOriginatedMessage(HANDSET, "48481", "hello")] * 20)
     caplog.clear()
     inbound.release_old_parts(conn, now_ms())
     assert caplog.messages == []
-    monkeypatch.setattr(unowned_messages, "_LOG_SECONDS", 0)
+    monkeypatch.setattr(unclaimed, "_LOG_SECONDS", 0)
     inbound.release_old_parts(conn, now_ms())
     inbound.release_old_parts(conn, now_ms())
     assert caplog.messages == ["no account takes 20 messages, the last one to 48481: they were kept (upstream unowned)"]
 
 
 def test_what_no_account_takes_is_kept_for_operators(conn, shared, monkeypatch):
-    monkeypatch.setattr(unowned_messages, "MAX_UNOWNED_MESSAGES", 3)
+    monkeypatch.setattr(unclaimed, "MAX_KEPT", 3)
     at = now_ms()
     messages = [
         MobileOriginatedMessage(HANDSET, "48480", "to no number", upstream=1),
@@ -214,12 +214,12 @@ def test_what_no_account_takes_is_kept_for_operators(conn, shared, monkeypatch):
         MobileOriginatedMessage(HANDSET, "48480", "x" * 2_000, upstream=1),
     ]
     inbound.store_inbound_messages(conn, messages, at)
-    kept = unowned_messages.list_unowned_messages(conn, None, 10)
-    assert [(each.upstream, each.destination, each.text) for each in kept] == [
+    kept = unclaimed.list_kept(conn, unclaimed.UNOWNED_MESSAGES, None, 10)
+    assert [(each["upstream"], each["destination"], each["text"]) for each in kept] == [
         (1, "48480", "x" * 1_600),
         (1, "48480", "01 ff"),
         (2, "48484", "no keyword"),
     ]
-    assert {(each.received_at, each.source) for each in kept} == {(at, HANDSET)}
-    assert [each.text for each in unowned_messages.list_unowned_messages(conn, 2, 10)] == ["no keyword"]
-    assert len(unowned_messages.list_unowned_messages(conn, None, 1)) == 1
+    assert {(each["received_at"], each["source"]) for each in kept} == {(at, HANDSET)}
+    assert [each["text"] for each in unclaimed.list_kept(conn, unclaimed.UNOWNED_MESSAGES, 2, 10)] == ["no keyword"]
+    assert len(unclaimed.list_kept(conn, unclaimed.UNOWNED_MESSAGES, None, 1)) == 1

@@ -16,7 +16,7 @@ from portal.services.messages import blacklist, inbound, inbound_numbers, inboun
 from portal.services.messages.inbound_parts import HOLD_MS, PART_WAIT_MS, InboundPart
 from portal.services.messages.validation import Segment
 from portal.services.operations import self_check
-from portal.services.upstreams import unowned_messages
+from portal.services.upstreams import unclaimed
 
 HANDSET, NUMBER = "393337654321", "48484"
 
@@ -262,8 +262,8 @@ def test_of_a_text_that_is_not_all_there_the_beginning_says_whose_it_is(conn, ac
     assert inbound.release_old_parts(conn, now_ms() + PART_WAIT_MS + 1).account_ids == {acme_1.id}
     assert texts(conn) == ["acme please send me ", "info"]
     assert blacklist.list_blacklist(conn, acme_1.id) == blacklist.list_blacklist(conn, globex_1.id) == []
-    kept = unowned_messages.list_unowned_messages(conn, 1, 10)
-    assert {each.text for each in kept} == {"stop", "info on this"}
+    kept = unclaimed.list_kept(conn, unclaimed.UNOWNED_MESSAGES, 1, 10)
+    assert {each["text"] for each in kept} == {"stop", "info on this"}
     # Whoever has the number without a keyword gets them.
     inbound_numbers.add_inbound_number(conn, SHELL, globex_1, NUMBER)
     store(conn, build_part(b"acme", 2, 2))
@@ -275,7 +275,8 @@ def test_so_it_is_where_another_text_ends_it(conn, acme_1, globex_1):
     inbound_numbers.add_inbound_number(conn, SHELL, globex_1, NUMBER, "info")
     store(conn, build_part(b"info", 2, 3), build_part(b"acme stop", 3, 3), build_part(b"other", 2, 3))
     assert texts(conn) == []
-    assert {each.text for each in unowned_messages.list_unowned_messages(conn, 1, 10)} == {"info", "acme stop"}
+    kept = unclaimed.list_kept(conn, unclaimed.UNOWNED_MESSAGES, 1, 10)
+    assert {each["text"] for each in kept} == {"info", "acme stop"}
     assert blacklist.list_blacklist(conn, acme_1.id) == []
 
 
@@ -332,8 +333,8 @@ def test_more_than_a_batch_are_told(conn, account, monkeypatch, is_old):
 
 def test_one_that_nobody_takes_is_kept_whole(conn, account):
     store(conn, *build_parts([b"for ", b"nobody"], destination="48480"))
-    (kept,) = unowned_messages.list_unowned_messages(conn, 1, 10)
-    assert (kept.source, kept.destination, kept.text) == (HANDSET, "48480", "for nobody")
+    (kept,) = unclaimed.list_kept(conn, unclaimed.UNOWNED_MESSAGES, 1, 10)
+    assert (kept["source"], kept["destination"], kept["text"]) == (HANDSET, "48480", "for nobody")
 
 
 def test_many_of_many_handsets_in_any_order_are_all_whole(conn, account):

@@ -12,7 +12,7 @@ from portal.services.messages import message_parts, sending
 from portal.services.messages.message_parts import TextPart
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage
-from portal.services.upstreams import unmatched_receipts
+from portal.services.upstreams import unclaimed
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.message_ids import LEARNED_AFTER
 from tests.services.upstreams.waiting import add_upstream, queue_messages, queue_of_each
@@ -58,7 +58,7 @@ def states(conn: Connection, message_ids: Sequence[int]) -> list[int]:
 
 
 def tried(conn: Connection) -> list[str]:
-    return [each.tried for each in unmatched_receipts.list_unmatched_receipts(conn, None, 100)]
+    return [each["tried"] for each in unclaimed.list_kept(conn, unclaimed.UNMATCHED_RECEIPTS, None, 100)]
 
 
 FORMS = [
