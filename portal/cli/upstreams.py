@@ -257,9 +257,9 @@ def _add_kept_command(name: str, table: str, columns: Sequence[str], help: str) 
     @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many.")
     def list_kept_of_upstream(context: CommandContext, *, name: str | None, limit: int) -> CommandOutput:
         upstream_id = None if name is None else upstreams.get_upstream(context.conn, name).id
-        names: dict[int | None, str] = {None: "", **upstreams.get_upstream_names(context.conn)}
+        names = upstreams.get_upstream_names(context.conn)
         rows = [
-            {**each, "received_at": format_timestamp(each["received_at"]), "upstream": names[each["upstream"]]}
+            {**each, "received_at": format_timestamp(each["received_at"]), "upstream": names.get(each["upstream"], "")}
             for each in map(dict, unclaimed.list_kept(context.conn, table, upstream_id, limit))
         ]
         return list_rows(rows, columns) if rows else CommandOutput(rows, "There is none.")
