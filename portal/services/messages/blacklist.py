@@ -207,7 +207,7 @@ def add_blacklist_number(conn: sqlite3.Connection, actor: Actor, account: Accoun
     with write_transaction(conn):
         if _insert_blacklist_numbers(conn, actor, account, [number]):
             audit.record_account_action(conn, actor, "blacklist.add", account, number=number)
-        return _get_blacklist_entry(conn, account, number)
+        return find_blacklist_entries(conn, account.id, [number])[0]
 
 
 def add_blacklist_numbers(conn: sqlite3.Connection, actor: Actor, account: Account, numbers: Sequence[str]) -> int:
@@ -256,11 +256,10 @@ def remove_blacklist_number(conn: sqlite3.Connection, actor: Actor, account: Acc
 
     Raises: NotBlacklisted
     """
-    number = countries.strip_separators(number)
-    with write_transaction(conn):
-        removed = _get_blacklist_entry(conn, account, number)
-        _delete_blacklist_number(conn, actor, account, number)
-    return removed
+    removed = remove_blacklist_numbers(conn, actor, account, [number])
+    if not removed:
+        raise NotBlacklisted(number=countries.strip_separators(number)[:_MAX_SHOWN_DIGITS])
+    return removed[0]
 
 
 def remove_blacklist_numbers(
@@ -270,7 +269,8 @@ def remove_blacklist_numbers(
     with write_transaction(conn):
         removed = find_blacklist_entries(conn, account.id, numbers)
         for each in removed:
-            _delete_blacklist_number(conn, actor, account, each.number)
+            conn.execute("DELETE FROM blacklist WHERE account_id = ? AND number = ?", (account.id, each.number))
+            audit.record_account_action(conn, actor, "blacklist.remove", account, number=each.number)
     return removed
 
 
@@ -437,15 +437,3 @@ def _insert_blacklist_numbers(conn: sqlite3.Connection, actor: Actor, account: A
         (account.id, now_ms(), actor.name, json.dumps(numbers)),
     )
     return inserted.rowcount
-
-
-def _delete_blacklist_number(conn: sqlite3.Connection, actor: Actor, account: Account, number: str) -> None:
-    conn.execute("DELETE FROM blacklist WHERE account_id = ? AND number = ?", (account.id, number))
-    audit.record_account_action(conn, actor, "blacklist.remove", account, number=number)
-
-
-def _get_blacklist_entry(conn: sqlite3.Connection, account: Account, number: str) -> BlacklistEntry:
-    entries = find_blacklist_entries(conn, account.id, [number])
-    if not entries:
-        raise NotBlacklisted(number=number[:_MAX_SHOWN_DIGITS])
-    return entries[0]

@@ -12,7 +12,7 @@ from portal.core import gsm0338
 from portal.core.clock import now_ms
 from portal.core.db import BulkInsert, write_transaction
 from portal.services.common import ids
-from portal.services.common.errors import NotFound
+from portal.services.common.errors import NotFound, require_found
 from portal.services.common.periods import ALL_TIME_PERIOD, Period
 from portal.services.messages import (
     blacklist,
@@ -159,7 +159,8 @@ def _message_from_part(part: InboundPart) -> MobileOriginatedMessage:
 def _store_whole_messages(
     conn: sqlite3.Connection, messages: Sequence[MobileOriginatedMessage], now: int | None, at: int
 ) -> set[int]:
-    keywords_by_number: dict[str, dict[str, int]] = {}
+    numbers = {each.destination for each in messages}
+    keywords_by_number = {each: inbound_numbers.get_accounts_by_keyword(conn, each) for each in numbers}
     unowned: list[tuple[int, int | None, str, str, str]] = []
     rows: list[tuple[object, ...]] = []
     stops: list[tuple[int, str, int]] = []
@@ -167,11 +168,8 @@ def _store_whole_messages(
     row_id = ids.allocate_id(conn, "received", now) - 1
     added: list[tuple[int, int]] = []
     for each in messages:
-        keywords = keywords_by_number.get(each.destination)
-        if keywords is None:
-            keywords = inbound_numbers.get_accounts_by_keyword(conn, each.destination)
-            keywords_by_number[each.destination] = keywords
-        matched = _match_recipients(keywords, each.text if each.opening is None else each.opening)
+        text = each.text if each.opening is None else each.opening
+        matched = _match_recipients(keywords_by_number[each.destination], text)
         if not matched.account_ids:
             unowned.append((at, each.upstream, each.source, each.destination, each.content))
         columns = (each.source, each.destination, each.text, each.body, each.udh, each.data_coding)
@@ -414,9 +412,7 @@ def get_inbound_message(conn: sqlite3.Connection, account_id: int, received_id: 
         f"SELECT {_COLUMNS} FROM received WHERE id = ? AND account_id = ?",
         (client_ids.find_row_id(conn, "received", received_id), account_id),
     ).fetchone()
-    if row is None:
-        raise NoSuchInboundMessage()
-    return InboundMessage(*row)
+    return InboundMessage(*require_found(row, NoSuchInboundMessage()))
 
 
 def get_delivery_attempts(conn: sqlite3.Connection, account_id: int, message: InboundMessage) -> tuple[int, int]:

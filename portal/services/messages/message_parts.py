@@ -107,19 +107,6 @@ class MessagePart:
     done_at: int | None = None
 
 
-class CutOutcome(NamedTuple):
-    """What the ends of all its parts make of a message.
-
-    `outcome`: that of the first part that was not delivered, DELIVERED where all were, and when the last of them ended.
-    `refund`: what the parts that have not arrived have cost, where the upstream's setting says that it is given back
-    (thousandths of a credit).
-    """
-
-    outcome: MessageOutcome
-    account_id: int
-    refund: int
-
-
 def find_cut_messages(conn: sqlite3.Connection, message_ids: Iterable[int]) -> dict[int, CutText]:
     """Those of these messages of which an upstream has taken a part, by message id."""
     if not paths.has_cut_messages(conn):
@@ -167,12 +154,16 @@ def end_part(conn: sqlite3.Connection, number: int, outcome: MessageOutcome) -> 
     )
 
 
-def store_unsure_messages(conn: sqlite3.Connection, totals: Mapping[int, int]) -> None:
-    """Store in how many parts messages were cut of which none was accepted, but one may have arrived, by message id."""
+def store_unsure_messages(conn: sqlite3.Connection, part_statuses: Mapping[int, Mapping[int, str]]) -> None:
+    """Store in how many parts messages were cut of which none was accepted, but one may have arrived.
+
+    Args:
+        part_statuses: what was said of their parts, by their numbers, by message id.
+    """
     conn.executemany(
         "INSERT INTO cut_messages (message_id, upstream, total, settings) SELECT id, upstream, ?, '{}' FROM messages"
         f" WHERE id = ? AND state = {ENROUTE} AND upstream IS NOT NULL ON CONFLICT DO NOTHING",
-        [(total, message_id) for message_id, total in totals.items()],
+        [(max(said), message_id) for message_id, said in part_statuses.items() if NO_ANSWER in said.values()],
     )
 
 
@@ -236,8 +227,15 @@ COUNT_REFUSED_SQL, COUNT_UNDELIVERED_SQL = (
 """How many parts of a row of `messages` its upstream has refused, and how many have not arrived, as expressions."""
 
 
-def list_outcomes(conn: sqlite3.Connection, message_ids: Collection[int]) -> list[CutOutcome]:
-    """Those of these messages that have not ended, and all of whose parts have."""
+def list_outcomes(conn: sqlite3.Connection, message_ids: Collection[int]) -> list[tuple[MessageOutcome, int, int]]:
+    """What the ends of all their parts make of those of these messages that have not ended, and all of whose parts
+    have.
+
+    Returns:
+        For each: that of the first part that was not delivered, DELIVERED where all were, and when the last of them
+        ended; its account's id; and what the parts that have not arrived have cost, where the upstream's setting says
+        that it is given back (thousandths of a credit).
+    """
     rows = conn.execute(
         "SELECT messages.id, account_id, p.state, p.ptt, p.upstream_status, price, total,"
         f" json_extract(settings_of.settings, '$.refund'), {COUNT_REFUSED_SQL}, {COUNT_UNDELIVERED_SQL},"
@@ -251,13 +249,12 @@ def list_outcomes(conn: sqlite3.Connection, message_ids: Collection[int]) -> lis
         f" ORDER BY c.message_id, p.state = {DELIVERED}, NOT ({_UNDELIVERED_SQL}), p.done_at, p.number",
         (json.dumps([*message_ids]),),
     )
-    outcomes: dict[int, CutOutcome] = {}
+    outcomes: dict[int, tuple[MessageOutcome, int, int]] = {}
     for message_id, account_id, state, ptt, status, price, total, policy, refused, undelivered, ended_at in rows:
         if message_id not in outcomes:
             count = {REFUND_REFUSED: refused, REFUND_UNDELIVERED: undelivered}.get(policy, 0)
-            refund = compute_share(price, count, total)
             outcome = MessageOutcome(message_id, state, ptt, ended_at, "", status)
-            outcomes[message_id] = CutOutcome(outcome, account_id, refund)
+            outcomes[message_id] = outcome, account_id, compute_share(price, count, total)
     return [*outcomes.values()]
 
 

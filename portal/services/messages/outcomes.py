@@ -370,32 +370,23 @@ def finish_and_refund_messages(
     """
     if all(each.state == DELIVERED for each in outcomes):
         return finish_messages(conn, outcomes)
-    cut = message_parts.find_cut_messages(conn, [each.message_id for each in outcomes])
-    unsure = {
-        message_id: max(statuses)
-        for message_id, statuses in (part_statuses or {}).items()
-        if message_id not in cut and NO_ANSWER in statuses.values()
-    }
-    if unsure:
-        with write_transaction(conn):
-            message_parts.store_unsure_messages(conn, unsure)
-            cut |= message_parts.find_cut_messages(conn, unsure)
-    if cut:
-        with write_transaction(conn):
-            for each in outcomes:
-                if each.message_id in cut:
-                    statuses = (part_statuses or {}).get(each.message_id)
-                    message_parts.end_unanswered_parts(conn, cut[each.message_id], each, statuses)
-            receipts = finish_cut_messages(conn, [*cut], now_ms())
-            whole = [each for each in outcomes if each.message_id not in cut]
-            return receipts + finish_and_refund_messages(conn, whole, are_refused=are_refused)
-    first_states = {each.message_id: each.state for each in reversed(outcomes)}
-    failed_ids = [message_id for message_id, state in first_states.items() if state != DELIVERED]
+    part_statuses = part_statuses or {}
     with write_transaction(conn):
+        if part_statuses:
+            message_parts.store_unsure_messages(conn, part_statuses)
+        cut = message_parts.find_cut_messages(conn, [each.message_id for each in outcomes])
+        for each in outcomes:
+            if each.message_id in cut:
+                statuses = part_statuses.get(each.message_id)
+                message_parts.end_unanswered_parts(conn, cut[each.message_id], each, statuses)
+        receipts = finish_cut_messages(conn, [*cut], now_ms()) if cut else []
+        whole = [each for each in outcomes if each.message_id not in cut]
+        first_states = {each.message_id: each.state for each in reversed(whole)}
+        failed_ids = [message_id for message_id, state in first_states.items() if state != DELIVERED]
         refundable = conn.execute(
             _SELECT_REFUNDABLE, (json.dumps(failed_ids), REFUND_REFUSED if are_refused else None)
         ).fetchall()
-        receipts = finish_messages(conn, outcomes)
+        receipts += finish_messages(conn, whole)
         refund_messages(conn, refundable)
     return receipts
 
@@ -413,8 +404,8 @@ def finish_cut_messages(conn: sqlite3.Connection, message_ids: Collection[int], 
     message_parts.end_silent_parts(conn, message_ids, now)
     ended = message_parts.list_outcomes(conn, message_ids)
     message_parts.store_answered_messages(conn, message_ids)
-    receipts = finish_messages(conn, [each.outcome for each in ended])
-    refund_messages(conn, [(each.account_id, each.outcome.message_id, each.refund) for each in ended if each.refund])
+    receipts = finish_messages(conn, [outcome for outcome, _, _ in ended])
+    refund_messages(conn, [(account_id, outcome.message_id, refund) for outcome, account_id, refund in ended if refund])
     return receipts
 
 

@@ -15,7 +15,7 @@ from portal.services.common.message_states import ENROUTE, NO_ANSWER, PTT_UNKNOW
 from portal.services.messages import blacklist, message_parts, outcomes, receipt_matching
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.message_parts import AcceptedMessage as AcceptedMessage  # told from here
-from portal.services.messages.outcomes import MessageOutcome
+from portal.services.messages.outcomes import DueMessages, MessageOutcome
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import claims, counters, queue, takeovers, unclaimed, upstreams
@@ -318,20 +318,11 @@ def put_back_abandoned_messages(
         return queue.put_back_messages(conn, [row[0] for row in rows], now, choose_path)
 
 
-@dataclass(slots=True)
-class RecoveredState:
-    """What a start has found: receipts that were queued, and paths with the accounts of which something waits there."""
-
-    receipts: list[DeliveryReceipt]
-    waiting: set[tuple[UpstreamPath, int]]
-
-
-def recover_messages(
-    conn: sqlite3.Connection, now: int, choose_path: ChoosePath = choose_default_path
-) -> RecoveredState:
+def recover_messages(conn: sqlite3.Connection, now: int, choose_path: ChoosePath = choose_default_path) -> DueMessages:
     """Decide about what was under way when the last process ended; once, before anything is claimed.
 
-    What simulators have stays theirs (`outcomes.list_simulated_message_ids`).
+    What simulators have stays theirs (`outcomes.list_simulated_message_ids`). Returns the receipts that were queued,
+    and the paths with the accounts of which something waits there.
     """
     step = _Step(conn, now, choose_path)
     with write_transaction(conn):
@@ -340,7 +331,7 @@ def recover_messages(
             message_ids = list_unanswered_message_ids(conn, upstream_id)
             if message_ids:
                 step.resolve_unsure_messages(upstream_id, message_ids)
-        return RecoveredState(step.result.receipts, queue.list_waiting_accounts(conn))
+        return DueMessages(receipts=step.result.receipts, waiting=queue.list_waiting_accounts(conn))
 
 
 def list_unanswered_message_ids(conn: sqlite3.Connection, upstream_id: int) -> list[int]:

@@ -86,13 +86,9 @@ class AccountConfig:
             return refused_binds.WRONG_PASSWORD
         return "" if password.is_valid(now) else refused_binds.REPLACED_PASSWORD
 
-    def find_password(self, digest: bytes) -> SmppPassword | None:
-        """Find the password with this digest. It may have been replaced, see `SmppPassword.is_valid`."""
-        return find_password(self.passwords, digest)
-
     def find_valid_password_id(self, digest: bytes, now: int) -> int | None:
         """The id of the valid password with this digest: the current one, or an older one in its grace period."""
-        match = self.find_password(digest)
+        match = find_password(self.passwords, digest)
         return match.id if match and match.is_valid(now) else None
 
     def is_smpp_session_valid(self, password_id: int, address: IPAddress, now: int) -> bool:
@@ -107,7 +103,7 @@ class AccountConfig:
 
 
 def find_password(passwords: Iterable[SmppPassword], digest: bytes) -> SmppPassword | None:
-    """Find the password with this digest.
+    """Find the password with this digest. It may have been replaced, see `SmppPassword.is_valid`.
 
     All are compared, each in constant time, so that the time taken reveals nothing.
     """

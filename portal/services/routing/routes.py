@@ -18,7 +18,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.addresses import normalize_address
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused
+from portal.services.common.errors import NotFound, Refused, require_found
 from portal.services.people.customers import Customer
 from portal.services.prices import countries
 from portal.services.senders import senders
@@ -321,10 +321,8 @@ def _load_upstreams(stored: str, names: Mapping[int, str]) -> tuple[RouteUpstrea
 
 def get_route(conn: sqlite3.Connection, route_id: int) -> Route:
     """Raises: NoSuchRoute"""
-    route = next((each for each in list_routes(conn) if each.id == route_id), None)
-    if route is None:
-        raise NoSuchRoute(route=route_id)
-    return route
+    found = next((each for each in list_routes(conn) if each.id == route_id), None)
+    return require_found(found, NoSuchRoute(route=route_id))
 
 
 def create_route(

@@ -15,7 +15,7 @@ from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused
+from portal.services.common.errors import NotFound, Refused, require_found
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import health, paths, queue
 from portal.services.upstreams.message_ids import UNANSWERED_SQL, build_key_sql
@@ -146,9 +146,7 @@ def get_upstream_by_id(conn: sqlite3.Connection, upstream_id: int) -> Upstream:
 
 def _get_upstream(conn: sqlite3.Connection, column: str, value: object) -> Upstream:
     row = conn.execute(f"{_SELECT} AND {column} = ?", (value,)).fetchone()
-    if row is None:
-        raise NoSuchUpstream(name=value)
-    return _upstream_from_row(row)
+    return _upstream_from_row(require_found(row, NoSuchUpstream(name=value)))
 
 
 def get_stored_settings(conn: sqlite3.Connection, upstream_id: int) -> UpstreamSettings:

@@ -109,7 +109,7 @@ class Storage(Protocol):
         """Return the account of that name, from memory."""
 
     def compute_password_digest(self, password: str) -> bytes:
-        """Return the digest that `AccountConfig.find_password` looks for."""
+        """Return the digest that `smpp_config.find_password` looks for."""
 
     def on_account_change(self, callback: Callable[[AccountConfig], None]) -> None:
         """Have `callback` called with each account that changes, once the change is in force for new binds."""

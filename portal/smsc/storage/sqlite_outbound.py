@@ -14,7 +14,7 @@ from portal.services.messages.intake import StoredMessages
 from portal.services.messages.outcomes import DueMessages, MessageOutcome
 from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.receipt_matching import UpstreamReceipt
-from portal.services.messages.sending import AcceptedMessage, ClaimedMessages, RecoveredState, UnsentMessage
+from portal.services.messages.sending import AcceptedMessage, ClaimedMessages, UnsentMessage
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import binds, counters, health, queue, rerouting, takeovers
 from portal.services.upstreams.binds import BindState
@@ -268,7 +268,7 @@ class SqliteOutboundStorage:
 
         return queue_receipts_and_tell
 
-    def _recover_messages(self, conn: sqlite3.Connection, _: list[None]) -> RecoveredState:
+    def _recover_messages(self, conn: sqlite3.Connection, _: list[None]) -> DueMessages:
         binds.clear_bind_states(conn)
         health.clear_health(conn)
         return sending.recover_messages(conn, now_ms(), self._config.choose_path)

@@ -13,6 +13,7 @@ from portal.services.common import mail
 from portal.services.common.audit import SHELL, Actor
 from portal.services.common.rate_limit import TooManyAttempts
 from portal.services.messages import smpp_config
+from portal.services.messages.smpp_config import find_password
 
 MINUTE_MS = 60_000
 
@@ -77,7 +78,7 @@ def test_the_latest_replaced_ones_are_known_and_never_good_again(conn, keys, cas
         made.append(regenerate(conn, keys, acme_1, grace_ms=15 * MINUTE_MS if number == 5 else 0))
         conn.execute("UPDATE smpp_passwords SET expires_at = ? WHERE expires_at > 0", (now_ms(),))
     config = next(each for each in smpp_config.load_account_configs(conn) if each.id == acme_1.id)
-    known = [config.find_password(keys.digest_smpp_password(each)) for each in made]
+    known = [find_password(config.passwords, keys.digest_smpp_password(each)) for each in made]
     assert [each is not None for each in known] == [False] * 3 + [True] * 6
     an_hour_ago = now_ms() - 60 * MINUTE_MS
     assert [each.is_valid(an_hour_ago) for each in known if each is not None] == [False] * 5 + [True]
