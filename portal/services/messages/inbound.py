@@ -22,7 +22,7 @@ from portal.services.messages import (
     inbound_parts,
     text_policy,
 )
-from portal.services.messages.inbound_octets import BINARY_DATA_CODING, decode_content
+from portal.services.messages.inbound_octets import BINARY_DATA_CODING, DecodedContent, decode_content
 from portal.services.messages.inbound_parts import InboundPart, PartJoiner
 from portal.services.messages.validation import add_concatenation
 from portal.services.prices import countries
@@ -99,7 +99,9 @@ def store_inbound_messages(
         for each in messages:
             if isinstance(each, InboundPart):
                 whole += _messages_from_parts(joiner.add(each))
-            elif each.simulated_id is None or _delete_simulated_messages(conn, each.simulated_id):
+            elif each.simulated_id is None or (
+                conn.execute("DELETE FROM simulated WHERE id = ?", (each.simulated_id,)).rowcount
+            ):
                 whole.append(each)
         joiner.save(at)
         return _store_whole_messages(conn, whole, now, at)
@@ -119,7 +121,7 @@ def release_old_parts(conn: sqlite3.Connection, now: int) -> ReleasedParts:
     """Store parts that have waited too long for the others at a moment (milliseconds), as they came: some
     RELEASE_BATCH_SIZE messages' at most. The log tells of unowned messages that it has not told of.
     """
-    unclaimed.log_unowned_messages()
+    unclaimed.unowned_log.tell()
     with write_transaction(conn):
         parts, has_more_parts = inbound_parts.take_old_parts(conn, now, RELEASE_BATCH_SIZE)
         has_more = inbound_parts.forget_joined_messages(conn, now, RELEASE_BATCH_SIZE) or has_more_parts
@@ -132,13 +134,17 @@ def _messages_from_parts(parts: Iterable[InboundPart]) -> list[MobileOriginatedM
     openings: dict[object, str] = {}
     for each in parts:
         try:
-            message = _message_from_part(each)
+            # A part is a message of its own, whose header then says where it belongs.
+            udh = each.udh if each.segment is None else add_concatenation(each.udh or b"\0", each.segment)
+            content = decode_content(each.content, each.data_coding, udh, each.charset)
         except (ValueError, OverflowError) as error:
             # The others must not wait for it for ever.
             log.error("the header of a part to %s can't be written: %s", each.destination, error)
-            message = MobileOriginatedMessage(
-                each.source, each.destination, "", BINARY_DATA_CODING, None, each.content, upstream=each.upstream
-            )
+            udh, content = None, DecodedContent("", BINARY_DATA_CODING, each.content)
+        text, data_coding, body = content
+        message = MobileOriginatedMessage(
+            each.source, each.destination, text, data_coding, udh, body, upstream=each.upstream
+        )
         if each.segment is not None:
             key = inbound_parts.get_key(each)
             if each.segment.number == 1:
@@ -147,13 +153,6 @@ def _messages_from_parts(parts: Iterable[InboundPart]) -> list[MobileOriginatedM
                 message.opening = openings.get(key, "")
         messages.append(message)
     return messages
-
-
-def _message_from_part(part: InboundPart) -> MobileOriginatedMessage:
-    """A whole message, or a part as a message of its own, whose header then says where it belongs."""
-    udh = part.udh if part.segment is None else add_concatenation(part.udh or b"\0", part.segment)
-    text, data_coding, body = decode_content(part.content, part.data_coding, udh, part.charset)
-    return MobileOriginatedMessage(part.source, part.destination, text, data_coding, udh, body, upstream=part.upstream)
 
 
 def _store_whole_messages(
@@ -436,7 +435,3 @@ def read_inbound_change_counters(conn: sqlite3.Connection, account_id: int) -> t
         {"account": account_id, "most": _MAX_COUNTED_WAITING},
     ).fetchone()
     return row[0] or 0, row[1] or 0, row[2], row[3]
-
-
-def _delete_simulated_messages(conn: sqlite3.Connection, simulated_id: int) -> bool:
-    return conn.execute("DELETE FROM simulated WHERE id = ?", (simulated_id,)).rowcount > 0

@@ -292,7 +292,11 @@ def take_early_receipts(
     found = sorted(json.loads(found_json), key=lambda each: int(each[2]))
     if not found:
         return {}
-    destinations = _read_destinations(conn, {accepted[each[0]][0] for each in found})
+    rows = conn.execute(
+        "SELECT id, destination FROM messages WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps([accepted[each[0]][0] for each in found]),),
+    )
+    destinations = dict(rows.fetchall())
     taken_ids: set[int] = set()
     ended: dict[int, MessageOutcome] = {}
     learned: set[int] = set()
@@ -315,10 +319,3 @@ def take_early_receipts(
         message_ids.save_id_forms(conn, upstream_id, forms[upstream_id])
     conn.execute("DELETE FROM unmatched_receipts WHERE id IN (SELECT value FROM json_each(?))", (str([*taken_ids]),))
     return ended
-
-
-def _read_destinations(conn: sqlite3.Connection, ids: Iterable[int]) -> dict[int, str]:
-    rows = conn.execute(
-        "SELECT id, destination FROM messages WHERE id IN (SELECT value FROM json_each(?))", (json.dumps([*ids]),)
-    )
-    return dict(rows.fetchall())

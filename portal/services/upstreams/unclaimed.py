@@ -27,7 +27,7 @@ _INSERT_UNOWNED = BulkInsert(UNOWNED_MESSAGES, ", ".join(COLUMNS[UNOWNED_MESSAGE
 log = logging.getLogger(__name__)
 
 
-class _UnownedCounter:
+class _UnownedLog:
     """Has the log tell of messages that nobody takes: they may come as fast as the carrier can send. The first is told
     at once, what comes within 30 seconds together: with the next one after that, or when `tell` is called.
     """
@@ -43,6 +43,7 @@ class _UnownedCounter:
         self.tell()
 
     def tell(self) -> None:
+        """Tell of those that it has not told of, if it is time."""
         if not self._count or time.monotonic() - self._logged_at < _LOG_SECONDS:
             return
         self._logged_at = time.monotonic()
@@ -57,12 +58,8 @@ class _UnownedCounter:
         self._count = 0
 
 
-_counter = _UnownedCounter()
-
-
-def log_unowned_messages() -> None:
-    """Have the log tell of those that it has not told of, if it is time; by the thread that keeps them."""
-    _counter.tell()
+unowned_log = _UnownedLog()
+"""Is asked by the thread that keeps them."""
 
 
 def keep_unowned_messages(conn: sqlite3.Connection, messages: Sequence[tuple[int, int | None, str, str, str]]) -> None:
@@ -72,7 +69,7 @@ def keep_unowned_messages(conn: sqlite3.Connection, messages: Sequence[tuple[int
     if not messages:
         return
     for _, _, _, number, _ in messages:
-        _counter.count(number)
+        unowned_log.count(number)
     _INSERT_UNOWNED.run(conn, [(*others, text[:_MAX_TEXT_LENGTH]) for *others, text in messages])
     remove_too_many(conn, UNOWNED_MESSAGES)
 

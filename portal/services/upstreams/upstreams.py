@@ -273,19 +273,16 @@ def create_upstream(
         # That none of several is the default one is somebody's wish.
         has_others = conn.execute("SELECT EXISTS (SELECT 1 FROM upstreams WHERE removed_at IS NULL)").fetchone()[0]
         values = _merge_settings(kind, UpstreamSettings(), parsed)
-        try:
-            insert_row(
-                conn,
-                "upstreams",
-                name=_check_name(name),
-                kind=kind,
-                is_default=int(not has_others),
-                settings=json.dumps(list_changed_settings(values)),
-                password=sealed,
-                created_at=now_ms(),
-            )
-        except sqlite3.IntegrityError:
-            raise UpstreamExists(name=name) from None
+        insert_row(
+            conn,
+            "upstreams",
+            name=_check_name(conn, name),
+            kind=kind,
+            is_default=int(not has_others),
+            settings=json.dumps(list_changed_settings(values)),
+            password=sealed,
+            created_at=now_ms(),
+        )
         audit.record_action(conn, actor, "upstream.add", name=name, kind=kind, settings=parsed)
         return get_upstream(conn, name)
 
@@ -315,16 +312,13 @@ def change_upstream(
         if values != current.settings:
             changes["settings"] = json.dumps(list_changed_settings(values))
         if name is not None and name != current.name:
-            changes["name"] = _check_name(name)
+            changes["name"] = _check_name(conn, name, current.id)
         if sealed is not None:
             changes["password"] = sealed
         if not changes:
             return current
         assignments = ", ".join(f"{column} = ?" for column in changes)
-        try:
-            conn.execute(f"UPDATE upstreams SET {assignments} WHERE id = ?", (*changes.values(), current.id))
-        except sqlite3.IntegrityError:
-            raise UpstreamExists(name=name) from None
+        conn.execute(f"UPDATE upstreams SET {assignments} WHERE id = ?", (*changes.values(), current.id))
         audit.record_action(
             conn,
             actor,
@@ -428,9 +422,11 @@ def _list_route_ids(conn: sqlite3.Connection, upstream_id: int) -> list[int]:
     return [row["id"] for row in rows]
 
 
-def _check_name(name: str) -> str:
+def _check_name(conn: sqlite3.Connection, name: str, own_id: int | None = None) -> str:
     if not _NAME_PATTERN.fullmatch(name):
         raise InvalidUpstreamName(name=name)
+    if conn.execute(f"{_SELECT} AND name = ? AND id IS NOT ?", (name, own_id)).fetchone():
+        raise UpstreamExists(name=name)
     return name
 
 
