@@ -36,6 +36,7 @@ class InboundPart:
 
     `content`: what follows `udh`; of GSM 03.38 unpacked septets. `data_coding`: as it came. `charset`: the upstream's,
     of data_coding 0. `is_repeated`: whether a message that was joined has the same part, which `PartJoiner` says.
+    `received_at`: when it came (milliseconds), where it waits; else 0.
     """
 
     source: str
@@ -47,6 +48,7 @@ class InboundPart:
     udh: bytes | None
     content: bytes
     is_repeated: bool = False
+    received_at: int = 0
 
 
 _KEY_COLUMNS = "source, destination, upstream, reference, total, data_coding"
@@ -72,9 +74,8 @@ class PartJoiner:
         self._waiting = _read_parts(conn, keys)
         self._known_hashes = _read_hashes(conn, keys)
         self._joined_keys: set[_Key] = set()
-        # Of these, nothing that is stored stays.
-        self._outdated_keys: set[_Key] = set()
-        self._new_parts: dict[_Key, dict[int, InboundPart]] = defaultdict(dict)
+        # Of these, what is stored gives way to what waits now.
+        self._changed_keys: set[_Key] = set()
 
     def add(self, part: InboundPart) -> list[InboundPart]:
         """Add a part, unless it is there already.
@@ -93,27 +94,18 @@ class PartJoiner:
         hashes, start = self._known_hashes.get(key, b""), _HASH_OCTETS * (number - 1)
         part.is_repeated = bool(hashes) and hashes[start : start + _HASH_OCTETS] == _hash_content(part.content)
         waiting = self._waiting.setdefault(key, {})
+        other = waiting.get(number)
         ended: list[InboundPart] = []
-        if number in waiting:
-            if waiting[number].content == part.content:
+        if other is not None:
+            if other.content == part.content or (part.is_repeated and not other.is_repeated):
                 return []
-            if waiting[number].is_repeated:
-                self._store_again(key)
-            elif part.is_repeated:
-                return []
-            else:
+            if not other.is_repeated:
                 ended = self._end(key)
-        waiting[number] = self._new_parts[key][number] = part
-        if _is_whole(waiting):
-            if any(each.is_repeated for each in waiting.values()):
-                self._store_again(key)
-            else:
-                ended += self._end(key)
+        waiting[number] = part
+        self._changed_keys.add(key)
+        if _is_whole(waiting) and not any(each.is_repeated for each in waiting.values()):
+            ended += self._end(key)
         return ended
-
-    def _store_again(self, key: _Key) -> None:
-        self._outdated_keys.add(key)
-        self._new_parts[key] = dict(self._waiting[key])
 
     def _end(self, key: _Key) -> list[InboundPart]:
         """Take out all parts of a message."""
@@ -123,23 +115,20 @@ class PartJoiner:
             self._known_hashes[key] = _hash_parts(waiting)
             self._joined_keys.add(key)
         waiting.clear()
-        self._new_parts.pop(key, None)
-        self._outdated_keys.add(key)
+        self._changed_keys.add(key)
         return ended
 
     def save(self, at: int) -> None:
         """Keep what waits of the parts that came at this moment (milliseconds), and by what those are known that come
         again.
         """
-        _delete_keys(self._conn, "inbound_parts", self._outdated_keys)
-        rows = []
-        for key, parts in self._new_parts.items():
-            # One that is whole waits only for what may come in the place of a repeated part.
-            received_at = at - PART_WAIT_MS + HOLD_MS if _is_whole(parts) else at
-            rows += [
-                (*key, number, received_at, part.charset, part.udh, part.content, part.is_repeated)
-                for number, part in parts.items()
-            ]
+        _delete_keys(self._conn, "inbound_parts", self._changed_keys)
+        rows: list[tuple[object, ...]] = []
+        for key in self._changed_keys:
+            for number, part in self._waiting[key].items():
+                # One that is whole waits only for what may come in the place of a repeated part.
+                received_at = at - PART_WAIT_MS + HOLD_MS if _is_whole(self._waiting[key]) else part.received_at or at
+                rows.append((*key, number, received_at, part.charset, part.udh, part.content, part.is_repeated))
         _INSERT_PARTS.run(self._conn, rows)
         _INSERT_JOINED.run(self._conn, [(*key, at, self._known_hashes[key]) for key in self._joined_keys])
 
@@ -231,8 +220,8 @@ def _list_old_keys(conn: sqlite3.Connection, table: str, now: int, limit: int) -
 
 _IS_OF_KEY = " AND ".join(f"{name} = value ->> {index}" for index, name in enumerate(_KEY_COLUMNS.split(", ")))
 _SELECT_PARTS = (
-    "SELECT source, destination, upstream, reference, total, number, data_coding, charset, udh, content, repeated"
-    f" FROM json_each(?) CROSS JOIN inbound_parts ON {_IS_OF_KEY}"
+    "SELECT source, destination, upstream, reference, total, number, data_coding, charset, udh, content, repeated,"
+    f" received_at FROM json_each(?) CROSS JOIN inbound_parts ON {_IS_OF_KEY}"
 )
 _KEY_VALUES = ", ".join(f"value ->> {index}" for index in range(len(_KEY_COLUMNS.split(", "))))
 _SELECT_HASHES = f"SELECT {_KEY_COLUMNS}, hashes FROM json_each(?) CROSS JOIN joined_messages ON {_IS_OF_KEY}"

@@ -258,26 +258,19 @@ def list_outcomes(conn: sqlite3.Connection, message_ids: Collection[int]) -> lis
     return [*outcomes.values()]
 
 
-def store_answered_messages(conn: sqlite3.Connection, message_ids: Collection[int]) -> None:
-    """Store of those of these messages, nothing of which is to be sent any more, that their upstream has them."""
-    conn.execute(
+def store_answered_messages(conn: sqlite3.Connection, message_ids: Collection[int]) -> list[int]:
+    """Store of those of these messages that have not ended, and nothing of which is to be sent any more, that their
+    upstream has them; returns the ids of those of which that is new.
+    """
+    rows = conn.execute(
         "UPDATE messages SET upstream_id = '', (upstream, bind, sent_at) = (SELECT max(p.upstream), max(p.bind),"
         "  max(p.sent_at) FROM message_parts AS p WHERE p.message_id = messages.id)"
-        " WHERE id IN (SELECT value FROM json_each(?))",
-        (json.dumps(list_answered_ids(conn, message_ids)),),
-    )
-
-
-def list_answered_ids(conn: sqlite3.Connection, message_ids: Collection[int]) -> list[int]:
-    """Those of these messages of which it is new that no part is to be sent any more, and that have not ended."""
-    rows = conn.execute(
-        "SELECT message_id FROM cut_messages AS c JOIN messages ON id = message_id"
-        f" WHERE message_id IN (SELECT value FROM json_each(?)) AND +messages.state = {ENROUTE}"
-        " AND messages.upstream_id IS NULL"
-        " AND total = (SELECT count(*) FROM message_parts AS p WHERE p.message_id = c.message_id)",
+        f" WHERE id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} AND upstream_id IS NULL"
+        " AND (SELECT total FROM cut_messages AS c WHERE c.message_id = messages.id)"
+        "  = (SELECT count(*) FROM message_parts AS p WHERE p.message_id = messages.id) RETURNING id",
         (json.dumps([*message_ids]),),
     )
-    return [row[0] for row in rows]
+    return [row[0] for row in rows.fetchall()]
 
 
 def compute_share(price: int, count: int, total: int) -> int:

@@ -253,7 +253,7 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
         cut_by = message_parts.store_accepted_parts(conn, accepted) if len(whole) < len(accepted) else {}
         step.result.receipts = _match_early_receipts(conn, accepted)
         if cut_by:
-            answered_ids = message_parts.list_answered_ids(conn, [*cut_by])
+            answered_ids = message_parts.store_answered_messages(conn, [*cut_by])
             accepted_by |= {message_id: cut_by[message_id] for message_id in answered_ids}
             step.result.receipts += outcomes.finish_cut_messages(conn, [*cut_by], step.now)
         for upstream_id, count in Counter(accepted_by.values()).items():
