@@ -45,12 +45,12 @@ class NotBlacklisted(Refused):
     field = "number"
 
 
-class NoBlacklistNumbers(Refused):
+class NoNumbers(Refused):
     sentence = N_("Enter a number.")
     field = "numbers"
 
 
-class TooManyBlacklistNumbers(Refused):
+class TooManyNumbers(Refused):
     sentence = N_("At most %(most)s numbers at once.")
     field = "numbers"
 
@@ -236,11 +236,11 @@ def import_blacklist_numbers(
         progress: is told numbers.
 
     Raises:
-        TooManyBlacklistNumbers
+        TooManyNumbers
         KeyboardInterrupt: from `progress`; none of them is on it.
     """
     if len(numbers) > MAX_NUMBERS_AT_ONCE:
-        raise TooManyBlacklistNumbers(most=MAX_NUMBERS_AT_ONCE)
+        raise TooManyNumbers(most=MAX_NUMBERS_AT_ONCE)
     with write_transaction(conn):
         added = 0
         for start in range(0, len(numbers), _NUMBERS_A_STEP):
@@ -280,13 +280,13 @@ def remove_blacklist_numbers(
 def parse_typed_numbers(text: str) -> list[str]:
     """Parse numbers, one a line; duplicates are dropped.
 
-    Raises: NoBlacklistNumbers, TooManyBlacklistNumbers, InvalidNumberLines
+    Raises: NoNumbers, TooManyNumbers, InvalidNumberLines
     """
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
-        raise NoBlacklistNumbers()
+        raise NoNumbers()
     if len(lines) > MAX_TYPED_NUMBERS:
-        raise TooManyBlacklistNumbers(most=MAX_TYPED_NUMBERS)
+        raise TooManyNumbers(most=MAX_TYPED_NUMBERS)
     numbers, bad_lines = _parse_number_lines(lines)
     if bad_lines:
         raise InvalidNumberLines(bad_lines)
@@ -302,7 +302,7 @@ def parse_numbers_csv(content: bytes, max_numbers: int = MAX_NUMBERS_IN_FILE) ->
         max_numbers: how many numbers the file may have.
 
     Raises:
-        TooManyBlacklistNumbers, NotUtf8, NoNumbersInFile, InvalidCsvLines
+        TooManyNumbers, NotUtf8, NoNumbersInFile, InvalidCsvLines
     """
     numbers, bad_lines = _parse_number_lines(_iterate_number_fields(content))
     if bad_lines:
@@ -310,7 +310,7 @@ def parse_numbers_csv(content: bytes, max_numbers: int = MAX_NUMBERS_IN_FILE) ->
     if not numbers:
         raise NoNumbersInFile()
     if len(numbers) > max_numbers:
-        raise TooManyBlacklistNumbers(most=max_numbers)
+        raise TooManyNumbers(most=max_numbers)
     return numbers
 
 

@@ -13,6 +13,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.common.addresses import normalize_address
 from portal.services.common.errors import Refused
 from portal.services.messages import validation
+from portal.services.messages.blacklist import NoNumbers, TooManyNumbers
 from portal.services.prices import countries, prices
 from portal.services.prices.prices import PriceList
 
@@ -21,16 +22,6 @@ MAX_RECIPIENTS = 100
 MAX_CHARACTERS = 40_000
 _UCS2_OCTETS = 2
 _MAX_SHOWN_CHARACTERS = 20
-
-
-class NoRecipients(Refused):
-    sentence = N_("Enter a number.")
-    field = "numbers"
-
-
-class TooManyRecipients(Refused):
-    sentence = N_("At most %(most)s numbers at once.")
-    field = "numbers"
 
 
 class MessageTooLong(Refused):
@@ -96,7 +87,7 @@ def estimate_cost(conn: sqlite3.Connection, account: Account, text: str, numbers
         numbers: one a line; spaces, hyphens and the like in them are ignored.
 
     Raises:
-        NoRecipients, TooManyRecipients, MessageTooLong
+        NoNumbers, TooManyNumbers, MessageTooLong
     """
     # Checked before it is encoded: encoding a long text takes long.
     text = text.replace("\r\n", "\n")
@@ -104,9 +95,9 @@ def estimate_cost(conn: sqlite3.Connection, account: Account, text: str, numbers
         raise MessageTooLong(most=validation.MAX_PARTS)
     recipients = [each.strip() for each in islice(filter(str.strip, numbers.splitlines()), MAX_RECIPIENTS + 1)]
     if not recipients:
-        raise NoRecipients()
+        raise NoNumbers()
     if len(recipients) > MAX_RECIPIENTS:
-        raise TooManyRecipients(most=MAX_RECIPIENTS)
+        raise TooManyNumbers(most=MAX_RECIPIENTS)
     encoding = gsm0338.choose_encoding(text)
     body = gsm0338.encode_body(text, encoding)
     parts = gsm0338.count_parts(body, encoding)

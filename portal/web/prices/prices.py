@@ -17,6 +17,7 @@ from portal.core.i18n import N_, _
 from portal.services.accounts.accounts import Account
 from portal.services.common.errors import Refused
 from portal.services.messages import estimates
+from portal.services.messages.blacklist import NoNumbers
 from portal.services.people import customers
 from portal.services.people.customers import Customer
 from portal.services.prices import countries, price_csv, price_lists, prices
@@ -416,7 +417,7 @@ def estimate_cost(account: Account) -> ResponseReturnValue:
             refusal = error
         if htmx.is_htmx_request():
             # The form is still being filled in.
-            refusal = None if isinstance(refusal, estimates.NoRecipients) else refusal
+            refusal = None if isinstance(refusal, NoNumbers) else refusal
             status = 422 if refusal else 200
             return htmx.render_fragments(
                 "prices/_cost.html", status=status, refusal=refusal, country=countries.get_country_name, **values

@@ -89,6 +89,6 @@ def test_pages_hold_each_number_once_in_both_directions(conn, acme_1, acme_2):
 
 def test_too_many_for_one_transaction_are_refused(conn, acme_1):
     too_many = [NUMBER, OTHER] * (blacklist.MAX_NUMBERS_AT_ONCE // 2 + 1)
-    with pytest.raises(blacklist.TooManyBlacklistNumbers):
+    with pytest.raises(blacklist.TooManyNumbers):
         blacklist.import_blacklist_numbers(conn, SHELL, acme_1, too_many)
     assert numbers(conn, acme_1) == []

@@ -10,14 +10,8 @@ from portal.core.gsm0338 import Encoding
 from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
 from portal.services.messages import estimates, intake
-from portal.services.messages.estimates import (
-    CostEstimate,
-    InvalidRecipient,
-    MessageTooLong,
-    NoPriceForDestination,
-    NoRecipients,
-    TooManyRecipients,
-)
+from portal.services.messages.blacklist import NoNumbers, TooManyNumbers
+from portal.services.messages.estimates import CostEstimate, InvalidRecipient, MessageTooLong, NoPriceForDestination
 from portal.services.people import customers
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceChange
@@ -101,9 +95,9 @@ def test_more_than_there_is(estimate):
 @pytest.mark.parametrize(
     ("text", "numbers", "refusal"),
     [
-        ("hello", "", NoRecipients),
-        ("hello", " \r\n ", NoRecipients),
-        ("hello", f"{ITALIAN}\n" * 101, TooManyRecipients),
+        ("hello", "", NoNumbers),
+        ("hello", " \r\n ", NoNumbers),
+        ("hello", f"{ITALIAN}\n" * 101, TooManyNumbers),
         ("a" * (153 * 255 + 1), ITALIAN, MessageTooLong),
         ("ê" * (67 * 255 + 1), ITALIAN, MessageTooLong),
         ("a" * 1_000_000, ITALIAN, MessageTooLong),
