@@ -308,11 +308,6 @@ class InboundQuery:
     def _normalized_keyword(self) -> str:
         return "".join(inbound_numbers.normalize_words(self.keyword))
 
-    @property
-    def is_unfiltered(self) -> bool:
-        """Whether there is no condition except the period."""
-        return not any((self.sender, self.recipient, self.keyword, self.state, self.text))
-
     def matches(self, message: InboundMessage) -> bool:
         """Whether a message of the period meets the other conditions."""
         if not message.source.startswith(countries.strip_separators(self.sender)):
@@ -365,26 +360,23 @@ def search_inbound_messages(
     low = max(ids.min_id_at_time(query.period.since), 0 if after is None else after + 1)
     high = min(ids.min_id_at_time(query.period.until), _MAX_ID if before is None else before)
     deadline = time.monotonic() + seconds
-    batch_size = limit if query.is_unfiltered else _BATCH_SIZE
     order = "DESC" if after is None else "ASC"
+    rows = conn.execute(
+        f"SELECT {_COLUMNS} FROM received WHERE account_id = ? AND id >= ? AND id < ? ORDER BY id {order}",
+        (account_id, low, high),
+    )
     matches: list[InboundMessage] = []
     reached = None
-    while len(matches) < limit:
-        rows = conn.execute(
-            f"SELECT {_COLUMNS} FROM received WHERE account_id = ? AND id >= ? AND id < ? ORDER BY id {order} LIMIT ?",
-            (account_id, low, high, batch_size),
-        ).fetchall()
-        messages = [InboundMessage(*row) for row in rows]
-        matches += [each for each in messages if query.matches(each)][: limit - len(matches)]
-        if len(messages) < batch_size:
+    for count, row in enumerate(rows, start=1):
+        message = InboundMessage(*row)
+        if query.matches(message):
+            matches.append(message)
+        if len(matches) == limit:
             break
-        if after is None:
-            high = messages[-1].id
-        else:
-            low = messages[-1].id + 1
-        if len(matches) < limit and time.monotonic() >= deadline:
-            reached = messages[-1].id
+        if count % _BATCH_SIZE == 0 and time.monotonic() >= deadline:
+            reached = message.id
             break
+    rows.close()
     return InboundPage(matches if after is None else matches[::-1], reached)
 
 
