@@ -123,18 +123,19 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
     return receipts
 
 
-_SEGMENT_COLUMNS = "segment_reference, segment_total, segment_number"
+# The first ones in the order of `SubmittedMessage`, whose segment is several columns.
 _OUTBOUND_COLUMNS = (
     "account_id, source, source_ton, source_npi, destination, country, text, udh, data_coding, registered_delivery,"
-    f" reference, parts, price, body, subunit, scheduled_at, expires_at, session_id, id, priority, {_SEGMENT_COLUMNS}"
+    " reference, parts, price, body, subunit, NULL, scheduled_at, expires_at, session_id, id, priority,"
+    " segment_reference, segment_total, segment_number"
 )
-_SEGMENT_INDEX = 15
 
 
 def _outbound_from_row(row: Sequence[Any]) -> SubmittedMessage:
     *fields, priority, reference, total, number = row
-    segment = None if number is None else Segment(reference, total, number)
-    message = SubmittedMessage(*(*fields[:_SEGMENT_INDEX], segment, *fields[_SEGMENT_INDEX:]))
+    message = SubmittedMessage(*fields)
+    if number is not None:
+        message.segment = Segment(reference, total, number)
     message.priority = min(priority or 0, queue.HIGHEST_PRIORITY)
     return message
 

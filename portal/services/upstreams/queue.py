@@ -17,7 +17,7 @@ from portal.services.upstreams import paths
 from portal.services.upstreams.paths import ChoosePath, UpstreamPath, choose_default_path
 
 HIGHEST_PRIORITY = 3
-INSERT_QUEUED = BulkInsert("queued_messages", "path, account_id, priority_rank, message_id")
+_INSERT_QUEUED = BulkInsert("queued_messages", "path, account_id, priority_rank, message_id")
 SIMULATOR = "simulator"
 """The kind of an upstream that sends nothing."""
 MAX_UNANSWERED = 4
@@ -68,7 +68,7 @@ def enqueue_messages(conn: sqlite3.Connection, rows: Sequence[tuple[UpstreamPath
     if not rows:
         return
     path_ids = paths.get_path_ids(conn, {path for path, *_ in rows})
-    INSERT_QUEUED.run(
+    _INSERT_QUEUED.run(
         conn,
         [
             (path_ids[path], account_id, HIGHEST_PRIORITY - min(priority, HIGHEST_PRIORITY), row_id)

@@ -8,7 +8,6 @@ from typing import Any
 from portal.core.clock import now_ms
 from portal.services.upstreams import paths
 from portal.services.upstreams.paths import ChoosePath
-from portal.services.upstreams.queue import INSERT_QUEUED
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +41,10 @@ def reroute_messages(
     # A row without its message, which nothing should leave, stays where it is.
     moved = _list_moved(conn, [row for row in rows if row["destination"] is not None], choose_path)
     conn.executemany(
-        "DELETE FROM queued_messages WHERE path = ? AND account_id = ? AND priority_rank = ? AND message_id = ?",
-        [key for key, _ in moved],
+        "UPDATE queued_messages SET path = ?"
+        " WHERE path = ? AND account_id = ? AND priority_rank = ? AND message_id = ?",
+        [(path_id, *key) for key, path_id in moved],
     )
-    INSERT_QUEUED.run(conn, [(path_id, *key[1:]) for key, path_id in moved])
     if len(rows) == limit:
         return ReroutingPosition(None, tuple(rows[-1][4:]))
     paths.remove_empty_paths(conn)
