@@ -310,20 +310,18 @@ class InboundQuery:
 
     def matches(self, message: InboundMessage) -> bool:
         """Whether a message of the period meets the other conditions."""
-        if not message.source.startswith(countries.strip_separators(self.sender)):
-            return False
-        if not message.destination.startswith(countries.strip_separators(self.recipient)):
-            return False
-        if self.keyword and message.keyword != self._normalized_keyword:
-            return False
-        if self.state and message.state != self.state:
-            return False
-        if not self.text:
-            return True
-        words = inbound_numbers.normalize_words(message.text)
-        return bool(self._text_words) and all(
-            any(each.startswith(prefix) for each in words) for prefix in self._text_words
+        return (
+            message.source.startswith(countries.strip_separators(self.sender))
+            and message.destination.startswith(countries.strip_separators(self.recipient))
+            and (not self.keyword or message.keyword == self._normalized_keyword)
+            and (not self.state or message.state == self.state)
+            and (not self.text or self._is_in_text(message.text))
         )
+
+    def _is_in_text(self, text: str) -> bool:
+        words = inbound_numbers.normalize_words(text)
+        prefixes = self._text_words
+        return bool(prefixes) and all(any(each.startswith(prefix) for each in words) for prefix in prefixes)
 
 
 @dataclass(frozen=True, slots=True)

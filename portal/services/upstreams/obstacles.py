@@ -81,18 +81,17 @@ def _find_obstacle_of(states: Sequence[UpstreamState], reason: str, *, is_runnin
     Args:
         reason: why there is none.
     """
-    obstacles = []
-    for each in states:
-        found = _find_reason(each, is_running=is_running)
-        if not found:
-            return None
-        error = next((bind.error for bind in each.binds if bind.error and bind.state == found), "")
-        if found == TAKES_NOTHING:
-            error = each.health.reason
-        # That the server isn't running is the same for all upstreams.
-        name = "" if found == SERVER_STOPPED else each.upstream.name
-        obstacles.append(Obstacle(found, 0, name, error))
-    return obstacles[0] if obstacles else Obstacle(reason, 0)
+    reasons = [_find_reason(each, is_running=is_running) for each in states]
+    if "" in reasons:
+        return None
+    if not reasons:
+        return Obstacle(reason, 0)
+    first, found = states[0], reasons[0]
+    error = next((bind.error for bind in first.binds if bind.error and bind.state == found), "")
+    if found == TAKES_NOTHING:
+        error = first.health.reason
+    # That the server isn't running is the same for all upstreams.
+    return Obstacle(found, 0, "" if found == SERVER_STOPPED else first.upstream.name, error)
 
 
 def _find_reason(state: UpstreamState, *, is_running: bool) -> str:
