@@ -74,8 +74,9 @@ class PartJoiner:
         self._waiting = _read_parts(conn, keys)
         self._known_hashes = _read_hashes(conn, keys)
         self._joined_keys: set[_Key] = set()
-        # Of these, what is stored gives way to what waits now.
         self._changed_keys: set[_Key] = set()
+        # Of these, what is stored gives way to what waits now.
+        self._outdated_keys: set[_Key] = set()
 
     def add(self, part: InboundPart) -> list[InboundPart]:
         """Add a part, unless it is there already.
@@ -99,12 +100,15 @@ class PartJoiner:
         if other is not None:
             if other.content == part.content or (part.is_repeated and not other.is_repeated):
                 return []
+            self._outdated_keys.add(key)
             if not other.is_repeated:
                 ended = self._end(key)
         waiting[number] = part
         self._changed_keys.add(key)
-        if _is_whole(waiting) and not any(each.is_repeated for each in waiting.values()):
-            ended += self._end(key)
+        if _is_whole(waiting):
+            self._outdated_keys.add(key)
+            if not any(each.is_repeated for each in waiting.values()):
+                ended += self._end(key)
         return ended
 
     def _end(self, key: _Key) -> list[InboundPart]:
@@ -115,17 +119,18 @@ class PartJoiner:
             self._known_hashes[key] = _hash_parts(waiting)
             self._joined_keys.add(key)
         waiting.clear()
-        self._changed_keys.add(key)
         return ended
 
     def save(self, at: int) -> None:
         """Keep what waits of the parts that came at this moment (milliseconds), and by what those are known that come
         again.
         """
-        _delete_keys(self._conn, "inbound_parts", self._changed_keys)
+        _delete_keys(self._conn, "inbound_parts", self._outdated_keys)
         rows: list[tuple[object, ...]] = []
         for key in self._changed_keys:
             for number, part in self._waiting[key].items():
+                if part.received_at and key not in self._outdated_keys:
+                    continue
                 # One that is whole waits only for what may come in the place of a repeated part.
                 received_at = at - PART_WAIT_MS + HOLD_MS if _is_whole(self._waiting[key]) else part.received_at or at
                 rows.append((*key, number, received_at, part.charset, part.udh, part.content, part.is_repeated))
