@@ -70,8 +70,11 @@ class ThreadedApplication:
         try:
             environ = _build_environ(scope)
             with SpooledTemporaryFile(_BODY_BYTES_IN_MEMORY) as body, ExitStack() as held:
-                async with asyncio.timeout(_BODY_SECONDS):
-                    await self._receive_body(environ, receive, body, held)
+                try:
+                    async with asyncio.timeout(_BODY_SECONDS):
+                        await self._receive_body(environ, receive, body, held)
+                except TimeoutError:
+                    raise _RequestRefused(HTTPStatus.REQUEST_TIMEOUT) from None
                 await self._send_answer(environ, receive, send)
         except _RequestRefused as refused:
             await _send_refusal(refused.status, receive, send)
@@ -95,6 +98,8 @@ class ThreadedApplication:
             body.write(message.get("body", b""))
             length, has_more = max(length, body.tell()), message.get("more_body", False)
         environ["wsgi.input"] = body
+        # It is whole now, however it has come.
+        environ.pop("HTTP_TRANSFER_ENCODING", None)
         environ["CONTENT_LENGTH"] = str(body.tell())
         body.seek(0)
 
@@ -112,9 +117,9 @@ class ThreadedApplication:
         run_in_context = copy_context().run
         make_piece = partial(asyncio.get_running_loop().run_in_executor, self._pool, run_in_context, next, pieces)
         piece = await make_piece()
-        await send(head)
         disconnected = asyncio.ensure_future(receive())
         try:
+            await send(head)
             while len(piece) >= _PIECE_BYTES and not disconnected.done():
                 async with asyncio.timeout(_PIECE_SECONDS):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -171,7 +176,7 @@ def _build_environ(scope: _Message) -> "WSGIEnvironment":
         "SERVER_NAME": scope["server"][0],
         "SERVER_PORT": str(scope["server"][1]),
         "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
-        "REMOTE_ADDR": scope["client"][0],
+        "REMOTE_ADDR": scope["client"][0] if scope["client"] else "",  # gone already
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scope["scheme"],
         "wsgi.errors": sys.stderr,

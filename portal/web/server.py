@@ -22,6 +22,8 @@ from portal.web.asgi import ThreadedApplication
 _log = logging.getLogger(__name__)
 
 _KEEP_ALIVE_S = 60
+# How long the end of an answer waits for a client that reads nothing.
+_UNREAD_MS = 120_000
 # How long a stop waits for requests that come in, for answers that are made or sent, and then for a mail that is being
 # sent: what is cut off of that is sent again. The supervisor waits not much longer.
 _DRAIN_S, _MAIL_S = 3, 1.0
@@ -71,6 +73,8 @@ def run_web_server(config: Config, options: Sequence[str]) -> int:
     for each in sockets:
         # Inherited by connections: those of phones that are gone end some day.
         each.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
 
     def stop(signum: int, frame: FrameType | None) -> None:
         server.should_exit = True

@@ -6,9 +6,9 @@ import socket
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 from flask.sessions import SecureCookieSessionInterface
@@ -26,6 +26,7 @@ from portal.web.app import create_app
 from tests.mailbox import Mailbox
 from tests.serving import start_server
 from tests.support import DEADLINE_S, Cast, RunningServer, wait_until
+from tests.web.acting import get_field_value
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +75,21 @@ def test_what_a_proxy_may_have_read_otherwise_is_refused(
     server: RunningServer, open_sockets: ExitStack, headers: bytes
 ) -> None:
     assert read_status(connect(server, open_sockets, b"POST /login HTTP/1.1\r\n" + headers)) == 400
+
+
+def test_a_form_in_chunks_is_read(server: RunningServer, open_sockets: ExitStack) -> None:
+    connection = open_sockets.enter_context(closing(http.client.HTTPConnection(urlsplit(server.url).netloc)))
+    connection.request("GET", "/login")
+    page = connection.getresponse()
+    token = get_field_value(page.read().decode(), "csrf_token")
+    form = urlencode({"csrf_token": token, "email": "nobody@acme.example", "password": "wrong"}).encode()
+    headers = {
+        "Cookie": page.headers["Set-Cookie"].partition(";")[0],
+        "Content-Type": "application/x-www-form-urlencoded",
+        "Transfer-Encoding": "chunked",
+    }
+    connection.request("POST", "/login", iter([form[:20], form[20:]]), headers, encode_chunked=True)
+    assert connection.getresponse().status == 401
 
 
 def test_an_address_in_the_absolute_form_is_read(server: RunningServer, open_sockets: ExitStack) -> None:

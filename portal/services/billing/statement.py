@@ -288,10 +288,10 @@ def format_month(number: int) -> str:
 _MONTHLY_USAGE = f"FROM statistics WHERE account_id = ? AND length = {MONTH} AND begins = ? AND sent > 0"
 
 
-def iterate_monthly_usage(conn: sqlite3.Connection, account_id: int, number: int) -> Iterator[MonthlyUsage]:
-    """What was used in a month by country and sender, as the table has them, in constant memory."""
-    for row in conn.execute(f"SELECT country, source, sent, parts, price {_MONTHLY_USAGE}", (account_id, number)):
-        yield MonthlyUsage(*row)
+def list_monthly_usage(conn: sqlite3.Connection, account_id: int, number: int) -> list[MonthlyUsage]:
+    """What was used in a month by country and sender, as the table has them."""
+    rows = conn.execute(f"SELECT country, source, sent, parts, price {_MONTHLY_USAGE}", (account_id, number))
+    return [MonthlyUsage(*row) for row in rows.fetchall()]
 
 
 def list_usage_by_country(conn: sqlite3.Connection, account_id: int, number: int) -> list[MonthlyUsage]:

@@ -10,6 +10,7 @@ from decimal import Decimal
 from io import StringIO
 
 from portal.core.i18n import N_
+from portal.core.pasted_text import remove_invisible_marks
 from portal.services.common.credit_amounts import THOUSANDTHS
 from portal.services.common.csv_import import InvalidCsvLine, InvalidCsvLines, NotCsv, iterate_csv_lines
 from portal.services.common.errors import Refused
@@ -113,7 +114,8 @@ def parse_price_csv(content: bytes, timezone: str, now: int) -> list[PriceChange
     _, names = next(lines, (0, []))
     columns = [] if isinstance(names, NotCsv) else [each.strip().lower() for each in names]
     if not set(_REQUIRED_COLUMNS) <= set(columns) <= set(COLUMNS) or len(set(columns)) < len(columns):
-        raise WrongPriceColumns(columns=content.decode("utf-8-sig").strip().partition("\n")[0][:80])
+        first_line = remove_invisible_marks(content.decode("utf-8-sig")).strip().partition("\n")[0]
+        raise WrongPriceColumns(columns=first_line[:80])
     changes: list[PriceChange] = []
     bad_lines: list[InvalidCsvLine] = []
     seen: dict[tuple[str, int | None], int] = {}

@@ -132,11 +132,6 @@ def roll_up_all(conn: Connection) -> None:
         pass
 
 
-def get_last_rolled_up_id(conn: sqlite3.Connection) -> int:
-    """The id of the last message that has been counted."""
-    return _read_rollup_position(conn)[0]
-
-
 def get_delivery_time_bucket(milliseconds: int) -> int:
     """The number of the bucket that a time is in: each is an eighth to a sixteenth longer than the one before."""
     milliseconds = max(milliseconds, 0)

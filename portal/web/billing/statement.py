@@ -276,7 +276,7 @@ def download_monthly_costs_csv(account: Account) -> ResponseReturnValue:
     text = statement.format_month(number)
     rows = (
         (text, each.country, each.source, each.messages, each.parts, credit_amounts.credits_to_json_number(each.price))
-        for each in statement.iterate_monthly_usage(context.open_stream_conn(), account.id, number)
+        for each in statement.list_monthly_usage(context.get_conn(), account.id, number)
     )
     return downloads.stream_csv(f"{account.name}-{text}.csv", _MONTH_CSV_COLUMNS, rows)
 

@@ -40,6 +40,9 @@ class AccessRule(Enum):
     OPERATOR = "operators"
 
 
+_ACCOUNT_RULES = (AccessRule.ACCOUNT_ACCESS, AccessRule.ACCOUNT_CHANGE)
+
+
 def _make_access_decorator(rule: AccessRule) -> Callable[[_View], _View]:
     def set_access_rule(view: _View) -> _View:
         view.access_rule = rule  # type: ignore[attr-defined]
@@ -150,18 +153,16 @@ def _enforce_access_rule() -> ResponseReturnValue | None:
         raise NotLoggedIn()
     if rule is AccessRule.OPERATOR and not get_current_user().is_operator:
         abort(404)
-    if rule is not AccessRule.LOGGED_IN:
-        _replace_names_in_address(request.view_args or {})
+    _replace_names_in_address(rule, request.view_args or {})
     if rule is AccessRule.ACCOUNT_CHANGE and not may_change():
         abort(403)
     return None
 
 
-def _replace_names_in_address(arguments: dict[str, Any]) -> None:
-    if "name" in arguments:
+def _replace_names_in_address(rule: AccessRule, arguments: dict[str, Any]) -> None:
+    if rule in _ACCOUNT_RULES or (rule is AccessRule.OPERATOR and "name" in arguments):
         g.account = arguments["account"] = _get_accessible_account(arguments.pop("name"))
-    # Only in operators' addresses.
-    if "customer_id" in arguments:
+    if rule is AccessRule.OPERATOR and "customer_id" in arguments:
         arguments["customer"] = customers.get_customer_by_id(context.get_conn(), arguments.pop("customer_id"))
 
 
@@ -183,8 +184,12 @@ def _is_monitoring_request() -> bool:
 
 
 def get_safe_redirect_path(target: str | None) -> str:
-    """Where to go after the login: a path of this portal, and nothing that a browser takes for another host's."""
-    return target if target and is_own_path(target) else url_for("accounts.list_accounts")
+    """Where to go after the login: a path of this portal, and nothing that a browser takes for another host's.
+
+    Args:
+        target: without the prefix under which a proxy serves the portal.
+    """
+    return request.script_root + target if target and is_own_path(target) else url_for("accounts.list_accounts")
 
 
 def is_own_path(target: str) -> bool:

@@ -30,7 +30,8 @@ def stream_csv(
 
     Args:
         name: the file's, as the browser is to save it.
-        rows: read while they are sent. What is text in them is made harmless to spreadsheets; numbers stay numbers.
+        rows: read while they are sent, without a statement that stays open between them: it would keep the write-ahead
+            log from being emptied. What is text in them is made harmless to spreadsheets; numbers stay numbers.
         with_bom: begin with U+FEFF, by which spreadsheets know UTF-8.
     """
     return _stream_download(

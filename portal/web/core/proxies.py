@@ -1,5 +1,6 @@
 """Where a request really comes from: what proxies say, as far as they are trusted."""
 
+import re
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TYPE_CHECKING
@@ -8,6 +9,9 @@ from flask import Flask
 
 from portal.core.config import Config
 from portal.services.accounts.allowed_ips import IPAddress, unmap_ipv4
+
+# Nothing that a browser takes for another host.
+_PREFIX_PATTERN = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -35,7 +39,9 @@ class _ProxyMiddleware:
             host = environ.get("HTTP_X_FORWARDED_HOST", "").split(",")[-1].strip()
             if host:
                 environ["HTTP_HOST"] = host
-            environ["SCRIPT_NAME"] = environ.get("HTTP_X_FORWARDED_PREFIX", "").strip().rstrip("/")
+            prefix = environ.get("HTTP_X_FORWARDED_PREFIX", "").strip().rstrip("/")
+            if _PREFIX_PATTERN.fullmatch(prefix):
+                environ["SCRIPT_NAME"] = prefix
         return self._wsgi_app(environ, start_response)
 
 

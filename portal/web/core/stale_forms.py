@@ -115,7 +115,8 @@ def _is_page(path: str) -> bool:
 
 def _get_path(url: str) -> str:
     parts = _split_url(url)
-    return f"{parts.path}?{parts.query}" if parts.query else parts.path
+    path = parts.path.removeprefix(request.script_root)
+    return f"{path}?{parts.query}" if parts.query else path
 
 
 def _get_host(url: str) -> str:

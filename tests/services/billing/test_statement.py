@@ -376,7 +376,7 @@ def test_what_a_month_s_messages_cost_is_what_the_ledger_says(conn, acme_1):
     for month in (october, november):
         countries = statement.list_usage_by_country(conn, acme_1.id, month)
         senders = statement.list_usage_by_sender(conn, acme_1.id, month, 10)
-        each = list(statement.iterate_monthly_usage(conn, acme_1.id, month))
+        each = statement.list_monthly_usage(conn, acme_1.id, month)
         ledger_says = -get_net_amount(
             statement.sum_movements(conn, acme_1.id, periods.period_from_month(month)), ledger.USAGE
         )
@@ -413,7 +413,7 @@ def test_messages_and_their_debit_are_of_the_same_month(conn, acme_1, monkeypatc
     intake.store_messages(conn, [prepare_submit(conn, acme_1.id)])
     rollup.roll_up_all(conn)
     october = month_of("2030-10")
-    assert [each.price for each in statement.iterate_monthly_usage(conn, acme_1.id, october)] == [1_000]
+    assert [each.price for each in statement.list_monthly_usage(conn, acme_1.id, october)] == [1_000]
     assert (
         get_net_amount(statement.sum_movements(conn, acme_1.id, periods.period_from_month(october)), ledger.USAGE)
         == -1_000

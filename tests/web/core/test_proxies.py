@@ -6,6 +6,7 @@ import pytest
 from flask import Flask
 
 from portal.core import db
+from portal.web.core import access
 from portal.web.core.proxies import resolve_client_address
 from tests.web.core.conftest import browser_of
 
@@ -74,7 +75,20 @@ def test_a_trusted_proxy_tells_that_https_is_spoken(https: Flask, peer: str, sec
     assert answer.status_code == (400 if secure else 303)  # no referrer was sent
 
 
-@pytest.mark.parametrize(("peer", "path"), [("10.0.0.1", "/sms/login"), ("203.0.113.9", "/login")])
-def test_a_trusted_proxy_tells_the_path_before_ours(https: Flask, peer: str, path: str) -> None:
-    answer = browser_of(https).get("/", headers={"X-Forwarded-Prefix": "/sms/"}, environ_base={"REMOTE_ADDR": peer})
+@pytest.mark.parametrize(
+    ("peer", "prefix", "path"),
+    [
+        ("10.0.0.1", "/sms/", "/sms/login"),
+        ("10.0.0.1", "//elsewhere.example", "/login"),
+        ("203.0.113.9", "/sms/", "/login"),
+    ],
+)
+def test_a_trusted_proxy_tells_the_path_before_ours(https: Flask, peer: str, prefix: str, path: str) -> None:
+    answer = browser_of(https).get("/", headers={"X-Forwarded-Prefix": prefix}, environ_base={"REMOTE_ADDR": peer})
     assert answer.location == path
+
+
+def test_the_way_back_has_the_path_before_ours(https: Flask) -> None:
+    with https.test_request_context("/login", environ_overrides={"SCRIPT_NAME": "/sms"}):
+        assert access.get_safe_redirect_path("/profile") == "/sms/profile"
+        assert access.get_safe_redirect_path("//elsewhere.example") == "/sms/"

@@ -30,7 +30,7 @@ def find_problems(
     """Run all checks; returns the problems. One snapshot is read, so this may run at any time.
 
     Args:
-        progress: is told how many of the checks have ended; the first and the one of the messages take longest.
+        progress: is told how many of the checks have ended; the first and those of the messages take longest.
         keys: what is sealed in the database is to be read with them; None: that isn't checked.
 
     Raises:

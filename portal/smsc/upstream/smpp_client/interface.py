@@ -62,7 +62,7 @@ class BindStatus(StrEnum):
 
 @dataclass(slots=True)
 class ClientCounters:
-    """What has happened since the start.
+    """What has happened since it was taken last.
 
     submitted: submit_sm sent, those that were sent again included, which `retried` counts. unknown_answers: responses
     to nothing that waits for one, late and double ones. answers_without_id: accepted messages whose receipt cannot be
