@@ -43,39 +43,34 @@ STATUS_LABELS = {
 }
 
 
-class NoSuchAccount(NotFound):
+class NoSuchAccount(NotFound, field="account"):
     sentence = N_("There is no account “%(name)s”.")
-    field = "account"
 
 
-class AccountExists(Refused):
+class AccountExists(Refused, field="name"):
     sentence = N_("There is already an account “%(name)s”.")
-    field = "name"
 
 
-class InvalidAccountName(Refused):
+class InvalidAccountName(Refused, field="name"):
     sentence = N_(
         "“%(name)s” can't be an account's name: it begins with %(kind)s-, goes on with small letters, digits and"
         " hyphens, and has at most 15 characters, like %(kind)s-acme-1."
     )
-    field = "name"
 
 
 class InvalidAccountLimit(Refused):
     sentence = N_("“%(value)s” can't be a limit: it is a whole number from 0 (no limit) to 100000.")
 
 
-class InvalidDataCoding(Refused):
+class InvalidDataCoding(Refused, field="data_codings"):
     sentence = N_("“%(value)s” isn't among the data codings that an account can be allowed: 1, 3, 4.")
-    field = "data_codings"
 
 
-class InvalidNationalNumbers(Refused):
+class InvalidNationalNumbers(Refused, field="national_numbers"):
     sentence = N_(
         "“%(value)s” doesn't say what becomes of national numbers (TON 2): it is ignored, refused, or the code of a"
         " country, such as IT."
     )
-    field = "national_numbers"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,59 +29,49 @@ IPNetwork = IPv4Network | IPv6Network
 IPAddress = IPv4Address | IPv6Address
 
 
-class InvalidIPAddress(Refused):
+class InvalidIPAddress(Refused, field="network"):
     sentence = N_("“%(text)s” isn't an IP address or range. Examples: 203.0.113.7, 203.0.113.0/24, 2001:db8::/64.")
-    field = "network"
 
 
-class HostBitsSet(Refused):
+class HostBitsSet(Refused, field="network"):
     sentence = N_(
         "%(text)s names one computer and a range at once. Did you mean %(address)s, or the range %(network)s?"
     )
-    field = "network"
 
 
-class UnusableIPAddress(Refused):
+class UnusableIPAddress(Refused, field="network"):
     sentence = N_("No client can come from %(text)s: it is an unspecified, multicast or reserved address.")
-    field = "network"
 
 
-class IPRangeTooWide(Refused):
+class IPRangeTooWide(Refused, field="network"):
     sentence = N_(
         "%(text)s would let a large part of the internet in. An IPv4 range has at least /%(v4)s, an IPv6 range at"
         " least /%(v6)s."
     )
-    field = "network"
 
 
-class AllowedIPExists(Refused):
+class AllowedIPExists(Refused, field="network"):
     sentence = N_("%(text)s is already in the list.")
-    field = "network"
 
 
-class AllowedIPAlreadyCovered(Refused):
+class AllowedIPAlreadyCovered(Refused, field="network"):
     sentence = N_("%(text)s is already covered by %(network)s.")
-    field = "network"
 
 
-class TooManyAllowedIPs(Refused):
+class TooManyAllowedIPs(Refused, field="network"):
     sentence = N_("All %(limit)s addresses are in use. Remove one, or join several into a range.")
-    field = "network"
 
 
-class IPExpiryNotInFuture(Refused):
+class IPExpiryNotInFuture(Refused, field="expires"):
     sentence = N_("The end must lie in the future.")
-    field = "expires"
 
 
-class InvalidIPExpiry(Refused):
+class InvalidIPExpiry(Refused, field="expires"):
     sentence = N_("“%(text)s” isn't a date and time. Example: 2027-01-31 18:00.")
-    field = "expires"
 
 
-class IPLabelTooLong(Refused):
+class IPLabelTooLong(Refused, field="label"):
     sentence = N_("A label has at most %(length)s characters.")
-    field = "label"
 
 
 class NotSmppAccount(Refused):

@@ -39,9 +39,8 @@ class NoSmppPassword(Refused):
     sentence = N_("%(name)s is a classic account: it has no SMPP password.")
 
 
-class InvalidGracePeriod(Refused):
+class InvalidGracePeriod(Refused, field="grace"):
     sentence = N_("The old password can stay good for 15 minutes, 1 hour or 24 hours, or not at all.")
-    field = "grace"
 
 
 @dataclass(frozen=True, slots=True)

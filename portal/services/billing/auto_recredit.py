@@ -24,14 +24,12 @@ from portal.services.people import customers
 MAX_PACKS_PER_DAY = 10
 
 
-class RecreditPackMissing(Refused):
+class RecreditPackMissing(Refused, field="pack"):
     sentence = N_("Choose the pack to buy.")
-    field = "pack"
 
 
-class InvalidPacksPerDay(Refused):
+class InvalidPacksPerDay(Refused, field="per_day"):
     sentence = N_("“%(value)s” can't be how many packs a day: it is a whole number from 1 to %(most)s.")
-    field = "per_day"
 
 
 @dataclass(frozen=True, slots=True)

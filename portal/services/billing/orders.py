@@ -31,19 +31,16 @@ _MAX_PAYMENT_LENGTH = 200
 _BATCH_SIZE = 500
 
 
-class NoSuchOrder(NotFound):
+class NoSuchOrder(NotFound, field="order"):
     sentence = N_("There is no order %(number)s.")
-    field = "order"
 
 
-class OrderClosed(Refused):
+class OrderClosed(Refused, field="order"):
     sentence = N_("Order %(number)s is paid or cancelled: nothing about it changes any more.")
-    field = "order"
 
 
-class OrderCredited(Refused):
+class OrderCredited(Refused, field="order"):
     sentence = N_("The credits of order %(number)s have arrived: it can only be paid.")
-    field = "order"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,37 +27,31 @@ MAX_PACKS = 50
 _MAX_PRICE = 10**12
 
 
-class NoSuchPack(NotFound):
+class NoSuchPack(NotFound, field="pack"):
     sentence = N_("There is no such pack.")
-    field = "pack"
 
 
-class InvalidCurrency(Refused):
+class InvalidCurrency(Refused, field="currency"):
     sentence = N_("“%(text)s” isn't a currency. Give its code of ISO 4217, such as EUR.")
-    field = "currency"
 
 
-class MixedCurrencies(Refused):
+class MixedCurrencies(Refused, field="currency"):
     sentence = N_("All packs are sold in one currency.")
-    field = "currency"
 
 
-class InvalidPackPrice(Refused):
+class InvalidPackPrice(Refused, field="price"):
     sentence = N_("“%(text)s” isn't a price in %(currency)s. Example: %(example)s.")
-    field = "price"
 
 
-class DuplicatePackSize(Refused):
+class DuplicatePackSize(Refused, field="credits"):
     sentence = N_("There is a second pack of %(credits)s credits.")
-    field = "credits"
 
 
-class UnitPriceNotFalling(Refused):
+class UnitPriceNotFalling(Refused, field="price"):
     sentence = N_(
         "A credit in the pack of %(larger)s would cost %(dearer)s, and %(cheaper)s in the pack of %(smaller)s:"
         " a larger pack has to make credits cheaper."
     )
-    field = "price"
 
     def __init__(self, smaller: "Pack", larger: "Pack") -> None:
         super().__init__(

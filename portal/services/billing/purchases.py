@@ -22,9 +22,8 @@ from portal.services.people import customers, users
 _MAX_ORDERS_PER_HOUR = 20
 
 
-class PackPriceChanged(Refused):
+class PackPriceChanged(Refused, field="pack"):
     sentence = N_("The price of this pack has changed. Nothing was ordered: check it again.")
-    field = "pack"
 
 
 def purchase_pack(

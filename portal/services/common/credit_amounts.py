@@ -15,14 +15,12 @@ _MINUS_SIGNS = ("-", "\u2212")
 _SIGNS = ("+", *_MINUS_SIGNS)
 
 
-class InvalidAmount(Refused):
+class InvalidAmount(Refused, field="amount"):
     sentence = N_("“%(text)s” isn't an amount of credits. Examples: 100, 0.5.")
-    field = "amount"
 
 
-class InvalidAmountChange(Refused):
+class InvalidAmountChange(Refused, field="amount"):
     sentence = N_("“%(text)s” isn't a change of credits. Examples: 100, -0.5.")
-    field = "amount"
 
 
 class AmbiguousAmount(InvalidAmount):

@@ -12,9 +12,8 @@ from portal.services.common.errors import Refused
 _MAX_SHOWN_LINES = 20
 
 
-class NotUtf8(Refused):
+class NotUtf8(Refused, field="file"):
     sentence = N_("The file isn't in UTF-8. Save it as “CSV UTF-8”.")
-    field = "file"
 
 
 class NotCsv(Refused):
@@ -32,10 +31,8 @@ class InvalidCsvLine:
         return gettext("Line %(number)s: %(reason)s", number=self.number, reason=self.reason.localized())
 
 
-class InvalidCsvLines(Refused):
+class InvalidCsvLines(Refused, field="file"):
     """Nothing has changed, for these lines are wrong."""
-
-    field = "file"
 
     def __init__(self, lines: Sequence[InvalidCsvLine]) -> None:
         super().__init__()

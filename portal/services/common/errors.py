@@ -11,11 +11,15 @@ class Refused(Exception):
     """A rule doesn't allow this.
 
     Each rule has a subclass with its `sentence`, an English message that is also the key of its translation, and, where
-    one input is to blame, the `field` that it belongs to.
+    one input is to blame, the `field` that it belongs to: `class InvalidAmount(Refused, field="amount")`.
     """
 
     sentence = "This isn't possible."
     field = ""
+
+    def __init_subclass__(cls, *, field: str = "") -> None:
+        super().__init_subclass__()
+        cls.field = field or cls.field
 
     def __init__(self, *, field: str = "", **params: object) -> None:
         """Args: `field`: where it is another one than the class's; `params`: what the sentence names."""

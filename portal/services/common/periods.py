@@ -22,9 +22,8 @@ class InvalidDate(Refused):
     sentence = N_("“%(text)s” isn't a date. Example: 2026-11-22.")
 
 
-class PeriodEndsBeforeStart(Refused):
+class PeriodEndsBeforeStart(Refused, field="to"):
     sentence = N_("This day comes before the first one.")
-    field = "to"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,8 @@ MAX_ADDRESSES = 5
 _ADDRESS_SEPARATORS = re.compile(r"[\s,;]+")
 
 
-class TooManyAlertAddresses(Refused):
+class TooManyAlertAddresses(Refused, field="to"):
     sentence = N_("An alert goes to at most %(most)s addresses.")
-    field = "to"
 
 
 def is_threshold_crossed(threshold: int | None, before: int, after: int) -> bool:

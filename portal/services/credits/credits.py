@@ -17,19 +17,16 @@ from portal.services.common.errors import Refused
 from portal.services.credits import expiry, ledger
 
 
-class ReasonMissing(Refused):
+class ReasonMissing(Refused, field="reason"):
     sentence = N_("Say why: the reason stands in the ledger, where the customer reads it.")
-    field = "reason"
 
 
-class TransferToSameAccount(Refused):
+class TransferToSameAccount(Refused, field="target"):
     sentence = N_("Source and target are the same account.")
-    field = "target"
 
 
-class CrossCustomerTransfer(Refused):
+class CrossCustomerTransfer(Refused, field="target"):
     sentence = N_("Credits can only move between accounts of the same customer.")
-    field = "target"
 
 
 def get_balance(conn: sqlite3.Connection, account_id: int) -> int:

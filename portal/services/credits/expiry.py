@@ -26,14 +26,12 @@ from portal.services.credits import ledger
 _MAX_VALIDITY_MS = 50 * 366 * DAY_MS
 
 
-class InvalidCreditExpiryDate(Refused):
+class InvalidCreditExpiryDate(Refused, field="until"):
     sentence = N_("“%(text)s” isn't a date. One looks like 2027-12-31.")
-    field = "until"
 
 
-class DateOutOfRange(Refused):
+class DateOutOfRange(Refused, field="until"):
     sentence = N_("Credits can run out today at the earliest, and in fifty years at the latest.")
-    field = "until"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,9 +32,8 @@ USAGE_LINES_END_SQL = "(SELECT min(expires_at) FROM expiring_credits WHERE expir
 _SIGNS = {GRANT: 1, PURCHASE: 1, TRANSFER_OUT: -1, TRANSFER_IN: 1, USAGE: -1, REFUND: 1, EXPIRY: -1}
 
 
-class NotEnoughCredits(Refused):
+class NotEnoughCredits(Refused, field="amount"):
     sentence = N_("%(account)s holds %(balance)s credits, which don't cover this.")
-    field = "amount"
 
 
 def has_valid_sign(kind: str, amount: int) -> bool:

@@ -35,30 +35,24 @@ MAX_NUMBERS_AT_ONCE = 100_000
 _NUMBERS_A_STEP = 1_000
 
 
-class InvalidHandsetNumber(Refused):
+class InvalidHandsetNumber(Refused, field="number"):
     sentence = N_("“%(number)s” is no phone number: digits with the country code first (393401234567).")
-    field = "number"
 
 
-class NotBlacklisted(Refused):
+class NotBlacklisted(Refused, field="number"):
     sentence = N_("%(number)s isn't on the blacklist.")
-    field = "number"
 
 
-class NoNumbers(Refused):
+class NoNumbers(Refused, field="numbers"):
     sentence = N_("Enter a number.")
-    field = "numbers"
 
 
-class TooManyNumbers(Refused):
+class TooManyNumbers(Refused, field="numbers"):
     sentence = N_("At most %(most)s numbers at once.")
-    field = "numbers"
 
 
-class InvalidNumberLines(InvalidCsvLines):
+class InvalidNumberLines(InvalidCsvLines, field="numbers"):
     """Nothing was added: these of the typed lines are no phone numbers."""
-
-    field = "numbers"
 
     def localized(self) -> str:
         return ngettext(
@@ -68,14 +62,12 @@ class InvalidNumberLines(InvalidCsvLines):
         )
 
 
-class BlacklistFileTooBig(Refused):
+class BlacklistFileTooBig(Refused, field="file"):
     sentence = N_("The file is too big: 1 MB at most.")
-    field = "file"
 
 
-class NoNumbersInFile(Refused):
+class NoNumbersInFile(Refused, field="file"):
     sentence = N_("There is no number in the file.")
-    field = "file"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,19 +24,16 @@ _UCS2_OCTETS = 2
 _MAX_SHOWN_CHARACTERS = 20
 
 
-class MessageTooLong(Refused):
+class MessageTooLong(Refused, field="text"):
     sentence = N_("The text is too long: a message has at most %(most)s parts.")
-    field = "text"
 
 
-class InvalidRecipient(Refused):
+class InvalidRecipient(Refused, field="numbers"):
     sentence = N_("“%(number)s” isn't a number: it begins with the country's code, like +39 340 1234567.")
-    field = "numbers"
 
 
-class NoPriceForDestination(Refused):
+class NoPriceForDestination(Refused, field="numbers"):
     sentence = N_("Nothing is sent to %(number)s (%(country)s): there is no price for it.")
-    field = "numbers"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,32 +21,27 @@ _WORD_PATTERN = re.compile(r"[^\W_]+")
 _MAX_KEYWORD_LENGTH = 20
 
 
-class InvalidInboundNumber(Refused):
+class InvalidInboundNumber(Refused, field="number"):
     sentence = N_(
         "“%(number)s” can't be a number that messages are sent to: it is a short code of 3 to 8 digits, or a number"
         " with its country code (393401234567)."
     )
-    field = "number"
 
 
-class InvalidKeyword(Refused):
+class InvalidKeyword(Refused, field="keyword"):
     sentence = N_("A keyword is one word of at most %(length)s letters and digits.")
-    field = "keyword"
 
 
-class ReservedKeyword(Refused):
+class ReservedKeyword(Refused, field="keyword"):
     sentence = N_("“%(keyword)s” can't be a keyword: it asks for no more messages.")
-    field = "keyword"
 
 
-class InboundNumberTaken(Refused):
+class InboundNumberTaken(Refused, field="number"):
     sentence = N_("What is sent to %(number)s reaches %(account)s already.")
-    field = "number"
 
 
-class NoSuchInboundNumber(NotFound):
+class NoSuchInboundNumber(NotFound, field="number"):
     sentence = N_("%(number)s isn't in the list.")
-    field = "number"
 
 
 @dataclass(frozen=True, slots=True)

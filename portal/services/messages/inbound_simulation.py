@@ -13,19 +13,16 @@ from portal.services.messages.validation import MAX_PARTS
 SIMULATED_BATCH_SIZE = 500
 
 
-class NumberNotAssigned(Refused):
+class NumberNotAssigned(Refused, field="number"):
     sentence = N_("What is sent to %(number)s reaches no account. Give it to one: number add ACCOUNT %(number)s")
-    field = "number"
 
 
-class KeywordNotAssigned(Refused):
+class KeywordNotAssigned(Refused, field="text"):
     sentence = N_("What is sent to %(number)s reaches an account only if it begins with one of: %(keywords)s")
-    field = "text"
 
 
-class InvalidInboundText(Refused):
+class InvalidInboundText(Refused, field="text"):
     sentence = N_("No handset can send this text: it is too long, or it isn't Unicode.")
-    field = "text"
 
 
 def simulate_inbound_message(conn: sqlite3.Connection, source: str, destination: str, text: str) -> InboundRecipients:

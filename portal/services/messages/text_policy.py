@@ -32,14 +32,12 @@ HAS_DISCARDING_CUSTOMERS_SQL = f"EXISTS (SELECT 1 FROM customers WHERE texts = '
 """SQL for `has_text_discarding_customers`."""
 
 
-class InvalidTextPolicy(Refused):
+class InvalidTextPolicy(Refused, field="texts"):
     sentence = N_("“%(value)s” isn't among what can become of texts: shown, hidden, none.")
-    field = "texts"
 
 
-class CannotRemoveStoredTexts(Refused):
+class CannotRemoveStoredTexts(Refused, field="remove_stored"):
     sentence = N_("Stored texts are removed only where texts are not kept.")
-    field = "remove_stored"
 
 
 def may_read_texts(policy: str, role: str) -> bool:

@@ -20,19 +20,16 @@ _RATE_LIMIT_PERIOD_MS = 15 * 60_000
 _ADDRESS_CAPACITY_FACTOR = 10
 
 
-class WrongRecoveryCode(Refused):
+class WrongRecoveryCode(Refused, field="recovery"):
     sentence = N_("That isn't one of your recovery codes, or it was used already.")
-    field = "recovery"
 
 
-class LoginFailed(Refused):
+class LoginFailed(Refused, field="email"):
     sentence = N_("E-mail address or password are wrong.")
-    field = "email"
 
 
-class WrongPassword(Refused):
+class WrongPassword(Refused, field="current"):
     sentence = N_("That isn't your current password.")
-    field = "current"
 
 
 def check_login(conn: sqlite3.Connection, email: str, password: str, address: str, max_failures: int) -> User:

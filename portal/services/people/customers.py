@@ -18,39 +18,32 @@ DEFAULT_RETENTION = 0
 _EMAIL_PATTERN = re.compile(r"[^@\s<>\",;:]+@[^@\s<>\",;:]+\.?[^@\s<>\",;:]*")
 
 
-class NoSuchCustomer(NotFound):
+class NoSuchCustomer(NotFound, field="customer"):
     sentence = N_("There is no customer “%(name)s”.")
-    field = "customer"
 
 
-class CustomerExists(Refused):
+class CustomerExists(Refused, field="name"):
     sentence = N_("There is already a customer “%(name)s”.")
-    field = "name"
 
 
-class CustomerNameMissing(Refused):
+class CustomerNameMissing(Refused, field="name"):
     sentence = N_("Enter a name.")
-    field = "name"
 
 
-class InvalidEmail(Refused):
+class InvalidEmail(Refused, field="email"):
     sentence = N_("“%(email)s” isn't an e-mail address. One looks like name@example.com.")
-    field = "email"
 
 
-class InvalidCreditLine(Refused):
+class InvalidCreditLine(Refused, field="credit_line"):
     sentence = N_("“%(value)s” can't be a credit line: it is an amount of credits, or 0 for none.")
-    field = "credit_line"
 
 
-class InvalidRecreditMinAge(Refused):
+class InvalidRecreditMinAge(Refused, field="min_age"):
     sentence = N_("“%(value)s” can't be an account's age: it is a whole number of days from 0 to %(most)s.")
-    field = "min_age"
 
 
-class InvalidRetentionMonths(Refused):
+class InvalidRetentionMonths(Refused, field="messages_months"):
     sentence = N_("“%(value)s” can't be how long messages are kept: it is a whole number of months from 1 to %(most)s.")
-    field = "messages_months"
 
 
 @dataclass(frozen=True, slots=True)

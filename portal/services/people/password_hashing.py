@@ -14,14 +14,12 @@ MAX_PASSWORD_LENGTH = 1000
 _hasher = PasswordHasher()
 
 
-class PasswordTooShort(Refused):
+class PasswordTooShort(Refused, field="password"):
     sentence = N_("A password has at least %(length)s characters. Several words in a row are easy to remember.")
-    field = "password"
 
 
-class PasswordTooLong(Refused):
+class PasswordTooLong(Refused, field="password"):
     sentence = N_("A password has at most %(length)s characters.")
-    field = "password"
 
 
 def hash_password(password: str) -> str:

@@ -21,9 +21,8 @@ _DRIFT_STEPS = 1
 _CODE_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
-class WrongTotpCode(Refused):
+class WrongTotpCode(Refused, field="code"):
     sentence = N_("That code isn't right, or it was used already. Wait for the next one and enter it here.")
-    field = "code"
 
 
 def new_totp_secret(keys: Keys) -> bytes:

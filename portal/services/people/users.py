@@ -19,19 +19,16 @@ OWNER, MANAGER, VIEWER, OPERATOR = "owner", "manager", "viewer", "operator"
 ROLES = (OWNER, MANAGER, VIEWER, OPERATOR)
 
 
-class UserExists(Refused):
+class UserExists(Refused, field="email"):
     sentence = N_("There is already a user “%(email)s”.")
-    field = "email"
 
 
-class NoSuchUser(NotFound):
+class NoSuchUser(NotFound, field="email"):
     sentence = N_("There is no user “%(email)s”.")
-    field = "email"
 
 
-class InvalidRole(Refused):
+class InvalidRole(Refused, field="role"):
     sentence = N_("A customer's user is owner, manager or viewer; a user without a customer is operator.")
-    field = "role"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,22 +25,19 @@ _PRICE_PATTERN = re.compile(r"[0-9]{1,7}([.,][0-9]{1,3})?", re.ASCII)
 _CLOSED = ("", "-")
 
 
-class PriceFileTooBig(Refused):
+class PriceFileTooBig(Refused, field="file"):
     sentence = N_("The file is too big: 128 kB and 5000 lines at most.")
-    field = "file"
 
 
-class WrongPriceColumns(Refused):
+class WrongPriceColumns(Refused, field="file"):
     sentence = N_(
         "The first line has to name the columns: destination and price, and where changes are to come valid_from; it"
         " says “%(columns)s”."
     )
-    field = "file"
 
 
-class EmptyPriceFile(Refused):
+class EmptyPriceFile(Refused, field="file"):
     sentence = N_("There is no price in the file.")
-    field = "file"
 
 
 class WrongFieldCount(Refused):

@@ -16,19 +16,16 @@ DEFAULT_LIST = 1
 _MAX_NAME_LENGTH = 60
 
 
-class NoSuchPriceList(NotFound):
+class NoSuchPriceList(NotFound, field="price_list"):
     sentence = N_("There is no price list “%(name)s”.")
-    field = "price_list"
 
 
-class PriceListNameMissing(Refused):
+class PriceListNameMissing(Refused, field="name"):
     sentence = N_("Enter a name of at most 60 characters.")
-    field = "name"
 
 
-class PriceListExists(Refused):
+class PriceListExists(Refused, field="name"):
     sentence = N_("There is already a price list “%(name)s”.")
-    field = "name"
 
 
 class PriceListInUse(Refused):

@@ -36,32 +36,27 @@ _RANGE = re.compile(r"[1-9][0-9]{1,14}")
 _LATEST_MS = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) * 1000
 
 
-class InvalidPriceDestination(Refused):
+class InvalidPriceDestination(Refused, field="destination"):
     sentence = N_(
         "“%(destination)s” is neither a country (two letters, ISO 3166, like IT) nor the first digits of numbers (like"
         " 39342)."
     )
-    field = "destination"
 
 
-class InvalidPrice(Refused):
+class InvalidPrice(Refused, field="price"):
     sentence = N_("“%(text)s” isn't a price: credits a part, more than 0 and at most 1000, to the thousandth.")
-    field = "price"
 
 
-class InvalidPriceDate(Refused):
+class InvalidPriceDate(Refused, field="valid_from"):
     sentence = N_("“%(text)s” isn't a date. Examples: 2027-01-31, 2027-01-31T08:00.")
-    field = "valid_from"
 
 
-class PastPriceDate(Refused):
+class PastPriceDate(Refused, field="valid_from"):
     sentence = N_("%(date)s is over. A price holds from now on, or from a later date: what was sent has been paid.")
-    field = "valid_from"
 
 
-class NoSuchPrice(NotFound):
+class NoSuchPrice(NotFound, field="destination"):
     sentence = N_("The list says nothing about %(destination)s.")
-    field = "destination"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,57 +29,48 @@ _MAX_PREFIX_DIGITS = 15
 _UPSTREAM_PATTERN = re.compile(r"([^:]+)(?::([0-9]{1,9}))?")
 
 
-class NoSuchRoute(NotFound):
+class NoSuchRoute(NotFound, field="route"):
     sentence = N_("There is no route %(route)s.")
-    field = "route"
 
 
-class CustomerAndAccountGiven(Refused):
+class CustomerAndAccountGiven(Refused, field="account"):
     sentence = N_("A route is for a customer or for an account, not for both: an account has one customer.")
-    field = "account"
 
 
-class CountryAndPrefixGiven(Refused):
+class CountryAndPrefixGiven(Refused, field="prefix"):
     sentence = N_("A route is for a country or for first digits, not for both: the digits name the country, too.")
-    field = "prefix"
 
 
-class InvalidRouteCountry(Refused):
+class InvalidRouteCountry(Refused, field="country"):
     sentence = N_("“%(country)s” isn't a country: two letters (ISO 3166), like IT.")
-    field = "country"
 
 
-class InvalidRoutePrefix(Refused):
+class InvalidRoutePrefix(Refused, field="prefix"):
     sentence = N_("No number begins with “%(prefix)s”: give its first digits, the country code in front, like 39340.")
-    field = "prefix"
 
 
-class InvalidRouteUpstreams(Refused):
+class InvalidRouteUpstreams(Refused, field="upstreams"):
     sentence = N_(
         "“%(text)s” can't be a route's upstreams: names with commas between them, in the order in which they are tried"
         " (A,B); or with weights from 1 to %(limit)s, by which they share (A:70,B:30)."
     )
-    field = "upstreams"
 
 
-class RepeatedRouteUpstream(Refused):
+class RepeatedRouteUpstream(Refused, field="upstreams"):
     sentence = N_("A route's upstreams name “%(name)s” twice.")
-    field = "upstreams"
 
 
-class InvalidRouteWeights(Refused):
+class InvalidRouteWeights(Refused, field="upstreams"):
     sentence = N_(
         "“%(text)s”: upstreams that share have weights, are two at least, and come first; those that only help out have"
         " none, and follow (A:70,B:30,C)."
     )
-    field = "upstreams"
 
 
-class NoRoute(Refused):
+class NoRoute(Refused, field="destination"):
     """What `RouteTable.choose` finds no upstream for, while there are upstreams: it is refused at submit."""
 
     sentence = N_("No route takes a message to %(destination)s, and there is no default upstream.")
-    field = "destination"
 
 
 @dataclass(frozen=True, slots=True)

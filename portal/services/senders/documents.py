@@ -35,19 +35,16 @@ _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_SCAN, _JPEG_END = 0xDA, b"\xff\xd9"
 
 
-class InvalidDocument(Refused):
+class InvalidDocument(Refused, field="document"):
     sentence = N_("This file isn't a PDF, PNG or JPEG, or it isn't whole. What counts is what it holds, not its name.")
-    field = "document"
 
 
-class DocumentTooLarge(Refused):
+class DocumentTooLarge(Refused, field="document"):
     sentence = N_("The document is too large: at most %(most)s MB.")
-    field = "document"
 
 
-class DocumentQuotaExceeded(Refused):
+class DocumentQuotaExceeded(Refused, field="document"):
     sentence = N_("The documents of this account take up all of their %(most)s MB. Remove senders that aren't needed.")
-    field = "document"
 
 
 @dataclass(frozen=True, slots=True)

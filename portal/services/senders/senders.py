@@ -47,44 +47,37 @@ _UNDO_MS = 15 * 60_000
 _MAX_MAILS_PER_HOUR = 20
 
 
-class InvalidSender(Refused):
+class InvalidSender(Refused, field="address"):
     sentence = N_(
         "“%(address)s” can't be a sender: it is 3 to 11 letters and digits (ACME), a short code of 3 to 8 digits, or a"
         " number with its country code (393401234567)."
     )
-    field = "address"
 
 
-class UnknownCountryCode(Refused):
+class UnknownCountryCode(Refused, field="address"):
     sentence = N_("No country's numbers begin like %(address)s: a number has its country code first (393401234567).")
-    field = "address"
 
 
-class SenderExists(Refused):
+class SenderExists(Refused, field="address"):
     sentence = N_("%(address)s is already in the list.")
-    field = "address"
 
 
-class SenderListFull(Refused):
+class SenderListFull(Refused, field="address"):
     sentence = N_("All %(limit)s senders are in use. Remove one first.")
-    field = "address"
 
 
-class NoSuchSender(NotFound):
+class NoSuchSender(NotFound, field="address"):
     sentence = N_("The sender %(address)s isn't in the list.")
-    field = "address"
 
 
-class SenderNotApproved(Refused):
+class SenderNotApproved(Refused, field="address"):
     sentence = N_("%(address)s has not been approved: it can't be enabled or disabled.")
-    field = "address"
 
 
-class SenderChanged(Refused):
+class SenderChanged(Refused, field="address"):
     sentence = N_(
         "%(address)s has changed since you opened it: somebody has decided, or requested it again. Check it again."
     )
-    field = "address"
 
 
 class SenderFieldTooLong(Refused):

@@ -67,17 +67,15 @@ class SettingNeedsOther(SettingRefused):
     sentence = N_("%(setting)s is of use with %(other)s alone: set that, too, or leave %(setting)s out.")
 
 
-class SecondHostIsFirst(Refused):
+class SecondHostIsFirst(Refused, field="second_host"):
     sentence = N_("second_host is the first host, at the same port: name another one, or leave second_host out.")
-    field = "second_host"
 
 
-class PatternOfUnreadText(Refused):
+class PatternOfUnreadText(Refused, field="receipt_id_pattern"):
     sentence = N_(
         "receipt_id_pattern says where the id is in a receipt's text, and with tlv as receipt_id_from the text isn't"
         " read: set that to both or text, or leave receipt_id_pattern empty."
     )
-    field = "receipt_id_pattern"
 
 
 class OptionalParametersIn33(SettingRefused):
@@ -87,9 +85,8 @@ class OptionalParametersIn33(SettingRefused):
     )
 
 
-class ValidityAboveMaximum(Refused):
+class ValidityAboveMaximum(Refused, field="default_validity_seconds"):
     sentence = N_("The default validity, %(default)s s, is longer than the longest one, %(longest)s s.")
-    field = "default_validity_seconds"
 
 
 class NoSettingOfSimulator(SettingRefused):

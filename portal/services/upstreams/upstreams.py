@@ -42,38 +42,32 @@ _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,29}")
 MAX_PASSWORD_LENGTH = 8
 
 
-class NoSuchUpstream(NotFound):
+class NoSuchUpstream(NotFound, field="upstream"):
     sentence = N_("There is no upstream “%(name)s”.")
-    field = "upstream"
 
 
-class UpstreamExists(Refused):
+class UpstreamExists(Refused, field="name"):
     sentence = N_("There is already an upstream “%(name)s”: change that one, or give another name.")
-    field = "name"
 
 
-class InvalidUpstreamName(Refused):
+class InvalidUpstreamName(Refused, field="name"):
     sentence = N_(
         "“%(name)s” can't be an upstream's name: it begins with a letter or a digit, goes on with letters, digits,"
         " dots, hyphens and underscores, and has at most 30 characters."
     )
-    field = "name"
 
 
-class InvalidUpstreamKind(Refused):
+class InvalidUpstreamKind(Refused, field="kind"):
     sentence = N_("“%(kind)s” isn't a kind of upstream: %(kinds)s.")
-    field = "kind"
 
 
-class InvalidUpstreamPassword(Refused):
+class InvalidUpstreamPassword(Refused, field="password"):
     # The sentence doesn't repeat it.
     sentence = N_("An upstream's password has 1 to %(limit)s characters, each of which is printable ASCII (SMPP 3.4).")
-    field = "password"
 
 
-class UpstreamPasswordUnreadable(Refused):
+class UpstreamPasswordUnreadable(Refused, field="password"):
     sentence = N_("The password of “%(name)s” was sealed under another secret.key: enter it anew.")
-    field = "password"
 
 
 class MessagesWaitForUpstream(Refused):
