@@ -79,6 +79,7 @@ def check_charges(conn: sqlite3.Connection) -> Iterator[Problem]:
         elif charge is not None and position <= charge.last:
             charge.add_found(first, last, count, price)
         elif last >= first_kept_ids.get(account_id, 0):
+            # A charge of nothing, which gathers what was found.
             uncharged.setdefault(account_id, _UsageCharge(0, 0, 0, 0, 0)).add_found(first, last, count, price)
     for account_id, charge in sorted(current.items()):
         yield from _check_charge(names[account_id], charge, first_kept_ids.get(account_id, 0))

@@ -39,11 +39,10 @@ def client_settings_from_upstream(settings: UpstreamSettings, name: str, passwor
     return ClientSettings(**{each: getattr(settings, each) for each in RULES}, name=name, password=password)
 
 
-# TLS, and what the bind says.
+# What the bind says, and TLS.
 _CONNECTION_SETTINGS = (
-    "password",
-    *(each for each in RULES if each.startswith("tls")),
-    *(each for each, rule in RULES.items() if rule.group == "bind" and each not in ("bind", "binds", "bind_seconds")),
+    *"system_id password system_type interface_version address_ton address_npi address_range".split(),
+    *"tls tls_verify tls_ca_file tls_server_name tls_certificate tls_key tls_minimum".split(),
 )
 
 
