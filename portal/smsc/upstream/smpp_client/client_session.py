@@ -20,6 +20,8 @@ from portal.smsc.upstream.smpp_client.submits import Submit
 log = logging.getLogger(__name__)
 
 BIND_SEQUENCE = 1
+BIND_UNANSWERED = "has not answered the bind"
+"""Why a session ends to whose bind no answer came in time."""
 BIND_COMMANDS = {
     "trx": CommandId.BIND_TRANSCEIVER,
     "tx": CommandId.BIND_TRANSMITTER,
@@ -131,7 +133,7 @@ class ClientSession(PduStream):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._set_deadline(self._settings.bind_seconds, self.abort, "has not answered the bind")
+        self._set_deadline(self._settings.bind_seconds, self.abort, BIND_UNANSWERED)
         self._write(self._bind_octets)
 
     def connection_lost(self, exc: Exception | None) -> None:
