@@ -225,7 +225,8 @@ def _end_deliveries(
     received_ids = [row[3] for row in rows if row[3] is not None]
     if received_ids:
         conn.execute(
-            "UPDATE received SET ended_at = ?, given_up = ? WHERE id IN (SELECT value FROM json_each(?))",
+            "UPDATE received SET ended_at = ?, given_up = max(given_up, ?)"
+            " WHERE id IN (SELECT value FROM json_each(?))",
             (at, int(are_given_up), json.dumps(received_ids)),
         )
     discarding_ids = text_policy.find_accounts_discarding_texts(conn, {row[0] for row in rows})

@@ -215,11 +215,12 @@ def _list_old_keys(conn: sqlite3.Connection, table: str, now: int, limit: int) -
         f"SELECT received_at, {_KEY_COLUMNS} FROM {table} INDEXED BY {table}_received ORDER BY received_at LIMIT ?",
         (limit,),
     )
-    keys = [
-        tuple(key)
-        for position, (received_at, *key) in enumerate(rows)
-        if received_at < now - PART_WAIT_MS or position < count - MAX_WAITING_PARTS
-    ]
+    keys: list[_Key] = []
+    for received_at, *key in rows:
+        # Those behind it are neither old nor too many. Each row that is read keeps submits waiting.
+        if received_at >= now - PART_WAIT_MS and len(keys) >= count - MAX_WAITING_PARTS:
+            break
+        keys.append(tuple(key))
     return keys, len(keys) == limit
 
 

@@ -166,7 +166,7 @@ def _replace_names_in_address(rule: AccessRule, arguments: dict[str, Any]) -> No
         g.account = arguments["account"] = _get_accessible_account(arguments.pop("name"))
     if rule is AccessRule.OPERATOR and "customer_id" in arguments:
         arguments["customer"] = customers.get_customer_by_id(context.get_conn(), arguments.pop("customer_id"))
-    if "list_id" in arguments:
+    if rule is AccessRule.OPERATOR and "list_id" in arguments:
         arguments["price_list"] = price_lists.get_price_list_by_id(context.get_conn(), arguments.pop("list_id"))
 
 

@@ -126,8 +126,8 @@ def answer_form(
 ) -> ResponseReturnValue:
     """The answer to a form that is a part of a page.
 
-    With a toast it has done its work: see `answer_done`. Without one it was refused: htmx gets the part, and a browser
-    the whole page, both with what was typed and the errors, and with the status 422.
+    With a toast it has done its work: see `answer_done`. Without one it is shown: htmx gets the part, and a browser the
+    whole page. Where it was refused both have what was typed and the errors, and the status 422.
 
     Args:
         template: the part with the form, which is among the values.

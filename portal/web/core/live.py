@@ -105,14 +105,16 @@ def build_live_page_values(page: str, account: Account) -> dict[str, Any]:
         account = accounts.get_account(context.get_conn(), account.name)
     state = _compute_page_state(page, account)
     parts = _render_fragments(fragments_by_page[page], account)
-    frame_parts = _render_fragments(_FRAME_FRAGMENTS, account, oob=True)
-    return {
+    values = {
         "account": account,
         "sessions": read_change_counters().open_sessions,
         "tab": _tab_by_page.get(page, page),
-        "poll": _build_poll_state(page, account, [state, *_compute_versions(frame_parts | parts)]),
         "parts": parts,
     }
+    if not htmx.is_htmx_request():
+        versions = _compute_versions(_render_fragments(_FRAME_FRAGMENTS, account, oob=True) | parts)
+        values["poll"] = _build_poll_state(page, account, [state, *versions])
+    return values
 
 
 def render_live_fragments(account: Account, *fragments: LiveFragment, oob: bool = False) -> Iterable[Markup]:

@@ -176,8 +176,8 @@ live.register_live_page(
         "messages/inbound/_list.html",
         _list_context,
         lambda account: inbound.read_inbound_change_counters(context.get_conn(), account.id),
-        # The results of a search stay in place, for each refresh would search again.
-        is_frozen=lambda: get_inbound_filter().is_active,
+        # What was found by words stays in place, for each refresh would read all texts again.
+        is_frozen=lambda: "text" in get_inbound_filter().params,
     ),
     tab="history",
 )
