@@ -102,3 +102,11 @@ def test_what_became_of_a_message_from_a_handset_is_written_down(conn, acme_1, t
     later = ids.time_from_id(three[0].id) + DELIVERY_VALIDITY_MS + 1
     deliveries.expire_deliveries(conn, later)
     assert states() == [(inbound.DELIVERED, 4711), (inbound.GIVEN_UP, later), (inbound.GIVEN_UP, later)]
+
+
+def test_what_was_given_up_stays_so_where_a_client_accepts_it_later(conn, acme_1, three):
+    later = ids.time_from_id(three[0].id) + DELIVERY_VALIDITY_MS + 1
+    deliveries.expire_deliveries(conn, later)
+    deliveries.remove_accepted_deliveries(conn, three, later + 1)
+    states = {each.state for each in inbound.search_inbound_messages(conn, acme_1.id).messages}
+    assert states == {inbound.GIVEN_UP}

@@ -8,6 +8,7 @@ from flask import Flask
 from portal.core import db
 from portal.web.core import access
 from portal.web.core.proxies import resolve_client_address
+from tests.web.acting import get_field_value
 from tests.web.core.conftest import browser_of
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
@@ -92,3 +93,20 @@ def test_the_way_back_has_the_path_before_ours(https: Flask) -> None:
     with https.test_request_context("/login", environ_overrides={"SCRIPT_NAME": "/sms"}):
         assert access.get_safe_redirect_path("/profile") == "/sms/profile"
         assert access.get_safe_redirect_path("//elsewhere.example") == "/sms/"
+
+
+def test_a_page_after_a_refused_form_leads_to_the_start_without_the_path_before_ours(https: Flask) -> None:
+    browser, environ = browser_of(https), {"REMOTE_ADDR": "10.0.0.1"}
+    headers = {
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "portal.example",
+        "X-Forwarded-Prefix": "/sms",
+        "Referer": "https://portal.example/sms/login",
+    }
+    page = browser.get("/login", headers=headers, environ_base=environ)
+    cookie = page.headers["Set-Cookie"].partition(";")[0]
+    form = {"email": "nobody@acme.example", "password": "wrong", "csrf_token": get_field_value(page.text, "csrf_token")}
+    refused = browser.post("/login", data=form, headers=headers | {"Cookie": cookie}, environ_base=environ, csrf=False)
+    assert refused.status_code == 401
+    # What comes back is put behind the prefix, see the test above.
+    assert get_field_value(refused.text, "next") == "/"

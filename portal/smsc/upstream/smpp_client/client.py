@@ -228,6 +228,7 @@ class SmppClient(ConnectorOwner):
         A status that means too much at a time (bind_number 0): it was tried often enough here, or something before it
         to the same destination was, or too much waits there. What only waited behind it is lost, unsent.
         """
+        raise NotImplementedError
 
     def submit_throttled(self, message_id: int, status: int) -> None:
         """The upstream has refused it with a command_status that means too much at a time. It is tried again, or told
@@ -239,6 +240,7 @@ class SmppClient(ConnectorOwner):
 
         unsure: sent, but not answered: the upstream may have them. unsent: certainly not taken by the upstream.
         """
+        raise NotImplementedError
 
     def room_changed(self) -> None:
         """There is room, and may be more than before. Comes once a turn of the event loop at most."""

@@ -1,9 +1,11 @@
 """Other settings while it is connected, or tries to."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from portal.services.upstreams.settings import RULES
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import HeaderOnlyPdu
 from portal.smsc.upstream.smpp_client.interface import BindStatus, ClientSettings
@@ -195,3 +197,19 @@ async def test_another_password_is_tried_by_one_bind_alone():
         client.change_settings(settings_for(carrier.port, binds=3, password="right"))
         for _ in range(3):
             assert (await (await carrier.wait_for_connection()).accept_bind()).password == "right"
+
+
+# What the bind says, and TLS.
+CONNECTION_SETTINGS = set(
+    "system_id password system_type interface_version address_ton address_npi address_range tls tls_verify"
+    " tls_ca_file tls_server_name tls_certificate tls_key tls_minimum".split()
+)
+
+
+@pytest.mark.parametrize("name", sorted({*RULES, "password"} - {"host", "port", "second_host", "second_port"}))
+def test_only_what_the_bind_says_and_tls_need_another_connection(name):
+    settings = settings_for(2775)
+    value = getattr(settings, name)
+    other = not value if isinstance(value, bool) else f"{value}1" if isinstance(value, str) else (value or 0) + 1
+    changed = replace(settings, **{name: other})
+    assert settings.needs_other_connection(changed, ("127.0.0.1", 2775)) == (name in CONNECTION_SETTINGS)
