@@ -33,7 +33,7 @@ class PackFormRow:
 
 @blueprint.route("/packs", methods=["GET", "POST"])
 @access.operator_required
-def show_packs() -> ResponseReturnValue:
+def change_packs() -> ResponseReturnValue:
     """The packs as one form, with empty rows for further ones; it replaces all or, where a row is refused, none."""
     if request.method != "POST":
         sold = packs.list_packs(context.get_conn())
@@ -64,7 +64,7 @@ def show_packs() -> ResponseReturnValue:
         else:
             # Without packs nothing may be sold any more, and then this page isn't there.
             is_enabled = packs.is_billing_enabled(context.get_conn(), context.get_config().billing.enabled)
-            address = url_for(".show_packs" if is_enabled else "admin_balances.list_balances")
+            address = url_for(".change_packs" if is_enabled else "admin_balances.list_balances")
             return htmx.redirect_after_post(address, htmx.Toast(_("The packs were saved.")))
     return _render_page(currency, rows, currency_error, form_error, status=422)
 

@@ -256,7 +256,7 @@ def _list_price_lists_with_urls() -> list[tuple[PriceListSummary, str]]:
 
 @blueprint.route("/admin/prices/lists", methods=["GET", "POST"])
 @access.operator_required
-def list_price_lists() -> ResponseReturnValue:
+def create_price_list() -> ResponseReturnValue:
     """All lists, and the form that adds one."""
     form = PriceListForm()
     if form.is_submitted():
@@ -293,7 +293,7 @@ def delete_price_list(price_list: PriceListSummary) -> ResponseReturnValue:
     with refusals_on(form):
         price_lists.delete_price_list(context.get_conn(), context.get_actor(), price_list.id)
         toast = htmx.Toast(_("%(name)s was deleted.", name=price_list.name))
-        return htmx.redirect_after_post(url_for(".list_price_lists"), toast)
+        return htmx.redirect_after_post(url_for(".create_price_list"), toast)
     return _render_settings_page(price_list, form)
 
 
