@@ -28,7 +28,7 @@ from portal.web.core import (
     static_files,
 )
 from portal.web.core.limits import DEFAULT_PAGE_LIMITS, PageLimits
-from portal.web.core.template_source import IndentationRemover
+from portal.web.core.template_source import IndentationRemover, PlainGlobalsEnvironment
 from portal.web.credits import credits, settings
 from portal.web.messages import blacklist, customer_policies, deletion, history, inbound
 from portal.web.people import login, profile
@@ -53,6 +53,7 @@ def create_app(
         limits: how long pages work; others are for tests.
     """
     app = Flask("portal.web", template_folder=str(paths.TEMPLATES), static_folder=None)
+    app.jinja_environment = PlainGlobalsEnvironment
     # As in mails: a line that has a statement alone leaves nothing in the page.
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True, "extensions": [IndentationRemover]}
     app.config.update(
