@@ -14,7 +14,7 @@ from typing import Any
 
 from portal.core import db
 from portal.core.crypto import Keys
-from portal.migrations.applied import list_applied_names
+from portal.migrations import list_applied_names
 from portal.services.people import two_factor
 from tests.serving import clean_environment, stop_process
 from tests.support import ROOT

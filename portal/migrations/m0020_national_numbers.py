@@ -7,4 +7,4 @@ from portal.migrations.sql import create_version_trigger
 
 def m0020_national_numbers(database: Database) -> None:
     database.execute("ALTER TABLE accounts ADD COLUMN national_numbers TEXT NOT NULL DEFAULT 'ignored'")
-    create_version_trigger(database, "accounts", "national_numbers", "UPDATE OF national_numbers", "NEW.id")
+    create_version_trigger(database, "accounts", "national_numbers", "UPDATE OF national_numbers", "id = NEW.id")

@@ -14,8 +14,13 @@ from sqlite_utils import Database, Migrations
 
 from portal.core import db, paths
 from portal.core.progress import Progress, no_progress, report_during_statements
-from portal.migrations import copies
-from portal.migrations.applied import MigrationFailed, NewerDatabase
+from portal.migrations import (
+    COPIES_FOLDER_NAME,
+    COPY_PREFIX,
+    MigrationFailed,
+    list_pending_names,
+    remove_partial_copies,
+)
 from portal.migrations.steps import migrations as all_migrations
 
 _log = logging.getLogger(__name__)
@@ -50,13 +55,9 @@ def migrate(
         KeyboardInterrupt: from `progress`; nothing has changed.
     """
     with _hold_migration_lock(file.with_suffix(".migrate.lock")), closing(db.connect(file)) as conn:
-        database = Database(conn)
-        known = {each.name for each in migrations.pending(Database(memory=True))}
-        applied = [each.name for each in migrations.applied(database)]
-        if unknown := [name for name in applied if name not in known]:
-            raise NewerDatabase(f"{file} was written by a newer version of this program ({', '.join(unknown)})")
-        run = _Run(database, file, migrations, progress)
-        if applied and run.names:
+        known = frozenset(each.name for each in migrations.pending(Database(memory=True)))
+        run = _Run(conn, file, migrations, list_pending_names(conn, known), progress)
+        if run.names and len(run.names) < len(known):
             run.migrate_after_copy()
         elif run.names:
             with db.write_transaction(conn):
@@ -73,7 +74,7 @@ def migrate_copy(file: Path, *, progress: Progress) -> None:
     with closing(db.connect(file)) as conn:
         conn.execute("PRAGMA journal_mode = OFF")
         conn.execute("PRAGMA synchronous = OFF")
-        run = _Run(Database(conn), file, all_migrations, progress)
+        run = _Run(conn, file, all_migrations, list_pending_names(conn), progress)
         with run.name_failures(), db.sort_in_files(conn, file.parent):
             run.apply_steps()
 
@@ -81,13 +82,15 @@ def migrate_copy(file: Path, *, progress: Progress) -> None:
 class _Run:
     """One run of migrations."""
 
-    def __init__(self, database: Database, file: Path, migrations: Migrations, progress: Progress) -> None:
-        self._database = database
-        self._conn = database.conn
+    def __init__(
+        self, conn: sqlite3.Connection, file: Path, migrations: Migrations, names: list[str], progress: Progress
+    ) -> None:
+        self._database = Database(conn)
+        self._conn = conn
         self._file = file
         self._migrations = migrations
         self._progress = progress
-        self.names = [each.name for each in migrations.pending(database)]
+        self.names = names
         self._at = ""
         self._done, self._total = 0, len(self.names)
         self._is_logged = False
@@ -103,8 +106,8 @@ class _Run:
         self._total += 1
         self._is_logged = True
         self._require_room()
-        folder = self._file.parent / copies.FOLDER_NAME
-        copy = folder / f"before-migration-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.db"
+        folder = self._file.parent / COPIES_FOLDER_NAME
+        copy = folder / f"{COPY_PREFIX}{datetime.now(UTC):%Y%m%dT%H%M%S%f}.db"
         partial_copy = copy.with_suffix(".part")
         try:
             with self.name_failures():
@@ -152,7 +155,7 @@ class _Run:
         self._at = f"the copy {target}"
         begun = time.monotonic()
         target.parent.mkdir(mode=0o700, exist_ok=True)
-        copies.remove_partial_copies(self._file.parent)
+        remove_partial_copies(self._file.parent)
         with report_during_statements(self._conn, self._progress, lambda: (self._done, self._total)):
             self._progress(self._done, self._total)
             target.touch(mode=0o600)
@@ -164,7 +167,7 @@ class _Run:
     def _require_room(self) -> None:
         """Raises: MigrationFailed"""
         size = db.measure_used_size(self._conn)
-        data, backups = self._file.parent, self._file.parent / copies.FOLDER_NAME
+        data, backups = self._file.parent, self._file.parent / COPIES_FOLDER_NAME
         needed = {data: _GROWTH_FACTOR * size + _RESERVED_OCTETS}
         if backups.exists() and backups.stat().st_dev != data.stat().st_dev:
             needed[backups] = size + _RESERVED_OCTETS

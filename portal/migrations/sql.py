@@ -16,16 +16,32 @@ def execute_statements(database: Database, statements: str) -> None:
             database.execute(statement)
 
 
-def create_version_trigger(database: Database, table: str, name: str, event: str, account_id: str) -> None:
-    """Create the trigger `<table>_<name>`, which makes the SMPP server reload the account.
+def create_counting_triggers(database: Database, table: str, counters: str = "name = 'config_version'") -> None:
+    """Create three triggers, by which any change of a table makes the SMPP server read it again.
+
+    Args:
+        counters: the SQL condition of the counters that grow.
+    """
+    for event in ("INSERT", "UPDATE", "DELETE"):
+        database.execute(
+            f"CREATE TRIGGER {table}_{event.lower()} AFTER {event} ON {table} BEGIN "
+            f"UPDATE counters SET value = value + 1 WHERE {counters}; END"
+        )
+
+
+def create_version_trigger(
+    database: Database, table: str, name: str, event: str, rows: str, *, version: str = "accounts SET config_version"
+) -> None:
+    """Create the trigger `<table>_<name>`, which makes the SMPP server reload accounts, or what else has a version.
 
     Args:
         event: the event of CREATE TRIGGER (`UPDATE OF name`).
-        account_id: the SQL expression of the account's id (`NEW.account_id`).
+        rows: the SQL condition of those that get a new version (`id = NEW.account_id`).
+        version: their table and column, as an UPDATE names them.
     """
     database.execute(
         f"CREATE TRIGGER {table}_{name} AFTER {event} ON {table} BEGIN "
         f"UPDATE counters SET value = value + 1 WHERE name = 'config_version'; "
-        f"UPDATE accounts SET config_version = (SELECT value FROM counters WHERE name = 'config_version') "
-        f"WHERE id = {account_id}; END"
+        f"UPDATE {version} = (SELECT value FROM counters WHERE name = 'config_version') "
+        f"WHERE {rows}; END"
     )

@@ -16,7 +16,7 @@ import pytest
 
 from portal import __version__
 from portal.core import db
-from portal.migrations.applied import KNOWN_NAMES, list_applied_names
+from portal.migrations import KNOWN_NAMES, list_applied_names
 from portal.services.operations import folder_locks
 from tests.older_database import (
     FIRST_RELEASE,

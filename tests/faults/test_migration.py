@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from portal.core import db
-from portal.migrations.applied import KNOWN_NAMES
+from portal.migrations import KNOWN_NAMES
 from tests.faults import storage
 from tests.faults.conftest import ReportCounts
 from tests.older_database import (

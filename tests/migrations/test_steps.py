@@ -57,7 +57,7 @@ EXECUTED = {
 CHANGED = """
 {name} executes other statements than those that databases have taken, which would not get the change.
 Put the step (or portal/migrations/sql.py, if that has changed) back, and add a new step with the change: a file in
-portal/migrations/ with the next number, and a function of its name. This test tells the new step's hash then.
+portal/migrations/ with the next number, as steps.py tells. This test tells the new step's hash then.
 """
 NEW = """
 {name} has no hash yet. Before it is released, add this line at the end of EXECUTED in {test}:
@@ -104,7 +104,9 @@ def digest(statements: Iterable[str]) -> str:
 
 
 def without_comments(statement: str) -> str:
-    return "\n".join(line for line in statement.strip().splitlines() if not line.lstrip().startswith("--"))
+    lines = (line for line in statement.strip().splitlines() if not line.lstrip().startswith("--"))
+    # A file begins with a comment and an empty line.
+    return "\n".join(lines).strip()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -115,11 +117,11 @@ def test_a_step_executes_what_it_always_did(executed, name):
 
 
 def test_each_file_is_a_step_and_each_step_has_its_file_and_its_hash():
-    files = sorted(each.stem for each in FOLDER.glob("m[0-9]*.py"))
-    assert files == NAMES
+    files = [*FOLDER.glob("m[0-9]*.sql"), *FOLDER.glob("m[0-9]*.py")]
+    assert sorted({each.stem for each in files}) == NAMES
     assert list(EXECUTED) == NAMES
-    for each in migrations._migrations:
-        assert (each.fn.__module__, each.fn.__name__) == (f"portal.migrations.{each.name}", each.name)
+    for each in files:
+        assert each.read_text().startswith("-- " if each.suffix == ".sql" else '"""'), "what it is for"
 
 
 def test_no_number_is_given_twice():
@@ -130,7 +132,7 @@ def test_no_number_is_given_twice():
     assert numbers == sorted(numbers)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "sql"])
+@pytest.mark.parametrize("name", [*sorted(each.stem for each in FOLDER.glob("m[0-9]*.py")), "sql"])
 def test_a_step_uses_nothing_of_the_program_that_may_change(name):
     used: set[str] = set()
     for node in ast.walk(ast.parse((FOLDER / f"{name}.py").read_text())):

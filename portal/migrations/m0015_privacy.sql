@@ -1,15 +1,9 @@
-"""The policy for a customer's texts (`portal/services/messages/text_policy.py`).
+-- The policy for a customer's texts (`portal/services/messages/text_policy.py`).
+--
+-- `kept` is 0 where the text of a message was removed. A chunk that is not `worded` contains no words. `text_removals`
+-- has the work left for an account whose texts are no longer kept: up to which message, and the progress; `texts` is 1
+-- where stored texts are removed, too.
 
-`kept` is 0 where the text of a message was removed. A chunk that is not `worded` contains no words. `text_removals` has
-the work left for an account whose texts are no longer kept: up to which message, and the progress; `texts` is 1 where
-stored texts are removed, too.
-"""
-
-from sqlite_utils import Database
-
-from portal.migrations.sql import execute_statements
-
-_STATEMENTS = """
 ALTER TABLE customers ADD COLUMN texts TEXT NOT NULL DEFAULT 'shown' CHECK (texts IN ('shown', 'hidden', 'none'));
 CREATE INDEX customers_without_texts ON customers (id) WHERE texts = 'none';
 ALTER TABLE messages ADD COLUMN kept INTEGER NOT NULL DEFAULT 1;
@@ -22,8 +16,3 @@ CREATE TABLE text_removals (
     last_id INTEGER NOT NULL,
     received_after_id INTEGER NOT NULL
 ) STRICT;
-"""
-
-
-def m0015_privacy(database: Database) -> None:
-    execute_statements(database, _STATEMENTS)

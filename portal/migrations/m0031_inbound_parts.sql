@@ -1,13 +1,7 @@
-"""Parts of long messages from handsets that wait for the others, and messages that no account has taken.
+-- Parts of long messages from handsets that wait for the others, and messages that no account has taken.
+--
+-- `content`: of GSM 03.38 as unpacked septets, without the user data header `udh`.
 
-`content`: of GSM 03.38 as unpacked septets, without the user data header `udh`.
-"""
-
-from sqlite_utils import Database
-
-from portal.migrations.sql import execute_statements
-
-_STATEMENTS = """
 CREATE TABLE inbound_parts (
     source TEXT NOT NULL,
     destination TEXT NOT NULL,
@@ -33,8 +27,3 @@ CREATE TABLE unowned_messages (
     text TEXT NOT NULL
 ) STRICT;
 CREATE INDEX unowned_messages_received ON unowned_messages (received_at);
-"""
-
-
-def m0031_inbound_parts(database: Database) -> None:
-    execute_statements(database, _STATEMENTS)

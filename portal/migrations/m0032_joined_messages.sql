@@ -1,14 +1,8 @@
-"""A part of a long message from a handset that a carrier repeats behind its message is known.
+-- A part of a long message from a handset that a carrier repeats behind its message is known.
+--
+-- `joined_messages`: those of the last hour; `hashes`: eight octets of each part, in their order. `repeated`: such a
+-- part waits like others, since another text may have it, too.
 
-`joined_messages`: those of the last hour; `hashes`: eight octets of each part, in their order. `repeated`: such a part
-waits like others, since another text may have it, too.
-"""
-
-from sqlite_utils import Database
-
-from portal.migrations.sql import execute_statements
-
-_STATEMENTS = """
 CREATE TABLE joined_messages (
     source TEXT NOT NULL,
     destination TEXT NOT NULL,
@@ -23,8 +17,3 @@ CREATE TABLE joined_messages (
 CREATE INDEX joined_messages_received ON joined_messages (received_at);
 
 ALTER TABLE inbound_parts ADD COLUMN repeated INTEGER NOT NULL DEFAULT 0;
-"""
-
-
-def m0032_joined_messages(database: Database) -> None:
-    execute_statements(database, _STATEMENTS)

@@ -1,15 +1,9 @@
-"""Senders' documents, and senders that were removed.
+-- Senders' documents, and senders that were removed.
+--
+-- Documents are stored in the database, so that one file is the whole backup; in pieces, because writing five megabytes
+-- in one transaction would block the SMPP server. A removed sender is moved to another table, from where it can be
+-- restored: so no query of an account's senders can include it by mistake.
 
-Documents are stored in the database, so that one file is the whole backup; in pieces, because writing five megabytes in
-one transaction would block the SMPP server. A removed sender is moved to another table, from where it can be restored:
-so no query of an account's senders can include it by mistake.
-"""
-
-from sqlite_utils import Database
-
-from portal.migrations.sql import execute_statements
-
-_STATEMENTS = """
 CREATE TABLE sender_documents (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     account_id INTEGER NOT NULL REFERENCES accounts ON DELETE CASCADE,
@@ -47,8 +41,3 @@ CREATE TABLE removed_senders (
 ) STRICT;
 CREATE INDEX removed_senders_account ON removed_senders (account_id);
 CREATE INDEX removed_senders_document ON removed_senders (document_id);
-"""
-
-
-def m0009_senders(database: Database) -> None:
-    execute_statements(database, _STATEMENTS)

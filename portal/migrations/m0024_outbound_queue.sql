@@ -1,15 +1,9 @@
-"""What waits to go out, what an upstream has of it, and receipts whose message isn't known (yet).
+-- What waits to go out, what an upstream has of it, and receipts whose message isn't known (yet).
+--
+-- A message that an upstream has room for never waits: its row is stored with `upstream`. What has to wait has a row in
+-- `queued_messages`, and `upstream` is NULL. What an upstream has refused for the moment is in `held_messages`, with
+-- all that the same account sends to the same destination behind it.
 
-A message that an upstream has room for never waits: its row is stored with `upstream`. What has to wait has a row in
-`queued_messages`, and `upstream` is NULL. What an upstream has refused for the moment is in `held_messages`, with all
-that the same account sends to the same destination behind it.
-"""
-
-from sqlite_utils import Database
-
-from portal.migrations.sql import execute_statements
-
-_STATEMENTS = """
 ALTER TABLE messages ADD COLUMN upstream INTEGER;
 ALTER TABLE messages ADD COLUMN bind INTEGER;
 ALTER TABLE messages ADD COLUMN sent_at INTEGER;
@@ -63,8 +57,3 @@ CREATE INDEX unmatched_receipts_received ON unmatched_receipts (received_at);
 
 -- Messages up to this one, as far as no upstream has them and they don't wait, are the built-in simulator's.
 INSERT INTO counters (name, value) VALUES ('last_simulated_message', 0);
-"""
-
-
-def m0024_outbound_queue(database: Database) -> None:
-    execute_statements(database, _STATEMENTS)

@@ -1,22 +1,16 @@
-"""Deletion and retention (`deletion.py` and `retention.py` in `portal/services/history/`).
+-- Deletion and retention (`deletion.py` and `retention.py` in `portal/services/history/`).
+--
+-- Sums of deleted messages, so that charges and totals can still be checked: by day, country and sender
+-- (`deleted_days`); by the usage movement that has charged them, identified by its first message, 0: none
+-- (`deleted_charges`); and each refunded message (`deleted_refunds`).
+--
+-- An account's `kept_since` is the first day (days since 1970) whose messages are kept; `removed_messages` counts the
+-- removed ones.
+--
+-- In `deletions`, `wanted` is the scope (JSON). Messages with ids from `before` on have been processed: of `total`
+-- (NULL: not counted yet) `removed` were removed, while `underway` and `waiting` ones (for a client to accept their
+-- receipts) stay. `blacklist.said` is the text of a STOP message that was removed.
 
-Sums of deleted messages, so that charges and totals can still be checked: by day, country and sender
-(`deleted_days`); by the usage movement that has charged them, identified by its first message, 0: none
-(`deleted_charges`); and each refunded message (`deleted_refunds`).
-
-An account's `kept_since` is the first day (days since 1970) whose messages are kept; `removed_messages` counts the
-removed ones.
-
-In `deletions`, `wanted` is the scope (JSON). Messages with ids from `before` on have been processed: of `total` (NULL:
-not counted yet) `removed` were removed, while `underway` and `waiting` ones (for a client to accept their receipts)
-stay. `blacklist.said` is the text of a STOP message that was removed.
-"""
-
-from sqlite_utils import Database
-
-from portal.migrations.sql import execute_statements
-
-_STATEMENTS = """
 ALTER TABLE accounts ADD COLUMN kept_since INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE accounts ADD COLUMN removed_messages INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE customers ADD COLUMN messages_months INTEGER CHECK (messages_months > 0);
@@ -68,8 +62,3 @@ CREATE TABLE deletions (
 ) STRICT;
 CREATE INDEX deletions_account ON deletions (account_id);
 CREATE INDEX deletions_open ON deletions (id) WHERE ended_at IS NULL;
-"""
-
-
-def m0014_deletion(database: Database) -> None:
-    execute_statements(database, _STATEMENTS)

@@ -1,15 +1,9 @@
-"""Receipts find their message whatever becomes of letter case and leading zeros of its id, and whatever form it has.
+-- Receipts find their message whatever becomes of letter case and leading zeros of its id, and whatever form it has.
+--
+-- What is looked up is an expression of the id, which itself stays as it came; messages to which an upstream has given
+-- no id are not in the index. `learned_ids`: by which form the last receipts of an upstream were found, and how many in
+-- a row.
 
-What is looked up is an expression of the id, which itself stays as it came; messages to which an upstream has given
-no id are not in the index. `learned_ids`: by which form the last receipts of an upstream were found, and how many in a
-row.
-"""
-
-from sqlite_utils import Database
-
-from portal.migrations.sql import execute_statements
-
-_STATEMENTS = """
 DROP INDEX messages_upstream;
 CREATE INDEX messages_upstream ON messages (lower(ltrim(upstream_id, '0')), upstream)
     WHERE state = 1 AND upstream IS NOT NULL AND bind IS NOT 0 AND upstream_id IS NOT '';
@@ -25,8 +19,3 @@ CREATE TABLE learned_ids (
     form TEXT NOT NULL,
     matches INTEGER NOT NULL
 ) STRICT;
-"""
-
-
-def m0029_learned_ids(database: Database) -> None:
-    execute_statements(database, _STATEMENTS)

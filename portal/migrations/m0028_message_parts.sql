@@ -1,13 +1,7 @@
-"""Texts that are cut into parts on their way to a carrier: one message, and a row for each part that is not open.
+-- Texts that are cut into parts on their way to a carrier: one message, and a row for each part that is not open.
+--
+-- Only messages that an upstream has taken a part of, or more, are in `cut_messages`; all others have no row here.
 
-Only messages that an upstream has taken a part of, or more, are in `cut_messages`; all others have no row here.
-"""
-
-from sqlite_utils import Database
-
-from portal.migrations.sql import execute_statements
-
-_STATEMENTS = """
 -- `settings`: those of the upstream by which the text was cut, as JSON: what is sent again is cut in the same way.
 CREATE TABLE cut_messages (
     message_id INTEGER PRIMARY KEY,
@@ -34,8 +28,3 @@ CREATE TABLE message_parts (
 -- By the key of the id, as `messages_upstream` (`m0029_learned_ids`).
 CREATE INDEX message_parts_upstream ON message_parts (lower(ltrim(upstream_id, '0')), upstream)
     WHERE state = 1 AND upstream_id IS NOT '';
-"""
-
-
-def m0028_message_parts(database: Database) -> None:
-    execute_statements(database, _STATEMENTS)

@@ -1,13 +1,7 @@
-"""What waits is kept by the path that it takes: upstreams in the order in which one takes over from another.
+-- What waits is kept by the path that it takes: upstreams in the order in which one takes over from another.
+--
+-- What has waited before goes to the default upstream, whichever that is: path 0.
 
-What has waited before goes to the default upstream, whichever that is: path 0.
-"""
-
-from sqlite_utils import Database
-
-from portal.migrations.sql import execute_statements
-
-_STATEMENTS = """
 -- `upstream_ids`: the ids of upstreams in their order, with commas between them; empty: the default one's.
 -- `first_upstream`: the first of them, NULL for the default one.
 CREATE TABLE queue_paths (
@@ -48,8 +42,3 @@ ALTER TABLE upstream_binds ADD COLUMN host TEXT NOT NULL DEFAULT '';
 
 -- Messages that were refused because no route takes their number, and there is no default upstream.
 INSERT INTO counters (name, value) VALUES ('unroutable_submits', 0);
-"""
-
-
-def m0027_queue_paths(database: Database) -> None:
-    execute_statements(database, _STATEMENTS)
