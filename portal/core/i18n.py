@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache, lru_cache
 from typing import Any
@@ -213,14 +213,7 @@ def format_relative_time(at: int, now: int) -> str:
 
 def format_iso8601(at: int) -> str:
     """Format a time as ISO 8601 in UTC, for machines."""
-    days, seconds = divmod(at // 1000, 86_400)
-    return f"{_format_iso_day(days)}T{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}Z"
-
-
-# Cached: a file of a million lines has a date in each.
-@lru_cache(maxsize=1024)
-def _format_iso_day(days: int) -> str:
-    return (date(1970, 1, 1) + timedelta(days)).isoformat()
+    return datetime.fromtimestamp(at // 1000, UTC).replace(tzinfo=None).isoformat() + "Z"
 
 
 # Cached: Babel takes up to 0.1 ms for each of these, and a page shows dozens, mostly the same as the page before.

@@ -3,21 +3,19 @@
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 # So many of SQLite's virtual machine instructions take about a millisecond.
 _INSTRUCTIONS_BETWEEN_REPORTS = 20_000
 
 
-class Progress(Protocol):
-    """Called again and again during the work, where it can still be stopped and leave everything as it was."""
+Progress = Callable[[int, int], None]
+"""Called again and again during the work, where it can still be stopped and leave everything as it was.
 
-    def __call__(self, done: int, total: int) -> None:
-        """Report that `done` of `total` is done, in units of the work's own; `total` is 0 where nobody knows it.
+Args: how much is done, and of how much, in units of the work's own; the total is 0 where nobody knows it.
 
-        Raises:
-            KeyboardInterrupt: the work is to stop. It takes back what it has begun, and lets the exception through.
-        """
+Raises:
+    KeyboardInterrupt: the work is to stop. It takes back what it has begun, and lets the exception through.
+"""
 
 
 def no_progress(done: int, total: int) -> None:

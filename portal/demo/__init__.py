@@ -12,11 +12,9 @@ from pathlib import Path
 
 import pyotp
 
-from portal.core import clock, db, paths
+from portal.core import clock, crypto, db, paths
 from portal.core import config as settings
 from portal.core.config import Config, bracket_ipv6, wildcard_to_loopback
-from portal.core.crypto import FILE_NAME as KEY_FILE
-from portal.core.crypto import Keys
 from portal.core.progress import Progress, no_progress
 from portal.demo import client, fixtures
 from portal.demo.fixtures import OPERATOR, OWNER, SENDING_ACCOUNT, VIEWER
@@ -80,7 +78,7 @@ def create_demo(config: Config, progress: Progress = no_progress) -> None:
         _write_private_file(folder / _LOGINS_FILE, json.dumps(asdict(logins), indent=2) + "\n")
         if not (config.data / settings.FILE_NAME).exists():
             _write_private_file(config.data / settings.FILE_NAME, _SETTINGS_TOML)
-        for name in (KEY_FILE, _LOGINS_FILE, config.database_file.name):
+        for name in (crypto.FILE_NAME, _LOGINS_FILE, config.database_file.name):
             (folder / name).replace(config.data / name)
     finally:
         shutil.rmtree(folder)
@@ -135,7 +133,7 @@ def format_welcome(config: Config) -> str:
 
 def _is_password_valid(config: Config, password: str) -> bool:
     """Whether the sending account still has this password: it may have been replaced in the page."""
-    digest = Keys.load(config.data).digest_smpp_password(password)
+    digest = crypto.Keys.load(config.data).digest_smpp_password(password)
     with closing(db.connect(config.database_file)) as conn:
         configs = [each for each in smpp_config.load_account_configs(conn) if each.name == SENDING_ACCOUNT]
     return any(each.find_valid_password_id(digest, clock.now_ms()) is not None for each in configs)

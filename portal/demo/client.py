@@ -3,15 +3,15 @@
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
-from typing import TypeVar
 
 from portal.core import gsm0338, tls_client
 from portal.core.config import SmppSettings, bracket_ipv6, wildcard_to_loopback
 from portal.services.common.errors import Refused
 from portal.services.prices import countries
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, CommandId, CommandStatus, TlvTag
+from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, RESPONSE_BIT, CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import Bind, BindResp, DeliverSm, HeaderOnlyPdu, MessageResp, Pdu, SubmitSm
 
 _TIMEOUT_S = 40
@@ -28,8 +28,6 @@ _REMEDIES: dict[int, str] = {
     ),
     CommandStatus.ESME_RALYBND: ": another client of the account is connected; the page shows it under Sessions",
 }
-
-P = TypeVar("P", bound=Pdu)
 
 
 class DemoSendFailed(Refused):
@@ -67,78 +65,82 @@ def send_message(
             if not smpp.port:
                 # The demo's certificate is self-signed and was created on the same machine: it can't be verified.
                 tcp_socket = tls_client.create_client_context(verify=False).wrap_socket(tcp_socket)
-            session = _DemoSmppSession(tcp_socket, timeout_s)
-            yield from session.send_and_wait(system_id, password, source, countries.strip_separators(destination), text)
+            session = _DemoSmppSession(tcp_socket)
+            session.send_request(Bind(CommandId.BIND_TRANSCEIVER, next(session.sequences), system_id, password))
+            yield f"bound as {system_id}"
+            number = countries.strip_separators(destination)
+            accepted = session.send_request(_build_submit_sm(next(session.sequences), source, number, text))
+            assert isinstance(accepted, MessageResp)
+            yield f"accepted: message id {accepted.message_id}"
+            yield "waiting for its receipt"
+            if not session.wait_for_receipt(accepted.message_id, timeout_s):
+                yield f"no receipt within {timeout_s} s: it comes when the message has ended"
+                return
+            yield f"receipt: {session.receipts[accepted.message_id]}"
+            for each in session.incoming:
+                alphabet = gsm0338.get_alphabet(each.data_coding, None)
+                yield f"message from {each.source}: {gsm0338.decode_as_displayed(each.body, alphabet)}"
+            session.send_request(HeaderOnlyPdu(CommandId.UNBIND, next(session.sequences)))
     except (OSError, pdu.MalformedPdu) as error:
         raise DemoSendFailed(what=address, reason=f"{error}. {_CONNECTION_HINT}") from None
 
 
+def _build_submit_sm(sequence: int, source: str, destination: str, text: str) -> SubmitSm:
+    encoding = gsm0338.choose_encoding(text)
+    body = gsm0338.encode_body(text, encoding)
+    short = len(body) <= _SHORT_MESSAGE_OCTETS
+    return SubmitSm(
+        sequence,
+        source_ton=_TON_ALPHANUMERIC,
+        source=source,
+        dest_ton=_TON_INTERNATIONAL,
+        dest_npi=_NPI_E164,
+        destination=destination,
+        registered_delivery=_RECEIPT_REQUESTED,
+        data_coding=encoding,
+        short_message=body if short else b"",
+        tlvs={} if short else {TlvTag.MESSAGE_PAYLOAD: body},
+    )
+
+
 class _DemoSmppSession:
-    def __init__(self, connection: socket.socket, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
+    """A session that accepts each deliver_sm: `receipts` are texts by the message's id, `incoming` all others."""
+
+    def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._stream = connection.makefile("rb")
-        self._sequences = count(1)
-        self._incoming: list[DeliverSm] = []
+        self.sequences = count(1)
+        self.receipts: dict[str, str] = {}
+        self.incoming: list[DeliverSm] = []
 
-    def send_and_wait(self, system_id: str, password: str, source: str, destination: str, text: str) -> Iterator[str]:
-        self._send_request(Bind(CommandId.BIND_TRANSCEIVER, next(self._sequences), system_id, password), BindResp)
-        yield f"bound as {system_id}"
-        message_id = self._send_request(self._build_submit_sm(source, destination, text), MessageResp).message_id
-        yield f"accepted: message id {message_id}"
-        yield "waiting for its receipt"
-        receipt = self._wait_for_receipt(message_id)
-        if not receipt:
-            yield f"no receipt within {self._timeout_s} s: it comes when the message has ended"
-            return
-        yield f"receipt: {receipt}"
-        for each in self._incoming:
-            alphabet = gsm0338.get_alphabet(each.data_coding, None)
-            yield f"message from {each.source}: {gsm0338.decode_as_displayed(each.body, alphabet)}"
-        self._send_request(HeaderOnlyPdu(CommandId.UNBIND, next(self._sequences)), HeaderOnlyPdu)
+    def send_request(self, request: Bind | SubmitSm | HeaderOnlyPdu) -> BindResp | MessageResp | HeaderOnlyPdu:
+        """Send a request and return its response.
 
-    def _build_submit_sm(self, source: str, destination: str, text: str) -> SubmitSm:
-        encoding = gsm0338.choose_encoding(text)
-        body = gsm0338.encode_body(text, encoding)
-        short = len(body) <= _SHORT_MESSAGE_OCTETS
-        return SubmitSm(
-            next(self._sequences),
-            source_ton=_TON_ALPHANUMERIC,
-            source=source,
-            dest_ton=_TON_INTERNATIONAL,
-            dest_npi=_NPI_E164,
-            destination=destination,
-            registered_delivery=_RECEIPT_REQUESTED,
-            data_coding=encoding,
-            short_message=body if short else b"",
-            tlvs={} if short else {TlvTag.MESSAGE_PAYLOAD: body},
-        )
-
-    def _send_request(self, request: Bind | SubmitSm | HeaderOnlyPdu, response_type: type[P]) -> P:
-        """Send a request and return its response; deliver_sm that come in between are accepted."""
+        Raises:
+            DemoSendFailed: it is refused.
+        """
         self._connection.sendall(request.encode())
         while True:
             received = self._read_pdu()
-            if received.sequence == request.sequence and isinstance(received, response_type):
-                if isinstance(received, (BindResp, MessageResp, HeaderOnlyPdu)) and received.status:
-                    reason = f"refused with {_get_status_name(received.status)}{_REMEDIES.get(received.status, '')}"
+            if (
+                isinstance(received, BindResp | MessageResp | HeaderOnlyPdu)
+                and received.command & RESPONSE_BIT
+                and received.sequence == request.sequence
+            ):
+                if received.status:
+                    # The server of this program answers nothing that has no name.
+                    reason = f"refused with {CommandStatus(received.status).name}{_REMEDIES.get(received.status, '')}"
                     raise DemoSendFailed(what=type(request).__name__, reason=reason)
                 return received
 
-    def _wait_for_receipt(self, message_id: str) -> str:
-        """Return the text of a message's receipt; empty: it has not come in time."""
-        deadline = time.monotonic() + self._timeout_s
+    def wait_for_receipt(self, message_id: str, timeout_s: float) -> bool:
+        """Wait until a message's receipt has come; returns whether it has, in time."""
+        deadline = time.monotonic() + timeout_s
         # The server sends enquire_link regularly, so no read blocks for long.
-        while time.monotonic() < deadline:
-            try:
-                received = self._read_pdu()
-            except TimeoutError:
-                break
-            if isinstance(received, DeliverSm):
-                receipted_id = received.tlvs.get(TlvTag.RECEIPTED_MESSAGE_ID, b"").rstrip(b"\0").decode("latin-1")
-                if receipted_id == message_id:
-                    return received.short_message.decode("latin-1")
-        return ""
+        with suppress(TimeoutError):
+            while message_id not in self.receipts and time.monotonic() < deadline:
+                self._read_pdu()
+        return message_id in self.receipts
 
     def _read_pdu(self) -> Pdu:
         """Read the next PDU, and send the response if it is a request."""
@@ -146,8 +148,11 @@ class _DemoSmppSession:
         assert header is not None
         received = pdu.decode_pdu(header, self._read_exactly(header.length - pdu.HEADER_LENGTH))
         if isinstance(received, DeliverSm):
-            if not received.esm_class & ESM_CLASS_RECEIPT:
-                self._incoming.append(received)
+            if received.esm_class & ESM_CLASS_RECEIPT:
+                receipted_id = received.tlvs.get(TlvTag.RECEIPTED_MESSAGE_ID, b"").rstrip(b"\0").decode("latin-1")
+                self.receipts[receipted_id] = received.short_message.decode("latin-1")
+            else:
+                self.incoming.append(received)
             self._connection.sendall(MessageResp(CommandId.DELIVER_SM_RESP, received.sequence).encode())
         elif isinstance(received, HeaderOnlyPdu) and received.command in (CommandId.ENQUIRE_LINK, CommandId.UNBIND):
             self._connection.sendall(pdu.encode_response(received.command, received.sequence))
@@ -158,7 +163,3 @@ class _DemoSmppSession:
         if len(data) < octets:
             raise ConnectionError("the server closed the connection")
         return data
-
-
-def _get_status_name(status: int) -> str:
-    return CommandStatus(status).name if status in set(CommandStatus) else f"0x{status:08X}"

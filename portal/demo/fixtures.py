@@ -1,21 +1,20 @@
 """The demo's data: customers, users, accounts, addresses, senders, prices."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from portal import migrations
 from portal.core import clock, db
-from portal.core.clock import now_ms
 from portal.core.crypto import Keys
-from portal.core.db import write_transaction
 from portal.core.progress import Progress
 from portal.demo import documents, history_seed
 from portal.services.accounts import accounts, allowed_ips, credentials, refused_binds
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit, orders, packs
 from portal.services.billing.packs import Pack
-from portal.services.common import credit_amounts
 from portal.services.common.audit import Actor
+from portal.services.common.credit_amounts import THOUSANDTHS
 from portal.services.credits import alerts, credits
 from portal.services.messages import blacklist, inbound_numbers, text_policy
 from portal.services.people import customers, enrolment, password_hashing, two_factor, users
@@ -53,9 +52,8 @@ def create_demo_data(folder: Path, password: str, progress: Progress) -> tuple[d
     keys = Keys.load(folder)
     migrations.migrate(folder / db.FILE_NAME)
     (folder / db.FILE_NAME).chmod(0o600)
-    conn = db.connect(folder / db.FILE_NAME)
-    try:
-        with write_transaction(conn):
+    with closing(db.connect(folder / db.FILE_NAME)) as conn:
+        with db.write_transaction(conn):
             prices.set_prices(conn, _OPERATOR_ACTOR, prices.read_initial_prices())
             acme = customers.create_customer(conn, _OPERATOR_ACTOR, "Acme Logistics", OWNER)
             globex = customers.create_customer(conn, _OPERATOR_ACTOR, "Globex", "hank@globex.example", "it")
@@ -72,32 +70,25 @@ def create_demo_data(folder: Path, password: str, progress: Progress) -> tuple[d
             customers.change_customer(conn, _OPERATOR_ACTOR, globex, messages_months=3)
         history_seed.seed_history(conn, _OPERATOR_ACTOR, progress)
         rollup.roll_up_all(conn)
-        with write_transaction(conn):
+        with db.write_transaction(conn):
             source, target = (accounts.get_account(conn, name) for name in (SENDING_ACCOUNT, "smpp-demo-2"))
             history_seed.seed_inbound_messages(conn, source, VIRTUAL_NUMBER)
             blacklist.add_blacklist_number(conn, _OWNER_ACTOR, source, "+39 340 555 0199")
-            credits.transfer_credits(conn, _OWNER_ACTOR, source, target, 250 * credit_amounts.THOUSANDTHS)
-            sold = [Pack(size * credit_amounts.THOUSANDTHS, price, "EUR") for size, price in _PACK_PRICES.items()]
+            credits.transfer_credits(conn, _OWNER_ACTOR, source, target, 250 * THOUSANDTHS)
+            sold = [Pack(size * THOUSANDTHS, price, "EUR") for size, price in _PACK_PRICES.items()]
             packs.replace_packs(conn, _OPERATOR_ACTOR, sold)
-            customer = customers.get_customer_by_id(conn, source.customer_id)
-            customers.change_customer(
-                conn, _OPERATOR_ACTOR, customer, credit_line=2000 * credit_amounts.THOUSANDTHS, min_age_days=0
-            )
-            auto_recredit.set_recredit_rule(
-                conn, _OWNER_ACTOR, source, 200 * credit_amounts.THOUSANDTHS, 500 * credit_amounts.THOUSANDTHS, 2
-            )
-            alerts.set_alert_rule(conn, _OWNER_ACTOR, source, 500 * credit_amounts.THOUSANDTHS)
+            customers.change_customer(conn, _OPERATOR_ACTOR, acme, credit_line=2000 * THOUSANDTHS, min_age_days=0)
+            auto_recredit.set_recredit_rule(conn, _OWNER_ACTOR, source, 200 * THOUSANDTHS, 500 * THOUSANDTHS, 2)
+            alerts.set_alert_rule(conn, _OWNER_ACTOR, source, 500 * THOUSANDTHS)
             # Its balance is lower, so its pages show the warning.
-            alerts.set_alert_rule(conn, _OWNER_ACTOR, target, 300 * credit_amounts.THOUSANDTHS)
+            alerts.set_alert_rule(conn, _OWNER_ACTOR, target, 300 * THOUSANDTHS)
             paid, _open = (orders.place_order(conn, _OWNER_ACTOR, source, each) for each in sold[:2])
             orders.pay_order(conn, _OPERATOR_ACTOR, paid, "Transfer of this morning")
-            in_a_month = now_ms() + 30 * clock.DAY_MS
+            in_a_month = clock.now_ms() + 30 * clock.DAY_MS
             _create_price_lists(conn, acme, in_a_month // clock.DAY_MS * clock.DAY_MS)
             credits.grant_credits(
-                conn, _OPERATOR_ACTOR, source, 200 * credit_amounts.THOUSANDTHS, "Winter bonus", expires_at=in_a_month
+                conn, _OPERATOR_ACTOR, source, 200 * THOUSANDTHS, "Winter bonus", expires_at=in_a_month
             )
-    finally:
-        conn.close()
     return people, passwords
 
 
@@ -136,14 +127,10 @@ def _create_accounts(conn: sqlite3.Connection, keys: Keys, acme: int, globex: in
     inbound_numbers.add_inbound_number(conn, _OPERATOR_ACTOR, first, VIRTUAL_NUMBER)
     _seed_senders(conn, first, classic, other)
     # Refused binds from an address that isn't in the list: the page offers to add it.
-    at = now_ms() - 20 * 60_000
-    refused_binds.record_refused_binds(
-        conn,
-        [
-            refused_binds.RefusedBind(first.id, "203.0.113.7", refused_binds.NOT_AUTHORISED, at + n * 5_000)
-            for n in range(3)
-        ],
-    )
+    at = clock.now_ms() - 20 * 60_000
+    for n in range(3):
+        refusal = refused_binds.RefusedBind(first.id, "203.0.113.7", refused_binds.NOT_AUTHORISED, at + n * 5_000)
+        refused_binds.record_refused_binds(conn, [refusal])
     return {
         each.name: credentials.regenerate_smpp_password(conn, keys, _OPERATOR_ACTOR, each, send_mail=False)
         for each in (first, second, other)

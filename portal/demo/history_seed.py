@@ -10,11 +10,12 @@ from portal.core import gsm0338
 from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
 from portal.core.db import write_transaction
 from portal.core.progress import Progress
-from portal.services.accounts import accounts, credentials, session_records
+from portal.services.accounts import accounts, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionRecord
-from portal.services.common import credit_amounts, message_states
+from portal.services.common import message_states
 from portal.services.common.audit import Actor
+from portal.services.common.credit_amounts import THOUSANDTHS
 from portal.services.credits import credits
 from portal.services.messages import deliveries, inbound, intake, outcomes, smpp_config, validation
 from portal.services.messages.inbound import MobileOriginatedMessage
@@ -106,7 +107,7 @@ def seed_history(conn: sqlite3.Connection, operator: Actor, progress: Progress) 
             progress(number, len(events))
             if amount:
                 account = accounts.get_account(conn, pattern.account)
-                credits.grant_credits(conn, operator, account, amount * credit_amounts.THOUSANDTHS, now=at)
+                credits.grant_credits(conn, operator, account, amount * THOUSANDTHS, now=at)
             else:
                 session_id = sessions.get((pattern.account, at // DAY_MS))
                 submits = [
@@ -127,19 +128,11 @@ def _seed_smpp_sessions(conn: sqlite3.Connection, now: int) -> dict[tuple[str, i
     for pattern in _SENDING_PATTERNS:
         if pattern.address:
             account = accounts.get_account(conn, pattern.account)
-            password = credentials.find_smpp_password_info(conn, account.id)
             for day in days:
                 session_id = session_records.get_last_smpp_session_id(conn) + 1
                 begin, end = day * DAY_MS, min((day + 1) * DAY_MS, now)
                 opened = SmppSessionRecord(
-                    session_id,
-                    account.id,
-                    pattern.address,
-                    "transceiver",
-                    "TLSv1.3",
-                    password.id if password else 0,
-                    begin,
-                    end,
+                    session_id, account.id, pattern.address, "transceiver", "TLSv1.3", 0, begin, end
                 )
                 session_records.insert_smpp_sessions(conn, [opened])
                 session_records.close_smpp_sessions(conn, [SmppSessionEnd(session_id, end, keep_record=True)])
@@ -186,11 +179,8 @@ def _store_messages(
         if message_id is not None:
             state, ptt = rng.choices(_OUTCOMES, _OUTCOME_WEIGHTS)[0]
             done_at = at + rng.randint(1_500, 20_000)
-            finished.append(
-                MessageOutcome(
-                    message_id, state, ptt, done_at, f"{next(upstream_ids):x}", format_receipt_status(state, ptt)
-                )
-            )
+            status = format_receipt_status(state, ptt)
+            finished.append(MessageOutcome(message_id, state, ptt, done_at, f"{next(upstream_ids):x}", status))
     outcomes.finish_messages(conn, finished)
 
 

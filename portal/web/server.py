@@ -10,11 +10,11 @@ from types import FrameType
 
 import uvicorn
 
+from portal import jobs
 from portal.core import db
 from portal.core.config import Config, bracket_ipv6
 from portal.core.crypto import Keys
 from portal.core.listening import open_listening_sockets
-from portal.jobs import jobs, runner
 from portal.services.common.mail import Mailer
 from portal.web.app import MAX_BODY_BYTES, create_app
 from portal.web.asgi import ThreadedApplication
@@ -83,7 +83,7 @@ def run_web_server(config: Config, options: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     mailer.start()
-    runner.start_jobs(jobs.list_jobs(config, keys, mailer, options), config.database_file)
+    jobs.start_jobs(jobs.list_jobs(config, keys, mailer, options), config.database_file)
     _log.info("listening on http://%s:%d", bracket_ipv6(config.web.host), config.web.port)
     # The command has switched the collector off until here: what is there by now stays. Walking through it, a full
     # collection took some 50 ms, for which pages waited.

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from portal import jobs
 from portal.core import db
 from portal.core.config import Config
 from portal.core.crypto import Keys
-from portal.jobs import jobs, runner
 from portal.services.common.audit import SHELL
 from portal.services.common.mail import Mailer
 from portal.services.history import deletion, removal
@@ -25,7 +25,7 @@ def test_no_job_is_missing_without_a_word(config: Config, keys: Keys) -> None:
     config.database_file.mkdir()
     mailer = Mailer(config, keys, lambda: db.connect(config.database_file))
     with pytest.raises(sqlite3.OperationalError, match="unable to open database file"):
-        runner.start_jobs(jobs.list_jobs(config, keys, mailer, []), config.database_file)
+        jobs.start_jobs(jobs.list_jobs(config, keys, mailer, []), config.database_file)
 
 
 def test_what_comes_gets_into_the_index_of_its_account(conn: db.Connection, config: Config, keys: Keys) -> None:

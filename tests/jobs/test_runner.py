@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from portal.core import db
-from portal.jobs.runner import Job
+from portal.jobs import Job
 
 
 def test_what_goes_wrong_is_told_once_as_long_as_it_is_the_same(
