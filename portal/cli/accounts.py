@@ -1,24 +1,30 @@
-"""`account …`: what accounts there are, what they may do, and what happens when their credits run out."""
+"""`account …`, `password …` and `ip …`: accounts, what they may do, who may bind, what happens without credits."""
 
 import sqlite3
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import click
 
 from portal.cli.shell import (
     CommandContext,
+    CommandDecorator,
+    CommandFunction,
     CommandOutput,
     add_group,
     describe,
+    fields_to_dict,
     format_names_and_values,
+    format_timestamp,
     list_rows,
+    parse_duration,
 )
+from portal.core.clock import now_ms
 from portal.core.db import write_transaction
 from portal.core.gsm0338 import Encoding
-from portal.services.accounts import accounts
+from portal.services.accounts import accounts, allowed_ips
 from portal.services.accounts.accounts import Account
+from portal.services.accounts.allowed_ips import AllowedIP
 from portal.services.billing import auto_recredit
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL, Actor
@@ -28,6 +34,8 @@ from portal.services.people import customers
 _CODING_NAMES: dict[int, str] = {Encoding.ASCII: "ASCII", Encoding.LATIN_1: "Latin-1", Encoding.BINARY: "binary"}
 
 account_group = add_group("account")
+password_group = add_group("password")
+ip_group = add_group("ip")
 
 
 def _parse_codings(text: str) -> frozenset[int]:
@@ -38,35 +46,46 @@ def _parse_codings(text: str) -> frozenset[int]:
         raise click.BadParameter(f"{text!r} isn't numbers with commas between them, like 1,3, or none") from None
 
 
-_windowing_option = partial(
-    click.option, "--windowing", type=int, metavar="N", help="Submits in flight on a connection; 0: no limit."
-)
-_throughput_option = partial(
-    click.option, "--throughput", type=int, metavar="N", help="Submits a second on a connection; 0: no limit."
-)
-_binds_option = partial(
-    click.option,
-    "--binds",
-    type=int,
-    metavar="N",
-    help="Transceivers, or pairs of transmitter and receiver; 0: no limit.",
-)
-_data_coding_option = click.option(
-    "--data-coding",
-    "data_codings",
-    type=_parse_codings,
-    metavar="N,…",
-    help="Codings beside GSM 03.38 and UCS-2: "
-    + ", ".join(f"{n} {name}" for n, name in _CODING_NAMES.items())
-    + "; or none.",
-)
-_national_numbers_option = click.option(
-    "--national-numbers",
-    metavar="W",
-    help="What TON 2 of a destination means: ignored (nothing), refused, or a country of whose numbers it is, like IT.",
-)
-_ANY_SENDER_HELP = "Messages may carry any source address."
-_PACKED_GSM_HELP = "GSM 03.38 comes packed, eight characters in seven octets."
+def _settings_options(*, is_new: bool) -> CommandDecorator:
+    """What an account may do: a new one has the defaults; of another one stays what isn't given."""
+
+    def limit(name: str, default: int, help: str) -> CommandDecorator:
+        attributes: dict[str, Any] = {"default": default, "show_default": True} if is_new else {}
+        return click.option(name, type=int, metavar="N", help=f"{help}; 0: no limit.", **attributes)
+
+    def flag(name: str, help: str) -> CommandDecorator:
+        if is_new:
+            return click.option(name, is_flag=True, help=help)
+        return click.option(f"{name}/--no-{name[2:]}", default=None, help=help)
+
+    coding_names = ", ".join(f"{number} {name}" for number, name in _CODING_NAMES.items())
+    options = (
+        limit("--windowing", accounts.DEFAULT_WINDOWING, "Submits in flight on a connection"),
+        limit("--throughput", accounts.DEFAULT_THROUGHPUT, "Submits a second on a connection"),
+        limit("--binds", accounts.DEFAULT_BINDS, "Transceivers, or pairs of transmitter and receiver"),
+        flag("--any-sender", "Messages may carry any source address."),
+        click.option(
+            "--data-coding",
+            "data_codings",
+            type=_parse_codings,
+            metavar="N,…",
+            help=f"Codings beside GSM 03.38 and UCS-2: {coding_names}; or none.",
+        ),
+        flag("--packed-gsm", "GSM 03.38 comes packed, eight characters in seven octets."),
+        click.option(
+            "--national-numbers",
+            metavar="W",
+            help="What TON 2 of a destination means: ignored (nothing), refused, or a country of whose numbers it is,"
+            " like IT.",
+        ),
+    )
+
+    def add_options(run: CommandFunction) -> CommandFunction:
+        for each in reversed(options):
+            run = each(run)
+        return run
+
+    return add_options
 
 
 @account_group.command("add", example="account add --customer Acme --name smpp-acme-1 --credits 1000")
@@ -83,13 +102,7 @@ _PACKED_GSM_HELP = "GSM 03.38 comes packed, eight characters in seven octets."
     metavar="N",
     help="Granted at once.",
 )
-@_windowing_option(default=accounts.DEFAULT_WINDOWING, show_default=True)
-@_throughput_option(default=accounts.DEFAULT_THROUGHPUT, show_default=True)
-@_binds_option(default=accounts.DEFAULT_BINDS, show_default=True)
-@click.option("--any-sender", is_flag=True, help=_ANY_SENDER_HELP)
-@_data_coding_option
-@click.option("--packed-gsm", is_flag=True, help=_PACKED_GSM_HELP)
-@_national_numbers_option
+@_settings_options(is_new=True)
 def _create_account(
     context: CommandContext,
     *,
@@ -150,13 +163,7 @@ def _change_recredit(
 
 
 @account_group.command("change", example="account change smpp-acme-1 --throughput 50 --any-sender")
-@_windowing_option()
-@_throughput_option()
-@_binds_option()
-@click.option("--any-sender/--no-any-sender", default=None, help=_ANY_SENDER_HELP)
-@_data_coding_option
-@click.option("--packed-gsm/--no-packed-gsm", default=None, help=_PACKED_GSM_HELP)
-@_national_numbers_option
+@_settings_options(is_new=False)
 def _change_account(context: CommandContext, account: Account, **account_settings: Any) -> CommandOutput:
     """Change what one may do; open sessions go on under it."""
     accounts.change_account(context.conn, SHELL, account, **account_settings)
@@ -206,31 +213,91 @@ def _describe_account(account: Account) -> CommandOutput:
 
 
 def _account_to_dict(account: Account) -> dict[str, object]:
-    return {
-        "name": account.name,
-        "kind": account.kind,
-        "status": account.status,
-        "balance": credit_amounts.credits_to_json_number(account.balance),
-        "windowing": account.windowing,
-        "throughput": account.throughput,
-        "binds": account.binds,
-    }
+    fields = fields_to_dict(account, "name", "kind", "status", "balance", "windowing", "throughput", "binds")
+    return fields | {"balance": credit_amounts.credits_to_json_number(account.balance)}
 
 
 def _describe_alert_recredit_rules(account: Account) -> CommandOutput:
-    thousandths = {name: getattr(account, name) for name in ("alert_below", "recredit_below", "recredit_pack")}
-    amounts = {
-        name: None if amount is None else credit_amounts.credits_to_json_number(amount)
-        for name, amount in thousandths.items()
-    }
-    words: dict[str, object] = {name: "none" for name, amount in amounts.items() if amount is None}
-    words["alert_to"] = ", ".join(account.alert_to) or "the customer's contact address"
-    return describe(
-        {
-            "name": account.name,
-            **amounts,
-            "recredit_per_day": account.recredit_per_day,
-            "alert_to": list(account.alert_to),
-        },
-        **words,
+    amounts = ("alert_below", "recredit_below", "recredit_pack")
+    values = fields_to_dict(account, "name", *amounts, "recredit_per_day", "alert_to")
+    words: dict[str, object] = {"alert_to": ", ".join(account.alert_to) or "the customer's contact address"}
+    for name in amounts:
+        if (thousandths := getattr(account, name)) is None:
+            words[name] = "none"
+        else:
+            values[name] = credit_amounts.credits_to_json_number(thousandths)
+    return describe(values, **words)
+
+
+# --- password
+
+
+@password_group.command("regenerate", example="password regenerate smpp-acme-1 --grace 15m")
+@click.option(
+    "--grace", type=parse_duration, default="0", metavar="15m", help="How long the old one stays good, at most 24h."
+)
+@click.option("--mail", is_flag=True, help="Send it to the contact address instead.")
+def _regenerate_password(context: CommandContext, account: Account, *, grace: int, mail: bool) -> CommandOutput:
+    """Replace an account's; prints the new one, once."""
+    # Imported here: see `account add`.
+    from portal.services.accounts import credentials
+
+    contact = customers.get_customer_by_id(context.conn, account.customer_id)
+    actor = Actor(SHELL.name, language=contact.language)
+    password = credentials.regenerate_smpp_password(
+        context.conn, context.keys, actor, account, grace_ms=grace, send_mail=mail
     )
+    if mail:
+        return CommandOutput({"password": None, "sent_to": contact.contact_email}, f"sent to {contact.contact_email}")
+    return CommandOutput({"password": password}, password)
+
+
+# --- ip
+
+_network_argument = click.argument("network", metavar="IP|CIDR")
+
+
+@ip_group.command("add", example="ip add smpp-acme-1 203.0.113.0/28 --label office --expires 8h")
+@_network_argument
+@click.option("--label", default="", metavar="T")
+@click.option("--expires", type=parse_duration, metavar="8h", help="Good for so long; without it, until removed.")
+def _add_allowed_ip(
+    context: CommandContext, account: Account, network: str, *, label: str, expires: int | None
+) -> CommandOutput:
+    """Authorise an address or a range."""
+    entry = allowed_ips.add_allowed_ip(
+        context.conn,
+        SHELL,
+        account,
+        network,
+        label=label,
+        expires_at=None if expires is None else now_ms() + expires,
+        limit=context.config.limits.ips_per_account,
+    )
+    return _describe_allowed_ips(_allowed_ip_to_dict(entry))
+
+
+@ip_group.command("remove", example="ip remove smpp-acme-1 203.0.113.0/28")
+@_network_argument
+def _remove_allowed_ip(context: CommandContext, account: Account, network: str) -> CommandOutput:
+    """Take one off the list: sessions that only it allowed are unbound."""
+    entry = allowed_ips.get_allowed_ip_by_network(context.conn, account.id, network)
+    removed_entry = allowed_ips.remove_allowed_ip(context.conn, SHELL, account, entry.id)
+    return CommandOutput(_allowed_ip_to_dict(removed_entry), f"{removed_entry.network} removed")
+
+
+@ip_group.command("list", example="ip list smpp-acme-1")
+def _list_allowed_ips(context: CommandContext, account: Account) -> CommandOutput:
+    """List them."""
+    return _describe_allowed_ips(
+        [_allowed_ip_to_dict(each) for each in allowed_ips.list_allowed_ips(context.conn, account.id)]
+    )
+
+
+def _allowed_ip_to_dict(entry: AllowedIP) -> dict[str, object]:
+    fields = fields_to_dict(entry, "id", "network", "label", "expires_at")
+    return fields | {"expires_at": format_timestamp(entry.expires_at)}
+
+
+def _describe_allowed_ips(value: dict[str, object] | list[dict[str, object]]) -> CommandOutput:
+    return list_rows(value, ("network", "expires", "label"), lambda row: {"expires": row["expires_at"] or "never"})

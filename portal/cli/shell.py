@@ -348,6 +348,11 @@ def format_timestamp(at: int | None) -> str | None:
     return None if at is None else i18n.format_iso8601(at)
 
 
+def fields_to_dict(thing: object, *names: str) -> dict[str, object]:
+    """Those fields of a thing that scripts read as they are."""
+    return {name: getattr(thing, name) for name in names}
+
+
 def format_names_and_values(rows: dict[str, object]) -> str:
     """One name and value a line, the values under each other."""
     width = max(map(len, rows))
