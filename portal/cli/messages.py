@@ -9,7 +9,7 @@ import click
 
 from portal.cli.groups import CommandError
 from portal.cli.progress import show_progress
-from portal.cli.shell import CommandContext, CommandOutput, add_group, format_timestamp, list_rows
+from portal.cli.shell import CommandContext, CommandOutput, add_group, fields_to_dict, format_timestamp, list_rows
 from portal.services.accounts import accounts, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
@@ -80,7 +80,7 @@ def _list_inbound_numbers(context: CommandContext, account: Account) -> CommandO
 
 
 def _inbound_number_to_dict(number: InboundNumber) -> dict[str, object]:
-    return {"number": number.number, "keyword": number.keyword}
+    return fields_to_dict(number, "number", "keyword")
 
 
 # --- blacklist
@@ -110,12 +110,8 @@ def _list_blacklist(context: CommandContext, account: Account) -> CommandOutput:
 
 
 def _blacklist_entry_to_dict(entry: BlacklistEntry) -> dict[str, object]:
-    return {
-        "number": entry.number,
-        "since": format_timestamp(entry.since),
-        "reason": entry.reason,
-        "added_by": entry.added_by,
-    }
+    fields = fields_to_dict(entry, "number", "since", "reason", "added_by")
+    return fields | {"since": format_timestamp(entry.since)}
 
 
 @blacklist_group.command("export", example="blacklist export smpp-acme-1")

@@ -9,6 +9,7 @@ from portal.cli.shell import (
     CommandOutput,
     DatabaseCommand,
     add_group,
+    fields_to_dict,
     format_table,
     named_argument,
 )
@@ -210,10 +211,9 @@ def _describe_changed_route(context: CommandContext, route: Route) -> CommandOut
 
 
 def _route_to_dict(route: Route, unreachable: dict[int, int]) -> dict[str, object]:
-    plain_names = ("id", "position", "customer", "account", "country", "prefix", "sender")
     return {
-        **{name: getattr(route, name) for name in plain_names},
-        "upstreams": [{"name": each.name, "weight": each.weight} for each in route.upstreams],
+        **fields_to_dict(route, "id", "position", "customer", "account", "country", "prefix", "sender"),
+        "upstreams": [fields_to_dict(each, "name", "weight") for each in route.upstreams],
         "unreachable_behind": unreachable.get(route.id),
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from portal.cli.groups import CommandError
-from portal.cli.shell import CommandContext, CommandOutput, add_group, list_rows, named_argument
+from portal.cli.shell import CommandContext, CommandOutput, add_group, fields_to_dict, list_rows, named_argument
 from portal.core.db import write_transaction
 from portal.services.accounts.accounts import Account
 from portal.services.common.addresses import normalize_address
@@ -120,15 +120,8 @@ def _list_senders(context: CommandContext, account: Account) -> CommandOutput:
 
 
 def _sender_to_dict(sender: Sender) -> dict[str, object]:
-    return {
-        "sender": sender.address,
-        "type": sender.type,
-        "status": sender.status,
-        "description": sender.description,
-        "reason": sender.reason,
-        "document": sender.document.type if sender.document else "",
-        "comment": sender.comment,
-    }
+    fields = fields_to_dict(sender, *_COLUMNS[1:])
+    return {"sender": sender.address} | fields | {"document": sender.document.type if sender.document else ""}
 
 
 def _describe_senders(value: dict[str, object] | list[dict[str, object]]) -> CommandOutput:

@@ -4,14 +4,18 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from portal.cli.groups import CommonOptions
 from portal.cli.shell import (
     CommandContext,
     CommandOutput,
+    DatabaseCommand,
     add_group,
+    fields_to_dict,
     format_names_and_values,
     format_table,
     format_timestamp,
@@ -20,7 +24,6 @@ from portal.cli.shell import (
     read_password,
     wrong_usage,
 )
-from portal.cli.upstream_options import SettingsCommand
 from portal.services.accounts import session_records
 from portal.services.common.audit import SHELL, Actor
 from portal.services.upstreams import binds, counters, message_ids, queue, unclaimed, upstreams
@@ -30,11 +33,14 @@ from portal.services.upstreams.paths import DEFAULT_PATH
 from portal.services.upstreams.settings import (
     ASCII,
     DEFAULTS,
+    FILE_SETTINGS,
+    GROUPS,
     LATIN_1,
     RULES,
     SIMULATOR_SETTINGS,
     UCS2,
     UpstreamSettings,
+    format_setting,
     format_settings,
 )
 from portal.services.upstreams.upstreams import Upstream
@@ -45,6 +51,63 @@ if TYPE_CHECKING:
 upstream_group = add_group("upstream", upstream=named_argument("NAME", upstreams.get_upstream))
 
 _SERVER_STOPPED = "the SMPP server isn't running"
+
+
+# --- the options of its settings, made from what is declared of these
+
+_OPTION_GROUPS = {"password_stdin": "bind"} | {name: rule.group for name, rule in RULES.items()}
+
+
+class SettingsCommand(DatabaseCommand):
+    """A command that takes an upstream's settings and its password: what was given of the settings comes as `settings`.
+
+    Its help has the options in groups, as carriers' letters have them.
+    """
+
+    def __init__(self, *args: Any, params: Sequence[click.Parameter], **attributes: Any) -> None:
+        help = "The password that the carrier gave you is stdin's first line."
+        password = click.Option(["--password-stdin"], is_flag=True, help=help)
+        options = [_build_option(name) for name in RULES]
+        options.insert([*RULES].index("system_id") + 1, password)
+        super().__init__(*args, params=[*params, *options], **attributes)
+
+    def run(self, options: CommonOptions, params: dict[str, Any]) -> CommandOutput:
+        given = {name: params.pop(name) for name in RULES}
+        settings = {name: value for name, value in given.items() if value is not None}
+        for name in FILE_SETTINGS:
+            if settings.get(name):
+                settings[name] = str(Path(settings[name]).absolute())
+        return super().run(options, {**params, "settings": settings})
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for group in (*GROUPS, ""):
+            records = [
+                record
+                for each in self.get_params(ctx)
+                if isinstance(each, click.Option)
+                and _OPTION_GROUPS.get(each.name or "", "") == group
+                and (record := each.get_help_record(ctx))
+            ]
+            with formatter.section(group.capitalize() or "Options"):
+                formatter.write_dl(records)
+
+
+def _build_option(name: str) -> click.Option:
+    rule = RULES[name]
+    option = f"--{name.replace('_', '-')}"
+    default = format_setting(name, getattr(DEFAULTS, name))
+    help = f"{rule.help[0].upper()}{rule.help[1:]}{f' (default {default})' if default else ''}."
+    if rule.is_flag:
+        return click.Option([f"{option}/--no-{option[2:]}", name], default=None, help=help)
+    if rule.metavar:
+        return click.Option([option, name], metavar=rule.metavar, help=help)
+    if rule.low is None:
+        return click.Option([option, name], type=click.Choice(list(rule.words)), help=help)
+    # A number that is none is refused (1), and no wrong usage: it is as wrong in a page's form.
+    return click.Option([option, name], metavar="|".join(["N", *rule.words]), help=help)
+
+
+# --- the commands
 
 
 @upstream_group.command(
@@ -166,7 +229,7 @@ def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput
     value = {
         "name": upstream.name,
         "ok": not failed,
-        "steps": [{"host": each.host, "step": each.step, "ok": each.ok, "detail": each.detail} for each in steps],
+        "steps": [fields_to_dict(each, "host", "step", "ok", "detail") for each in steps],
     }
     hosts = {host: [*of_it] for host, of_it in groupby(steps, lambda each: each.host)}
     text = "\n\n".join(_format_steps(host if len(hosts) > 1 else "", of_it) for host, of_it in hosts.items())
@@ -218,8 +281,7 @@ def _set_default_upstream(context: CommandContext, name: str | None, *, is_none:
     if name is not None:
         upstream = upstreams.get_upstream(context.conn, name)
         upstreams.set_default_upstream(context.conn, SHELL, upstream)
-        state = binds.get_upstream_state(context.conn, upstream.id)
-        return replace(_describe_state(context, state), text=_format_change(context, state, upstream))
+        return _describe_change(context, upstream.id, upstream)
     # What waits for the default one was accepted before.
     waiting_count = queue.count_waiting_messages_by_path(context.conn).get(DEFAULT_PATH, 0)
     upstreams.set_default_upstream(context.conn, SHELL, None)
@@ -288,7 +350,7 @@ def _state_to_dict(state: UpstreamState, queued: int) -> dict[str, object]:
         "queued": queued,
         "kind": state.upstream.kind,
         "default": state.upstream.is_default,
-        "binds": [{"kind": each.kind, "state": each.state} for each in state.binds],
+        "binds": [fields_to_dict(each, "kind", "state") for each in state.binds],
         "health": state.health.state,
     }
 
@@ -296,7 +358,9 @@ def _state_to_dict(state: UpstreamState, queued: int) -> dict[str, object]:
 def _describe_change(
     context: CommandContext, upstream_id: int, before: Upstream | None, *, has_new_password: bool = False
 ) -> CommandOutput:
-    """An upstream after a change. What is stored of its binds is from before, until the server has taken it over.
+    """What was changed of an upstream, for people, what came of it, and how they see all of the upstream.
+
+    What is stored of its binds is from before, until the server has taken the change over.
 
     Args:
         before: as it was; None: it is new.
@@ -305,14 +369,6 @@ def _describe_change(
     is_changed = before is None or state.upstream.version != before.version
     if is_changed and session_records.is_component_alive(context.conn, "smsc"):
         state = binds.replace_state_by_pending(state)
-    text = _format_change(context, state, before, has_new_password=has_new_password)
-    return replace(_describe_state(context, state), text=text)
-
-
-def _format_change(
-    context: CommandContext, state: UpstreamState, before: Upstream | None, *, has_new_password: bool = False
-) -> str:
-    """What was changed, for people, what came of it, and how they see all of the upstream."""
     upstream = state.upstream
     queued = upstreams.count_waiting_messages(context.conn).get(upstream.id, 0)
     unreported_count = upstreams.count_unreported_messages(context.conn, upstream) if upstream.draining else 0
@@ -338,7 +394,7 @@ def _format_change(
             f"\nTexts with a character that {charset} lacks, such as the euro sign, go out in UCS-2, and may be two"
             " parts for the carrier that are one for their customer: see --missing-characters."
         )
-    return text
+    return replace(_describe_state(context, state), text=text)
 
 
 def _format_changed_settings(settings: UpstreamSettings, before: Upstream | None) -> dict[str, str]:
@@ -409,13 +465,8 @@ def _list_waiting_by_path(context: CommandContext, upstream: Upstream) -> list[t
 
 def _bind_to_dict(bind: BindState) -> dict[str, object]:
     return {
-        "number": bind.number,
-        "kind": bind.kind,
-        "state": bind.state,
+        **fields_to_dict(bind, "number", "kind", "state", "since", "error", "status", "host"),
         "since": format_timestamp(bind.since or None),
-        "error": bind.error,
-        "status": bind.status,
-        "host": bind.host,
         "next_attempt": format_timestamp(bind.next_attempt_at or None),
     }
 
