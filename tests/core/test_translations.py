@@ -11,7 +11,7 @@ from babel.messages.pofile import read_po
 
 from portal.core import i18n, paths
 
-KEYWORDS = {"_": None, "N_": None, "gettext": None, "ngettext": (1, 2)}
+KEYWORDS = {"_": None, "N_": None, "gettext": None, "ngettext": (1, 2), "Check": (1,)}
 TRANSLATED = [language for language in i18n.LANGUAGES if language != i18n.DEFAULT_LANGUAGE]
 PLACEHOLDER = re.compile(r"%\([a-z_0-9]+\)s")
 

@@ -12,7 +12,7 @@ from functools import partial
 from portal.core.crypto import Keys
 from portal.core.i18n import N_
 from portal.core.progress import Progress, no_progress, report_during_statements
-from portal.services.operations.self_check import in_ledger, in_messages, in_parts, in_upstreams
+from portal.services.operations.self_check import in_ledger, in_messages, in_upstreams
 from portal.services.operations.self_check.problem import Problem, find_by_queries, iterate_rows, problem_from_error
 
 # So many problems of each check are listed: more usually have the same cause.
@@ -92,16 +92,6 @@ def _check_database_file(conn: sqlite3.Connection) -> Iterator[Problem]:
         yield Problem(sentence, {"table": table, "row": row, "parent": parent})
 
 
-_DELIVERY_CHECK = (
-    N_(
-        "%(account)s: what waits for receivers and belongs to no message: %(count)s, the first is deliveries row"
-        " %(row)s"
-    ),
-    "SELECT deliveries.account_id AS account, min(deliveries.id) AS row, count(*) AS count FROM deliveries"
-    " LEFT JOIN messages ON messages.id = message_id AND messages.account_id = deliveries.account_id"
-    " LEFT JOIN received ON received.id = received_id AND received.account_id = deliveries.account_id"
-    " WHERE messages.id IS NULL AND received.id IS NULL GROUP BY deliveries.account_id",
-)
 _CHECKS = (
     _check_database_file,
     in_ledger.check_movements,
@@ -111,8 +101,8 @@ _CHECKS = (
     in_messages.check_charges,
     in_messages.check_totals,
     partial(find_by_queries, checks=in_messages.INDEX_CHECKS),
-    partial(find_by_queries, checks=in_parts.CHECKS),
-    partial(find_by_queries, checks=[_DELIVERY_CHECK]),
+    partial(find_by_queries, checks=in_messages.PART_CHECKS),
+    partial(find_by_queries, checks=[in_messages.DELIVERY_CHECK]),
     in_upstreams.check_upstreams,
     in_upstreams.check_routes,
     in_upstreams.check_waiting_messages,

@@ -1,7 +1,6 @@
 """Checks of the ledger: balances, transfers, refunds, orders, expiring credits."""
 
 import sqlite3
-from collections import defaultdict
 from collections.abc import Iterator
 
 from portal.core.clock import DAY_MS
@@ -12,18 +11,34 @@ from portal.services.common.audit import SYSTEM
 from portal.services.common.message_states import DELETED, DELIVERED, ENROUTE, PTT_BLACKLISTED, REJECTED
 from portal.services.credits import ledger
 from portal.services.messages import message_parts
-from portal.services.operations.self_check.problem import AccountNames, Problem, find_by_queries, iterate_rows
+from portal.services.operations.self_check.problem import AccountNames, Check, Problem, find_by_queries, iterate_rows
 from portal.services.upstreams import upstreams
 
+_MOVEMENT_CHECKS = (
+    Check(
+        "%(account)s: movements row %(row)s leaves %(amount)s credits, but %(expected)s follow from the one before it",
+        "SELECT account, row, amount, expected FROM (SELECT account_id AS account, id AS row, balance_after AS amount,"
+        " amount + lag(balance_after, 1, 0) OVER (PARTITION BY account_id ORDER BY id) AS expected FROM movements)"
+        " WHERE amount <> expected ORDER BY row",
+    ),
+    Check(
+        "%(account)s: movements row %(row)s leaves %(amount)s credits, less than none",
+        "SELECT account_id AS account, id AS row, balance_after AS amount FROM movements WHERE balance_after < 0",
+    ),
+    Check(
+        "%(account)s: movements row %(row)s, %(kind)s, is of %(amount)s credits: the wrong sign",
+        "SELECT account_id AS account, id AS row, kind, amount FROM movements WHERE NOT has_valid_sign(kind, amount)",
+    ),
+)
 _BALANCE_CHECKS = (
-    (
-        N_("%(account)s: the balance (accounts row %(row)s) differs by %(difference)s from what the ledger adds up to"),
+    Check(
+        "%(account)s: the balance (accounts row %(row)s) differs by %(difference)s from what the ledger adds up to",
         "SELECT id AS account, id AS row, balance - coalesce((SELECT balance_after FROM movements"
         " WHERE account_id = accounts.id ORDER BY id DESC LIMIT 1), 0) AS difference FROM accounts"
         " WHERE difference <> 0",
     ),
-    (
-        N_("%(account)s: the balance (accounts row %(row)s) is less than nothing"),
+    Check(
+        "%(account)s: the balance (accounts row %(row)s) is less than nothing",
         "SELECT id AS account, id AS row FROM accounts WHERE balance < 0",
     ),
 )
@@ -41,24 +56,22 @@ FROM (
 ) WINDOW by_id AS (ORDER BY id)
 """
 _TRANSFER_CHECKS = (
-    (
-        N_("%(account)s: movements row %(row)s sends %(amount)s credits to %(other)s, and none brings them"),
+    Check(
+        "%(account)s: movements row %(row)s sends %(amount)s credits to %(other)s, and none brings them",
         f"SELECT account, row, amount, other FROM ({_TRANSFERS}) WHERE kind = 'transfer_out' AND is_brought IS NOT 1",
     ),
-    (
-        N_("%(account)s: movements row %(row)s brings %(amount)s credits from %(other)s, and none sends them"),
+    Check(
+        "%(account)s: movements row %(row)s brings %(amount)s credits from %(other)s, and none sends them",
         f"SELECT account, row, amount, other FROM ({_TRANSFERS}) WHERE kind = 'transfer_in' AND is_sent IS NOT 1",
     ),
-    (
-        N_(
-            "%(account)s: movements row %(row)s sends %(amount)s credits to %(other)s, where row %(other_row)s brings"
-            " %(brought)s"
-        ),
+    Check(
+        "%(account)s: movements row %(row)s sends %(amount)s credits to %(other)s, where row %(other_row)s brings"
+        " %(brought)s",
         "SELECT account, row, amount, other, next_row AS other_row, next_amount AS brought"
         f" FROM ({_TRANSFERS}) WHERE is_brought AND amount <> next_amount",
     ),
-    (
-        N_("%(account)s: movements row %(row)s sends %(amount)s credits to %(other)s, which is another customer's"),
+    Check(
+        "%(account)s: movements row %(row)s sends %(amount)s credits to %(other)s, which is another customer's",
         f"SELECT account, row, amount, other FROM ({_TRANSFERS}) WHERE is_brought"
         " AND (SELECT customer_id FROM accounts WHERE id = account)"
         " IS NOT (SELECT customer_id FROM accounts WHERE id = other)",
@@ -70,31 +83,14 @@ def check_movements(conn: sqlite3.Connection) -> Iterator[Problem]:
     """Check that each movement follows from the previous one, the last one gives the balance, amounts have the right
     sign, and transfers come in pairs.
     """
-    names = AccountNames(conn)
-    balances: dict[int, int] = defaultdict(int)
-    rows = iterate_rows(conn, "SELECT id, account_id, kind, amount, balance_after FROM movements ORDER BY id")
-    for row, account_id, kind, amount, balance_after in rows:
-        params = {"account": names[account_id], "row": row, "amount": balance_after}
-        expected = balances[account_id] + amount
-        balances[account_id] = balance_after
-        if balance_after != expected:
-            sentence = N_(
-                "%(account)s: movements row %(row)s leaves %(amount)s credits, but %(expected)s follow from the one"
-                " before it"
-            )
-            yield Problem(sentence, params | {"expected": expected})
-        if balance_after < 0:
-            yield Problem(N_("%(account)s: movements row %(row)s leaves %(amount)s credits, less than none"), params)
-        if not ledger.has_valid_sign(kind, amount):
-            sentence = N_("%(account)s: movements row %(row)s, %(kind)s, is of %(amount)s credits: the wrong sign")
-            yield Problem(sentence, params | {"kind": kind, "amount": amount})
-    yield from find_by_queries(conn, (*_TRANSFER_CHECKS, *_BALANCE_CHECKS))
+    conn.create_function("has_valid_sign", 2, ledger.has_valid_sign)
+    return find_by_queries(conn, (*_MOVEMENT_CHECKS, *_TRANSFER_CHECKS, *_BALANCE_CHECKS))
 
 
 # --- the ledger compared with messages, orders and expiring credits
 
-_SECOND_REFUNDS = (
-    N_("%(account)s: movements row %(row)s gives back what messages row %(message)s cost once more"),
+_SECOND_REFUNDS = Check(
+    "%(account)s: movements row %(row)s gives back what messages row %(message)s cost once more",
     "SELECT account_id AS account, max(id) AS row, first_message_id AS message FROM movements"
     " WHERE kind = 'refund' AND first_message_id IS NOT NULL GROUP BY first_message_id HAVING count(*) > 1",
 )
@@ -165,36 +161,34 @@ SELECT orders.account_id AS account, orders.id AS row, origin, credits AS amount
 FROM orders LEFT JOIN movements ON movements.id = movement_id ORDER BY orders.id
 """
 ORDER_CHECKS = (
-    (
-        N_("%(account)s: orders row %(row)s is paid, and its credits have not arrived"),
+    Check(
+        "%(account)s: orders row %(row)s is paid, and its credits have not arrived",
         f"SELECT account, row FROM ({_ORDERS}) WHERE movement IS NULL AND paid_at IS NOT NULL",
     ),
-    (
-        N_("%(account)s: orders row %(row)s names movements row %(movement)s, not a purchase of its own"),
+    Check(
+        "%(account)s: orders row %(row)s names movements row %(movement)s, not a purchase of its own",
         f"SELECT account, row, movement FROM ({_ORDERS}) WHERE movement IS NOT NULL AND is_own IS NOT 1",
     ),
-    (
-        N_(
-            "%(account)s: orders row %(row)s is about %(amount)s credits, and movements row %(movement)s has brought"
-            " %(brought)s"
-        ),
+    Check(
+        "%(account)s: orders row %(row)s is about %(amount)s credits, and movements row %(movement)s has brought"
+        " %(brought)s",
         f"SELECT account, row, movement, amount, brought FROM ({_ORDERS}) WHERE is_own AND brought <> amount",
     ),
-    (
-        N_("%(account)s: movements row %(movement)s is said to be of order %(noted)s, and is of orders row %(row)s"),
+    Check(
+        "%(account)s: movements row %(movement)s is said to be of order %(noted)s, and is of orders row %(row)s",
         f"SELECT account, row, movement, noted FROM ({_ORDERS}) WHERE is_own AND brought = amount AND noted <> number",
     ),
-    (
-        N_("%(account)s: orders row %(row)s isn't paid, and its credits have arrived"),
+    Check(
+        "%(account)s: orders row %(row)s isn't paid, and its credits have arrived",
         f"SELECT account, row FROM ({_ORDERS})"
         f" WHERE movement IS NOT NULL AND paid_at IS NULL AND origin <> '{AUTOMATIC}'",
     ),
-    (
-        N_("%(account)s: orders row %(row)s is cancelled, and its credits have arrived"),
+    Check(
+        "%(account)s: orders row %(row)s is cancelled, and its credits have arrived",
         f"SELECT account, row FROM ({_ORDERS}) WHERE movement IS NOT NULL AND cancelled_at IS NOT NULL",
     ),
-    (
-        N_("%(account)s: movements row %(row)s is a purchase that no order is about"),
+    Check(
+        "%(account)s: movements row %(row)s is a purchase that no order is about",
         "SELECT movements.account_id AS account, movements.id AS row FROM movements"
         " LEFT JOIN orders ON movement_id = movements.id WHERE kind = 'purchase' AND orders.id IS NULL ORDER BY row",
     ),
@@ -204,21 +198,15 @@ has one if it is of automatic re-credit.
 """
 
 EXPIRY_CHECKS = (
-    (
-        N_(
-            "%(account)s: expiring_credits of movements row %(row)s are %(amount)s credits, and it has brought"
-            " %(brought)s"
-        ),
+    Check(
+        "%(account)s: expiring_credits of movements row %(row)s are %(amount)s credits, and it has brought %(brought)s",
         "SELECT expiring.account_id AS account, movement_id AS row, sum(expiring.amount) AS amount,"
         " coalesce(movements.amount, 0) AS brought FROM expiring_credits AS expiring"
         " LEFT JOIN movements ON movements.id = movement_id AND movements.account_id = expiring.account_id"
         " GROUP BY expiring.account_id, movement_id HAVING brought < sum(expiring.amount)",
     ),
-    (
-        N_(
-            "%(account)s: movements row %(row)s lets %(amount)s credits run out, for which expiring_credits have no"
-            " date"
-        ),
+    Check(
+        "%(account)s: movements row %(row)s lets %(amount)s credits run out, for which expiring_credits have no date",
         "SELECT movements.account_id AS account, movements.id AS row, -movements.amount AS amount FROM movements"
         " LEFT JOIN expiring_credits AS expired"
         " ON expiry_id = movements.id AND expired.account_id = movements.account_id"

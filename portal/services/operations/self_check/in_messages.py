@@ -1,4 +1,5 @@
-"""Checks of the messages against the movements that charge them, the totals of days and months, and their index.
+"""Checks of the messages against the movements that charge them, the totals of days and months, their index, the
+parts of texts that were cut, and what waits for receivers.
 
 What customers have deleted is in `deleted_messages`, and counts like the messages that are there. Former versions have
 left sums of it (`deleted_days`, `deleted_charges`). Everything older than an account's retention is left out on both
@@ -14,12 +15,8 @@ from portal.core.clock import DAY_MS
 from portal.core.i18n import N_
 from portal.services.accounts.account_messages import MARK_SQL
 from portal.services.common import ids
-from portal.services.operations.self_check.problem import (
-    AccountNames,
-    Problem,
-    ProblemParams,
-    iterate_rows,
-)
+from portal.services.common.message_states import DELIVERED, ENROUTE
+from portal.services.operations.self_check.problem import AccountNames, Check, Problem, ProblemParams, iterate_rows
 from portal.services.statistics import rollup
 from portal.services.statistics.daily_totals import build_month_sql, month_from_day
 from portal.services.statistics.message_counts import COLUMNS_SQL, COUNT_COLUMNS, MESSAGE_COUNT_SQL, SUMS_SQL
@@ -190,16 +187,14 @@ _IS_INDEXED = (
     " WHERE own.account_id = messages.account_id AND own.message_id = messages.id)"
 )
 INDEX_CHECKS = (
-    (
-        N_("%(account)s: messages that account_messages doesn't have: %(count)s, the first is messages row %(row)s"),
+    Check(
+        "%(account)s: messages that account_messages doesn't have: %(count)s, the first is messages row %(row)s",
         "SELECT account_id AS account, min(id) AS row, count(*) AS count FROM messages NOT INDEXED"
         f" WHERE id <= {MARK_SQL} AND NOT {_IS_INDEXED} GROUP BY account_id",
     ),
-    (
-        N_(
-            "%(account)s: rows of account_messages that are none of its messages: %(count)s, the first names messages"
-            " row %(row)s"
-        ),
+    Check(
+        "%(account)s: rows of account_messages that are none of its messages: %(count)s, the first names messages"
+        " row %(row)s",
         "SELECT account_id AS account, min(message_id) AS row, count(*) AS count FROM account_messages AS own"
         # As many as there should be are the right ones, for none is there twice: mostly they need not be looked up.
         " WHERE (SELECT count(*) FROM account_messages)"
@@ -210,3 +205,45 @@ INDEX_CHECKS = (
     ),
 )
 """The index of the accounts' messages has each message up to its mark, and nothing else."""
+
+# Grouped by nothing in particular, so that no row comes where nothing is found.
+_IF_ANY = " GROUP BY NULL"
+_CUT_MESSAGES = "SELECT min(id) AS row, count(*) AS count FROM cut_messages AS c JOIN messages ON id = message_id WHERE"
+PART_CHECKS = (
+    Check(
+        "cut_messages: rows that are of no message: %(count)s, the first is row %(row)s",
+        "SELECT min(message_id) AS row, count(*) AS count FROM cut_messages"
+        f" WHERE message_id NOT IN (SELECT id FROM messages){_IF_ANY}",
+    ),
+    Check(
+        "message_parts: parts that are of no text that was cut: %(count)s, the first is of messages row %(row)s",
+        "SELECT min(p.message_id) AS row, count(*) AS count FROM message_parts AS p"
+        " LEFT JOIN cut_messages AS c USING (message_id)"
+        f" WHERE total IS NULL OR number NOT BETWEEN 1 AND total{_IF_ANY}",
+    ),
+    Check(
+        "messages that have ended, and not all of whose parts have: %(count)s, the first is messages row %(row)s",
+        f"{_CUT_MESSAGES} messages.state <> {ENROUTE} AND total > (SELECT count(*) FROM message_parts AS p"
+        f"  WHERE p.message_id = c.message_id AND p.state <> {ENROUTE}){_IF_ANY}",
+    ),
+    Check(
+        "messages all of whose parts have ended, and that have not: %(count)s, the first is messages row %(row)s",
+        f"{_CUT_MESSAGES} messages.state = {ENROUTE} AND total = (SELECT count(*) FROM message_parts AS p"
+        f"  WHERE p.message_id = c.message_id AND p.state <> {ENROUTE}){_IF_ANY}",
+    ),
+    Check(
+        "messages that are delivered and have a part that isn't, or the other way round: %(count)s, the first is"
+        " messages row %(row)s",
+        f"{_CUT_MESSAGES} messages.state <> {ENROUTE} AND (messages.state = {DELIVERED}) <> (total = (SELECT count(*)"
+        f"  FROM message_parts AS p WHERE p.message_id = c.message_id AND p.state = {DELIVERED})){_IF_ANY}",
+    ),
+)
+"""A text that was cut is there, with its parts, and has ended as these have."""
+
+DELIVERY_CHECK = Check(
+    "%(account)s: what waits for receivers and belongs to no message: %(count)s, the first is deliveries row %(row)s",
+    "SELECT deliveries.account_id AS account, min(deliveries.id) AS row, count(*) AS count FROM deliveries"
+    " LEFT JOIN messages ON messages.id = message_id AND messages.account_id = deliveries.account_id"
+    " LEFT JOIN received ON received.id = received_id AND received.account_id = deliveries.account_id"
+    " WHERE messages.id IS NULL AND received.id IS NULL GROUP BY deliveries.account_id",
+)

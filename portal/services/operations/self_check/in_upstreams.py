@@ -11,36 +11,34 @@ from portal.core.crypto import Keys
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 from portal.services.common.message_states import ENROUTE
-from portal.services.operations.self_check.problem import Problem, find_by_queries, iterate_rows
+from portal.services.operations.self_check.problem import Check, Problem, find_by_queries, iterate_rows
 from portal.services.upstreams import upstreams
 from portal.services.upstreams.setting_checks import InvalidUpstreamSetting
-from portal.services.upstreams.settings import (
-    DEFAULTS,
-    FILE_SETTINGS,
-    check_settings_together,
-    parse_setting,
+from portal.services.upstreams.settings import DEFAULTS, FILE_SETTINGS, check_settings_together, parse_setting
+
+_SELECT_UPSTREAMS = "SELECT name AS upstream, id AS row, kind FROM upstreams WHERE removed_at IS"
+_UPSTREAM_CHECKS = (
+    Check(
+        "%(upstream)s: upstreams row %(row)s was removed, and is still in use",
+        f"{_SELECT_UPSTREAMS} NOT NULL AND (password IS NOT NULL OR enabled OR is_default)",
+    ),
+    Check(
+        "%(upstream)s: upstreams row %(row)s is of the kind %(kind)s, which there isn't",
+        f"{_SELECT_UPSTREAMS} NULL AND kind NOT IN {upstreams.KINDS}",
+    ),
+    Check(
+        "%(upstream)s: upstreams row %(row)s has a password too much or too little",
+        f"{_SELECT_UPSTREAMS} NULL AND (password IS NOT NULL) <> (kind = '{upstreams.SMPP}')",
+    ),
 )
 
 
 def check_upstreams(conn: sqlite3.Connection) -> Iterator[Problem]:
     """Check that each has possible settings and what its kind needs."""
-    rows = iterate_rows(
-        conn, "SELECT id, name, kind, settings, password IS NOT NULL, is_default, enabled, removed_at FROM upstreams"
-    )
-    for row, name, kind, settings, has_password, is_default, enabled, removed_at in rows:
-        params = {"upstream": name, "row": row}
-        if removed_at is not None:
-            if has_password or enabled or is_default:
-                yield Problem(N_("%(upstream)s: upstreams row %(row)s was removed, and is still in use"), params)
-            continue
-        if kind not in upstreams.KINDS:
-            yield Problem(
-                N_("%(upstream)s: upstreams row %(row)s is of the kind %(kind)s, which there isn't"),
-                params | {"kind": kind},
-            )
-        if has_password != (kind == upstreams.SMPP):
-            yield Problem(N_("%(upstream)s: upstreams row %(row)s has a password too much or too little"), params)
-        yield from _check_settings(kind, json.loads(settings), params)
+    yield from find_by_queries(conn, _UPSTREAM_CHECKS)
+    rows = iterate_rows(conn, "SELECT id, name, kind, settings FROM upstreams WHERE removed_at IS NULL")
+    for row, name, kind, settings in rows:
+        yield from _check_settings(kind, json.loads(settings), {"upstream": name, "row": row})
 
 
 def _check_settings(kind: str, settings: Mapping[str, object], params: Mapping[str, str | int]) -> Iterator[Problem]:
@@ -92,58 +90,46 @@ _NOT_ITS_OWN = (
     f" OR state <> {ENROUTE} GROUP BY waiting.account_id"
 )
 _WAITING_CHECKS = (
-    (
-        N_(
-            "%(account)s: rows of queued_messages that are of none of its messages under way: %(count)s, the first"
-            " names messages row %(row)s"
-        ),
+    Check(
+        "%(account)s: rows of queued_messages that are of none of its messages under way: %(count)s, the first"
+        " names messages row %(row)s",
         f"{_SELECT} queued_messages AS waiting{_NOT_ITS_OWN}",
     ),
-    (
-        N_(
-            "%(account)s: rows of held_messages that are of none of its messages under way: %(count)s, the first names"
-            " messages row %(row)s"
-        ),
+    Check(
+        "%(account)s: rows of held_messages that are of none of its messages under way: %(count)s, the first names"
+        " messages row %(row)s",
         f"{_SELECT} held_messages AS waiting{_NOT_ITS_OWN}",
     ),
-    (
-        N_(
-            "%(account)s: messages that wait in queued_messages, and that an upstream has: %(count)s, the first is"
-            " messages row %(row)s"
-        ),
+    Check(
+        "%(account)s: messages that wait in queued_messages, and that an upstream has: %(count)s, the first is"
+        " messages row %(row)s",
         f"{_SELECT} queued_messages AS waiting JOIN messages ON id = message_id"
         " WHERE upstream IS NOT NULL GROUP BY waiting.account_id",
     ),
-    (
-        N_(
-            "%(account)s: messages that are in queued_messages and in held_messages: %(count)s, the first is messages"
-            " row %(row)s"
-        ),
+    Check(
+        "%(account)s: messages that are in queued_messages and in held_messages: %(count)s, the first is messages"
+        " row %(row)s",
         f"{_SELECT} held_messages AS waiting"
         " WHERE message_id IN (SELECT message_id FROM queued_messages) GROUP BY account_id",
     ),
-    (
-        N_(
-            "%(account)s: messages that wait on more than one path in queued_messages: %(count)s, the first is messages"
-            " row %(row)s"
-        ),
+    Check(
+        "%(account)s: messages that wait on more than one path in queued_messages: %(count)s, the first is messages"
+        " row %(row)s",
         # Twice on one path would be one row.
         f"{_SELECT} (SELECT min(account_id) AS account_id, message_id"
         " FROM queued_messages WHERE EXISTS (SELECT 1 FROM queue_paths WHERE id <> 0)"
         " GROUP BY message_id HAVING count(*) > 1) AS waiting GROUP BY waiting.account_id",
     ),
-    (
-        N_("%(account)s: messages that wait on a path which there isn't: %(count)s, the first is messages row %(row)s"),
+    Check(
+        "%(account)s: messages that wait on a path which there isn't: %(count)s, the first is messages row %(row)s",
         f"{_SELECT}"
         " (SELECT path, account_id, message_id FROM queued_messages"
         "  UNION ALL SELECT path, account_id, message_id FROM held_messages) AS waiting"
         " WHERE path NOT IN (SELECT id FROM queue_paths) GROUP BY account_id",
     ),
-    (
-        N_(
-            "%(account)s: destinations in held_messages to which nothing is tried again: %(count)s, the first message"
-            " to one of them is messages row %(row)s"
-        ),
+    Check(
+        "%(account)s: destinations in held_messages to which nothing is tried again: %(count)s, the first message"
+        " to one of them is messages row %(row)s",
         # What was tried has a time for that, or an upstream has it at this moment; the others wait for it.
         f"{_SELECT} (SELECT held.account_id, min(message_id) AS message_id"
         " FROM held_messages AS held JOIN messages ON id = message_id"
@@ -151,11 +137,8 @@ _WAITING_CHECKS = (
         " HAVING NOT max(not_before IS NOT NULL OR upstream IS NOT NULL)) AS waiting GROUP BY waiting.account_id",
     ),
 )
-_NOT_WAITING_CHECK = (
-    N_(
-        "%(account)s: messages that no upstream has, and that wait for none: %(count)s, the first is messages row"
-        " %(row)s"
-    ),
+_NOT_WAITING_CHECK = Check(
+    "%(account)s: messages that no upstream has, and that wait for none: %(count)s, the first is messages row %(row)s",
     "SELECT account_id AS account, min(id) AS row, count(*) AS count FROM messages INDEXED BY messages_unfinished"
     f" WHERE state = {ENROUTE} AND upstream IS NULL AND (scheduled_at IS NULL OR due_at IS NOT scheduled_at)"
     # Up to this one they are the built-in simulator's; 0: the SMPP server hasn't seen yet that there are upstreams.

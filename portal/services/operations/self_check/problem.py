@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from portal.core import i18n
 from portal.core.crypto import KeyFileError
@@ -71,12 +72,17 @@ def iterate_rows(conn: sqlite3.Connection, sql: str) -> sqlite3.Cursor:
     return cursor.execute(sql)
 
 
-def find_by_queries(conn: sqlite3.Connection, checks: Iterable[tuple[str, str]]) -> Iterator[Problem]:
-    """Yield a problem for each row that a query finds.
-
-    Args:
-        checks: a sentence, and the query whose columns are its parameters; `account` and `other` are accounts' ids.
+class Check(NamedTuple):
+    """Rows that must not be there. `query` finds them; its columns are the parameters of `sentence`, `account` and
+    `other` being accounts' ids.
     """
+
+    sentence: str
+    query: str
+
+
+def find_by_queries(conn: sqlite3.Connection, checks: Iterable[Check]) -> Iterator[Problem]:
+    """Yield a problem for each row that a query finds."""
     names = AccountNames(conn)
     for sentence, query in checks:
         rows = iterate_rows(conn, query)
