@@ -16,10 +16,10 @@ from portal.core.db import FILE_NAME, connect
 from portal.core.progress import Progress, no_progress, report_during_statements
 from portal.services.common.errors import Refused
 from portal.services.operations import database_key, folder_locks
-from portal.services.operations.database_copy import copy_database
 
 _HEADER_OCTETS = 100
 _SQLITE_MAGIC = b"SQLite format 3\0"
+_PAGES_A_STEP = 256
 
 
 class InvalidBackup(Refused):
@@ -126,6 +126,30 @@ def restore_backup(data: Path, source: Path, progress: Progress = no_progress) -
         finally:
             temporary_file.unlink(missing_ok=True)
     return old_database
+
+
+def copy_database(source: sqlite3.Connection, target: Path, progress: Progress) -> None:
+    """Copy a database to a file page by page, as it is, damage included. The file is not fsynced.
+
+    Args:
+        source: in a transaction, if others write to it: otherwise SQLite starts again with each write between two
+            steps.
+        target: an empty file, with the mode that it is to have.
+        progress: is told pages.
+
+    Raises:
+        sqlite3.Error: `source` can't be read, or the disk is full; the caller removes `target`.
+        KeyboardInterrupt: from `progress`; the caller removes `target`.
+    """
+
+    def report(status: int, remaining: int, total: int) -> None:
+        progress(total - remaining, total)
+
+    with closing(sqlite3.connect(target, isolation_level=None)) as copy:
+        # A copy that isn't complete is removed, so nothing has to be taken back in it.
+        copy.execute("PRAGMA journal_mode = OFF")
+        copy.execute("PRAGMA synchronous = OFF")
+        source.backup(copy, pages=_PAGES_A_STEP, progress=report)
 
 
 def _open_read_only(file: Path) -> sqlite3.Connection:

@@ -7,9 +7,7 @@ from portal.core.clock import now_ms
 from portal.services.accounts import session_records
 from portal.services.common import ids
 from portal.services.upstreams import binds, counters, queue, upstreams
-from portal.services.upstreams.counters import COUNTERS
 from portal.services.upstreams.health import FAILING
-from portal.services.upstreams.paths import UpstreamPath
 
 # The names without what all begin with; by the convention of Prometheus those of counters end with `_total`.
 _METRICS = {
@@ -34,7 +32,7 @@ _METRICS = {
 }
 
 
-# What is counted of each upstream, by the names in COUNTERS.
+# What is counted of each upstream, by the names of `counters.COUNTERS`.
 _UPSTREAM_COUNTERS = {
     "submitted": "submit_sm sent to an upstream, those sent again included",
     "accepted": "Messages that an upstream has accepted",
@@ -82,18 +80,21 @@ def _iterate_metrics(conn: sqlite3.Connection) -> Iterator[_Metric]:
         yield name, help, {"": conn.execute(query).fetchone()[0] or 0}
     waiting = queue.count_waiting_messages_by_path(conn)
     yield "messages_waiting", "Messages that wait for an upstream, or to be tried again", {"": sum(waiting.values())}
+    now = now_ms()
+    # Since its date, where it has one.
+    (since,) = conn.execute(_OLDEST_QUERY, (_MAX_FIRST_SUBMITTED,)).fetchone()
     yield (
         "messages_waiting_oldest_seconds",
         "How long the oldest message that waits for an upstream has waited",
-        {"": _measure_oldest_age(conn) // 1000},
+        {"": max(now - (since or now), 0) // 1000},
     )
     if states := binds.list_upstream_states(conn):
-        yield from _iterate_upstream_metrics(conn, states, waiting)
+        yield from _iterate_upstream_metrics(conn, states, upstreams.count_waiting_messages(conn, waiting))
     yield "smsc_up", "The SMPP server is alive", {"": int(session_records.is_component_alive(conn, "smsc"))}
 
 
 def _iterate_upstream_metrics(
-    conn: sqlite3.Connection, states: Sequence[binds.UpstreamState], waiting: Mapping[UpstreamPath, int]
+    conn: sqlite3.Connection, states: Sequence[binds.UpstreamState], waiting: Mapping[int, int]
 ) -> Iterator[_Metric]:
     bound = {each.upstream.name: sum(bind.state == binds.BOUND for bind in each.binds) for each in states}
     yield "upstream_binds_bound", "Binds of an upstream that are bound", bound
@@ -105,20 +106,11 @@ def _iterate_upstream_metrics(
         "An upstream is unbound, or answers nothing but errors: others take over from it, where a route says so",
         {each.upstream.name: int(each.health.state == FAILING) for each in states},
     )
-    waiting_by_id = upstreams.count_waiting_messages(conn, waiting)
     yield (
         "upstream_messages_waiting",
         "Messages that wait for an upstream, or to be tried again there",
-        {each.upstream.name: waiting_by_id.get(each.upstream.id, 0) for each in states},
+        {each.upstream.name: waiting.get(each.upstream.id, 0) for each in states},
     )
     counted = {each.upstream.name: counters.get_counters(conn, each.upstream.id) for each in states}
-    for counter in COUNTERS:
-        values = {name: each[counter] for name, each in counted.items()}
-        yield f"upstream_{counter}_total", _UPSTREAM_COUNTERS[counter], values
-
-
-def _measure_oldest_age(conn: sqlite3.Connection) -> int:
-    """How long the oldest message waits, in milliseconds, 0 where none does; since its date, where it has one."""
-    now = now_ms()
-    (since,) = conn.execute(_OLDEST_QUERY, (_MAX_FIRST_SUBMITTED,)).fetchone()
-    return max(now - (since or now), 0)
+    for counter, help in _UPSTREAM_COUNTERS.items():
+        yield f"upstream_{counter}_total", help, {name: each[counter] for name, each in counted.items()}

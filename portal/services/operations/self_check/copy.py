@@ -15,7 +15,7 @@ from portal.core.i18n import N_
 from portal.core.progress import Progress, no_progress
 from portal.services.common.errors import Refused
 from portal.services.operations import folder_locks
-from portal.services.operations.database_copy import copy_database
+from portal.services.operations.backup import copy_database
 
 _COPY_NAME = f".{FILE_NAME}.checking"
 _LOCK_NAME = "check.lock"
