@@ -10,7 +10,6 @@ from portal.cli.groups import CommonOptions
 from portal.cli.progress import show_progress
 from portal.cli.running import serve
 from portal.cli.shell import Command, CommandOutput, PastedType, load_config, root_command, wrong_usage
-from portal.core.config import Config
 from portal.demo import fixtures
 from portal.services.operations import folder_locks
 
@@ -50,18 +49,10 @@ def _run_demo(
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     with folder_locks.hold_component_lock(config.data, folder_locks.DEMO):
         if not config.database_file.exists():
-            _create_demo(config)
+            # Said at once: the progress of this comes a second later, and in a log only if it takes long.
+            print("Making up the demo, once: users, accounts, four weeks of messages", file=sys.stderr)
+            with show_progress("Demo", "the next start makes it up") as progress:
+                demo.create_demo(config, progress)
         # Read again: the demo comes with settings of its own.
         config = load_config(options)
-        return serve(config, options, lambda: _print_welcome(config))
-
-
-def _create_demo(config: Config) -> None:
-    # Said at once: the progress of this comes a second later, and in a log only if it takes long.
-    print("Making up the demo, once: users, accounts, four weeks of messages", file=sys.stderr)
-    with show_progress("Demo", "the next start makes it up") as progress:
-        demo.create_demo(config, progress)
-
-
-def _print_welcome(config: Config) -> None:
-    print(demo.format_welcome(config), flush=True)
+        return serve(config, options, lambda: print(demo.format_welcome(config), flush=True))

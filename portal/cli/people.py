@@ -83,9 +83,12 @@ def _create_customer(context: CommandContext, customer_name: str, *, email: str,
 
 @customer_group.command("change", example="customer change Acme --credit-line 500 --messages-months 6")
 @click.option(
-    "--credit-line", "credit_line_text", metavar="N", help="Credits that it may buy before they are paid; 0: none."
+    "--credit-line",
+    type=auto_recredit.parse_credit_line,
+    metavar="N",
+    help="Credits that it may buy before they are paid; 0: none.",
 )
-@click.option("--min-age", type=int, metavar="DAYS", help="How old an account must be for it.")
+@click.option("--min-age", "min_age_days", type=int, metavar="DAYS", help="How old an account must be for it.")
 @click.option("--texts", type=click.Choice(text_policy.CHOICES), help="Shown; hidden (from viewers); none: not kept.")
 @click.option("--remove-stored", is_flag=True, help="With none: the texts that are stored, too.")
 @click.option(
@@ -95,28 +98,13 @@ def _create_customer(context: CommandContext, customer_name: str, *, email: str,
     help="How long messages are kept; 0: as [retention] of the settings says.",
 )
 def _change_customer(
-    context: CommandContext,
-    customer: Customer,
-    *,
-    credit_line_text: str | None,
-    min_age: int | None,
-    texts: str | None,
-    remove_stored: bool,
-    messages_months: int | None,
+    context: CommandContext, customer: Customer, *, texts: str | None, remove_stored: bool, **limits: int | None
 ) -> CommandOutput:
     """Set what automatic re-credit may do for one, what becomes of texts, and how long messages are kept."""
-    credit_line = None if credit_line_text is None else auto_recredit.parse_credit_line(credit_line_text)
     if remove_stored and texts != text_policy.NONE:
         wrong_usage("--remove-stored goes with --texts none")
     with write_transaction(context.conn):
-        customers.change_customer(
-            context.conn,
-            SHELL,
-            customer,
-            credit_line=credit_line,
-            min_age_days=min_age,
-            messages_months=messages_months,
-        )
+        customers.change_customer(context.conn, SHELL, customer, **limits)
         if texts is not None:
             text_policy.change_text_policy(context.conn, SHELL, customer, texts, remove_stored=remove_stored)
     customer = customers.get_customer(context.conn, customer.name)

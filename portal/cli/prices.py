@@ -52,7 +52,7 @@ def _get_price_list(context: CommandContext, name: str | None) -> PriceListSumma
 
 
 # A country like IT, or first digits like 39342.
-_destination_argument = click.argument("destination_text", metavar="DESTINATION")
+_destination_argument = click.argument("destination", type=prices.parse_destination, metavar="DESTINATION")
 _from_option = click.option(
     "--from",
     "valid_from_text",
@@ -80,7 +80,7 @@ def _describe_prices(context: CommandContext, price_list: PriceListSummary, dest
         for each in prices.list_price_rows(context.conn, price_list.id, now_ms())
         if destination in ("", each.destination)
     ]
-    headings = ("destination", "country", "price", "said by", "to come")
+    timezone = context.config.timezone
     lines = [
         (
             each.destination,
@@ -88,13 +88,14 @@ def _describe_prices(context: CommandContext, price_list: PriceListSummary, dest
             _format_price(each.price) if each.in_force else "not yet",
             "" if not each.in_force else "this list" if each.own else "default",
             "; ".join(
-                f"{_format_price(coming.price)} from {_format_date(context, coming.valid_from)}"
+                f"{_format_price(coming.price)} from {prices.format_valid_from(coming.valid_from, timezone)}"
                 for coming in each.scheduled
             ),
         )
         for each in rows
     ]
-    return CommandOutput([_price_row_to_dict(each) for each in rows], format_table(headings, lines))
+    table = format_table(("destination", "country", "price", "said by", "to come"), lines)
+    return CommandOutput([_price_row_to_dict(each) for each in rows], table)
 
 
 def _price_row_to_dict(row: PriceRow) -> dict[str, object]:
@@ -122,44 +123,32 @@ def _format_price(price: int | None) -> str:
     return "closed" if price is None else str(credit_amounts.credits_to_json_number(price))
 
 
-def _format_date(context: CommandContext, at: int) -> str:
-    return prices.format_valid_from(at, context.config.timezone)
-
-
 # --- changing it
 
 
 @price_group.command("set", example="price set IT 0.8 --from 2027-01-31")
 @_destination_argument
-@click.argument("price_text", metavar="PRICE")
+@click.argument("price", type=prices.parse_price, metavar="PRICE")
 @_from_option
 @_list_option
-def _set_price(
-    context: CommandContext, price_list: PriceListSummary, destination_text: str, price_text: str, valid_from_text: str
-) -> CommandOutput:
+def _set_price(context: CommandContext, **change: Any) -> CommandOutput:
     """Set a price, in credits a part, of a country like IT or of first digits like 39342."""
-    return _change_price(context, price_list, destination_text, prices.parse_price(price_text), valid_from_text)
+    return _change_price(context, **change)
 
 
 @price_group.command("close", example="price close 39342")
 @_destination_argument
 @_from_option
 @_list_option
-def _close_destination(
-    context: CommandContext, price_list: PriceListSummary, destination_text: str, valid_from_text: str
-) -> CommandOutput:
+def _close_destination(context: CommandContext, **change: Any) -> CommandOutput:
     """Send nothing to a destination."""
-    return _change_price(context, price_list, destination_text, None, valid_from_text)
+    return _change_price(context, price=None, **change)
 
 
 def _change_price(
-    context: CommandContext,
-    price_list: PriceListSummary,
-    destination_text: str,
-    price: int | None,
-    valid_from_text: str,
+    context: CommandContext, price_list: PriceListSummary, destination: str, price: int | None, valid_from_text: str
 ) -> CommandOutput:
-    destination, timezone = prices.parse_destination(destination_text), context.config.timezone
+    timezone = context.config.timezone
     change = PriceChange(destination, price, prices.parse_valid_from(valid_from_text, timezone))
     prices.change_prices(context.conn, SHELL, price_list.id, [change], timezone)
     return _describe_prices(context, price_list, destination)
@@ -170,10 +159,9 @@ def _change_price(
 @_from_option
 @_list_option
 def _remove_price(
-    context: CommandContext, price_list: PriceListSummary, destination_text: str, valid_from_text: str
+    context: CommandContext, price_list: PriceListSummary, destination: str, valid_from_text: str
 ) -> CommandOutput:
     """Let a list say nothing of a destination, or call a change off."""
-    destination = prices.parse_destination(destination_text)
     valid_from = prices.parse_valid_from(valid_from_text, context.config.timezone)
     prices.remove_price(context.conn, SHELL, price_list.id, destination, valid_from)
     return _describe_prices(context, price_list, destination)

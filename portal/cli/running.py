@@ -45,14 +45,16 @@ def serve(config: Config, options: CommonOptions, on_ready: Callable[[], None] |
 
 
 @contextmanager
-def _lock_checked_database(config: Config) -> Iterator[None]:
-    """Lock the database, and check that its schema is this version's, and that its key is there and its own.
+def _run_as_component(options: CommonOptions, name: str, *, supervised: bool) -> Iterator[Config]:
+    """Be one of the two servers while the block runs, on a database of this version whose key is there and its own.
 
-    Raises: as `open_database`; KeyFileError where the key is missing, too.
+    Raises: as `open_database` and `supervisor.run_as_component`; KeyFileError where the key is missing, too.
     """
+    config = load_config(options)
     with lock_database(config):
         Keys.load(config.data)
-        yield
+        with supervisor.run_as_component(config, name, supervised=supervised):
+            yield config
 
 
 def _build_child_options(options: CommonOptions) -> list[str]:
@@ -69,8 +71,7 @@ def _run_web(options: CommonOptions, *, supervised: bool) -> CommandOutput:
     # Imported here to save start-up time: no other command needs Flask.
     from portal.web import server
 
-    config = load_config(options)
-    with _lock_checked_database(config), supervisor.run_as_component(config, "web", supervised=supervised):
+    with _run_as_component(options, "web", supervised=supervised) as config:
         return CommandOutput(status=server.run_web_server(config, _build_child_options(options)))
 
 
@@ -80,6 +81,5 @@ def _run_smsc(options: CommonOptions, *, supervised: bool) -> CommandOutput:
     # Imported here to save start-up time: no other command needs the SMPP server.
     from portal.smsc import server
 
-    config = load_config(options)
-    with _lock_checked_database(config), supervisor.run_as_component(config, "smsc", supervised=supervised):
+    with _run_as_component(options, "smsc", supervised=supervised) as config:
         return CommandOutput(status=server.run_smpp_server(config))

@@ -270,22 +270,19 @@ def lock_database(config: Config, *, may_be_older: bool = False, any_key: bool =
     require_installation(config)
     with folder_locks.acquire_data_folder_lock(config.data):
         with closing(db.connect(config.database_file)) as conn:
-            _check_database(conn, config, may_be_older=may_be_older, any_key=any_key)
+            pending = migrations.list_pending_names(conn)
+            if len(pending) == len(migrations.KNOWN_NAMES):
+                # An `init` that was stopped has left an empty file.
+                raise _build_missing_error(config)
+            if pending and not may_be_older:
+                raise CommandError(
+                    f"{config.database_file} was written by an older version of this program. Stop the server and run"
+                    f" `{config.format_command('migrate')}`, or start `{config.format_command('serve')}`, which does"
+                    " so."
+                )
+            if not any_key:
+                database_key.require_key_of_database(conn, config.data)
         yield
-
-
-def _check_database(conn: db.Connection, config: Config, *, may_be_older: bool, any_key: bool) -> None:
-    pending = migrations.list_pending_names(conn)
-    if len(pending) == len(migrations.KNOWN_NAMES):
-        # An `init` that was stopped has left an empty file.
-        raise _build_missing_error(config)
-    if pending and not may_be_older:
-        raise CommandError(
-            f"{config.database_file} was written by an older version of this program. Stop the server and run"
-            f" `{config.format_command('migrate')}`, or start `{config.format_command('serve')}`, which does so."
-        )
-    if not any_key:
-        database_key.require_key_of_database(conn, config.data)
 
 
 @contextmanager

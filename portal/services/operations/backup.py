@@ -109,7 +109,7 @@ def restore_backup(data: Path, source: Path, progress: Progress = no_progress) -
     # Where it is a link to another disk, it stays one.
     database = (data / FILE_NAME).resolve()
     temporary_file = database.with_name(f".{database.name}.restoring")
-    with folder_locks.acquire_data_folder_alone(data):
+    with folder_locks.acquire_data_folder_lock(data, alone=True):
         try:
             temporary_file.touch(mode=0o600)
             with closing(_open_read_only(source)) as source_conn:
@@ -267,7 +267,7 @@ def compact_database(data: Path, progress: Progress = no_progress) -> tuple[int,
         KeyboardInterrupt: from `progress`; nothing has changed.
     """
     database = data / FILE_NAME
-    with folder_locks.acquire_data_folder_alone(data), closing(connect(database)) as conn:
+    with folder_locks.acquire_data_folder_lock(data, alone=True), closing(connect(database)) as conn:
         # This moves the content of the write-ahead log into the file.
         conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         size_before = database.stat().st_size

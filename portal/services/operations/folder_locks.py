@@ -63,39 +63,28 @@ def hold_component_lock(data: Path, name: str, wait_s: float = 0.0) -> Iterator[
         yield
 
 
-def acquire_data_folder_lock(data: Path) -> FileIO:
+def acquire_data_folder_lock(data: Path, *, alone: bool = False, but_for: str = "") -> FileIO:
     """Mark a data folder as in use by this process, until the returned file is closed or the process ends.
 
-    Raises:
-        DataFolderInUse: the database is being restored, compacted or migrated at this moment.
-    """
-    handle = _open_lock(data, _DATABASE)
-    if not try_lock(handle, fcntl.LOCK_SH):
-        with handle:
-            raise DataFolderInUse(holder=_describe_holder(handle, _DATABASE), data=data)
-    return handle
-
-
-def acquire_data_folder_alone(data: Path, *, but_for: str = "") -> FileIO:
-    """Mark a data folder as in use by this process alone, until the returned file is closed or the process ends.
-
     Args:
+        alone: and by nobody else.
         but_for: the lock of a server that this process holds itself.
 
     Raises:
-        ServerRunning: a server is running on it.
-        DataFolderInUse: a command is.
+        ServerRunning: a server is running on it, where this process wants to be alone.
+        DataFolderInUse: a command is; or the database is being restored, compacted or migrated at this moment.
     """
     handle = _open_lock(data, _DATABASE)
-    if try_lock(handle):
-        _write_holder(handle)
+    if try_lock(handle, fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
+        if alone:
+            _write_holder(handle)
         return handle
     with handle:
-        if server := find_running_server(data, but_for=but_for):
+        if alone and (server := find_running_server(data, but_for=but_for)):
             raise ServerRunning(holder=server, data=data)
         # Those that share the lock are not in the file.
-        holder = "A command" if try_lock(handle, fcntl.LOCK_SH) else _describe_holder(handle, _DATABASE)
-        raise DataFolderInUse(holder=holder, data=data)
+        is_shared = alone and try_lock(handle, fcntl.LOCK_SH)
+        raise DataFolderInUse(holder="A command" if is_shared else _describe_holder(handle, _DATABASE), data=data)
 
 
 def lock_migrated_database(data: Path, progress: Progress, *, but_for: str = "") -> tuple[FileIO, list[str]]:
@@ -145,7 +134,7 @@ def _wait_for_database(data: Path, progress: Progress, *, alone: bool, but_for: 
     told = ""
     while True:
         try:
-            return acquire_data_folder_alone(data, but_for=but_for) if alone else acquire_data_folder_lock(data)
+            return acquire_data_folder_lock(data, alone=alone, but_for=but_for)
         except ServerRunning as error:
             raise OlderDatabaseInUse(**error.params) from None
         except DataFolderInUse as error:

@@ -33,7 +33,7 @@ def test_a_database_without_secrets_takes_any_key_and_a_key_may_come_later(conn,
 def test_the_key_is_compared_with_what_a_restore_has_put_in_place(data, keys):
     make_older_with_operator(data, keys)
     (data / "secret.key").write_text(OTHER_KEY)
-    restoring = folder_locks.acquire_data_folder_alone(data)
+    restoring = folder_locks.acquire_data_folder_lock(data, alone=True)
 
     def end_restore(done: int, total: int) -> None:
         if not restoring.closed:
