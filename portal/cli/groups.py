@@ -61,33 +61,24 @@ class CommonOptions:
     json: bool = False
 
 
-def build_common_options(*, json: bool = True) -> list[click.Parameter]:
-    """`--data`, `--config` and `--json` for a command or a group. They go into the context's CommonOptions.
-
-    Args:
-        json: whether `--json` is one of them.
-    """
-    # A folder that can't be read is refused (1) and no wrong usage: PORTAL_DATA names it as well.
-    path = click.Path(readable=False, path_type=Path)
-    options: list[click.Parameter] = [
-        _build_common_option("--data", type=path, metavar="DIR", help="Data folder (PORTAL_DATA; ./data)."),
-        _build_common_option(
-            "--config", type=path, metavar="FILE", help="Settings (PORTAL_CONFIG; config.toml in DIR)."
-        ),
-    ]
-    if json:
-        options.append(_build_common_option("--json", is_flag=True, help="Print one JSON value and nothing else."))
-    return options
+def _store_common_option(ctx: click.Context, param: click.Parameter, value: object) -> None:
+    options = ctx.ensure_object(CommonOptions)
+    if value and param.name:
+        setattr(options, param.name, value)
 
 
 def _build_common_option(name: str, **attributes: Any) -> click.Option:
     return click.Option([name], expose_value=False, callback=_store_common_option, **attributes)
 
 
-def _store_common_option(ctx: click.Context, param: click.Parameter, value: object) -> None:
-    options = ctx.ensure_object(CommonOptions)
-    if value and param.name:
-        setattr(options, param.name, value)
+# A folder that can't be read is refused (1) and no wrong usage: PORTAL_DATA names it as well.
+_PATH = click.Path(readable=False, path_type=Path)
+COMMON_OPTIONS = (
+    _build_common_option("--data", type=_PATH, metavar="DIR", help="Data folder (PORTAL_DATA; ./data)."),
+    _build_common_option("--config", type=_PATH, metavar="FILE", help="Settings (PORTAL_CONFIG; config.toml in DIR)."),
+    _build_common_option("--json", is_flag=True, help="Print one JSON value and nothing else."),
+)
+"""Of commands and groups; the last one not of commands that print no data. They go into the context's CommonOptions."""
 
 
 class CommandGroup(click.Group):
@@ -95,20 +86,11 @@ class CommandGroup(click.Group):
 
     def __init__(self, name: str | None, help: str) -> None:
         super().__init__(name, help=help, no_args_is_help=True)
-        self.params += build_common_options()
+        self.params += COMMON_OPTIONS
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order in which they were added; click's own is the alphabet's."""
         return list(self.commands)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, self.get_command_help(ctx, name)) for name in self.list_commands(ctx)])
-
-    def get_command_help(self, ctx: click.Context, name: str) -> str:
-        """What the group's help says of a command: all of it, where click would cut it."""
-        command = self.get_command(ctx, name)
-        return (command and command.help) or ""
 
 
 class RootGroup(CommandGroup):
@@ -124,8 +106,9 @@ class RootGroup(CommandGroup):
             import_module(f"portal.cli.{ROOT_COMMANDS[cmd_name][0]}")
         return super().get_command(ctx, cmd_name)
 
-    def get_command_help(self, ctx: click.Context, name: str) -> str:
-        return ROOT_COMMANDS[name][1]
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help) for name, (_, help) in ROOT_COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -13,11 +13,6 @@ import click
 from portal.cli.groups import EXIT_BY_SIGNAL
 from portal.core.progress import Progress
 
-# Into a file or a pipe: nothing for quick work, then a line now and then.
-_FIRST_LINE_AFTER_S = 2.0
-_SECONDS_BETWEEN_LINES = 10.0
-_SECONDS_BETWEEN_DRAWINGS = 0.1
-
 
 @contextmanager
 def show_progress(title: str, as_it_was: str, *, clock: Callable[[], float] = time.monotonic) -> Iterator[Progress]:
@@ -34,7 +29,7 @@ def show_progress(title: str, as_it_was: str, *, clock: Callable[[], float] = ti
         click.exceptions.Exit: with 128 and the signal's number, after a line that says so, where SIGINT or SIGTERM has
             stopped the work.
     """
-    drawing = _Bar(title, clock) if sys.stderr.isatty() else _Lines(title, clock)
+    drawing = (_Bar if sys.stderr.isatty() else _Lines)(title, clock)
     stop = _StopRequest()
     reported = False
 
@@ -70,7 +65,7 @@ def _exit_by_signal(number: int, line: str) -> NoReturn:
 
 
 @contextmanager
-def _clear_before_log_lines(drawing: "_Bar | _Lines") -> Iterator[None]:
+def _clear_before_log_lines(drawing: "_Lines") -> Iterator[None]:
     # Imported here, as it takes ten milliseconds: most commands have no long work.
     import logging
 
@@ -115,35 +110,62 @@ class _StopRequest:
         self.number = number
 
 
-class _Bar:
-    """A progress bar on a terminal, click's; seconds where the total is unknown."""
+class _Lines:
+    """Into a file or a pipe: nothing for quick work, then a line now and then."""
+
+    first_after_s = 2.0
+    pause_s = 10.0
 
     def __init__(self, title: str, clock: Callable[[], float]) -> None:
         self._title = title
         self._clock = clock
         self._begun_at = clock()
-        self._drawn_at: float | None = None
-        self._bar: Any = None
+        self._next_at = self._begun_at + self.first_after_s
+        self._is_drawn = False
 
     def show(self, done: int, total: int) -> None:
         now = self._clock()
-        if self._drawn_at is not None and now - self._drawn_at < _SECONDS_BETWEEN_DRAWINGS:
-            return
-        if not total:
-            print(f"\r{self._title}  {now - self._begun_at:.0f} s", end="", file=sys.stderr, flush=True)
-        else:
-            if self._bar is None:
-                self.clear()
-                self._bar = click.progressbar(length=total, label=self._title, file=sys.stderr)
-                self._bar.render_progress()
-            self._bar.length = total
-            # It never moves back: an estimate may.
-            self._bar.update(max(0, min(done, total) - self._bar.pos))
-        self._drawn_at = now
+        if now >= self._next_at:
+            self._draw(done, total, now - self._begun_at)
+            self._next_at = now + self.pause_s
+            self._is_drawn = True
+
+    def _draw(self, done: int, total: int, seconds: float) -> None:
+        share = f"{min(done, total) * 100 // total} %, " if total else ""
+        self._print(f"{share}{seconds:.0f} s so far")
 
     def clear(self) -> None:
         """Make room for a line of text; the next change is drawn below it."""
-        if self._drawn_at is not None:
+
+    def finish(self, *, complete: bool) -> None:
+        if complete and self._is_drawn:
+            self._print(f"done in {self._clock() - self._begun_at:.0f} s")
+
+    def _print(self, text: str) -> None:
+        print(f"{self._title}: {text}", file=sys.stderr, flush=True)
+
+
+class _Bar(_Lines):
+    """On a terminal: click's progress bar; seconds where the total is unknown."""
+
+    first_after_s = 0.0
+    pause_s = 0.1
+    _bar: Any = None
+
+    def _draw(self, done: int, total: int, seconds: float) -> None:
+        if not total:
+            print(f"\r{self._title}  {seconds:.0f} s", end="", file=sys.stderr, flush=True)
+            return
+        if self._bar is None:
+            self.clear()
+            self._bar = click.progressbar(length=total, label=self._title, file=sys.stderr)
+            self._bar.render_progress()
+        self._bar.length = total
+        # It never moves back: an estimate may.
+        self._bar.update(max(0, min(done, total) - self._bar.pos))
+
+    def clear(self) -> None:
+        if self._is_drawn:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
     def finish(self, *, complete: bool) -> None:
@@ -151,35 +173,5 @@ class _Bar:
             if complete:
                 self._bar.update(self._bar.length - self._bar.pos)
             self._bar.render_finish()
-        elif self._drawn_at is not None:
+        elif self._is_drawn:
             print(file=sys.stderr)
-
-
-class _Lines:
-    """A line now and then, for logs."""
-
-    def __init__(self, title: str, clock: Callable[[], float]) -> None:
-        self._title = title
-        self._clock = clock
-        self._begun_at = clock()
-        self._next_line_at = self._begun_at + _FIRST_LINE_AFTER_S
-        self._has_lines = False
-
-    def show(self, done: int, total: int) -> None:
-        now = self._clock()
-        if now < self._next_line_at:
-            return
-        self._next_line_at = now + _SECONDS_BETWEEN_LINES
-        self._has_lines = True
-        share = f"{min(done, total) * 100 // total} %, " if total else ""
-        self._print(f"{share}{now - self._begun_at:.0f} s so far")
-
-    def clear(self) -> None:
-        """Nothing is in the way."""
-
-    def finish(self, *, complete: bool) -> None:
-        if complete and self._has_lines:
-            self._print(f"done in {self._clock() - self._begun_at:.0f} s")
-
-    def _print(self, text: str) -> None:
-        print(f"{self._title}: {text}", file=sys.stderr, flush=True)

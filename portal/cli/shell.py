@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from portal import migrations
-from portal.cli.groups import ROOT_COMMANDS, CommandError, CommandGroup, CommonOptions, build_common_options, root
+from portal.cli.groups import COMMON_OPTIONS, ROOT_COMMANDS, CommandError, CommandGroup, CommonOptions, root
 from portal.cli.progress import show_progress
 from portal.core import config as settings
 from portal.core import db, i18n
@@ -95,10 +95,12 @@ class Command(click.Command):
     def __init__(self, *args: Any, example: str, prints_data: bool = True, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.example = example
+        # The group's help has all of it, where click would cut it.
+        self.short_help = self.help
         for each in self.params:
             if not isinstance(each.type, _TYPES_AS_TYPED):
                 each.type = PastedType(each.type)
-        self.params += build_common_options(json=prints_data)
+        self.params += COMMON_OPTIONS if prints_data else COMMON_OPTIONS[:-1]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         unsigned = [re.sub(r"^-(?=[0-9])", "", each) for each in args]

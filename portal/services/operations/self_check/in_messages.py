@@ -16,7 +16,7 @@ from portal.core.i18n import N_
 from portal.services.accounts.account_messages import MARK_SQL
 from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED, ENROUTE
-from portal.services.operations.self_check.problem import AccountNames, Check, Problem, ProblemParams, iterate_rows
+from portal.services.operations.self_check.problem import AccountNames, Check, Problem, iterate_rows
 from portal.services.statistics import rollup
 from portal.services.statistics.daily_totals import build_month_sql, month_from_day
 from portal.services.statistics.message_counts import COLUMNS_SQL, COUNT_COLUMNS, MESSAGE_COUNT_SQL, SUMS_SQL
@@ -27,23 +27,25 @@ _MONTH_COLUMNS = tuple(each for each in COUNT_COLUMNS if each not in ("delivered
 
 @dataclass(slots=True)
 class _UsageCharge:
-    """A usage movement: the messages that it charges, and those that were found, deleted ones included."""
+    """A usage movement: the messages that it charges, how many it says for which amount, and those that were found,
+    deleted ones included.
+    """
 
     row: int
     first: int
     last: int
-    message_count: int
+    said: int
     amount: int
     first_found: int = 0
     last_found: int = 0
-    found_count: int = 0
-    found_price: int = 0
+    count: int = 0
+    cost: int = 0
 
     def add_found(self, first: int, last: int, count: int, price: int) -> None:
         self.first_found = min(self.first_found or first, first)
         self.last_found = max(self.last_found, last)
-        self.found_count += count
-        self.found_price += price
+        self.count += count
+        self.cost += price
 
 
 _CHARGED_SQL = "SELECT id, 1, account_id, NULL, id, id, 1, price FROM {} WHERE price"
@@ -85,24 +87,16 @@ def check_charges(conn: sqlite3.Connection) -> Iterator[Problem]:
             "%(account)s: messages that no movement charges: %(count)s, for %(cost)s credits, the first is messages"
             " row %(row)s"
         )
-        params = {"count": found.found_count, "row": found.first_found, "cost": found.found_price}
+        params = {"count": found.count, "row": found.first_found, "cost": found.cost}
         yield Problem(sentence, {"account": names[account_id], **params})
 
 
 def _check_charge(account: str, charge: _UsageCharge, first_kept_id: int) -> Iterator[Problem]:
     if 0 < charge.first < first_kept_id:
         return
-    params: ProblemParams = {
-        "account": account,
-        "row": charge.row,
-        "said": charge.message_count,
-        "amount": charge.amount,
-        "count": charge.found_count,
-        "cost": charge.found_price,
-        "first": charge.first,
-        "last": charge.last,
-    }
-    if (charge.found_count, charge.found_price) != (charge.message_count, charge.amount):
+    named = ("row", "said", "amount", "count", "cost", "first", "last")
+    params = {"account": account} | {name: getattr(charge, name) for name in named}
+    if (charge.count, charge.cost) != (charge.said, charge.amount):
         sentence = N_(
             "%(account)s: movements row %(row)s charges messages: %(said)s, credits: %(amount)s; found are"
             " messages: %(count)s, credits: %(cost)s"

@@ -13,8 +13,6 @@ from portal.migrations import MigrationFailed
 # The parameters of sentences that are thousandths of a credit.
 _CREDIT_PARAMS = frozenset(("amount", "expected", "cost", "brought", "difference"))
 
-ProblemParams = dict[str, str | int]
-
 
 @dataclass(frozen=True, slots=True)
 class Problem:
