@@ -22,7 +22,6 @@ from portal.services.credits import expiry
 from portal.services.history import deletion, retention, search_index, text_removal
 from portal.services.messages import text_policy
 from portal.services.operations import daily_self_check
-from portal.services.operations.self_check.copy import remove_stale_copy
 from portal.services.senders import senders
 from portal.services.statistics import rollup, statistics
 
@@ -125,7 +124,7 @@ def list_jobs(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]
 
 def _purge_expired_data(config: Config, conn: Connection) -> Iterator[None]:
     """Forget what has run out."""
-    remove_stale_copy(config.data)
+    daily_self_check.remove_stale_copy(config.data)
     yield
     now = clock.now_ms()
     for purge_rows, before_ms in (

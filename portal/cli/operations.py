@@ -31,7 +31,6 @@ from portal.core.crypto import KeyFileError
 from portal.core.progress import Progress, no_progress
 from portal.services.operations import backup, daily_self_check, database_key, self_check
 from portal.services.operations.self_check import problem
-from portal.services.operations.self_check.copy import open_database_copy
 from portal.services.operations.self_check.problem import Problem
 
 _MASK = "•••"
@@ -157,7 +156,7 @@ def _run_self_check(context: CommandContext) -> list[Problem]:
         problems.append(problem.problem_from_error(error))
     with (
         _show_check_progress() as progress,
-        open_database_copy(context.conn, context.config.data, progress) as copy,
+        daily_self_check.open_database_copy(context.conn, context.config.data, progress) as copy,
     ):
         return problems + self_check.find_problems(copy, progress, keys=keys)
 

@@ -6,11 +6,11 @@ import re
 import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from inspect import signature
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -27,9 +27,6 @@ from portal.migrations import MigrationFailed, NewerDatabase
 from portal.services.accounts import accounts
 from portal.services.common.errors import Refused
 from portal.services.operations import database_key, folder_locks
-
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
@@ -72,7 +69,7 @@ class PastedType(click.ParamType[Any]):
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
         return self.type.get_metavar(param, ctx)
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         return self.type.shell_complete(ctx, param, incomplete)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -116,7 +113,9 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> int:
         options = ctx.ensure_object(CommonOptions)
         with _one_line_errors():
-            output = self.run(options, ctx.params)
+            with self.open_context(options) as context:
+                assert self.callback
+                output: CommandOutput = self.callback(context, **ctx.params)
             if options.json:
                 print(json.dumps(output.value, ensure_ascii=False), flush=True)
             elif output.text:
@@ -125,10 +124,9 @@ class Command(click.Command):
             CommandError(output.problem).show()
         return output.status
 
-    def run(self, options: CommonOptions, params: dict[str, Any]) -> CommandOutput:
-        assert self.callback
-        output: CommandOutput = self.callback(options, **params)
-        return output
+    def open_context(self, options: CommonOptions) -> AbstractContextManager[object]:
+        """What the function is called with."""
+        return nullcontext(options)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Example"):
@@ -138,11 +136,8 @@ class Command(click.Command):
 class DatabaseCommand(Command):
     """A command that works on the database: its function is called with a CommandContext."""
 
-    def run(self, options: CommonOptions, params: dict[str, Any]) -> CommandOutput:
-        assert self.callback
-        with open_database(load_config(options)) as context:
-            output: CommandOutput = self.callback(context, **params)
-            return output
+    def open_context(self, options: CommonOptions) -> AbstractContextManager[object]:
+        return open_database(load_config(options))
 
 
 def named_argument(metavar: str, get: Callable[..., object], **attributes: Any) -> CommandDecorator:

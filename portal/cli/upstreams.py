@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from portal.cli.groups import CommonOptions
 from portal.cli.shell import (
     CommandContext,
     CommandOutput,
@@ -71,13 +70,10 @@ class SettingsCommand(DatabaseCommand):
         options.insert([*RULES].index("system_id") + 1, password)
         super().__init__(*args, params=[*params, *options], **attributes)
 
-    def run(self, options: CommonOptions, params: dict[str, Any]) -> CommandOutput:
-        given = {name: params.pop(name) for name in RULES}
-        settings = {name: value for name, value in given.items() if value is not None}
-        for name in FILE_SETTINGS:
-            if settings.get(name):
-                settings[name] = str(Path(settings[name]).absolute())
-        return super().run(options, {**params, "settings": settings})
+    def invoke(self, ctx: click.Context) -> int:
+        given = {name: ctx.params.pop(name) for name in RULES}
+        ctx.params["settings"] = {name: value for name, value in given.items() if value is not None}
+        return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for group in (*GROUPS, ""):
@@ -92,6 +88,10 @@ class SettingsCommand(DatabaseCommand):
                 formatter.write_dl(records)
 
 
+def _make_absolute(path: str) -> str:
+    return path and str(Path(path).absolute())
+
+
 def _build_option(name: str) -> click.Option:
     rule = RULES[name]
     option = f"--{name.replace('_', '-')}"
@@ -100,7 +100,8 @@ def _build_option(name: str) -> click.Option:
     if rule.is_flag:
         return click.Option([f"{option}/--no-{option[2:]}", name], default=None, help=help)
     if rule.metavar:
-        return click.Option([option, name], metavar=rule.metavar, help=help)
+        type = _make_absolute if name in FILE_SETTINGS else None
+        return click.Option([option, name], type=type, metavar=rule.metavar, help=help)
     if rule.low is None:
         return click.Option([option, name], type=click.Choice(list(rule.words)), help=help)
     # A number that is none is refused (1), and no wrong usage: it is as wrong in a page's form.

@@ -13,8 +13,7 @@ from portal.core.db import Connection
 from portal.services.common.audit import SHELL
 from portal.services.common.mail import Mailer
 from portal.services.operations import daily_self_check
-from portal.services.operations.daily_self_check import SelfCheckResult
-from portal.services.operations.self_check.copy import NoDiskSpaceForCopy, open_database_copy
+from portal.services.operations.daily_self_check import NoDiskSpaceForCopy, SelfCheckResult, open_database_copy
 from portal.services.operations.self_check.problem import Problem
 from portal.services.people import users
 from tests.faults import storage

@@ -22,7 +22,7 @@ from portal.services.credits import credits, ledger
 from portal.services.messages import intake, outcomes
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.operations import self_check
-from portal.services.operations.self_check.copy import DatabaseCopyFailed, open_database_copy, remove_stale_copy
+from portal.services.operations.daily_self_check import DatabaseCopyFailed, open_database_copy, remove_stale_copy
 from portal.services.statistics import rollup
 from tests.services.submitting import cancel_message, store_messages
 from tests.support import prepare_submit
