@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from portal.services.common.message_states import DELIVERED
+from portal.services.upstreams.settings import DEFAULTS
 from portal.smsc.protocol.pdu import SubmitSm
+from portal.smsc.upstream.smpp_client.deliver_sm import parse_receipt
 from portal.smsc.upstream.smpp_client.interface import BindStatus
-from portal.smsc.upstream.smpp_client.receipts import parse_receipt
 from tests.smsc.upstream.smpp_client.carrier import run_client
 
 NODE_SMSC = ("node", str(Path(__file__).parent / "node" / "smsc.js"))
@@ -80,7 +81,7 @@ async def test_messages_receipts_and_an_unbind():
         }
         await reports.wait_for(lambda: len(reports.answers) == 10 and len(reports.deliveries) == 10)
         assert reports.answers == [(each, 0, f"{each + 1:08x}") for each in range(10)]
-        receipts = [parse_receipt(each) for each in reports.deliveries]
+        receipts = [parse_receipt(each, 1, DEFAULTS) for each in reports.deliveries]
         assert [(each.message_ids, each.state) for each in receipts if each] == [
             ((f"{each + 1:08x}",), DELIVERED) for each in range(10)
         ]

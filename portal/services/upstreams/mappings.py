@@ -16,8 +16,8 @@ FAILED_PTTS = tuple(code for code in PTT_DESCRIPTIONS if code not in (PTT_NONE, 
 """The codes that say why a message was not delivered."""
 
 MAX_PATTERN_LENGTH = 100
-# So that in the texts on which a pattern is tried (`receipts`) the worst one takes no longer than a tenth of a second:
-# each thing that is repeated multiplies the work by the length of the text, and each option doubles it.
+# So that in the texts on which a pattern is tried (`deliver_sm`) the worst one takes no longer than a tenth of a
+# second: each thing that is repeated multiplies the work by the length of the text, and each option doubles it.
 _MAX_REPETITIONS, _MAX_UNBOUNDED, _MAX_OPTIONS = 3, 2, 3
 _UNBOUNDED = re.compile(r"[*+]|\{[0-9]*,\}")
 # Later versions of Python may read these in brackets otherwise than as characters, and warn of them (FutureWarning).

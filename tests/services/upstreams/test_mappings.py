@@ -16,7 +16,7 @@ from portal.services.upstreams.mappings import (
     parse_intermediate_states,
     parse_status_map,
 )
-from portal.smsc.upstream.smpp_client.receipts import _MAX_SEARCHED_LENGTH
+from portal.smsc.upstream.smpp_client.deliver_sm import _MAX_SEARCHED_LENGTH
 
 
 def test_a_status_map_says_what_is_done():

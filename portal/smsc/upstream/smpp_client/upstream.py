@@ -9,20 +9,18 @@ from portal.services.common import message_states
 from portal.services.messages import outcomes
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.inbound_octets import is_too_long
-from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.upstreams import binds, mappings
+from portal.services.upstreams import binds
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
-from portal.smsc.protocol.constants import CommandStatus, format_receipt_status, format_status
+from portal.smsc.protocol.constants import CommandStatus, format_status
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
 from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.upstream.channel import UpstreamChannel
-from portal.smsc.upstream.smpp_client import receipts, status_map
 from portal.smsc.upstream.smpp_client.charsets import CharacterMissing
 from portal.smsc.upstream.smpp_client.client import SmppClient
 from portal.smsc.upstream.smpp_client.cut_texts import CutTexts, get_cut_settings
-from portal.smsc.upstream.smpp_client.inbound import inbound_from_deliver
+from portal.smsc.upstream.smpp_client.deliver_sm import inbound_from_deliver, parse_receipt
 from portal.smsc.upstream.smpp_client.interface import (
     ClientCounters,
     ClientSettings,
@@ -33,8 +31,6 @@ from portal.smsc.upstream.smpp_client.submit_sm import build_submit_sm, split_te
 
 # The deliver_sm that takes it on has room for no more (4.6.1); the source of a data_sm may be longer (4.7.1).
 _MAX_SOURCE_LENGTH = 20
-# Appendix B has less than 200; what a carrier adds is kept for operators.
-_MAX_RECEIPT_LENGTH = 500
 
 
 class SmppUpstream(SmppClient):
@@ -69,8 +65,6 @@ class SmppUpstream(SmppClient):
 
     def _read_config(self, config: UpstreamConfig) -> ClientSettings:
         self._config, settings = config, config.upstream.settings
-        self._receipt_rules = receipts.receipt_rules_from_settings(settings)
-        self._error_map = mappings.parse_error_map(settings.error_map)
         return client_settings_from_upstream(settings, config.upstream.name, config.password or "")
 
     @property
@@ -148,36 +142,19 @@ class SmppUpstream(SmppClient):
                 # The carrier is to bring it again.
                 self._refuse_delivery(respond, CommandStatus.ESME_RX_T_APPN)
 
-        receipt = receipts.parse_receipt(message, self._receipt_rules)
-        if receipt is None:
-            inbound = inbound_from_deliver(
-                message, self._config.upstream.id, self._settings.receipt_charset, self._settings.inbound_country
-            )
-            if len(inbound.source) > _MAX_SOURCE_LENGTH:
-                self._refuse_delivery(respond, CommandStatus.ESME_RINVSRCADR)
-            elif isinstance(inbound, MobileOriginatedMessage) and is_too_long(
-                inbound.text, inbound.data_coding, inbound.body
-            ):
-                self._refuse_delivery(respond, CommandStatus.ESME_RINVMSGLEN)
-            else:
-                self._channel.handle_inbound(inbound, resolve)
+        receipt = parse_receipt(message, self._config.upstream.id, self._settings)
+        if receipt is not None:
+            self._channel.handle_receipt(receipt, resolve)
             return
-        ptt = status_map.ptt_from_receipt(receipt.state, receipt.err, self._error_map)
-        self._channel.handle_receipt(
-            UpstreamReceipt(
-                self._config.upstream.id,
-                receipt.message_ids,
-                receipt.state,
-                ptt,
-                receipt.is_final,
-                _format_status(receipt, ptt),
-                receipt.done_at,
-                message.source,
-                message.destination,
-                receipt.text[:_MAX_RECEIPT_LENGTH],
-            ),
-            resolve,
-        )
+        inbound = inbound_from_deliver(message, self._config.upstream.id, self._settings)
+        if len(inbound.source) > _MAX_SOURCE_LENGTH:
+            self._refuse_delivery(respond, CommandStatus.ESME_RINVSRCADR)
+        elif isinstance(inbound, MobileOriginatedMessage) and is_too_long(
+            inbound.text, inbound.data_coding, inbound.body
+        ):
+            self._refuse_delivery(respond, CommandStatus.ESME_RINVMSGLEN)
+        else:
+            self._channel.handle_inbound(inbound, resolve)
 
     def _refuse_delivery(self, respond: Respond, status: CommandStatus) -> None:
         self._channel.handle_delivery_refused(format_status(status))
@@ -189,10 +166,3 @@ class SmppUpstream(SmppClient):
     def state_changed(self, bind: BindState) -> None:
         self._channel.handle_binds(self.bind_states)
         self._channel.handle_room()
-
-
-def _format_status(receipt: receipts.Receipt, ptt: int) -> str:
-    """Return what the receipt says, as the text of one says it."""
-    if not receipt.stat and receipt.state is not None:
-        return format_receipt_status(receipt.state, ptt)
-    return f"stat:{receipt.stat} err:{receipt.err}"

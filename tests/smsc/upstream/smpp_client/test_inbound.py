@@ -8,9 +8,10 @@ from portal.core import gsm0338
 from portal.services.messages.inbound import InboundItem, MobileOriginatedMessage
 from portal.services.messages.inbound_parts import InboundPart
 from portal.services.messages.validation import Segment
+from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol.constants import TlvTag
 from portal.smsc.protocol.pdu import DeliverSm
-from portal.smsc.upstream.smpp_client.inbound import inbound_from_deliver, normalize_number
+from portal.smsc.upstream.smpp_client.deliver_sm import inbound_from_deliver, normalize_number
 
 SAR: dict[int, bytes] = {
     TlvTag.SAR_MSG_REF_NUM: b"\x01\x07",
@@ -20,7 +21,7 @@ SAR: dict[int, bytes] = {
 
 
 def read(message: DeliverSm, charset: str = "auto", country: str = "") -> InboundItem:
-    return inbound_from_deliver(message, 3, charset, country)
+    return inbound_from_deliver(message, 3, UpstreamSettings(receipt_charset=charset, inbound_country=country))
 
 
 def build(body: bytes = b"hello", **values: Any) -> DeliverSm:

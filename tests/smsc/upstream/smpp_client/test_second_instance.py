@@ -4,9 +4,10 @@ from dataclasses import replace
 from itertools import islice
 
 from portal.services.common.message_states import DELIVERED
+from portal.services.upstreams.settings import DEFAULTS
 from portal.smsc.protocol.pdu import DeliverSm, SubmitSm
+from portal.smsc.upstream.smpp_client.deliver_sm import parse_receipt
 from portal.smsc.upstream.smpp_client.interface import BindStatus
-from portal.smsc.upstream.smpp_client.receipts import parse_receipt
 from tests.smsc.esme import run_smsc, wait_until
 from tests.smsc.upstream.smpp_client.carrier import run_client
 from tests.support import find_free_port
@@ -38,11 +39,13 @@ async def test_messages_and_their_receipts_over_tls(config, cast, change_account
             client.submit(each, build_submit(f"text {each}"))
         await reports.wait_for(lambda: len(reports.answers) == 50 and len(reports.deliveries) == 50)
         assert [(each, status) for each, status, _ in reports.answers] == [(each, 0) for each in range(50)]
-        receipts = [parse_receipt(each) for each in reports.deliveries]
+        receipts = [parse_receipt(each, 1, DEFAULTS) for each in reports.deliveries]
         assert {each.message_ids for each in receipts if each} == {
             (upstream_id,) for _, _, upstream_id in reports.answers
         }
-        assert {(each.state, each.is_final, each.err) for each in receipts if each} == {(DELIVERED, True, "0")}
+        assert {(each.state, each.is_final, each.status) for each in receipts if each} == {
+            (DELIVERED, True, "stat:DELIVRD err:0")
+        }
         assert all(isinstance(each, DeliverSm) for each in reports.deliveries)
 
 
