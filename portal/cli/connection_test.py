@@ -9,22 +9,22 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from portal.core import tls_client
 from portal.core.tls_client import TlsFault
 from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol.constants import CommandId, CommandStatus, format_status
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, PduHeader
-from portal.smsc.upstream.smpp_client.client_session import BIND_UNANSWERED, ClientSession, SessionOwner
-from portal.smsc.upstream.smpp_client.connector import create_tls_context, describe_error, encode_bind
-from portal.smsc.upstream.smpp_client.interface import (
+from portal.smsc.upstream.smpp_client.client_session import (
+    BIND_UNANSWERED,
     ClientCounters,
+    ClientSession,
     ClientSettings,
     Respond,
-    client_settings_from_upstream,
+    SessionOwner,
 )
-from portal.smsc.upstream.smpp_client.resolver import HostResolver
+from portal.smsc.upstream.smpp_client.connector import HostResolver, create_tls_context, describe_error, encode_bind
 
 # What the session logs is in the steps as well: a command has one line on stderr.
 logging.getLogger("portal.smsc").addHandler(logging.NullHandler())
@@ -115,7 +115,7 @@ def run_connection_test(
         name: the upstream's, for the log and for commands that are told.
         format_command: gives such a command as it has to be typed.
     """
-    client_settings = client_settings_from_upstream(settings, name, password)
+    client_settings = ClientSettings(**asdict(settings), name=name, password=password)
     return [
         step
         for number, (host, port) in enumerate(client_settings.hosts)

@@ -11,8 +11,8 @@ from typing import Any
 from portal.services.common.message_states import DELIVERED
 from portal.services.upstreams.settings import DEFAULTS
 from portal.smsc.protocol.pdu import SubmitSm
+from portal.smsc.upstream.smpp_client.connector import BindStatus
 from portal.smsc.upstream.smpp_client.deliver_sm import parse_receipt
-from portal.smsc.upstream.smpp_client.interface import BindStatus
 from tests.smsc.upstream.smpp_client.carrier import run_client
 
 NODE_SMSC = ("node", str(Path(__file__).parent / "node" / "smsc.js"))

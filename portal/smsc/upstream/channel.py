@@ -1,18 +1,21 @@
-"""One upstream as the dispatcher uses it: how much it may be given, what is on its way there, and what comes of it."""
+"""One upstream as the dispatcher uses it: how much it may be given, what is on its way there, and what comes of it.
+
+A kind of upstream is a package beside this module with a class that implements `UpstreamConnection`, and tells an
+`UpstreamChannel` what comes of it; `Dispatcher` makes it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import Counter, OrderedDict, deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
 from portal.core.clock import now_ms
 from portal.services.messages.inbound import InboundItem
 from portal.services.messages.message_parts import TextPart
-from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.receipt_matching import MIN_DIGITS, UpstreamReceipt, may_be_about
 from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessage, UnsentReason
 from portal.services.messages.validation import SubmittedMessage
@@ -20,7 +23,6 @@ from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import FAILING, TRYING, UpstreamHealth
 from portal.smsc.storage.interface import OutboundStorage, UpstreamConfig
 from portal.smsc.upstream.health import HealthTracker
-from portal.smsc.upstream.interface import Resolve, UpstreamConnection
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +38,67 @@ _NO_ANSWERS = "no answer"
 # A command_status has 2^32 values. So many kinds of refusals are told of by their names until the log tells how many.
 _MAX_REFUSAL_KINDS = 10
 
+Resolve = Callable[[bool], None]
+"""Takes whether something is on disk."""
 
-class ChannelOwner(Protocol):
-    """What a channel tells the dispatcher."""
+
+class UpstreamConnection(Protocol):
+    """What takes messages on to their destinations: one upstream. Runs on the event loop and never blocks it."""
+
+    is_simulated: bool
+    """Whether it sends nothing. After a restart it gets again all that it had, and nothing of it is unsure; what it has
+    when it is removed waits again."""
+
+    def start(self) -> None:
+        """Connect, and stay so."""
+
+    def change_config(self, config: UpstreamConfig) -> None:
+        """Go on with other settings."""
 
     @property
-    def put_backs(self) -> Collection[Flow]:
-        """The accounts and destinations of what is being stored to wait again: nothing later may pass it."""
+    def is_connected(self) -> bool:
+        """Whether it can take messages at all."""
+
+    @property
+    def room(self) -> int:
+        """How many messages it takes at this moment. A text is one, however many parts it is cut into; once it is
+        taken, each of these that waits or is under way takes up a place.
+        """
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether it has sent anything that isn't answered."""
+
+    @property
+    def window(self) -> int:
+        """How many messages may be under way at most."""
+
+    @property
+    def rate(self) -> float:
+        """How many messages a second it takes at this time; 0: as many as there is room for."""
+
+    def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
+        """Take messages, which are on disk, `room` at most. What comes of each is told to the channel."""
+
+    def cancel_messages(self, message_ids: Sequence[int]) -> list[int]:
+        """Send those of these no more with which that is still possible; returns their ids. Nothing is told of them."""
+
+    def take_counters(self) -> Mapping[str, int]:
+        """Return what was counted since the last call, by names of `counters.COUNTERS`."""
+
+    async def close(self, seconds: float) -> None:
+        """Take no more, wait for what is under way for so many seconds, and disconnect. What has no answer by then is
+        told as lost, but for what a simulator has.
+        """
+
+
+class ChannelOwner(Protocol):
+    """What a channel tells the dispatcher.
+
+    put_backs: the accounts and destinations of what is being stored to wait again: nothing later may pass it.
+    """
+
+    put_backs: Counter[Flow]
 
     def begin_put_back(self, flow: Flow) -> None:
         """A message is being stored to wait again. `put_back_followers` comes before anything else is sent."""
@@ -369,10 +425,6 @@ class UpstreamChannel:
                 self._put_back(each, self._flows.pop(each), reason)
         self._owner.put_back_followers(self)
         self._owner.handle_room(self)
-
-    def handle_outcomes(self, outcomes: Sequence[MessageOutcome]) -> None:
-        """These have ended, without any receipt."""
-        self._storage.store_outcomes(outcomes)
 
     def handle_receipt(self, receipt: UpstreamReceipt, resolve: Resolve) -> None:
         """It says what became of a message."""

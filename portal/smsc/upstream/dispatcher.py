@@ -25,6 +25,7 @@ from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing.routes import RouteTable
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.paths import UpstreamPath
+from portal.services.upstreams.upstreams import SIMULATOR
 from portal.smsc.storage.interface import (
     CancelCallback,
     NoRoute,
@@ -34,10 +35,9 @@ from portal.smsc.storage.interface import (
     SubmitCallback,
     UpstreamConfig,
 )
-from portal.smsc.upstream.channel import UpstreamChannel
-from portal.smsc.upstream.interface import UpstreamConnection
-from portal.smsc.upstream.kinds import create_connection
+from portal.smsc.upstream.channel import UpstreamChannel, UpstreamConnection
 from portal.smsc.upstream.simulator.simulator import Simulator
+from portal.smsc.upstream.smpp_client.upstream import SmppUpstream
 from portal.smsc.upstream.takers import OutboundPath, PathTakers
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,8 @@ class Dispatcher:
         self._resuming_ids: set[int | None] = {None}
         self._unread_ids: set[int | None] = set()
         self._postponed_cancels: list[tuple[MessageStatus, CancelCallback]] = []
+        # Messages that no route takes: since the log told last, and since they were counted last.
+        self._unroutable_count = self._uncounted_count = 0
         self._retry_timer: asyncio.TimerHandle | None = None
         self._retry_at = 0
         self._checks_timer: asyncio.TimerHandle | None = None
@@ -117,7 +119,12 @@ class Dispatcher:
         if self._uses_upstreams:
             path = self._takers.choose_path(message) if self._takers.is_choosing else self._default_path
             if path is None:
-                self._takers.count_unroutable_submit()
+                if not self._unroutable_count:
+                    log.warning(
+                        "messages are refused, as no route takes their numbers and there is no default upstream"
+                    )
+                self._unroutable_count += 1
+                self._uncounted_count += 1
                 self._loop.call_soon(resolve, NoRoute())
                 return
             if message.scheduled_at is None:
@@ -396,7 +403,10 @@ class Dispatcher:
         elif channel.closing is not None:
             pass  # it begins anew when that has ended
         elif channel.connection is None:
-            channel.connection = create_connection(channel)
+            if config.upstream.kind == SIMULATOR:
+                channel.connection = Simulator(self._storage.store_outcomes)
+            else:
+                channel.connection = SmppUpstream(config, channel)
             channel.is_simulated = channel.connection.is_simulated
             channel.begin_health(self._loop.time())
             channel.connection.start()
@@ -456,7 +466,9 @@ class Dispatcher:
             channel.retry_receipts()
             if channel.connection is not None:
                 channel.save_counters(channel.connection)
-        self._takers.save_unroutable_submits()
+        if self._uncounted_count:
+            self._storage.count_unroutable_submits(self._uncounted_count)
+            self._uncounted_count = 0
 
     def handle_commit_in_doubt(self) -> None:
         self._unread_ids |= {None, *(each.id for each in self._channels.values() if each.is_simulated)}
@@ -481,5 +493,7 @@ class Dispatcher:
         if self._check_count % _STRAYS_CHECKS == 0:
             for channel in self._channels.values():
                 channel.log_counts()
-            self._takers.log_unroutable_submits()
+            if self._unroutable_count > 1:
+                log.warning("%d messages were refused, as no route takes their numbers", self._unroutable_count)
+            self._unroutable_count = 0
             self.check_strays()

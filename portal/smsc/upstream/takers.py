@@ -157,8 +157,6 @@ class PathTakers:
         # holds up others, nothing goes out at all.
         self._reroutings = self._holdings = 0
         self._is_stopped = False
-        # Messages that no route takes: since the log told last, and since they were counted last.
-        self._unroutable_count = self._uncounted_count = 0
 
     def stop(self) -> None:
         """Let nothing more go out."""
@@ -176,25 +174,6 @@ class PathTakers:
             return self._paths.get(decision.upstream_ids) or self._get_path(decision.upstream_ids)
         # Without any upstream messages wait for the first.
         return self.default if decision.upstream_ids or not self._channels else None
-
-    def count_unroutable_submit(self) -> None:
-        """A message was refused because nothing takes it."""
-        if not self._unroutable_count:
-            log.warning("messages are refused, as no route takes their numbers and there is no default upstream")
-        self._unroutable_count += 1
-        self._uncounted_count += 1
-
-    def save_unroutable_submits(self) -> None:
-        """Count those since the last time."""
-        if self._uncounted_count:
-            self._storage.count_unroutable_submits(self._uncounted_count)
-            self._uncounted_count = 0
-
-    def log_unroutable_submits(self) -> None:
-        """Tell of those since the last time."""
-        if self._unroutable_count > 1:
-            log.warning("%d messages were refused, as no route takes their numbers", self._unroutable_count)
-        self._unroutable_count = 0
 
     def _get_path(self, upstream_ids: UpstreamPath) -> OutboundPath:
         path = self._paths.get(upstream_ids)

@@ -4,17 +4,23 @@ import asyncio
 from bisect import insort
 from collections import deque
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 from portal.services.upstreams.binds import BindState
 from portal.smsc.protocol.constants import CommandStatus
 from portal.smsc.protocol.pdu import SubmitSm
-from portal.smsc.upstream.smpp_client.client_session import ANSWER_SECONDS, BIND_COMMANDS, ClientSession
-from portal.smsc.upstream.smpp_client.connector import BindTurns, Connector, ConnectorOwner
-from portal.smsc.upstream.smpp_client.interface import ClientCounters, ClientSettings
+from portal.smsc.upstream.smpp_client.client_session import (
+    ANSWER_SECONDS,
+    BIND_COMMANDS,
+    ClientCounters,
+    ClientSession,
+    ClientSettings,
+    Renew,
+    Submit,
+)
+from portal.smsc.upstream.smpp_client.connector import BindTurns, Connector, ConnectorOwner, HostResolver
 from portal.smsc.upstream.smpp_client.pacing import Pacer
-from portal.smsc.upstream.smpp_client.resolver import HostResolver
 from portal.smsc.upstream.smpp_client.status_map import build_status_map
-from portal.smsc.upstream.smpp_client.submits import Renew, Submit, get_order, list_ids, renew_octets
 
 # A message that was refused so often is given back: the last figure is for ESME_RMSGQFUL. That a queue is full may mean
 # all of the carrier, or one handset, and is more often the latter the second time.
@@ -24,6 +30,8 @@ MAX_TRIES, MAX_TRIES_QUEUE_FULL = 10, 2
 _LONGEST_DELAY_FACTOR = 4
 # Event loops count in milliseconds.
 _MIN_TIMER_SECONDS = 0.001
+
+_get_order = attrgetter("order")
 
 
 class _DestinationFlow:
@@ -308,7 +316,7 @@ class SmppClient(ConnectorOwner):
         for flow in list(self._flows.values()):
             self._forget_if_idle(flow)
         if unsure or unsent:
-            self.submits_lost(list_ids(unsure), list_ids(unsent))
+            self.submits_lost(_list_ids(unsure), _list_ids(unsent))
         self._settle_soon()
 
     # --- what goes out when
@@ -359,7 +367,7 @@ class SmppClient(ConnectorOwner):
         what was not answered. All that is told at once which is lost: something else goes out right after that.
         """
         unsent_ids: list[int] = []
-        for each in sorted(submits, key=get_order):
+        for each in sorted(submits, key=_get_order):
             if each.status:
                 self.submit_answered(each.message_id, each.status, "", 0)
             else:
@@ -407,7 +415,7 @@ class SmppClient(ConnectorOwner):
         if flow.waiting is None:
             flow.waiting = deque(flow.take_pending())
             self._blocked[submit.destination] = flow
-        insort(flow.waiting, submit, key=get_order)
+        insort(flow.waiting, submit, key=_get_order)
         factor = min(2 ** (submit.tries - 1 + is_queue_full), _LONGEST_DELAY_FACTOR)
         flow.due_at = now + self._settings.throttle_seconds * factor
         is_last_try = submit.tries >= (MAX_TRIES_QUEUE_FULL if is_queue_full else MAX_TRIES)
@@ -445,7 +453,7 @@ class SmppClient(ConnectorOwner):
         for send in reversed(senders) if self._pacer.is_closed else senders:
             send(now, expired)
         if expired:
-            self.submits_lost([], list_ids(expired))
+            self.submits_lost([], _list_ids(expired))
 
     def _send_blocked(self, now: float, expired: list[Submit]) -> None:
         available = self._pacer.count_available(now)
@@ -456,7 +464,7 @@ class SmppClient(ConnectorOwner):
             session = self._choose_session(flow)
             if session.free <= 0 or available <= 0:
                 break
-            while flow.waiting and not renew_octets(flow.waiting[0]):
+            while flow.waiting and not flow.waiting[0].renew_octets():
                 expired.append(flow.waiting[0])
                 self._drop_waiting(flow.waiting[0], flow)
             if not flow.waiting:
@@ -472,7 +480,7 @@ class SmppClient(ConnectorOwner):
         for session in self.sessions:
             while session.pending and available > 0 and session.free > 0:
                 submit = session.pending.popleft()
-                if not renew_octets(submit):
+                if not submit.renew_octets():
                     expired.append(submit)
                     self._leave_flow(submit)
                     continue
@@ -524,3 +532,8 @@ class SmppClient(ConnectorOwner):
     def _handle_timer(self) -> None:
         self._timer = None
         self._settle_soon()
+
+
+def _list_ids(submits: Iterable[Submit]) -> list[int]:
+    """The ids of messages, in the order in which they were submitted."""
+    return [each.message_id for each in sorted(submits, key=_get_order)]

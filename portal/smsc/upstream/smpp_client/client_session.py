@@ -1,4 +1,6 @@
-"""One connection to a carrier, from its first octet to its last: the ESME's side of SMPP 3.4 (2.2)."""
+"""One connection to a carrier, from its first octet to its last: the ESME's side of SMPP 3.4 (2.2). What it is set to,
+what it counts, and the messages on their way there.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +8,27 @@ import asyncio
 import logging
 import ssl
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from portal.core import tls_client
+from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, format_status
-from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, MalformedPdu, PduHeader
+from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, MalformedPdu, PduHeader, SubmitSm
 from portal.smsc.protocol.pdu_stream import MAX_SEQUENCE_NUMBER, PduStream
-from portal.smsc.upstream.smpp_client.interface import ClientCounters, ClientSettings, Host, Respond
-from portal.smsc.upstream.smpp_client.submits import Submit
 
 log = logging.getLogger(__name__)
+
+Host = tuple[str, int]
+"""A name or address, and a port."""
+Respond = Callable[[int], None]
+"""Answers a deliver_sm or data_sm with this command_status. Only the first call does; none, once the connection has
+ended."""
+Renew = Callable[[], SubmitSm | None]
+"""Returns a message as it is to be sent by now; None where it has expired."""
 
 BIND_SEQUENCE = 1
 BIND_UNANSWERED = "has not answered the bind"
@@ -43,6 +54,84 @@ _SUBMIT_SM_RESP, _GENERIC_NACK = CommandId.SUBMIT_SM_RESP, CommandId.GENERIC_NAC
 _DELIVERIES = (CommandId.DELIVER_SM, CommandId.DATA_SM)
 # That a handset can be reached again (4.12). It has no response, and nothing here has asked for it.
 _ALERT_NOTIFICATION = 0x102
+# What the bind says, and TLS.
+_CONNECTION_SETTINGS = (
+    *"system_id password system_type interface_version address_ton address_npi address_range".split(),
+    *"tls tls_verify tls_ca_file tls_server_name tls_certificate tls_key tls_minimum".split(),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings(UpstreamSettings):
+    """What one upstream is set to, with what isn't among its settings. Times are in seconds.
+
+    name: for the log.
+    """
+
+    name: str = ""
+    password: str = field(default="", repr=False)
+
+    @property
+    def hosts(self) -> list[Host]:
+        """The hosts, in their order."""
+        first = (self.host, self.port)
+        return [first, (self.second_host, self.second_port or self.port)] if self.second_host else [first]
+
+    def needs_other_connection(self, new: ClientSettings, host: Host) -> bool:
+        """Whether a connection to `host` (one of `hosts`) that was made with these settings cannot go on with `new`."""
+        return host not in new.hosts or any(getattr(self, each) != getattr(new, each) for each in _CONNECTION_SETTINGS)
+
+
+@dataclass(slots=True)
+class ClientCounters:
+    """What has happened since it was taken last.
+
+    submitted: submit_sm sent, those that were sent again included, which `retried` counts. unknown_answers: responses
+    to nothing that waits for one, late and double ones. answers_without_id: accepted messages whose receipt cannot be
+    recognized. malformed: PDUs that are not SMPP 3.4.
+    """
+
+    submitted: int = 0
+    throttled: int = 0
+    retried: int = 0
+    unknown_answers: int = 0
+    answers_without_id: int = 0
+    malformed: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Submit:
+    """A message on its way.
+
+    octets: the submit_sm, with any sequence number. order: counts up as messages are submitted. parts: what it counts
+    as. renew: None where it stays as it is. is_retry: whether it was given back before. tries: how often it was refused
+    for being too much; status: with what the last time, 0: never. sent_at: seconds of the event loop's clock.
+    """
+
+    message_id: int
+    destination: str
+    octets: bytes
+    order: int
+    parts: int
+    renew: Renew | None
+    is_retry: bool
+    tries: int = 0
+    status: int = 0
+    sent_at: float = 0.0
+
+    def renew_octets(self) -> bool:
+        """Encode anew what had to wait: how long it is still valid has changed. Returns whether it is to be sent at
+        all.
+        """
+        if self.renew is None:
+            return True
+        # Other settings may have no room for its addresses any more: then it goes as it could be written before.
+        with suppress(ValueError, LookupError, OverflowError):
+            message = self.renew()
+            if message is None:
+                return False
+            self.octets = message.encode()
+        return True
 
 
 class SessionOwner:

@@ -1,4 +1,4 @@
-"""Keeps one bind of an upstream: connects, binds, and does so again whenever the connection has ended."""
+"""Keeps one bind of an upstream: looks its host up, connects, binds, and does so again whenever the connection ends."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import asyncio
 import logging
 import os
 import random
+import socket
 import ssl
-from collections.abc import Collection, Mapping
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
+from enum import StrEnum
+from functools import partial
+from ipaddress import ip_address
 
 from portal.core import tls_client
 from portal.core.clock import now_ms
+from portal.services.upstreams import binds
 from portal.services.upstreams.binds import BindState
 from portal.smsc.protocol.constants import CommandStatus
 from portal.smsc.protocol.pdu import Bind
@@ -21,10 +28,9 @@ from portal.smsc.upstream.smpp_client.client_session import (
     BIND_COMMANDS,
     BIND_SEQUENCE,
     ClientSession,
+    ClientSettings,
     SessionOwner,
 )
-from portal.smsc.upstream.smpp_client.interface import BindStatus, ClientSettings
-from portal.smsc.upstream.smpp_client.resolver import HostResolver
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +46,54 @@ _PASSING_REFUSALS = (
     CommandStatus.ESME_RTHROTTLED,
     CommandStatus.ESME_RBINDTHROTTLED,
 )
+
+
+class BindStatus(StrEnum):
+    """What one bind is doing. CONNECTING is the first time; REFUSED and UNBOUND ones are tried again and again."""
+
+    CONNECTING = "connecting"
+    BOUND = binds.BOUND
+    REFUSED = binds.REFUSED
+    UNBOUND = binds.UNBOUND
+    CLOSED = "closed"
+
+
+class HostResolver:
+    """Looks up the host of one upstream, for all of its binds; one look-up at a time, in a thread that nobody joins.
+
+    The system's resolver blocks, for as long as it likes. In the event loop's own threads a few names that hang would
+    hold up every other upstream, and the end of the process.
+    """
+
+    def __init__(self) -> None:
+        self._pending: dict[str, asyncio.Future[Sequence[str]]] = {}
+
+    async def resolve(self, host: str) -> Sequence[str]:
+        """Return the addresses of a host, in the order in which they are to be tried.
+
+        Raises OSError where there are none. A caller that is cancelled leaves the look-up to the next one.
+        """
+        with suppress(ValueError):
+            return [str(ip_address(host))]
+        if host not in self._pending:
+            found: Future[Sequence[str]] = Future()
+            # Where no thread can be started the next caller tries it again.
+            threading.Thread(target=_look_up, args=(host, found), name=f"resolve {host}", daemon=True).start()
+            self._pending[host] = asyncio.wrap_future(found)
+            self._pending[host].add_done_callback(partial(self._forget, host))
+        return await asyncio.shield(self._pending[host])
+
+    def _forget(self, host: str, looked_up: asyncio.Future[Sequence[str]]) -> None:
+        del self._pending[host]
+        looked_up.exception()  # nobody may wait for it any more
+
+
+def _look_up(host: str, found: Future[Sequence[str]]) -> None:
+    try:
+        addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        found.set_result(list(dict.fromkeys(str(address[0]) for *_, address in addresses)))
+    except (OSError, UnicodeError) as error:
+        found.set_exception(error)
 
 
 class BindTurns:

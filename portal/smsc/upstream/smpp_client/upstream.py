@@ -19,14 +19,9 @@ from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.upstream.channel import UpstreamChannel
 from portal.smsc.upstream.smpp_client.charsets import CharacterMissing
 from portal.smsc.upstream.smpp_client.client import SmppClient
+from portal.smsc.upstream.smpp_client.client_session import ClientCounters, ClientSettings, Respond
 from portal.smsc.upstream.smpp_client.cut_texts import CutTexts, get_cut_settings
 from portal.smsc.upstream.smpp_client.deliver_sm import inbound_from_deliver, parse_receipt
-from portal.smsc.upstream.smpp_client.interface import (
-    ClientCounters,
-    ClientSettings,
-    Respond,
-    client_settings_from_upstream,
-)
 from portal.smsc.upstream.smpp_client.submit_sm import build_submit_sm, split_text
 
 # The deliver_sm that takes it on has room for no more (4.6.1); the source of a data_sm may be longer (4.7.1).
@@ -65,7 +60,7 @@ class SmppUpstream(SmppClient):
 
     def _read_config(self, config: UpstreamConfig) -> ClientSettings:
         self._config, settings = config, config.upstream.settings
-        return client_settings_from_upstream(settings, config.upstream.name, config.password or "")
+        return ClientSettings(**dataclasses.asdict(settings), name=config.upstream.name, password=config.password or "")
 
     @property
     def window(self) -> int:

@@ -22,7 +22,8 @@ from portal.smsc.protocol.pdu import (
     SubmitSm,
 )
 from portal.smsc.upstream.smpp_client.client import SmppClient
-from portal.smsc.upstream.smpp_client.interface import BindStatus, ClientSettings, Respond
+from portal.smsc.upstream.smpp_client.client_session import ClientSettings, Respond
+from portal.smsc.upstream.smpp_client.connector import BindStatus
 from tests.smsc.esme import DEADLINE_S, RawEsme, close_connections
 
 BIND_COMMANDS = (CommandId.BIND_TRANSCEIVER, CommandId.BIND_TRANSMITTER, CommandId.BIND_RECEIVER)

@@ -15,7 +15,8 @@ from portal.services.upstreams.binds import BindState
 from portal.smsc.admission.tls import create_tls_context, ensure_certificate
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus
 from portal.smsc.protocol.pdu import BindResp, DeliverSm, HeaderOnlyPdu
-from portal.smsc.upstream.smpp_client.interface import BindStatus, ClientSettings
+from portal.smsc.upstream.smpp_client.client_session import ClientSettings
+from portal.smsc.upstream.smpp_client.connector import BindStatus
 from tests.smsc.esme import DEADLINE_S, wait_until
 from tests.smsc.upstream.smpp_client.carrier import (
     Carrier,
@@ -383,7 +384,7 @@ async def test_another_address_of_the_host_is_tried_where_the_first_is_silent(mo
             each.setblocking(False)
             each.connect_ex(silent.getsockname())
         found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{each}", 0)) for each in (2, 1)]
-        monkeypatch.setattr("portal.smsc.upstream.smpp_client.resolver.socket.getaddrinfo", lambda *_, **__: found)
+        monkeypatch.setattr("portal.smsc.upstream.smpp_client.connector.socket.getaddrinfo", lambda *_, **__: found)
         async with run_client(carrier.port, host="carrier.example", connect_seconds=0.2) as (_, reports):
             await carrier.accept()
             await reports.wait_for_state(BindStatus.BOUND)

@@ -8,7 +8,8 @@ import pytest
 from portal.services.upstreams.settings import RULES
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import HeaderOnlyPdu
-from portal.smsc.upstream.smpp_client.interface import BindStatus, ClientSettings
+from portal.smsc.upstream.smpp_client.client_session import ClientSettings
+from portal.smsc.upstream.smpp_client.connector import BindStatus
 from tests.smsc.upstream.smpp_client.carrier import (
     Carrier,
     Reports,

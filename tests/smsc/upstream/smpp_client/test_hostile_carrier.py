@@ -9,7 +9,7 @@ import pytest
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import DeliverSm, HeaderOnlyPdu, MessageResp, encode_pdu
-from portal.smsc.upstream.smpp_client.interface import BindStatus
+from portal.smsc.upstream.smpp_client.connector import BindStatus
 from tests.smsc.esme import wait_until
 from tests.smsc.fuzzing import COMMAND_IDS, UNKNOWN_COMMAND_IDS, make_pdu
 from tests.smsc.upstream.smpp_client.carrier import build_submit, run_bound_client, submit_all

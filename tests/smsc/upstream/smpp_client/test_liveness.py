@@ -6,7 +6,7 @@ import pytest
 
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import DeliverSm, HeaderOnlyPdu
-from portal.smsc.upstream.smpp_client.interface import BindStatus
+from portal.smsc.upstream.smpp_client.connector import BindStatus
 from tests.smsc.esme import wait_until
 from tests.smsc.upstream.smpp_client.carrier import run_bound_client, submit_all
 

@@ -37,7 +37,9 @@ class Receipt(NamedTuple):
 
 def read_receipt(message: DeliverSm | DataSm, settings: UpstreamSettings = DEFAULTS) -> Receipt | None:
     receipt = parse_receipt(message, 1, settings)
-    return receipt and Receipt(receipt.message_ids, receipt.state, receipt.is_final, receipt.status, receipt.done_at)
+    if receipt is None:
+        return None
+    return Receipt(receipt.message_ids, receipt.state, receipt.is_final, receipt.status, receipt.done_at)
 
 
 def parse_text(text: str, esm_class: int = 4, settings: UpstreamSettings = DEFAULTS) -> Receipt:

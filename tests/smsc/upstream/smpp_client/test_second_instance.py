@@ -6,8 +6,8 @@ from itertools import islice
 from portal.services.common.message_states import DELIVERED
 from portal.services.upstreams.settings import DEFAULTS
 from portal.smsc.protocol.pdu import DeliverSm, SubmitSm
+from portal.smsc.upstream.smpp_client.connector import BindStatus
 from portal.smsc.upstream.smpp_client.deliver_sm import parse_receipt
-from portal.smsc.upstream.smpp_client.interface import BindStatus
 from tests.smsc.esme import run_smsc, wait_until
 from tests.smsc.upstream.smpp_client.carrier import run_client
 from tests.support import find_free_port

@@ -9,7 +9,7 @@ import pytest
 from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import HeaderOnlyPdu, MessageResp, SubmitSm, encode_pdu
-from portal.smsc.upstream.smpp_client.interface import BindStatus
+from portal.smsc.upstream.smpp_client.connector import BindStatus
 from tests.smsc.upstream.smpp_client.carrier import (
     build_submit,
     run_bound_client,

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from portal.smsc.upstream.smpp_client.interface import BindStatus, ClientSettings
+from portal.smsc.upstream.smpp_client.client_session import ClientSettings
+from portal.smsc.upstream.smpp_client.connector import BindStatus
 from tests.smsc.upstream.smpp_client.carrier import run_carrier, run_client
 from tests.smsc.upstream.smpp_client.tls_carrier import SERVER_NAME, Authority, TlsCarrier, run_tls_carrier
 
