@@ -18,7 +18,7 @@ from portal.smsc.protocol.constants import format_status
 from portal.smsc.protocol.pdu import SubmitSm
 from portal.smsc.upstream.channel import UpstreamChannel
 from portal.smsc.upstream.smpp_client.client import SmppClient
-from portal.smsc.upstream.smpp_client.submit_sm import OutgoingText, build_submit_sm
+from portal.smsc.upstream.smpp_client.submit_sm import CarrierText, build_submit_sm
 
 # What decides how a text is cut: the parts that are sent later have to fit those that were sent before.
 _CUT_SETTINGS = ("charset", "missing_characters", "other_alphabets", "long_texts")
@@ -43,7 +43,7 @@ class _Sending:
 
     message: SubmittedMessage
     settings: UpstreamSettings
-    outgoing: OutgoingText
+    text: CarrierText
     reference: int
     open: dict[int, int] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)
@@ -58,10 +58,10 @@ class _Sending:
 
     @property
     def total(self) -> int:
-        return len(self.outgoing.pieces)
+        return len(self.text.pieces)
 
     def build(self, number: int, now: int) -> SubmitSm:
-        return build_submit_sm(self.message, self.outgoing, self.settings, now, number, self.reference)
+        return build_submit_sm(self.message, self.text, self.settings, now, number, self.reference)
 
     def renew(self, number: int) -> SubmitSm | None:
         """Return a part as it is to be sent now; None where its text has expired."""
@@ -103,7 +103,7 @@ class CutTexts:
         # Those of the latest texts, by destination and message id.
         self._references: OrderedDict[str, dict[int, int]] = OrderedDict()
 
-    def send(self, message: SubmittedMessage, outgoing: OutgoingText, settings: UpstreamSettings) -> None:
+    def send(self, message: SubmittedMessage, text: CarrierText, settings: UpstreamSettings) -> None:
         """Send the parts of a message that were not accepted.
 
         Args:
@@ -112,7 +112,7 @@ class CutTexts:
         Raises:
             ValueError: a part can't be written; none was sent.
         """
-        sending = _Sending(message, settings, outgoing, self._choose_reference(message))
+        sending = _Sending(message, settings, text, self._choose_reference(message))
         now = now_ms()
         submits = {
             number: sending.build(number, now)

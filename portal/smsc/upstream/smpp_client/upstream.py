@@ -17,12 +17,11 @@ from portal.smsc.protocol.constants import CommandStatus, format_status
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
 from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.upstream.channel import UpstreamChannel
-from portal.smsc.upstream.smpp_client.charsets import CharacterMissing
 from portal.smsc.upstream.smpp_client.client import SmppClient
 from portal.smsc.upstream.smpp_client.client_session import ClientCounters, ClientSettings, Respond
 from portal.smsc.upstream.smpp_client.cut_texts import CutTexts, get_cut_settings
 from portal.smsc.upstream.smpp_client.deliver_sm import inbound_from_deliver, parse_receipt
-from portal.smsc.upstream.smpp_client.submit_sm import build_submit_sm, split_text
+from portal.smsc.upstream.smpp_client.submit_sm import CharacterMissing, build_submit_sm, split_text
 
 # The deliver_sm that takes it on has room for no more (4.6.1); the source of a data_sm may be longer (4.7.1).
 _MAX_SOURCE_LENGTH = 20
@@ -82,25 +81,25 @@ class SmppUpstream(SmppClient):
 
     def _send_message(self, message: SubmittedMessage) -> None:
         settings = get_cut_settings(message, self._settings)
-        outgoing = split_text(message, settings)
-        if message.cut is not None and message.cut.total != len(outgoing.pieces):
+        text = split_text(message, settings)
+        if message.cut is not None and message.cut.total != len(text.pieces):
             raise ValueError("parts of it were sent that the others would not fit")
-        if len(outgoing.pieces) > 1:
-            self._cut_texts.send(message, outgoing, settings)
+        if len(text.pieces) > 1:
+            self._cut_texts.send(message, text, settings)
         else:
-            submit_sm = build_submit_sm(message, outgoing, settings, now_ms())
+            submit_sm = build_submit_sm(message, text, settings, now_ms())
             renew = partial(self._renew_submit_sm, message)
-            self.submit(message.id, submit_sm, outgoing.piece_parts, renew, is_retry=message.is_retry)
+            self.submit(message.id, submit_sm, text.piece_parts, renew, is_retry=message.is_retry)
 
     def _renew_submit_sm(self, message: SubmittedMessage) -> SubmitSm | None:
         """Return a message as it is to be sent now; None where it has expired."""
         now = now_ms()
         if outcomes.is_expired(message, now):
             return None
-        outgoing = split_text(message, self._settings)
-        if len(outgoing.pieces) > 1:
+        text = split_text(message, self._settings)
+        if len(text.pieces) > 1:
             raise ValueError("other settings would cut it now")
-        return build_submit_sm(message, outgoing, self._settings, now)
+        return build_submit_sm(message, text, self._settings, now)
 
     def cancel_messages(self, message_ids: Sequence[int]) -> list[int]:
         return self._cut_texts.cancel_messages(message_ids)

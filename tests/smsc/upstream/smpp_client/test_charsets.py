@@ -11,8 +11,12 @@ from portal.core import gsm0338
 from portal.core.gsm0338 import Encoding
 from portal.services.messages.validation import Segment, SubmittedMessage
 from portal.services.upstreams.settings import CHARSETS, UpstreamSettings
-from portal.smsc.upstream.smpp_client import charsets
-from portal.smsc.upstream.smpp_client.charsets import CarrierText, CharacterMissing, encode_text
+from portal.smsc.upstream.smpp_client.submit_sm import (
+    CarrierText,
+    CharacterMissing,
+    encode_text,
+    replace_missing_characters,
+)
 
 GSM_ALPHABET = gsm0338.decode(bytes(septet for septet in range(128) if septet != gsm0338.ESCAPE)) + "\f^{}\\[~]|€"
 PART_HEADER = bytes.fromhex("050003AB0201")
@@ -153,7 +157,7 @@ def test_a_character_that_is_missing_may_be_a_reason_not_to_send(charset, text):
     ],
 )
 def test_a_similar_character_stands_for_one_that_is_missing(charset, text, replaced):
-    assert charsets.replace_missing_characters(text, charset) == replaced
+    assert replace_missing_characters(text, charset) == replaced
     sent = encode(prepare(text, 3), charset, missing_characters="replace", other_alphabets="convert")
     assert sent.data_coding == 0
     octets = read_octets(sent)
