@@ -163,13 +163,20 @@ class SmppClient(ConnectorOwner):
         return max(min(free, self._pacer.count_available(self._loop.time()) - waiting), 0)
 
     def submit(
-        self, message_id: int, message: SubmitSm, parts: int = 1, renew: Renew | None = None, *, is_retry: bool = False
+        self,
+        message_id: int,
+        message: SubmitSm,
+        parts: int = 1,
+        renew: Renew | None = None,
+        *,
+        is_retry: bool = False,
+        number: int = 0,
     ) -> None:
         """Send a message; only while `room` is positive. `submit_answered` or `submits_lost` tells what came of it.
 
         `throughput` counts it as so many parts. `renew` is called where it had to wait; one that has expired is lost,
         unsent. Without `renew` it stays as it is. `is_retry`: it was given back before, so that its refusal says less
-        about others.
+        about others. `number`: which part it is of a text that is cut.
 
         Messages to one destination go out in the order in which they come here, and on one bind, as long as one of them
         is under way. Its sequence number does not matter.
@@ -178,7 +185,7 @@ class SmppClient(ConnectorOwner):
         """
         octets = message.encode()
         self._order += 1
-        submit = Submit(message_id, message.destination, octets, self._order, parts, renew, is_retry)
+        submit = Submit(message_id, message.destination, octets, self._order, parts, renew, is_retry, number)
         flow = self._flows.get(submit.destination)
         if flow is None:
             flow = self._flows[submit.destination] = _DestinationFlow(submit.destination)
@@ -191,29 +198,25 @@ class SmppClient(ConnectorOwner):
                 flow.due_at = 0.0
                 self._settle_soon()
 
-    def cancel_waiting(self, message_ids: Iterable[int]) -> list[int]:
-        """Send those of these messages no more that have waited to be sent (again); returns their ids. Nothing is told
-        of them any more.
-        """
-        return [each for (each,) in self.cancel_groups([(each,) for each in message_ids])]
+    def cancel_waiting(self, message_ids: Iterable[int], *, begun: bool = False) -> list[Submit]:
+        """Send those of these messages no more that have waited to be sent (again); returns what isn't sent of them.
+        Nothing is told of that any more.
 
-    def cancel_groups(self, groups: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """The same of groups of messages, each group only where all of it has waited; otherwise all of it goes on."""
-        wanted = {each for group in groups for each in group}
+        begun: whether that goes for parts of a text of which others are under way; otherwise all of it goes on.
+        """
+        wanted = {*message_ids}
+        if not begun:
+            wanted -= {each.message_id for session in self.sessions for each in session.in_flight.values()}
         queues = [each.pending for each in self.sessions] + [each.waiting or () for each in self._blocked.values()]
-        waiting = [each for queue in queues for each in queue if each.message_id in wanted]
-        found = {each.message_id for each in waiting}
-        cancelled = [group for group in groups if found.issuperset(group)]
-        cancelled_ids = {each for group in cancelled for each in group}
+        cancelled = [each for queue in queues for each in queue if each.message_id in wanted]
         for session in self.sessions:
-            session.pending = deque(each for each in session.pending if each.message_id not in cancelled_ids)
-        for each in waiting:
-            if each.message_id in cancelled_ids:
-                flow = self._flows[each.destination]
-                if flow.waiting is None:
-                    self._leave_flow(each)
-                else:
-                    self._drop_waiting(each, flow)
+            session.pending = deque(each for each in session.pending if each.message_id not in wanted)
+        for each in cancelled:
+            flow = self._flows[each.destination]
+            if flow.waiting is None:
+                self._leave_flow(each)
+            else:
+                self._drop_waiting(each, flow)
         self._settle_soon()
         return cancelled
 
@@ -230,7 +233,7 @@ class SmppClient(ConnectorOwner):
 
     # --- what a subclass is told, on the event loop; it may call back, and must not raise
 
-    def submit_answered(self, message_id: int, status: int, upstream_message_id: str, bind_number: int) -> None:
+    def submit_answered(self, submit: Submit, status: int, upstream_message_id: str, bind_number: int) -> None:
         """The upstream has decided: command_status 0, and its id for the message ("" where it gave none), or another.
 
         A status that means too much at a time (bind_number 0): it was tried often enough here, or something before it
@@ -238,12 +241,12 @@ class SmppClient(ConnectorOwner):
         """
         raise NotImplementedError
 
-    def submit_throttled(self, message_id: int, status: int) -> None:
+    def submit_throttled(self, submit: Submit, status: int) -> None:
         """The upstream has refused it with a command_status that means too much at a time. It is tried again, or told
         of once more, right after this.
         """
 
-    def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
+    def submits_lost(self, unsure: Sequence[Submit], unsent: Sequence[Submit]) -> None:
         """These will not be answered any more. Both lists are in the order in which they were submitted.
 
         unsure: sent, but not answered: the upstream may have them. unsent: certainly not taken by the upstream.
@@ -285,7 +288,7 @@ class SmppClient(ConnectorOwner):
                 followers = self._end_flow(submit)
             else:
                 self._leave_flow(submit)
-            self.submit_answered(submit.message_id, status, upstream_message_id, session.number)
+            self.submit_answered(submit, status, upstream_message_id, session.number)
             self._give_back(followers)
         self._settle_soon()
 
@@ -293,7 +296,7 @@ class SmppClient(ConnectorOwner):
         self._pacer.forget_probe()
         # Nothing may overtake what is lost.
         followers = self._end_flow(submit)
-        self._give_back(followers, unsure_ids=[submit.message_id])
+        self._give_back(followers, unsure=[submit])
         self._settle_soon()
 
     def handle_end(self, session: ClientSession) -> None:
@@ -316,7 +319,7 @@ class SmppClient(ConnectorOwner):
         for flow in list(self._flows.values()):
             self._forget_if_idle(flow)
         if unsure or unsent:
-            self.submits_lost(_list_ids(unsure), _list_ids(unsent))
+            self.submits_lost(sorted(unsure, key=_get_order), sorted(unsent, key=_get_order))
         self._settle_soon()
 
     # --- what goes out when
@@ -362,18 +365,18 @@ class SmppClient(ConnectorOwner):
         self._forget_if_idle(flow)
         return followers
 
-    def _give_back(self, submits: Iterable[Submit], unsure_ids: Sequence[int] = ()) -> None:
+    def _give_back(self, submits: Iterable[Submit], unsure: Sequence[Submit] = ()) -> None:
         """They go out from here no more. What was sent of them was refused; the others only waited behind it, or behind
         what was not answered. All that is told at once which is lost: something else goes out right after that.
         """
-        unsent_ids: list[int] = []
+        unsent: list[Submit] = []
         for each in sorted(submits, key=_get_order):
             if each.status:
-                self.submit_answered(each.message_id, each.status, "", 0)
+                self.submit_answered(each, each.status, "", 0)
             else:
-                unsent_ids.append(each.message_id)
-        if unsure_ids or unsent_ids:
-            self.submits_lost(unsure_ids, unsent_ids)
+                unsent.append(each)
+        if unsure or unsent:
+            self.submits_lost(unsure, unsent)
 
     @property
     def _longest_flow(self) -> int:
@@ -405,7 +408,7 @@ class SmppClient(ConnectorOwner):
             # It may be this message alone, as where a handset's queue is full: others show that.
             self._pacer.forget_probe()
         self.counters.throttled += 1
-        self.submit_throttled(submit.message_id, status)
+        self.submit_throttled(submit, status)
         submit.tries += 1
         submit.status = status
         flow = self._flows[submit.destination]
@@ -453,7 +456,7 @@ class SmppClient(ConnectorOwner):
         for send in reversed(senders) if self._pacer.is_closed else senders:
             send(now, expired)
         if expired:
-            self.submits_lost([], _list_ids(expired))
+            self.submits_lost([], sorted(expired, key=_get_order))
 
     def _send_blocked(self, now: float, expired: list[Submit]) -> None:
         available = self._pacer.count_available(now)
@@ -532,8 +535,3 @@ class SmppClient(ConnectorOwner):
     def _handle_timer(self) -> None:
         self._timer = None
         self._settle_soon()
-
-
-def _list_ids(submits: Iterable[Submit]) -> list[int]:
-    """The ids of messages, in the order in which they were submitted."""
-    return [each.message_id for each in sorted(submits, key=_get_order)]

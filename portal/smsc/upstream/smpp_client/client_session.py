@@ -104,8 +104,9 @@ class Submit:
     """A message on its way.
 
     octets: the submit_sm, with any sequence number. order: counts up as messages are submitted. parts: what it counts
-    as. renew: None where it stays as it is. is_retry: whether it was given back before. tries: how often it was refused
-    for being too much; status: with what the last time, 0: never. sent_at: seconds of the event loop's clock.
+    as. renew: None where it stays as it is. is_retry: whether it was given back before. number: which part of a text it
+    is that is cut, 0: all of it. tries: how often it was refused for being too much; status: with what the last time,
+    0: never. sent_at: seconds of the event loop's clock.
     """
 
     message_id: int
@@ -115,6 +116,7 @@ class Submit:
     parts: int
     renew: Renew | None
     is_retry: bool
+    number: int = 0
     tries: int = 0
     status: int = 0
     sent_at: float = 0.0

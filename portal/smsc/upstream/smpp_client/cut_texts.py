@@ -5,7 +5,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
 
 from portal.core.clock import now_ms
 from portal.services.common import ids
@@ -18,6 +17,7 @@ from portal.smsc.protocol.constants import format_status
 from portal.smsc.protocol.pdu import SubmitSm
 from portal.smsc.upstream.channel import UpstreamChannel
 from portal.smsc.upstream.smpp_client.client import SmppClient
+from portal.smsc.upstream.smpp_client.client_session import Submit
 from portal.smsc.upstream.smpp_client.submit_sm import CarrierText, build_submit_sm
 
 # What decides how a text is cut: the parts that are sent later have to fit those that were sent before.
@@ -37,15 +37,15 @@ class _Sending:
     stays the upstream's, so that a crash in between leaves it unsure.
 
     answered: the numbers of the parts that were accepted. open: those of the parts that wait in the client or are not
-    answered, by the client's number for each. lost: those that were not answered. refusals: what parts were refused
-    with for good, by their numbers. ptt: that of the first. held_status: with what one was refused for the moment.
+    answered. lost: those that were not answered. refusals: what parts were refused with for good, by their numbers.
+    ptt: that of the first. held_status: with what one was refused for the moment.
     """
 
     message: SubmittedMessage
     settings: UpstreamSettings
     text: CarrierText
     reference: int
-    open: dict[int, int] = field(default_factory=dict)
+    open: set[int] = field(default_factory=set)
     lost: set[int] = field(default_factory=set)
     refusals: dict[int, str] = field(default_factory=dict)
     ptt: int = 0
@@ -87,7 +87,7 @@ def _derive_reference(message_id: int) -> int:
 
 
 class CutTexts:
-    """The texts that one upstream gets in parts. The client knows each part by a number below 0.
+    """The texts that one upstream gets in parts.
 
     Args:
         channel: what is told of each text as of one message.
@@ -96,10 +96,8 @@ class CutTexts:
     def __init__(self, client: SmppClient, channel: UpstreamChannel) -> None:
         self._client = client
         self._channel = channel
-        self._numbers = count(-1, -1)
-        # By message id, and by the client's numbers.
+        # By message id.
         self._sendings: dict[int, _Sending] = {}
-        self._parts: dict[int, tuple[_Sending, int]] = {}
         # Those of the latest texts, by destination and message id.
         self._references: OrderedDict[str, dict[int, int]] = OrderedDict()
 
@@ -122,11 +120,10 @@ class CutTexts:
         for each in submits.values():
             each.encode()
         self._sendings[message.id] = sending
+        sending.open = {*submits}
         for number, submit_sm in submits.items():
-            client_id = next(self._numbers)
-            sending.open[client_id] = number
-            self._parts[client_id] = (sending, number)
-            self._client.submit(client_id, submit_sm, 1, partial(sending.renew, number), is_retry=message.is_retry)
+            renew = partial(sending.renew, number)
+            self._client.submit(message.id, submit_sm, 1, renew, is_retry=message.is_retry, number=number)
 
     def _choose_reference(self, message: SubmittedMessage) -> int:
         """Return the reference number of a text: the one with which parts of it were sent, or one that the latest texts
@@ -152,30 +149,21 @@ class CutTexts:
         """Send those of these messages no more, cut ones and whole ones, of which the upstream has nothing; returns
         their ids.
         """
-        groups: dict[int, tuple[int, ...]] = {}
+        unsent_ids = []
         for each in message_ids:
             sending = self._sendings.get(each)
-            if sending is None:
-                groups[each] = (each,)
-            elif not (sending.answered or sending.lost):
-                groups[each] = tuple(sending.open)
-        cancelled = frozenset(self._client.cancel_groups([*groups.values()]))
-        cancelled_ids = [message_id for message_id, group in groups.items() if group in cancelled]
-        for each in cancelled_ids:
-            if each in self._sendings:
-                sending = self._sendings.pop(each)
-                self._forget(sending, sending.open)
-        return cancelled_ids
+            if sending is None or not (sending.answered or sending.lost):
+                unsent_ids.append(each)
+        cancelled_ids = {each.message_id for each in self._client.cancel_waiting(unsent_ids)}
+        for each in cancelled_ids & self._sendings.keys():
+            del self._sendings[each]
+        return [each for each in unsent_ids if each in cancelled_ids]
 
-    def get_message_id(self, client_id: int) -> int:
-        """The message that a part is of."""
-        return self._parts[client_id][0].message.id
-
-    def handle_answer(self, client_id: int, status: int, upstream_message_id: str, bind: int) -> None:
+    def handle_answer(self, submit: Submit, status: int, upstream_message_id: str, bind: int) -> None:
         """The upstream has decided about a part."""
-        sending, number = self._parts[client_id]
-        self._forget(sending, [client_id])
-        message_id = sending.message.id
+        message_id, number = submit.message_id, submit.number
+        sending = self._sendings[message_id]
+        sending.open.remove(number)
         if not status:
             sending.answered.add(number)
             self._channel.handle_accepted(
@@ -191,31 +179,30 @@ class CutTexts:
             sending.ptt = sending.ptt or self._client.status_map.get_ptt(status)
             sending.refusals[number] = format_status(status)
             # The others would be of no use. What was sent of them is answered still.
-            self._forget(sending, self._client.cancel_waiting(sending.open))
-        unsure, unsent = self._settle([sending])
-        if unsure or unsent:
-            self._channel.handle_lost(unsure, unsent)
+            sending.open -= {each.number for each in self._client.cancel_waiting([message_id], begun=True)}
+        unsure_ids, unsent_ids = self._settle([sending])
+        if unsure_ids or unsent_ids:
+            self._channel.handle_lost(unsure_ids, unsent_ids)
 
-    def handle_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
-        """Messages, and parts, will not be answered any more; returns these lists with texts in the place of parts."""
-        client_ids = [each for each in (*unsure, *unsent) if each in self._parts]
-        if not client_ids:
-            return unsure, unsent
-        unsure_ids = frozenset(unsure)
+    def handle_lost(self, unsure: Sequence[Submit], unsent: Sequence[Submit]) -> tuple[Sequence[int], Sequence[int]]:
+        """Messages, and parts, will not be answered any more; returns the ids of the messages, and of the texts of
+        which nothing is under way any more.
+        """
         sendings: dict[int, _Sending] = {}
-        for client_id in client_ids:
-            sending, number = self._parts[client_id]
-            sendings[sending.message.id] = sending
-            self._forget(sending, [client_id])
-            if client_id in unsure_ids:
-                sending.lost.add(number)
+        for each in (*unsure, *unsent):
+            if each.number:
+                sending = sendings[each.message_id] = self._sendings[each.message_id]
+                sending.open.remove(each.number)
+        for each in unsure:
+            if each.number:
+                sendings[each.message_id].lost.add(each.number)
         for sending in sendings.values():
             self._hold(sending, _INTERRUPTED)
         # The lists are in the order of sending; the storage puts each back in its own place.
-        unsure_texts, unsent_texts = self._settle(sendings.values())
-        unsure = [*unsure_texts, *(each for each in unsure if each >= 0)]
-        unsent = [*unsent_texts, *(each for each in unsent if each >= 0)]
-        return unsure, unsent
+        unsure_ids, unsent_ids = self._settle(sendings.values())
+        unsure_ids += [each.message_id for each in unsure if not each.number]
+        unsent_ids += [each.message_id for each in unsent if not each.number]
+        return unsure_ids, unsent_ids
 
     def _hold(self, sending: _Sending, status: str) -> None:
         """It is not sent whole this time. What comes behind it waits for it, also while parts of it are under way."""
@@ -224,12 +211,7 @@ class CutTexts:
             if sending.open:
                 self._channel.handle_interrupted(sending.message.id)
 
-    def _forget(self, sending: _Sending, client_ids: Iterable[int]) -> None:
-        for each in [*client_ids]:
-            del self._parts[each]
-            del sending.open[each]
-
-    def _settle(self, sendings: Iterable[_Sending]) -> tuple[Sequence[int], Sequence[int]]:
+    def _settle(self, sendings: Iterable[_Sending]) -> tuple[list[int], list[int]]:
         """Tell what became of those of which nothing is under way any more; returns the lost ones: unsure and unsent
         ones.
         """

@@ -18,7 +18,7 @@ from portal.smsc.protocol.pdu import DataSm, DeliverSm, SubmitSm
 from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.upstream.channel import UpstreamChannel
 from portal.smsc.upstream.smpp_client.client import SmppClient
-from portal.smsc.upstream.smpp_client.client_session import ClientCounters, ClientSettings, Respond
+from portal.smsc.upstream.smpp_client.client_session import ClientCounters, ClientSettings, Respond, Submit
 from portal.smsc.upstream.smpp_client.cut_texts import CutTexts, get_cut_settings
 from portal.smsc.upstream.smpp_client.deliver_sm import inbound_from_deliver, parse_receipt
 from portal.smsc.upstream.smpp_client.submit_sm import CharacterMissing, build_submit_sm, split_text
@@ -110,22 +110,20 @@ class SmppUpstream(SmppClient):
 
     # --- what the client tells
 
-    def submit_answered(self, message_id: int, status: int, upstream_message_id: str, bind_number: int) -> None:
-        if message_id < 0:
-            self._cut_texts.handle_answer(message_id, status, upstream_message_id, bind_number)
+    def submit_answered(self, submit: Submit, status: int, upstream_message_id: str, bind_number: int) -> None:
+        if submit.number:
+            self._cut_texts.handle_answer(submit, status, upstream_message_id, bind_number)
         elif not status:
-            self._channel.handle_accepted(message_id, upstream_message_id, bind_number)
+            self._channel.handle_accepted(submit.message_id, upstream_message_id, bind_number)
         elif status in self.status_map.temporary:
-            self._channel.handle_held(message_id, format_status(status))
+            self._channel.handle_held(submit.message_id, format_status(status))
         else:
-            self._channel.handle_refused(message_id, format_status(status), self.status_map.get_ptt(status))
+            self._channel.handle_refused(submit.message_id, format_status(status), self.status_map.get_ptt(status))
 
-    def submit_throttled(self, message_id: int, status: int) -> None:
-        if message_id < 0:
-            message_id = self._cut_texts.get_message_id(message_id)
-        self._channel.handle_throttled(message_id, format_status(status))
+    def submit_throttled(self, submit: Submit, status: int) -> None:
+        self._channel.handle_throttled(submit.message_id, format_status(status))
 
-    def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
+    def submits_lost(self, unsure: Sequence[Submit], unsent: Sequence[Submit]) -> None:
         self._channel.handle_lost(*self._cut_texts.handle_lost(unsure, unsent))
 
     def handle_delivery(self, message: DeliverSm | DataSm, respond: Respond) -> None:

@@ -22,7 +22,7 @@ from portal.smsc.protocol.pdu import (
     SubmitSm,
 )
 from portal.smsc.upstream.smpp_client.client import SmppClient
-from portal.smsc.upstream.smpp_client.client_session import ClientSettings, Respond
+from portal.smsc.upstream.smpp_client.client_session import ClientSettings, Respond, Submit
 from portal.smsc.upstream.smpp_client.connector import BindStatus
 from tests.smsc.esme import DEADLINE_S, RawEsme, close_connections
 
@@ -129,15 +129,16 @@ class Reports(SmppClient):
         self.states: list[BindState] = []
         self.on_room: Callable[[], None] = lambda: None
 
-    def submit_answered(self, message_id: int, status: int, upstream_message_id: str, bind_number: int) -> None:
-        self.answers.append((message_id, status, upstream_message_id))
+    def submit_answered(self, submit: Submit, status: int, upstream_message_id: str, bind_number: int) -> None:
+        self.answers.append((submit.message_id, status, upstream_message_id))
         self.bind_numbers.append(bind_number)
         self._changed.set()
 
-    def submits_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
-        self.unsure += unsure
-        self.unsent += unsent
-        self.losses.append(([*unsure], [*unsent]))
+    def submits_lost(self, unsure: Sequence[Submit], unsent: Sequence[Submit]) -> None:
+        unsure_ids, unsent_ids = list_ids(unsure), list_ids(unsent)
+        self.unsure += unsure_ids
+        self.unsent += unsent_ids
+        self.losses.append((unsure_ids, unsent_ids))
         self._changed.set()
 
     def handle_delivery(self, message: DeliverSm | DataSm, respond: Respond) -> None:
@@ -169,6 +170,10 @@ class Reports(SmppClient):
         found = next(each for each in self.states if (each.state, each.number) == (state, number))
         self.states = self.states[self.states.index(found) + 1 :]
         return found
+
+
+def list_ids(submits: Iterable[Submit]) -> list[int]:
+    return [each.message_id for each in submits]
 
 
 def build_submit(text: str, destination: str = "393331234567") -> SubmitSm:

@@ -12,7 +12,14 @@ from portal.smsc.upstream.smpp_client.client import MAX_TRIES
 from portal.smsc.upstream.smpp_client.pacing import UNLIMITED, Pacer
 from portal.smsc.upstream.smpp_client.status_map import THROTTLING_STATUSES
 from tests.smsc.esme import wait_until
-from tests.smsc.upstream.smpp_client.carrier import build_submit, run_bound_client, run_carrier, run_client, submit_all
+from tests.smsc.upstream.smpp_client.carrier import (
+    build_submit,
+    list_ids,
+    run_bound_client,
+    run_carrier,
+    run_client,
+    submit_all,
+)
 
 NUMBER, OTHER = "393331234567", "393337654321"
 THROTTLED, QUEUE_FULL = CommandStatus.ESME_RTHROTTLED, CommandStatus.ESME_RMSGQFUL
@@ -403,11 +410,11 @@ async def test_what_waits_is_cancelled_and_what_is_sent_is_not():
         submit_all(client, [1], NUMBER)
         submit_all(client, [2], NUMBER)
         first = await connection.read_submit()
-        assert client.cancel_waiting([1, 2, 4]) == [2]
+        assert list_ids(client.cancel_waiting([1, 2, 4])) == [2]
         # It is refused, and waits to be tried again.
         connection.answer(first, THROTTLED)
         await wait_until(lambda: client.counters.throttled)
-        assert [client.cancel_waiting([1]) for _ in range(2)] == [[1], []]
+        assert [list_ids(client.cancel_waiting([1])) for _ in range(2)] == [[1], []]
         await wait_until(lambda: client.room)
         submit_all(client, [5], NUMBER)
         assert (await connection.read_submit()).short_message == b"5"
@@ -458,7 +465,7 @@ async def test_of_several_messages_those_are_cancelled_that_have_waited():
         submit_all(client, [1], NUMBER)
         sent = await connection.read_submit()
         submit_all(client, [2, 3], NUMBER)
-        assert client.cancel_waiting([1, 2, 3, 4]) == [2, 3]
+        assert list_ids(client.cancel_waiting([1, 2, 3, 4])) == [2, 3]
         connection.answer(sent)
         await reports.wait_for(lambda: reports.answers)
         submit_all(client, [5], NUMBER)
