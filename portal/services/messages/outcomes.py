@@ -66,21 +66,23 @@ _BLANK_TEXT = BulkUpdate("messages", "upstream_id", f"{_OUTCOME_COLUMNS}, {text_
 
 
 def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]) -> list[DeliveryReceipt]:
-    """Store final states and the days' totals, and queue the receipts that were requested.
+    """Store final states and the days' totals, and queue the receipts that were requested, in the order of outcomes.
 
-    The first outcome of a message counts, later ones are ignored.
+    The first outcome of a message counts, also for its place in that order; later ones are ignored.
 
     Returns:
         The receipts that were queued for their accounts' receivers.
     """
     receipts = []
-    first_outcomes = {each.message_id: each for each in reversed(outcomes)}
+    first_outcomes: dict[int, MessageOutcome] = {}
+    for each in outcomes:
+        first_outcomes.setdefault(each.message_id, each)
     ids_by_result: dict[tuple[int, int, int, str | None, bool], dict[int, str | None]] = defaultdict(dict)
     # By account and day: how many were delivered, and how many were not.
     counts: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
     with write_transaction(conn):
         has_discarding_customers, has_hex_ids, ending_json = conn.execute(
-            _SELECT_ENDING, (json.dumps([*reversed(first_outcomes)]),)
+            _SELECT_ENDING, (json.dumps([*first_outcomes]),)
         ).fetchone()
         ending_rows = json.loads(ending_json)
         discarding_ids = (

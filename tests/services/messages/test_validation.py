@@ -607,6 +607,15 @@ def test_an_outcome_counts_once(conn, prepare, acme_1):
     assert self_check.list_problem_texts(conn) == []
 
 
+def test_receipts_are_in_the_order_of_the_first_outcomes(conn, prepare, acme_1):
+    # The simulator may be given a message twice at a start, and tells of it again then.
+    one, two, three = store_messages(conn, [prepare() for _ in range(3)])
+    ends = [MessageOutcome(each, DELIVERED, 0, now_ms()) for each in (one, two, one, three, two)]
+    assert [each.message_id for each in outcomes.finish_messages(conn, ends)] == [one, two, three]
+    due = deliveries.list_due_deliveries(conn, acme_1.id, now_ms(), 10).ready
+    assert [each.message_id for each in due if isinstance(each, DeliveryReceipt)] == [one, two, three]
+
+
 def test_what_the_upstream_said_is_kept_with_the_first_outcome(conn, prepare, acme_1):
     one, two, three = store_messages(conn, [prepare() for _ in range(3)])
     at = now_ms()
