@@ -151,7 +151,7 @@ class SmppListener:
         """
         deadline = self._loop.time() + self.handshake_seconds
         client_hello = await peek_first_octets(
-            client, tls.ClientHelloCounter().count_needed, tls.MAX_CLIENT_HELLO_LENGTH, deadline
+            client, tls.ClientHelloProbe().count_needed, tls.MAX_CLIENT_HELLO_LENGTH, deadline
         )
         with client.dup() as same_client:
             try:
