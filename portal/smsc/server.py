@@ -23,8 +23,7 @@ from portal.smsc.admission.bind_auth import BindAuth
 from portal.smsc.admission.connection_limits import ConnectionLimits
 from portal.smsc.admission.listener import SmppListener
 from portal.smsc.connection.session import ServerContext, SmppSession
-from portal.smsc.connection.session_registry import SessionRegistry
-from portal.smsc.connection.waiting_binds import WaitingBinds
+from portal.smsc.connection.session_registry import SessionRegistry, WaitingBinds
 from portal.smsc.limits import DEFAULT_SERVER_LIMITS, ServerLimits
 from portal.smsc.storage.interface import StorageUnavailable
 from portal.smsc.storage.sqlite import SqliteStorage
@@ -42,7 +41,7 @@ _FINAL_WRITE_SECONDS = 1.0
 
 
 @dataclass(eq=False, repr=False)
-class SmppServer:
+class SmppServer(ServerContext):
     """The server in one event loop.
 
     `start`, then `close`; `port` and `tls_port` are those really listened on (0: not). `on_fatal_error` is called where
@@ -55,6 +54,9 @@ class SmppServer:
     on_fatal_error: Callable[[], None]
     server_limits: ServerLimits = DEFAULT_SERVER_LIMITS
     connection_limits: ConnectionLimits = field(init=False)
+    storage: SqliteStorage = field(init=False)
+    session_registry: SessionRegistry = field(init=False)
+    waiting_binds: WaitingBinds = field(init=False)
     port: int = 0
     tls_port: int = 0
     _listeners: list[SmppListener] = field(default_factory=list)
@@ -82,18 +84,9 @@ class SmppServer:
             cleanup.pop_all()
         self.session_registry = SessionRegistry(self.storage)
         self.waiting_binds = WaitingBinds(self.session_registry, self.server_limits.probe_seconds)
-        bind_auth = BindAuth(self.storage, config.limits.bind_failures)
+        self.bind_auth = BindAuth(self.storage, config.limits.bind_failures)
         self.simulator = Simulator(self.storage.outbound.store_outcomes)
         self.dispatcher = Dispatcher(self.storage.outbound, self.simulator)
-        context = ServerContext(
-            self.storage,
-            bind_auth,
-            self.session_registry,
-            self.waiting_binds,
-            self.dispatcher,
-            config.limits,
-            self.server_limits,
-        )
         self.storage.start()
         self.dispatcher.start()
         make_listener = partial(
@@ -101,7 +94,7 @@ class SmppServer:
             handshake_seconds=config.limits.bind_seconds,
             proxy_networks=config.proxy_protocol_networks,
             connection_limits=self.connection_limits,
-            make_session=lambda slot: SmppSession(slot, context),
+            make_session=lambda slot: SmppSession(slot, self),
         )
         self._listeners += [make_listener(each, None) for each in plain_sockets]
         self._listeners += [make_listener(each, tls_context) for each in tls_sockets]

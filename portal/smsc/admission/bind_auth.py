@@ -11,7 +11,7 @@ from portal.services.messages.smpp_config import AccountConfig, SmppPassword, fi
 from portal.smsc.admission.rate_limits import FailureCounter, list_bind_failure_keys
 from portal.smsc.protocol.constants import CommandId, CommandStatus, RequestRefused
 from portal.smsc.protocol.pdu import Bind
-from portal.smsc.storage.interface import BindKind, BindSlot, Storage
+from portal.smsc.storage.interface import BindKind, Storage
 
 _BIND_KINDS = {
     CommandId.BIND_TRANSMITTER: BindKind.TRANSMITTER,
@@ -31,7 +31,6 @@ class AcceptedBind:
     account: AccountConfig
     password_id: int
     kind: BindKind
-    slot: BindSlot
 
 
 class BindRefused(RequestRefused):
@@ -101,7 +100,6 @@ class BindAuth:
             replaced_id = password.id if password and refusal == refused_binds.REPLACED_PASSWORD else None
             raise BindRefused(CommandStatus.ESME_RINVPASWD, refusal, replaced_id)
         kind = _BIND_KINDS[CommandId(bind.command)]
-        slot = self._storage.acquire_bind(account, kind)
-        if slot is None:
+        if not self._storage.acquire_bind(account, kind):
             raise NoBindPlace(account.id, kind)
-        return AcceptedBind(account, password.id, kind, slot)
+        return AcceptedBind(account, password.id, kind)

@@ -1,13 +1,16 @@
 """One client's connection: the states of SMPP 3.4 (2.2) and what each PDU does in them."""
 
+from __future__ import annotations
+
 import asyncio
 import logging
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
+from typing import Protocol
 
 from portal.core.clock import now_ms
-from portal.core.config import LimitSettings
+from portal.core.config import Config, LimitSettings
 from portal.services.accounts.allowed_ips import IPAddress
 from portal.services.accounts.session_records import SmppSessionProgress
 from portal.services.messages.deliveries import Deliverable
@@ -16,8 +19,6 @@ from portal.smsc.admission.bind_auth import AcceptedBind, BindAuth, BindRefused,
 from portal.smsc.admission.connection_limits import ConnectionSlot
 from portal.smsc.admission.rate_limits import TokenBucket
 from portal.smsc.connection import query_cancel, submission
-from portal.smsc.connection.session_registry import SessionRegistry
-from portal.smsc.connection.waiting_binds import WaitingBinds
 from portal.smsc.delivery.deliver_sm import encode_deliver_sm
 from portal.smsc.delivery.delivery import DeliveryScheduler
 from portal.smsc.limits import ServerLimits
@@ -78,17 +79,39 @@ _OPEN, _BOUND, _DRAINING = SessionState.OPEN, SessionState.BOUND, SessionState.D
 _DELIVER_SM_RESP = CommandId.DELIVER_SM_RESP
 
 
-@dataclass(slots=True)
+class BoundSessions(Protocol):
+    """What a session asks of `SessionRegistry`."""
+
+    def add_session(self, session: SmppSession, accepted_bind: AcceptedBind) -> DeliveryScheduler:
+        """Add a session that has just bound; returns the scheduler of its account's deliveries."""
+
+    def remove_session(self, session: SmppSession, account_id: int) -> None:
+        """Forget a session that has ended."""
+
+
+class BindQueue(Protocol):
+    """What a session asks of `WaitingBinds`."""
+
+    def is_waiting(self, client: SmppSession) -> bool:
+        """Whether a client's bind waits."""
+
+    def wait_for_place(self, client: SmppSession, bind: Bind, no_place: NoBindPlace) -> bool:
+        """Have a bind wait for a place; returns whether it does."""
+
+    def remove(self, client: SmppSession) -> None:
+        """Forget a client that has gone."""
+
+
 class ServerContext:
     """What all sessions of the process share."""
 
+    config: Config
+    server_limits: ServerLimits
     storage: Storage
     bind_auth: BindAuth
-    session_registry: SessionRegistry
-    waiting_binds: WaitingBinds
+    session_registry: BoundSessions
+    waiting_binds: BindQueue
     dispatcher: Dispatcher
-    limits: LimitSettings
-    server_limits: ServerLimits
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -131,7 +154,7 @@ class SmppSession(PduStream):
     _liveness_timer: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
-        self._limits = self._server_context.limits
+        self._limits = self._server_context.config.limits
         self.slow_reader_seconds = self._limits.response_seconds
         self.address = self._connection_slot.address
 
@@ -150,8 +173,8 @@ class SmppSession(PduStream):
             self._liveness_timer.cancel()
         self._server_context.waiting_binds.remove(self)
         if self.accepted_bind:
-            self._server_context.storage.release_bind(self.accepted_bind.slot)
-            self._server_context.session_registry.remove_session(self, self.accepted_bind.account.id)
+            self._server_context.storage.release_bind(self._account.id, self.kind)
+            self._server_context.session_registry.remove_session(self, self._account.id)
             self._stop_deliveries()
             for deliverable, _ in self._unanswered_deliveries.values():
                 self._delivery_scheduler.handle_session_end(deliverable)
@@ -256,7 +279,8 @@ class SmppSession(PduStream):
             log.info("bind of %r from %s waits: silent sessions are asked", bind.system_id, self.address)
             # It has the right password, so it takes no place from those of whom that isn't known.
             self._connection_slot.mark_authenticated()
-            self._set_deadline(waiting_binds.probe_seconds + self._limits.bind_seconds, self._flush_and_close)
+            probe_seconds = self._server_context.server_limits.probe_seconds
+            self._set_deadline(probe_seconds + self._limits.bind_seconds, self._flush_and_close)
         else:
             self.refuse_bind(bind, no_place)
 

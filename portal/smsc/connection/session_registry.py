@@ -1,13 +1,21 @@
-"""The sessions that are bound, by account: what changes of an account reaches them, and what they do is shown."""
+"""The sessions that are bound, by account, and binds that wait for the place of one.
+
+What changes of an account reaches its sessions, and what they do is shown.
+
+A bind that finds no place waits until it is known whether the sessions that have them all are still alive. A client
+whose connection broke without a word comes back at once, while its old session would be taken for alive until it has
+been silent for long and hasn't answered an enquire_link. So the silent sessions of the account are asked at once, and
+the one that doesn't answer in time has to go.
+"""
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from heapq import nsmallest
+from operator import attrgetter
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.services.accounts.allowed_ips import IPAddress
 from portal.services.accounts.session_records import (
     RATE_SAMPLE_COUNT,
     RATE_SAMPLE_MS,
@@ -16,8 +24,10 @@ from portal.services.accounts.session_records import (
     SmppSessionRecord,
 )
 from portal.services.messages.smpp_config import AccountConfig
-from portal.smsc.admission.bind_auth import AcceptedBind
+from portal.smsc.admission.bind_auth import AcceptedBind, NoBindPlace
+from portal.smsc.connection.session import SmppSession
 from portal.smsc.delivery.delivery import DeliveryScheduler
+from portal.smsc.protocol.pdu import Bind
 from portal.smsc.storage.interface import BindKind, Storage
 
 _PROGRESS_INTERVAL_SECONDS = RATE_SAMPLE_MS / 1000
@@ -25,42 +35,11 @@ _PROGRESS_INTERVAL_SECONDS = RATE_SAMPLE_MS / 1000
 _MAX_TIMER_MS = DAY_MS
 # In which a bind is checked and its session is there.
 _MAX_BIND_MS = 1_000
-
-
-class BoundSession(Protocol):
-    """What the registry needs of a session that has bound. Its counters begin with the bind.
-
-    `last_received_at`: when the client was last heard, in seconds of the event loop's clock.
-    """
-
-    id: int
-    address: IPAddress
-    kind: BindKind
-    tls: str
-    submitted: int
-    has_submitted: bool
-    delivered: int
-    last_received_at: float
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether it unbinds or closes, so that its place will be free in a moment."""
-
-    @property
-    def unanswered_since(self) -> float | None:
-        """When it was sent an enquire_link since which nothing has come, as `last_received_at`; None: there is none."""
-
-    def send_enquire_link(self) -> None:
-        """Ask the client whether it is alive."""
-
-    def abort(self, reason: str) -> None:
-        """End at once; `reason` is for the log."""
-
-    def apply_account_change(self, account: AccountConfig) -> None:
-        """Go on with the account as it is now, or unbind."""
-
-    def get_progress(self, rates: str) -> SmppSessionProgress:
-        """Return the counters as of now, beside the `rates` that are counted here."""
+# Sessions that one bind may have asked, those that have been silent for longest: a dead one is among them soon.
+_MAX_PROBED = 50
+_CHECK_SECONDS = 0.1
+# Until a session has ended that was told to.
+_END_SECONDS = 0.01
 
 
 class SessionRegistry:
@@ -72,7 +51,7 @@ class SessionRegistry:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._loop = loop = asyncio.get_running_loop()
-        self._sessions_by_account: dict[int, set[BoundSession]] = defaultdict(set)
+        self._sessions_by_account: dict[int, set[SmppSession]] = defaultdict(set)
         self._delivery_schedulers: dict[int, DeliveryScheduler] = {}
         self._expiry_timers: dict[int, asyncio.TimerHandle] = {}
         self._meters_by_session: dict[int, _SessionRateMeter] = {}
@@ -80,7 +59,7 @@ class SessionRegistry:
         self._progress_timer = loop.call_later(_PROGRESS_INTERVAL_SECONDS, self._save_periodically)
         storage.on_account_change(self._apply_account_change)
 
-    def add_session(self, session: BoundSession, accepted_bind: AcceptedBind) -> DeliveryScheduler:
+    def add_session(self, session: SmppSession, accepted_bind: AcceptedBind) -> DeliveryScheduler:
         """Add a session that has just bound; returns the scheduler of its account's deliveries."""
         account = accepted_bind.account
         session.id = self._storage.allocate_session_id()
@@ -98,11 +77,11 @@ class SessionRegistry:
             scheduler = self._delivery_schedulers[account.id] = DeliveryScheduler(account.id, self._storage)
         return scheduler
 
-    def list_sessions(self, account_id: int) -> Collection[BoundSession]:
+    def list_sessions(self, account_id: int) -> Collection[SmppSession]:
         """Return an account's sessions, in no order."""
         return self._sessions_by_account.get(account_id, ())
 
-    def remove_session(self, session: BoundSession, account_id: int) -> None:
+    def remove_session(self, session: SmppSession, account_id: int) -> None:
         """Forget a session that has ended."""
         sessions = self._sessions_by_account[account_id]
         sessions.discard(session)
@@ -160,7 +139,7 @@ class _SessionRateMeter:
     `is_active`: what pages show of it changes even if nothing comes from the client, as its graph moves on.
     """
 
-    session: BoundSession
+    session: SmppSession
     is_active: bool = False
     _last_total: int = 0
     _recent_rates: list[str] = field(default_factory=list)
@@ -176,3 +155,96 @@ class _SessionRateMeter:
         progress = self.session.get_progress(" ".join(self._recent_rates))
         self.is_active = bool(self._recent_rates or progress.window)
         return progress
+
+
+# --- binds that wait for a place
+
+
+@dataclass(slots=True, eq=False)
+class _WaitingBind:
+    client: SmppSession
+    bind: Bind
+    no_place: NoBindPlace
+    sessions: Sequence[SmppSession]
+    ends_at: float
+    timer: asyncio.TimerHandle | None = None
+
+
+class WaitingBinds:
+    """The binds that wait. The process has one of these.
+
+    `probe_seconds`: how long a session has been silent that is asked, and how long its answer is waited for.
+    `by_client`: those that wait.
+    """
+
+    def __init__(self, session_registry: SessionRegistry, probe_seconds: float) -> None:
+        self.probe_seconds = probe_seconds
+        self._session_registry = session_registry
+        self._loop = asyncio.get_running_loop()
+        self.by_client: dict[SmppSession, _WaitingBind] = {}
+        self._by_account: dict[int, list[_WaitingBind]] = defaultdict(list)
+
+    def is_waiting(self, client: SmppSession) -> bool:
+        """Whether a client's bind waits."""
+        return client in self.by_client
+
+    def wait_for_place(self, client: SmppSession, bind: Bind, no_place: NoBindPlace) -> bool:
+        """Ask the sessions that are silent, and have a bind wait for the place of one.
+
+        Returns whether it waits: not where all sessions were heard a moment ago, or as many binds wait for places of
+        that kind as there are sessions that may be dead. It ends with `try_bind` or `refuse_bind`, little more than
+        `probe_seconds` later.
+        """
+        now = self._loop.time()
+        # Those that have a place which the bind could have.
+        sessions = self._session_registry.list_sessions(no_place.account_id)
+        rivals = [each for each in sessions if _need_same_place(each.kind, no_place.kind)]
+        silent = (
+            each for each in rivals if not (_is_uncertain(each) or each.last_received_at > now - self.probe_seconds)
+        )
+        for session in nsmallest(_MAX_PROBED, silent, key=attrgetter("last_received_at")):
+            session.send_enquire_link()
+        uncertain = [each for each in rivals if _is_uncertain(each)][:_MAX_PROBED]
+        others = self._by_account[no_place.account_id]
+        if sum(_need_same_place(each.no_place.kind, no_place.kind) for each in others) >= len(uncertain):
+            return False
+        waiting = _WaitingBind(client, bind, no_place, uncertain, now + self.probe_seconds + _CHECK_SECONDS)
+        self.by_client[client] = waiting
+        others.append(waiting)
+        waiting.timer = self._loop.call_later(_CHECK_SECONDS, self._check, waiting)
+        return True
+
+    def remove(self, client: SmppSession) -> None:
+        """Forget a client that has gone, or was answered; others are none of its business."""
+        waiting = self.by_client.pop(client, None)
+        if waiting and waiting.timer:
+            waiting.timer.cancel()
+            self._by_account[waiting.no_place.account_id].remove(waiting)
+
+    def _check(self, waiting: _WaitingBind) -> None:
+        """Give a bind the place that there is by now, or one of a session that hasn't answered, or go on waiting."""
+        if waiting.client.try_bind(waiting.bind) is None:
+            self.remove(waiting.client)
+            return
+        now = self._loop.time()
+        delay = _CHECK_SECONDS
+        unanswered = [each for each in waiting.sessions if each.unanswered_since is not None]
+        session = min(unanswered, key=attrgetter("unanswered_since", "last_received_at"), default=None)
+        if session and (session.unanswered_since or now) <= now - self.probe_seconds:
+            waiting.ends_at = max(waiting.ends_at, now + _CHECK_SECONDS)
+            session.abort("does not answer enquire_link, and its place is needed")
+            delay = _END_SECONDS
+        elif now >= waiting.ends_at or not any(_is_uncertain(each) for each in waiting.sessions):
+            self.remove(waiting.client)
+            waiting.client.refuse_bind(waiting.bind, waiting.no_place)
+            return
+        waiting.timer = self._loop.call_later(delay, self._check, waiting)
+
+
+def _need_same_place(first: BindKind, second: BindKind) -> bool:
+    return (first.may_submit and second.may_submit) or (first.may_receive and second.may_receive)
+
+
+def _is_uncertain(session: SmppSession) -> bool:
+    """Whether a session's place may be free soon."""
+    return session.is_ending or session.unanswered_since is not None

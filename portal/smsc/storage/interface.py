@@ -76,8 +76,6 @@ class UpstreamConfig:
     password: str | None
 
 
-BindSlot = tuple[int, BindKind]
-"""A place among the binds of an account (its id), taken until `release_bind`."""
 ClientId = int | str
 """An id by which a client knows a message: a number, or eight hexadecimal digits (SMPP 3.3 and older)."""
 StatusCallback = Callable[[MessageStatus | StorageError | None], None]
@@ -114,10 +112,10 @@ class Storage(Protocol):
     def on_account_change(self, callback: Callable[[AccountConfig], None]) -> None:
         """Have `callback` called with each account that changes, once the change is in force for new binds."""
 
-    def acquire_bind(self, account: AccountConfig, kind: BindKind) -> BindSlot | None:
-        """Take a place; None where as many binds of that kind as the account may have are open."""
+    def acquire_bind(self, account: AccountConfig, kind: BindKind) -> bool:
+        """Take a place; returns whether fewer binds of that kind than the account may have were open."""
 
-    def release_bind(self, slot: BindSlot) -> None:
+    def release_bind(self, account_id: int, kind: BindKind) -> None:
         """Give the place back."""
 
     def get_price_list(self, account: AccountConfig) -> PriceList:

@@ -23,7 +23,7 @@ from portal.services.prices import prices
 from portal.services.prices.prices import PriceList
 from portal.smsc.limits import ServerLimits
 from portal.smsc.storage.delivery_queue import DeliveryQueue
-from portal.smsc.storage.interface import BindKind, BindSlot, ClientId, StatusCallback, StatusesCallback, StorageError
+from portal.smsc.storage.interface import BindKind, ClientId, StatusCallback, StatusesCallback, StorageError
 from portal.smsc.storage.outbound_config import OutboundConfig
 from portal.smsc.storage.read_errors import handle_read_errors
 from portal.smsc.storage.searcher import DatabaseSearcher
@@ -87,7 +87,7 @@ class SqliteStorage:
         self._last_simulated_id = 0
         self._has_more_simulated = False
         self._is_started = False
-        self._bind_counts: Counter[BindSlot] = Counter()
+        self._bind_counts: Counter[tuple[int, BindKind]] = Counter()
         self._delivery_queues: dict[int, DeliveryQueue] = {}
         self._retry_timers: dict[int, asyncio.TimerHandle] = {}
         self._periodic_timers: list[asyncio.TimerHandle] = []
@@ -212,18 +212,18 @@ class SqliteStorage:
 
     # --- binds
 
-    def acquire_bind(self, account: AccountConfig, kind: BindKind) -> BindSlot | None:
+    def acquire_bind(self, account: AccountConfig, kind: BindKind) -> bool:
         # A transceiver takes the place of one transmitter and of one receiver.
         transceivers = self._bind_counts[account.id, BindKind.TRANSCEIVER]
         transmitters = transceivers + self._bind_counts[account.id, BindKind.TRANSMITTER]
         receivers = transceivers + self._bind_counts[account.id, BindKind.RECEIVER]
         if account.binds and max(transmitters * kind.may_submit, receivers * kind.may_receive) >= account.binds:
-            return None
+            return False
         self._bind_counts[account.id, kind] += 1
-        return account.id, kind
+        return True
 
-    def release_bind(self, slot: BindSlot) -> None:
-        self._bind_counts[slot] -= 1
+    def release_bind(self, account_id: int, kind: BindKind) -> None:
+        self._bind_counts[account_id, kind] -= 1
 
     # --- messages
 

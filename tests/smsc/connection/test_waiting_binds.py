@@ -95,7 +95,7 @@ async def test_a_dead_session_gives_up_its_place_within_seconds(
         await esme.receive_deliver_sm()
         (session,) = list_sessions(server)
         assert session.accepted_bind
-        assert server.storage._bind_counts[session.accepted_bind.slot] == 1
+        assert server.storage._bind_counts[session.accepted_bind.account.id, session.kind] == 1
         await wait_until(lambda: len(session_records.list_open_smpp_sessions(conn, login.id)) == 1)
         assert not refused_binds.list_refused_binds(conn, login.id)
 
