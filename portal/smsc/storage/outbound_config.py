@@ -21,22 +21,21 @@ log = logging.getLogger(__name__)
 class OutboundConfig:
     """What is told `OutboundListener` of upstreams and routes. Whatever reads raises sqlite3.Error.
 
-    Args:
-        begin_upstreams: is called before the listener hears of the first upstream that there ever was.
-        keep_tlv_tags: is told the tags of optional parameters that upstreams pass on.
+    `kept_tlv_tags`: the tags of optional parameters that upstreams pass on.
     """
 
     conn: sqlite3.Connection
     keys: Keys
-    begin_upstreams: Callable[[], None]
-    keep_tlv_tags: Callable[[frozenset[int]], None]
+    kept_tlv_tags: frozenset[int] = frozenset()
     _versions: dict[int, int] = field(default_factory=dict)
     _has_ever_had_upstream: bool = False
     _rows: DecisiveRows = field(default_factory=lambda: DecisiveRows([], {}, None))
     _routes: RouteTable = field(default_factory=lambda: RouteTable([], {}, None))
 
-    def load_upstreams(self, listener: OutboundListener) -> None:
-        """Tell the listener of upstreams where any has changed."""
+    def load_upstreams(self, listener: OutboundListener, begin_upstreams: Callable[[], None]) -> None:
+        """Tell the listener of upstreams where any has changed; `begin_upstreams` is called before it hears of the
+        first that there ever was.
+        """
         found = upstreams.list_upstreams(self.conn)
         versions = {each.id: each.version for each in found}
         has_ever_had = bool(found) or upstreams.has_ever_had_upstream(self.conn)
@@ -56,9 +55,9 @@ class OutboundConfig:
                 password = None
             configs.append(UpstreamConfig(each, password))
         if has_ever_had and not self._has_ever_had_upstream:
-            self.begin_upstreams()
+            begin_upstreams()
         self._versions, self._has_ever_had_upstream = versions, has_ever_had
-        self.keep_tlv_tags(frozenset(tlv_tags))
+        self.kept_tlv_tags = frozenset(tlv_tags)
         listener.handle_upstreams_changed(configs, has_ever_had=has_ever_had)
 
     def load_routes(self, listener: OutboundListener) -> None:

@@ -25,8 +25,7 @@ from portal.smsc.limits import ServerLimits
 from portal.smsc.storage.delivery_queue import DeliveryQueue
 from portal.smsc.storage.interface import BindKind, ClientId, StatusCallback, StatusesCallback, StorageError
 from portal.smsc.storage.outbound_config import OutboundConfig
-from portal.smsc.storage.read_errors import handle_read_errors
-from portal.smsc.storage.searcher import DatabaseSearcher
+from portal.smsc.storage.reading import DatabaseSearcher, handle_read_errors
 from portal.smsc.storage.sqlite_outbound import SqliteOutboundStorage
 from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJobKind
 
@@ -68,7 +67,7 @@ class SqliteStorage:
         self.outbound = SqliteOutboundStorage(
             self._read_connection,
             self._simulated_searcher,
-            OutboundConfig(self._read_connection, keys, self._begin_upstreams, self._keep_tlv_tags),
+            OutboundConfig(self._read_connection, keys),
             self._queue_receipts,
             self._mark_deliveries_due,
         )
@@ -92,12 +91,6 @@ class SqliteStorage:
         self._retry_timers: dict[int, asyncio.TimerHandle] = {}
         self._periodic_timers: list[asyncio.TimerHandle] = []
 
-    def _begin_upstreams(self) -> None:
-        self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None)
-
-    def _keep_tlv_tags(self, tags: frozenset[int]) -> None:
-        self.kept_tlv_tags = tags
-
     def load(self) -> None:
         """Read accounts and prices. Raises sqlite3.Error where the database can't be read."""
         self._last_session_id = session_records.get_last_smpp_session_id(self._read_connection)
@@ -111,7 +104,7 @@ class SqliteStorage:
         self._is_started = True
         self._writer.start()
         self.outbound.start(self._writer)
-        self.outbound.load_upstreams()
+        self.kept_tlv_tags = self.outbound.load_upstreams()
         self._poll_simulated_messages()
         self._run_periodically(_CONFIG_POLL_SECONDS, self.poll_changes)
         self._run_periodically(self._server_limits.due_poll_seconds, self.outbound.poll_due_messages)
@@ -182,7 +175,7 @@ class SqliteStorage:
             self._load_prices()
         self._poll_simulated_messages()
         if self._is_started:
-            self.outbound.load_upstreams()
+            self.kept_tlv_tags = self.outbound.load_upstreams()
         self._config_version = version
         for account in changed:
             self._accounts_by_name.pop(self._account_names.get(account.id, ""), None)

@@ -36,8 +36,7 @@ from portal.smsc.storage.interface import (
     WaitingCallback,
 )
 from portal.smsc.storage.outbound_config import OutboundConfig
-from portal.smsc.storage.read_errors import handle_read_errors
-from portal.smsc.storage.searcher import DatabaseSearcher
+from portal.smsc.storage.reading import DatabaseSearcher, handle_read_errors
 from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJobKind
 
 _BATCH_SIZE = 1_000
@@ -86,10 +85,15 @@ class SqliteOutboundStorage:
     def set_listener(self, listener: OutboundListener) -> None:
         self._listener = listener
 
-    def load_upstreams(self) -> None:
-        """Tell the listener of upstreams and routes that have changed, if any have. Raises sqlite3.Error."""
-        self._config.load_upstreams(self._listener)
+    def load_upstreams(self) -> frozenset[int]:
+        """Tell the listener of upstreams and routes that have changed, if any have; returns the tags of optional
+        parameters that upstreams pass on. Raises sqlite3.Error.
+        """
+        self._config.load_upstreams(
+            self._listener, lambda: self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None)
+        )
         self._config.load_routes(self._listener)
+        return self._config.kept_tlv_tags
 
     # --- what the dispatcher asks
 

@@ -26,7 +26,7 @@ def test_routes_are_told_where_something_of_them_has_changed(conn, keys, acme_1)
         handle_routes_changed=lambda _, *, moves_waiting: told.append(moves_waiting),
         handle_upstreams_changed=lambda *_, **__: None,
     )
-    config = OutboundConfig(conn, keys, lambda: None, lambda _: None)
+    config = OutboundConfig(conn, keys)
 
     def load() -> list[bool]:
         told.clear()
@@ -54,5 +54,7 @@ def test_tags_that_cannot_be_read_keep_no_upstream_from_being_told(conn, keys):
     listener: Any = SimpleNamespace(
         handle_upstreams_changed=lambda configs, **_: told.append([each.upstream.name for each in configs])
     )
-    OutboundConfig(conn, keys, lambda: None, told.append).load_upstreams(listener)
-    assert told == [{0x1400}, ["A", "B"]]
+    config = OutboundConfig(conn, keys)
+    config.load_upstreams(listener, lambda: told.append("begun"))
+    assert config.kept_tlv_tags == {0x1400}
+    assert told == ["begun", ["A", "B"]]

@@ -13,7 +13,7 @@ from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import CancelSm, HeaderOnlyPdu
 from portal.smsc.server import SmppServer
 from portal.smsc.storage.interface import StorageUnavailable
-from portal.smsc.storage.searcher import DatabaseSearcher
+from portal.smsc.storage.reading import DatabaseSearcher
 from tests.services.submitting import store_messages
 from tests.smsc.esme import DEADLINE_S, RawEsme, close_connections, run_smsc
 from tests.support import prepare_submit
