@@ -18,7 +18,7 @@ from portal.services.messages.smpp_config import AccountConfig
 from portal.smsc.admission.bind_auth import AcceptedBind, BindAuth, BindRefused, NoBindPlace
 from portal.smsc.admission.connection_limits import ConnectionSlot
 from portal.smsc.admission.rate_limits import TokenBucket
-from portal.smsc.connection import query_cancel, submission
+from portal.smsc.connection import message_requests
 from portal.smsc.delivery.deliver_sm import encode_deliver_sm
 from portal.smsc.delivery.delivery import DeliveryScheduler
 from portal.smsc.limits import ServerLimits
@@ -467,7 +467,7 @@ class SmppSession(PduStream):
             return
         storage = self._server_context.storage
         try:
-            submit = submission.submitted_message_from_pdu(
+            submit = message_requests.submitted_message_from_pdu(
                 message, self._account, storage.get_price_list(self._account), storage.kept_tlv_tags
             )
         except RequestRefused as refused:
@@ -521,7 +521,7 @@ class SmppSession(PduStream):
         if self._state is not SessionState.BOUND or not self._may_submit:
             self._write(pdu.encode_response(message.COMMAND, message.sequence, self._get_state_error_status()))
             return
-        query_cancel.answer_query_sm(
+        message_requests.answer_query_sm(
             message, self._account.id, self._server_context.storage, lambda answer: self._write(answer.encode())
         )
 
@@ -538,7 +538,7 @@ class SmppSession(PduStream):
         is_search = not message.message_id
         self._has_open_search = self._has_open_search or is_search
         respond = partial(self._handle_cancel_result, message.sequence, is_search)
-        query_cancel.answer_cancel_sm(message, self._account, context.storage, context.dispatcher, respond)
+        message_requests.answer_cancel_sm(message, self._account, context.storage, context.dispatcher, respond)
 
     def _handle_cancel_result(self, sequence: int, was_search: bool, status: CommandStatus) -> None:
         self._has_open_search = self._has_open_search and not was_search

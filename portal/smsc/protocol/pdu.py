@@ -418,30 +418,22 @@ class MessageResp(_Response):
 
 Pdu = HeaderOnlyPdu | Bind | BindResp | SubmitSm | DeliverSm | DataSm | QuerySm | QuerySmResp | CancelSm | MessageResp
 
-DECODERS: dict[int, Callable[[PduHeader, bytes], Pdu]] = {
-    CommandId.GENERIC_NACK: HeaderOnlyPdu.decode,
-    CommandId.BIND_RECEIVER: Bind.decode,
-    CommandId.BIND_RECEIVER_RESP: BindResp.decode,
-    CommandId.BIND_TRANSMITTER: Bind.decode,
-    CommandId.BIND_TRANSMITTER_RESP: BindResp.decode,
-    CommandId.QUERY_SM: QuerySm.decode,
-    CommandId.QUERY_SM_RESP: QuerySmResp.decode,
-    CommandId.SUBMIT_SM: SubmitSm.decode,
-    CommandId.SUBMIT_SM_RESP: MessageResp.decode,
-    CommandId.DELIVER_SM: DeliverSm.decode,
-    CommandId.DELIVER_SM_RESP: MessageResp.decode,
-    CommandId.UNBIND: HeaderOnlyPdu.decode,
-    CommandId.UNBIND_RESP: HeaderOnlyPdu.decode,
-    CommandId.CANCEL_SM: CancelSm.decode,
-    CommandId.CANCEL_SM_RESP: HeaderOnlyPdu.decode,
-    CommandId.BIND_TRANSCEIVER: Bind.decode,
-    CommandId.BIND_TRANSCEIVER_RESP: BindResp.decode,
-    CommandId.ENQUIRE_LINK: HeaderOnlyPdu.decode,
-    CommandId.ENQUIRE_LINK_RESP: HeaderOnlyPdu.decode,
-    CommandId.DATA_SM: DataSm.decode,
-    CommandId.DATA_SM_RESP: MessageResp.decode,
+_REQUESTS_AND_RESPONSES: Mapping[CommandId, tuple[type[Pdu], type[Pdu]]] = {
+    CommandId.BIND_RECEIVER: (Bind, BindResp),
+    CommandId.BIND_TRANSMITTER: (Bind, BindResp),
+    CommandId.BIND_TRANSCEIVER: (Bind, BindResp),
+    CommandId.SUBMIT_SM: (SubmitSm, MessageResp),
+    CommandId.DELIVER_SM: (DeliverSm, MessageResp),
+    CommandId.DATA_SM: (DataSm, MessageResp),
+    CommandId.QUERY_SM: (QuerySm, QuerySmResp),
+    CommandId.CANCEL_SM: (CancelSm, HeaderOnlyPdu),
+    CommandId.ENQUIRE_LINK: (HeaderOnlyPdu, HeaderOnlyPdu),
+    CommandId.UNBIND: (HeaderOnlyPdu, HeaderOnlyPdu),
 }
+DECODERS: dict[int, Callable[[PduHeader, bytes], Pdu]] = {CommandId.GENERIC_NACK: HeaderOnlyPdu.decode}
 """What decodes each PDU that is known, by its command_id."""
+for _command, (_request, _response) in _REQUESTS_AND_RESPONSES.items():
+    DECODERS[_command], DECODERS[_command | RESPONSE_BIT] = _request.decode, _response.decode
 
 
 def _decode_fields(pdu_class: type, body: bytes, tlv_lengths: Mapping[int, int] = _NO_LENGTHS) -> list[Any]:
