@@ -18,10 +18,10 @@ from portal.core.clock import now_ms
 from portal.services.common import ids
 from portal.services.messages.validation import SubmittedMessage
 from portal.smsc.storage.interface import SubmitCallback
-from portal.smsc.storage.sqlite import SqliteStorage
+from portal.smsc.storage.sqlite_outbound import OutboundStorage
 
 
-def answer_from_memory() -> Callable[[SqliteStorage, SubmittedMessage, SubmitCallback], None]:
+def answer_from_memory() -> Callable[[OutboundStorage, SubmittedMessage, SubmitCallback], None]:
     message_ids = count(ids.min_id_at_time(now_ms()))
     waiting: list[SubmitCallback] = []
 
@@ -30,7 +30,7 @@ def answer_from_memory() -> Callable[[SqliteStorage, SubmittedMessage, SubmitCal
         for resolve in callbacks:
             resolve(next(message_ids))
 
-    def store_submit(self: SqliteStorage, submit: SubmittedMessage, resolve: SubmitCallback) -> None:
+    def store_submit(self: OutboundStorage, submit: SubmittedMessage, resolve: SubmitCallback) -> None:
         if not waiting:
             self._loop.call_soon(resolve_waiting)
         waiting.append(resolve)
@@ -39,5 +39,5 @@ def answer_from_memory() -> Callable[[SqliteStorage, SubmittedMessage, SubmitCal
 
 
 if __name__ == "__main__":
-    SqliteStorage.store_submit = answer_from_memory()  # type: ignore[method-assign]
+    OutboundStorage.store_submit = answer_from_memory()  # type: ignore[method-assign]
     sys.exit(cli.main())

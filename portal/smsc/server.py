@@ -26,7 +26,7 @@ from portal.smsc.connection.session import ServerContext, SmppSession
 from portal.smsc.connection.session_registry import SessionRegistry, WaitingBinds
 from portal.smsc.limits import DEFAULT_SERVER_LIMITS, ServerLimits
 from portal.smsc.storage.interface import StorageUnavailable
-from portal.smsc.storage.sqlite import SqliteStorage
+from portal.smsc.storage.sqlite import Storage
 from portal.smsc.upstream.dispatcher import Dispatcher
 from portal.smsc.upstream.simulator.simulator import Simulator
 
@@ -54,7 +54,6 @@ class SmppServer(ServerContext):
     on_fatal_error: Callable[[], None]
     server_limits: ServerLimits = DEFAULT_SERVER_LIMITS
     connection_limits: ConnectionLimits = field(init=False)
-    storage: SqliteStorage = field(init=False)
     session_registry: SessionRegistry = field(init=False)
     waiting_binds: WaitingBinds = field(init=False)
     port: int = 0
@@ -74,7 +73,7 @@ class SmppServer(ServerContext):
             # Listening comes first: a second server of the same folder fails here, before it has touched anything.
             plain_sockets, tls_sockets = self._open_sockets(cleanup)
             tls_context = self._create_tls_context() if tls_sockets else None
-            self.storage = SqliteStorage(
+            self.storage = Storage(
                 config.database_file, Keys.load(config.data), self.server_limits, self.on_fatal_error
             )
             cleanup.callback(self.storage.close_db_connections)

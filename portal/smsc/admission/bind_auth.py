@@ -11,7 +11,8 @@ from portal.services.messages.smpp_config import AccountConfig, SmppPassword, fi
 from portal.smsc.admission.rate_limits import FailureCounter, list_bind_failure_keys
 from portal.smsc.protocol.constants import CommandId, CommandStatus, RequestRefused
 from portal.smsc.protocol.pdu import Bind
-from portal.smsc.storage.interface import BindKind, Storage
+from portal.smsc.storage.interface import BindKind
+from portal.smsc.storage.sqlite import Storage
 
 _BIND_KINDS = {
     CommandId.BIND_TRANSMITTER: BindKind.TRANSMITTER,

@@ -16,7 +16,8 @@ from portal.services.prices.prices import PriceList
 from portal.smsc.protocol import times
 from portal.smsc.protocol.constants import CommandId, CommandStatus, RequestRefused, TlvTag
 from portal.smsc.protocol.pdu import CancelSm, DataSm, QuerySm, QuerySmResp, SubmitSm, Tlvs
-from portal.smsc.storage.interface import StatusCallback, Storage, StorageError
+from portal.smsc.storage.interface import StatusCallback, StorageError
+from portal.smsc.storage.sqlite import Storage
 from portal.smsc.upstream.dispatcher import Dispatcher
 
 # 5.2.12: bits 5 to 2 are the type of message, of which an ESME may send three: a usual one, and two acknowledgements of

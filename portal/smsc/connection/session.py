@@ -26,15 +26,8 @@ from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, RequestRefused, TlvTag, format_status
 from portal.smsc.protocol.pdu import Bind, BindResp, CancelSm, DataSm, MalformedPdu, Pdu, PduHeader, QuerySm, SubmitSm
 from portal.smsc.protocol.pdu_stream import PduStream
-from portal.smsc.storage.interface import (
-    BindKind,
-    ClientId,
-    CommitInDoubt,
-    InsufficientCredits,
-    NoRoute,
-    Storage,
-    StorageError,
-)
+from portal.smsc.storage.interface import BindKind, ClientId, CommitInDoubt, InsufficientCredits, NoRoute, StorageError
+from portal.smsc.storage.sqlite import Storage
 from portal.smsc.upstream.dispatcher import Dispatcher
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,8 @@ from portal.smsc.admission.bind_auth import AcceptedBind, NoBindPlace
 from portal.smsc.connection.session import SmppSession
 from portal.smsc.delivery.delivery import DeliveryScheduler
 from portal.smsc.protocol.pdu import Bind
-from portal.smsc.storage.interface import BindKind, Storage
+from portal.smsc.storage.interface import BindKind
+from portal.smsc.storage.sqlite import Storage
 
 _PROGRESS_INTERVAL_SECONDS = RATE_SAMPLE_MS / 1000
 # call_later takes at most what fits into the clock of the event loop; a day is often enough to look again.

@@ -9,7 +9,7 @@ from typing import Protocol
 from portal.core.clock import now_ms
 from portal.services.messages.deliveries import MAX_BLOCKING_ATTEMPTS, MAX_RETRY_DELAY_MS, Deliverable
 from portal.smsc.protocol.constants import CommandStatus
-from portal.smsc.storage.interface import Storage
+from portal.smsc.storage.sqlite import Storage
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,9 @@
-"""The storage on one machine: accounts in memory, the rest in SQLite."""
+"""All that the SMPP server needs of the rest of the program, on one machine: accounts in memory, the rest in SQLite.
+
+On several machines a replicated broker would answer the same questions, and nothing but the storage would change. So
+every method that is asked for something is called on the event loop and returns at once; what takes time comes back by
+a callback on the loop.
+"""
 
 import asyncio
 import logging
@@ -26,7 +31,7 @@ from portal.smsc.storage.delivery_queue import DeliveryQueue
 from portal.smsc.storage.interface import BindKind, ClientId, StatusCallback, StatusesCallback, StorageError
 from portal.smsc.storage.outbound_config import OutboundConfig
 from portal.smsc.storage.reading import DatabaseSearcher, handle_read_errors
-from portal.smsc.storage.sqlite_outbound import SqliteOutboundStorage
+from portal.smsc.storage.sqlite_outbound import OutboundStorage
 from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJobKind
 
 log = logging.getLogger(__name__)
@@ -41,11 +46,12 @@ _WRITER_BUSY_TIMEOUT_MS = 2_000
 _LAST_BUSY_TIMEOUT_MS = 200
 
 
-class SqliteStorage:
-    """Implements `Storage`, and in its part `outbound` `OutboundStorage`. To be made, started and closed on the event
-    loop.
+class Storage:
+    """What sessions ask of the storage; what the dispatcher asks is its part `outbound`. To be made, started and closed
+    on the event loop.
 
-    `on_fatal_error` is called if nothing can be written any more in this process.
+    `on_fatal_error` is called if nothing can be written any more in this process. `kept_tlv_tags`: the tags of optional
+    parameters of messages that an upstream passes on.
     """
 
     def __init__(
@@ -64,7 +70,7 @@ class SqliteStorage:
         self._searcher = DatabaseSearcher(database)
         self._simulated_searcher = DatabaseSearcher(database)
         self._writer_connection = db.connect(database, busy_timeout_ms=_WRITER_BUSY_TIMEOUT_MS, only_immediate=True)
-        self.outbound = SqliteOutboundStorage(
+        self.outbound = OutboundStorage(
             self._read_connection,
             self._simulated_searcher,
             OutboundConfig(self._read_connection, keys),
@@ -192,20 +198,25 @@ class SqliteStorage:
         self._price_lists = prices.load_price_lists(self._read_connection, now_ms())
 
     def find_account(self, system_id: str) -> AccountConfig | None:
+        """Return the account of that name, from memory."""
         return self._accounts_by_name.get(system_id)
 
     def compute_password_digest(self, password: str) -> bytes:
+        """Return the digest that `smpp_config.find_password` looks for."""
         return self._keys.digest_smpp_password(password.encode("latin-1"))
 
     def on_account_change(self, callback: Callable[[AccountConfig], None]) -> None:
+        """Have `callback` called with each account that changes, once the change is in force for new binds."""
         self._account_callbacks.append(callback)
 
     def get_price_list(self, account: AccountConfig) -> PriceList:
+        """Return what an account's messages cost at this moment."""
         return self._price_lists.get_or_default(account.price_list_id)
 
     # --- binds
 
     def acquire_bind(self, account: AccountConfig, kind: BindKind) -> bool:
+        """Take a place; returns whether fewer binds of that kind than the account may have were open."""
         # A transceiver takes the place of one transmitter and of one receiver.
         transceivers = self._bind_counts[account.id, BindKind.TRANSCEIVER]
         transmitters = transceivers + self._bind_counts[account.id, BindKind.TRANSMITTER]
@@ -216,11 +227,13 @@ class SqliteStorage:
         return True
 
     def release_bind(self, account_id: int, kind: BindKind) -> None:
+        """Give the place back."""
         self._bind_counts[account_id, kind] -= 1
 
     # --- messages
 
     def find_message_status(self, account_id: int, client_id: ClientId, resolve: StatusCallback) -> None:
+        """Find a message of an account, by its id or the one that its client was given; `resolve` gets it, or None."""
         with handle_read_errors(resolve):
             message_id = (
                 self._sent_ids.get_row_id(client_id)
@@ -232,6 +245,7 @@ class SqliteStorage:
     def find_unfinished_messages(
         self, account_id: int, source: str, destination: str, resolve: StatusesCallback
     ) -> None:
+        """Search all unfinished messages; `resolve` gets those of an account from `source` to `destination`."""
         # Millions may wait for their date, everybody's together: looking through them takes seconds.
         self._searcher.search(
             resolve, lambda conn: query_cancel.find_unfinished_messages(conn, account_id, source, destination)
@@ -249,6 +263,13 @@ class SqliteStorage:
     # --- what waits for receivers
 
     def subscribe_deliveries(self, account_id: int, wake: Callable[[], None]) -> Callable[[], Deliverable | None]:
+        """Have `wake` called whenever something may wait for an account's receivers, until `unsubscribe_deliveries`.
+
+        Returns:
+            A function that takes the next receipt or message, in their order, and returns it; None where nothing waits
+            now. Each is taken once, and again after `retry_delivery`. Until then nothing behind it is taken, unless it
+            has used up `deliveries.MAX_BLOCKING_ATTEMPTS`.
+        """
         queue = self._delivery_queues.setdefault(
             account_id, DeliveryQueue(partial(self._read_due_deliveries, account_id))
         )
@@ -257,6 +278,7 @@ class SqliteStorage:
         return queue.dequeue_delivery
 
     def unsubscribe_deliveries(self, account_id: int) -> None:
+        """The account has no receiver any more, so nothing is taken."""
         self._schedule_retry(account_id, None)
         self._delivery_queues[account_id].wake = None
         self._delivery_queues[account_id].discard_ready_deliveries()
@@ -285,6 +307,7 @@ class SqliteStorage:
         self._writer.queue_write(WriteJobKind.EXPIRE_DELIVERIES, now)
 
     def get_client_id(self, deliverable: Deliverable) -> ClientId:
+        """Return the id by which its client knows the message that it is about."""
         if isinstance(deliverable, DeliveryReceipt):
             if deliverable.hex_id is not None:
                 return client_ids.format_hex_id(deliverable.hex_id)
@@ -292,28 +315,35 @@ class SqliteStorage:
         return self._received_ids.get_client_id(deliverable.received_id)
 
     def complete_delivery(self, deliverable: Deliverable) -> None:
+        """The ESME has accepted it: forget it."""
         self._writer.queue_deferred_write(WriteJobKind.DELIVERED, deliverable)
 
     def retry_delivery(self, deliverable: Deliverable, retry_at: int) -> None:
+        """The ESME has not accepted it: offer it again at `retry_at` (unix milliseconds). Its attempts are counted."""
         self._delivery_queues[deliverable.account_id].begin_retry()
         self._writer.queue_write(WriteJobKind.DELIVERY_FAILED, (deliverable, retry_at))
 
     # --- what pages show
 
     def allocate_session_id(self) -> int:
+        """Return an id for a session: it grows, and no message and no page names another session by it."""
         self._last_session_id += 1
         return self._last_session_id
 
     def insert_session(self, session: SmppSessionRecord) -> None:
+        """Store a session that has bound, so that pages show it."""
         self._writer.queue_write(WriteJobKind.SESSION_OPENED, session)
 
     def update_session_progress(self, progress: SmppSessionProgress) -> None:
+        """Store the counters of a session."""
         self._writer.queue_write(WriteJobKind.SESSION_PROGRESS, progress)
 
     def close_session(self, session_end: SmppSessionEnd) -> None:
+        """Store that a session has ended. It is removed where it has submitted no message."""
         self._writer.queue_write(WriteJobKind.SESSION_CLOSED, session_end)
 
     def record_refused_bind(self, refused_bind: RefusedBind) -> None:
+        """Store who was refused and why, for the account's users."""
         self._writer.queue_write(WriteJobKind.BIND_REFUSED, refused_bind)
 
     # --- what the writer does, and what follows from it

@@ -1,4 +1,4 @@
-"""The part of the storage in SQLite that is about messages on their way out: see `OutboundStorage`."""
+"""The part of the storage that is about messages on their way out."""
 
 import asyncio
 import sqlite3
@@ -47,14 +47,16 @@ _HoldJob = tuple[Collection[int], Sequence[UpstreamPath], WaitingCallback]
 
 
 @dataclass(eq=False, repr=False)
-class SqliteOutboundStorage:
-    """Implements `OutboundStorage`; a part of `SqliteStorage`.
+class OutboundStorage:
+    """What the dispatcher asks of the storage, in the order in which a message meets it; a part of `Storage`.
 
     Args:
         simulated_searcher: looks for what simulators have.
         config: upstreams and routes.
         queue_receipts: takes receipts that are on disk.
         mark_deliveries_due: is told the accounts for which something from a handset is on disk.
+
+    `listener`: is told what happens, from `start` on.
     """
 
     _read_connection: sqlite3.Connection
@@ -71,7 +73,7 @@ class SqliteOutboundStorage:
     is_closing: bool = False
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _writer: DatabaseWriter = field(init=False)
-    _listener: OutboundListener = field(init=False)
+    listener: OutboundListener = field(init=False)
     _is_due_job_queued: bool = False
     # Of those who have asked that what waits takes other paths: one pass does it for all.
     _rerouted_callbacks: list[WaitingCallback] = field(default_factory=list)
@@ -82,63 +84,88 @@ class SqliteOutboundStorage:
         self._writer = writer
         writer.queue_write(WriteJobKind.RECOVER, None)
 
-    def set_listener(self, listener: OutboundListener) -> None:
-        self._listener = listener
-
     def load_upstreams(self) -> frozenset[int]:
         """Tell the listener of upstreams and routes that have changed, if any have; returns the tags of optional
         parameters that upstreams pass on. Raises sqlite3.Error.
         """
-        self._config.load_upstreams(
-            self._listener, lambda: self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None)
-        )
-        self._config.load_routes(self._listener)
+        self._config.load_upstreams(self.listener, lambda: self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None))
+        self._config.load_routes(self.listener)
         return self._config.kept_tlv_tags
 
     # --- what the dispatcher asks
 
     def store_submit(self, submit: SubmittedMessage, resolve: SubmitCallback) -> None:
+        """Store a message and its debit; `resolve` is called once both are on disk, or certainly not, or in doubt.
+
+        A callback and not a future: this happens for each message, and a future costs as much again as the rest of its
+        way.
+        """
         self._writer.queue_write(WriteJobKind.SUBMIT, (submit, resolve))
 
     def claim_messages(self, claim: Claim, resolve: ClaimCallback) -> None:
+        """Take messages that wait for an upstream: see `sending.claim_messages`."""
         self._writer.queue_write(WriteJobKind.CLAIM, (claim, resolve))
 
     def hold_followers(
         self, upstream_ids: Collection[int], retried_paths: Sequence[UpstreamPath], resolve: WaitingCallback
     ) -> None:
+        """Have what upstreams have, and have not answered, hold up what comes behind it to the same destinations, and
+        what was refused for the moment on these paths be tried again at once: other upstreams take over from now on.
+
+        All that was asked to be stored or claimed before is among it. `resolve` gets paths with the accounts of which
+        something waits there, or holds up others.
+        """
         self._writer.queue_write(WriteJobKind.HOLD_FOLLOWERS, (upstream_ids, retried_paths, resolve))
 
     def reroute_messages(self, resolve: WaitingCallback) -> None:
+        """Put what waits on the paths that it takes now; `resolve` gets all paths with the accounts of which something
+        waits there. While that is done for another call, it begins anew, and ends for both.
+        """
         self._begins_rerouting_anew = bool(self._rerouted_callbacks)
         self._rerouted_callbacks.append(resolve)
         if not self._begins_rerouting_anew:
             self._writer.queue_write(WriteJobKind.REROUTE, ReroutingPosition())
 
     def store_accepted_message(self, accepted: AcceptedMessage, *, is_urgent: bool) -> None:
+        """Store that an upstream has accepted a message; unless it is urgent, together with others."""
         if is_urgent:
             self._writer.queue_write(WriteJobKind.ACCEPTED, accepted)
         else:
             self._writer.queue_deferred_write(WriteJobKind.ACCEPTED, accepted)
 
     def store_unsent_message(self, unsent: UnsentMessage) -> None:
+        """Store what became of a claimed message that was not accepted."""
         self._writer.queue_write(WriteJobKind.UNSENT, unsent)
 
     def store_outcomes(self, reported: Sequence[MessageOutcome]) -> None:
+        """Store what became of messages, and the receipts that were asked for."""
         self._writer.queue_deferred_write(WriteJobKind.OUTCOME, *reported)
 
     def store_upstream_receipt(self, receipt: UpstreamReceipt, resolve: Callable[[bool | None], None]) -> None:
+        """Store what an upstream says; `resolve` gets whether its message is known, None where nothing was stored."""
         self._writer.queue_deferred_write(WriteJobKind.RECEIPT, (receipt, resolve))
 
     def store_upstream_message(self, message: InboundItem, resolve: Callable[[bool], None]) -> None:
+        """Store what a handset has sent, for the accounts that it is meant for, or until its other parts are there;
+        `resolve` gets whether it is stored.
+        """
         self._writer.queue_patient_write(WriteJobKind.UPSTREAM_MESSAGE, (message, resolve))
 
     def cancel_message(self, message: MessageStatus, resolve: CancelCallback) -> None:
+        """Call a message back, which no upstream sends."""
         self._writer.queue_write(WriteJobKind.CANCEL, (message, resolve))
 
     def load_message(self, message_id: int, resolve: MessagesCallback) -> None:
+        """Give `resolve` a message, where it has no final state, and then an empty sequence as the end; or a
+        StorageError.
+        """
         self._load_messages([message_id], resolve)
 
     def load_simulated_messages(self, upstream_id: int | None, resolve: MessagesCallback) -> None:
+        """Give `resolve` what a simulator has not ended (None: the built-in one), oldest first, in several calls, of
+        which the last one has none, or is a StorageError.
+        """
+
         def load(found: Sequence[int] | StorageError) -> None:
             if isinstance(found, StorageError):
                 resolve(found)
@@ -148,6 +175,8 @@ class SqliteOutboundStorage:
         self._simulated_searcher.search(load, lambda conn: outcomes.list_simulated_message_ids(conn, upstream_id))
 
     def put_back_abandoned_messages(self) -> None:
+        """Queue again the messages of removed simulators; the listener is told as of messages that are due."""
+
         def put_back(found: Sequence[int] | StorageError) -> None:
             if not isinstance(found, StorageError):
                 # Behind the outcomes of some of them, which may be on their way to the disk.
@@ -157,6 +186,7 @@ class SqliteOutboundStorage:
         self._simulated_searcher.search(put_back, outcomes.list_abandoned_message_ids)
 
     def find_unanswered_ids(self, upstream_id: int, resolve: Callable[[Sequence[int]], None]) -> None:
+        """Give `resolve` the ids of what an upstream has and has not accepted, unless that can't be read."""
         with handle_read_errors():
             resolve(sending.list_unanswered_message_ids(self._read_connection, upstream_id))
 
@@ -174,15 +204,19 @@ class SqliteOutboundStorage:
                 self._loop.call_soon(self._load_messages, message_ids, resolve, end)
 
     def record_bind_states(self, upstream_id: int, states: Sequence[BindState]) -> None:
+        """Store how the binds of an upstream are: all of them."""
         self._writer.queue_write(WriteJobKind.BIND_STATES, (upstream_id, states))
 
     def record_health(self, upstream_id: int, health: UpstreamHealth) -> None:
+        """Store whether an upstream is given messages."""
         self._writer.queue_write(WriteJobKind.UPSTREAM_HEALTH, (upstream_id, health))
 
     def count_unroutable_submits(self, count: int) -> None:
+        """Store that so many messages more were refused because no route takes them."""
         self._writer.queue_deferred_write(WriteJobKind.UNROUTABLE, count)
 
     def add_upstream_counters(self, upstream_id: int, amounts: Mapping[str, int]) -> None:
+        """Add to what is counted of an upstream."""
         self._writer.queue_deferred_write(WriteJobKind.UPSTREAM_COUNTERS, (upstream_id, amounts))
 
     def poll_due_messages(self) -> None:
@@ -205,12 +239,12 @@ class SqliteOutboundStorage:
     def build_job_handlers(self) -> Mapping[WriteJobKind, WriteJobHandler]:
         """How the writer does the jobs of this part."""
         handle_sending_stored = self._with_receipts(
-            lambda stored, result: self._listener.handle_sending_stored(stored, result)
+            lambda stored, result: self.listener.handle_sending_stored(stored, result)
         )
         return {
             WriteJobKind.RECOVER: WriteJobHandler(
                 self._recover_messages,
-                self._with_receipts(lambda _, recovered: self._listener.handle_recovered(recovered.waiting)),
+                self._with_receipts(lambda _, recovered: self.listener.handle_recovered(recovered.waiting)),
                 is_vital=True,
             ),
             WriteJobKind.UPSTREAMS_BEGIN: WriteJobHandler(lambda conn, _: outcomes.mark_last_simulated_message(conn)),
@@ -237,7 +271,7 @@ class SqliteOutboundStorage:
             ),
             WriteJobKind.ABANDONED: WriteJobHandler(
                 self._put_back_abandoned_messages,
-                lambda _, waiting: self._listener.handle_due_messages(DueMessages(waiting=waiting)),
+                lambda _, waiting: self.listener.handle_due_messages(DueMessages(waiting=waiting)),
             ),
             WriteJobKind.DUE_MESSAGES: WriteJobHandler(
                 lambda conn, _: outcomes.process_due_messages(conn, now_ms(), self._config.choose_path),
@@ -291,16 +325,16 @@ class SqliteOutboundStorage:
                 resolve(InsufficientCredits())
             else:
                 resolve(message_id if submit.hex_id is None else client_ids.format_hex_id(submit.hex_id))
-        self._listener.handle_submits_stored([submit for submit, _ in items], stored.outbound)
+        self.listener.handle_submits_stored([submit for submit, _ in items], stored.outbound)
         self._queue_receipts(stored.receipts)
 
     def _handle_submits_refused(self, items: _SubmitJobs, refusal: StorageError) -> None:
         self._resolve_failed(items, refusal)
-        self._listener.handle_submits_stored([submit for submit, _ in items], ())
+        self.listener.handle_submits_stored([submit for submit, _ in items], ())
 
     def _handle_due_messages(self, _: list[None], due: DueMessages) -> None:
         self._is_due_job_queued = False
-        self._listener.handle_due_messages(due)
+        self.listener.handle_due_messages(due)
         if due.outbound or due.waiting or due.expired_ids:
             # A campaign has one date for all its messages, and only so many are taken at once.
             self.poll_due_messages()
@@ -354,7 +388,7 @@ class SqliteOutboundStorage:
     def _resolve_failed(self, items: list[Any], error: StorageError) -> None:
         _resolve_all(items, error)
         if isinstance(error, CommitInDoubt):
-            self._listener.handle_commit_in_doubt()
+            self.listener.handle_commit_in_doubt()
 
     def _handle_upstream_messages_stored(
         self, items: list[tuple[InboundItem, Callable[[bool], None]]], account_ids: Collection[int]

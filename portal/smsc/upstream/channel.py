@@ -21,7 +21,8 @@ from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessag
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import FAILING, TRYING, UpstreamHealth
-from portal.smsc.storage.interface import OutboundStorage, UpstreamConfig
+from portal.smsc.storage.interface import UpstreamConfig
+from portal.smsc.storage.sqlite_outbound import OutboundStorage
 from portal.smsc.upstream.health import HealthTracker
 
 log = logging.getLogger(__name__)

@@ -29,12 +29,12 @@ from portal.services.upstreams.upstreams import SIMULATOR
 from portal.smsc.storage.interface import (
     CancelCallback,
     NoRoute,
-    OutboundStorage,
     StorageError,
     StorageUnavailable,
     SubmitCallback,
     UpstreamConfig,
 )
+from portal.smsc.storage.sqlite_outbound import OutboundStorage
 from portal.smsc.upstream.channel import UpstreamChannel, UpstreamConnection
 from portal.smsc.upstream.simulator.simulator import Simulator
 from portal.smsc.upstream.smpp_client.upstream import SmppUpstream
@@ -85,7 +85,7 @@ class Dispatcher:
         self._closing_tasks: set[asyncio.Task[None]] = set()
         self._claims_ended = asyncio.Event()
         self._claims_ended.set()
-        storage.set_listener(self)
+        storage.listener = self
 
     def start(self) -> None:
         """Begin to look after the upstreams; the storage tells of them, and of what was under way."""
@@ -113,8 +113,8 @@ class Dispatcher:
     # --- messages from clients
 
     def store_submit(self, message: SubmittedMessage, resolve: SubmitCallback) -> None:
-        """Store a message as that of an upstream that has room, or to wait; see `Storage.store_submit`. One that
-        nothing takes is refused.
+        """Store a message as that of an upstream that has room, or to wait; see `OutboundStorage.store_submit`. One
+        that nothing takes is refused.
         """
         if self._uses_upstreams:
             path = self._takers.choose_path(message) if self._takers.is_choosing else self._default_path

@@ -15,7 +15,7 @@ from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing.routes import RouteTable
 from portal.services.upstreams.health import FAILING, GOOD, TRYING
 from portal.services.upstreams.paths import DEFAULT_PATH, UpstreamPath, choose_taker
-from portal.smsc.storage.interface import OutboundStorage
+from portal.smsc.storage.sqlite_outbound import OutboundStorage
 from portal.smsc.upstream.channel import UpstreamChannel
 
 log = logging.getLogger(__name__)
