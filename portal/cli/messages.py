@@ -14,7 +14,7 @@ from portal.services.accounts import accounts, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
 from portal.services.common.csv_import import InvalidCsvLines
-from portal.services.messages import blacklist, inbound_numbers, inbound_simulation
+from portal.services.messages import blacklist, inbound, inbound_numbers
 from portal.services.messages.blacklist import BlacklistEntry
 from portal.services.messages.inbound_numbers import InboundNumber
 
@@ -37,7 +37,7 @@ _keyword_option = click.option(
 @click.argument("text", metavar="TEXT", type=click.UNPROCESSED)
 def _simulate_inbound_message(context: CommandContext, text: str, *, source: str, destination: str) -> CommandOutput:
     """A message from a handset, to a number or short code of an account."""
-    result = inbound_simulation.simulate_inbound_message(context.conn, source, destination, text)
+    result = inbound.simulate_inbound_message(context.conn, source, destination, text)
     all_names = {each.id: each.name for each in accounts.list_accounts(context.conn)}
     names = [all_names[each] for each in result.account_ids]
     running = session_records.is_component_alive(context.conn, "smsc")

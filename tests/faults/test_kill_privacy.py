@@ -15,7 +15,7 @@ from portal.core.config import Config
 from portal.core.wakeup import WakeupSender
 from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
-from portal.services.messages import inbound_numbers, inbound_simulation, text_policy
+from portal.services.messages import inbound, inbound_numbers, text_policy
 from portal.services.operations import self_check
 from portal.services.people import customers
 from tests.serving import start_server
@@ -94,7 +94,7 @@ def test_no_text_is_forgotten_and_none_goes_before_its_time(
         with start_server(config, "smsc") as server:
             wait_until(partial(is_listening, server))
             submit_some(server, sends, str(number), sent)
-            inbound_simulation.simulate_inbound_message(conn, HANDSET, NUMBER, f"{MARKER} {number}")
+            inbound.simulate_inbound_message(conn, HANDSET, NUMBER, f"{MARKER} {number}")
             wakeup_sender.send()
             accept_some(server, sends, receipts, random.randrange(A_ROUND))
             server.process.kill()

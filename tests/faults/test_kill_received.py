@@ -10,7 +10,7 @@ from portal.core.config import Config
 from portal.core.wakeup import WakeupSender
 from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
-from portal.services.messages import inbound_numbers, inbound_simulation
+from portal.services.messages import inbound, inbound_numbers
 from portal.services.operations import self_check
 from tests.serving import start_server
 from tests.support import Cast, wait_until
@@ -42,7 +42,7 @@ def test_each_message_from_a_handset_is_taken_in_once(
             # One by one, so that the server stores them in many small commits.
             for _ in range(A_ROUND):
                 sent.append(f"message {len(sent)}")
-                inbound_simulation.simulate_inbound_message(conn, HANDSET, NUMBER, sent[-1])
+                inbound.simulate_inbound_message(conn, HANDSET, NUMBER, sent[-1])
                 wakeup_sender.send()
             few = random.randrange(1, A_ROUND)
             wait_until(lambda least=before + few: stored() >= least)  # type: ignore[misc]

@@ -14,7 +14,7 @@ from smpplib import client as smpplib
 from portal.core.wakeup import WakeupSender
 from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
-from portal.services.messages import inbound_numbers, inbound_simulation
+from portal.services.messages import inbound, inbound_numbers
 from tests.interop.kannel import TRANSCEIVER, DeliveryReportServer, Kannel
 from tests.support import Cast, RunningServer, wait_until
 
@@ -32,7 +32,7 @@ def sent(conn: sqlite3.Connection, cast: Cast, server: RunningServer) -> list[st
     """A handset has sent these texts to `smpp_acme_1`."""
     inbound_numbers.add_inbound_number(conn, SHELL, accounts.get_account(conn, cast.smpp_acme_1.name), SHORT_CODE)
     for text in TEXTS:
-        inbound_simulation.simulate_inbound_message(conn, HANDSET, SHORT_CODE, text)
+        inbound.simulate_inbound_message(conn, HANDSET, SHORT_CODE, text)
     wakeup_sender = WakeupSender(server.data)
     wakeup_sender.send()
     wakeup_sender.close()

@@ -13,12 +13,13 @@ from math import inf
 from portal.core.db import write_transaction
 from portal.services.accounts import account_messages
 from portal.services.common.message_states import ENROUTE
-from portal.services.messages import client_ids, message_parts, message_tlvs
+from portal.services.messages import message_parts
 
 BATCH_SIZE = 250
 """How many messages are removed in one transaction: it takes a few milliseconds, and the SMPP server has to wait."""
 
 _DELETED_COLUMNS = "account_id, id, country, source, state, ptt, parts, price"
+_SIDE_TABLES = ("hex_ids", "message_tlvs")
 
 
 @dataclass(slots=True)
@@ -132,9 +133,12 @@ def delete_sent_messages(
             )
         rows = conn.execute(f"DELETE FROM messages WHERE {condition} RETURNING id", values).fetchall()
         removed_ids = {row[0] for row in rows}
-        client_ids.remove_hex_ids(conn, removed_ids)
+        for table in _SIDE_TABLES:
+            conn.execute(
+                f"DELETE FROM {table} WHERE message_id IN (SELECT value FROM json_each(?))",
+                (json.dumps([*removed_ids]),),
+            )
         message_parts.forget_parts(conn, removed_ids)
-        message_tlvs.remove_tlvs(conn, removed_ids)
         account_messages.remove_from_index(conn, account_id, sorted(removed_ids))
         _delete_empty_search_chunks(conn, account_id, removed_ids)
         _increment_removed_count(conn, account_id, len(removed_ids))

@@ -11,7 +11,7 @@ Clients of SMPP 3.3 and older have room for eight hexadecimal digits. Their mess
 import json
 import sqlite3
 from bisect import bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -127,13 +127,6 @@ def read_hex_ids(conn: sqlite3.Connection, message_ids: Sequence[int]) -> dict[i
         (json.dumps(message_ids),),
     ).fetchone()
     return dict(json.loads(pairs))
-
-
-def remove_hex_ids(conn: sqlite3.Connection, message_ids: Collection[int]) -> None:
-    """Remove the hex ids of messages that are removed; the caller is inside `write_transaction()`."""
-    conn.execute(
-        "DELETE FROM hex_ids WHERE message_id IN (SELECT value FROM json_each(?))", (json.dumps([*message_ids]),)
-    )
 
 
 def find_row_id_by_hex_id(conn: sqlite3.Connection, hex_id: int) -> int | None:

@@ -1,4 +1,4 @@
-"""Messages from handsets (MO): which account each is for, storing and searching them, and obeying STOP."""
+"""Messages from handsets (MO): which account each is for, storing, simulating and searching them, and obeying STOP."""
 
 import logging
 import sqlite3
@@ -10,21 +10,14 @@ from typing import NamedTuple
 
 from portal.core import gsm0338
 from portal.core.clock import now_ms
-from portal.core.db import BulkInsert, write_transaction
+from portal.core.db import BulkInsert, insert_row, write_transaction
+from portal.core.i18n import N_
 from portal.services.common import ids
-from portal.services.common.errors import NotFound, require_found
+from portal.services.common.errors import NotFound, Refused, require_found
 from portal.services.common.periods import ALL_TIME_PERIOD, Period
-from portal.services.messages import (
-    blacklist,
-    client_ids,
-    deliveries,
-    inbound_numbers,
-    inbound_parts,
-    text_policy,
-)
-from portal.services.messages.inbound_octets import BINARY_DATA_CODING, DecodedContent, decode_content
-from portal.services.messages.inbound_parts import InboundPart, PartJoiner
-from portal.services.messages.validation import add_concatenation
+from portal.services.messages import blacklist, client_ids, deliveries, inbound_numbers, inbound_parts, text_policy
+from portal.services.messages.inbound_parts import DecodedContent, InboundPart, PartJoiner
+from portal.services.messages.validation import MAX_PARTS, add_concatenation
 from portal.services.prices import countries
 from portal.services.upstreams import unclaimed
 
@@ -136,11 +129,11 @@ def _messages_from_parts(parts: Iterable[InboundPart]) -> list[MobileOriginatedM
         try:
             # A part is a message of its own, whose header then says where it belongs.
             udh = each.udh if each.segment is None else add_concatenation(each.udh or b"\0", each.segment)
-            content = decode_content(each.content, each.data_coding, udh, each.charset)
+            content = inbound_parts.decode_content(each.content, each.data_coding, udh, each.charset)
         except (ValueError, OverflowError) as error:
             # The others must not wait for it for ever.
             log.error("the header of a part to %s can't be written: %s", each.destination, error)
-            udh, content = None, DecodedContent("", BINARY_DATA_CODING, each.content)
+            udh, content = None, DecodedContent("", inbound_parts.BINARY_DATA_CODING, each.content)
         text, data_coding, body = content
         message = MobileOriginatedMessage(
             each.source, each.destination, text, data_coding, udh, body, upstream=each.upstream
@@ -168,7 +161,7 @@ def _store_whole_messages(
     added: list[tuple[int, int]] = []
     for each in messages:
         text = each.text if each.opening is None else each.opening
-        matched = _match_recipients(keywords_by_number[each.destination], text)
+        matched = match_recipients(keywords_by_number[each.destination], text)
         if not matched.account_ids:
             unowned.append((at, each.upstream, each.source, each.destination, each.content))
         columns = (each.source, each.destination, each.text, each.body, each.udh, each.data_coding)
@@ -185,17 +178,15 @@ def _store_whole_messages(
     return deliveries.enqueue_inbound_deliveries(conn, added, at)
 
 
-def find_recipient_accounts(conn: sqlite3.Connection, number: str, text: str) -> InboundRecipients:
+def match_recipients(keywords: Mapping[str, int], text: str) -> InboundRecipients:
     """Find the accounts that a text to a number is for.
 
     That is the account whose keyword the text begins with, or whose keyword follows STOP; else the account that has
     the number without a keyword. A STOP without a keyword is for all accounts that share the number.
+
+    Args:
+        keywords: the accounts of the number by keyword.
     """
-    return _match_recipients(inbound_numbers.get_accounts_by_keyword(conn, number), text)
-
-
-def _match_recipients(keywords: Mapping[str, int], text: str) -> InboundRecipients:
-    """`keywords`: the accounts of a number by keyword."""
     words = inbound_numbers.normalize_words(text)
     for keyword in words[:1]:
         if keyword in keywords:
@@ -206,6 +197,67 @@ def _match_recipients(keywords: Mapping[str, int], text: str) -> InboundRecipien
     if blacklist.is_stop_request(words):
         return InboundRecipients(tuple(sorted(set(keywords.values()))), "", is_stop_request=True)
     return InboundRecipients((keywords[""],) if "" in keywords else (), "", is_stop_request=False)
+
+
+# --- messages that the command line simulates; they come as an upstream brings others
+
+SIMULATED_BATCH_SIZE = 500
+
+
+class NumberNotAssigned(Refused, field="number"):
+    sentence = N_("What is sent to %(number)s reaches no account. Give it to one: number add ACCOUNT %(number)s")
+
+
+class KeywordNotAssigned(Refused, field="text"):
+    sentence = N_("What is sent to %(number)s reaches an account only if it begins with one of: %(keywords)s")
+
+
+class InvalidInboundText(Refused, field="text"):
+    sentence = N_("No handset can send this text: it is too long, or it isn't Unicode.")
+
+
+def simulate_inbound_message(conn: sqlite3.Connection, source: str, destination: str, text: str) -> InboundRecipients:
+    """Let the SMPP server receive a text as if a handset had sent it; when it doesn't run, at its next start.
+
+    Args:
+        source: the handset's number, as typed, with or without a plus.
+        destination: the number or short code that the text is sent to, as typed.
+
+    Returns:
+        The accounts that it is for now.
+
+    Raises:
+        blacklist.InvalidHandsetNumber, NumberNotAssigned, KeywordNotAssigned, InvalidInboundText
+    """
+    source = blacklist.normalize_phone_number(source)
+    destination = inbound_numbers.normalize_inbound_number(destination)
+    try:
+        encoding = gsm0338.choose_encoding(text)
+        if gsm0338.count_parts(gsm0338.encode_body(text, encoding), encoding) > MAX_PARTS:
+            raise InvalidInboundText()
+    except UnicodeEncodeError:
+        raise InvalidInboundText() from None
+    with write_transaction(conn):
+        keywords = inbound_numbers.get_accounts_by_keyword(conn, destination)
+        matched = match_recipients(keywords, text)
+        if not matched.account_ids:
+            if keywords:
+                raise KeywordNotAssigned(number=destination, keywords=", ".join(sorted(keywords)))
+            raise NumberNotAssigned(number=destination)
+        insert_row(conn, "simulated", source=source, destination=destination, text=text)
+    return matched
+
+
+def list_simulated_messages(conn: sqlite3.Connection, after_id: int) -> list[MobileOriginatedMessage]:
+    """Simulated messages above an id that have not been stored yet; at most SIMULATED_BATCH_SIZE."""
+    rows = conn.execute(
+        "SELECT source, destination, text, id FROM simulated WHERE id > ? ORDER BY id LIMIT ?",
+        (after_id, SIMULATED_BATCH_SIZE),
+    ).fetchall()
+    return [
+        MobileOriginatedMessage(source, destination, text, gsm0338.choose_encoding(text), simulated_id=row_id)
+        for source, destination, text, row_id in rows
+    ]
 
 
 # --- stored messages

@@ -14,7 +14,7 @@ from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_PENDING, REJECTED
 from portal.services.credits import alerts, ledger
 from portal.services.credits.ledger import Usage
-from portal.services.messages import blacklist, client_ids, deliveries, message_tlvs, text_policy
+from portal.services.messages import blacklist, client_ids, deliveries, text_policy
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.validation import Segment, SubmittedMessage
 from portal.services.statistics import daily_totals
@@ -123,7 +123,7 @@ def store_messages(
         queued: list[tuple[UpstreamPath, int, int, int]] = []
         rejected = []
         segments = []
-        with_tlvs = []
+        tlvs = []
         for message_id, each in enumerate(submits, first_id):
             each.id = message_id
             charge = charges[each.account_id]
@@ -154,7 +154,7 @@ def store_messages(
                 if each.tlvs is not None and (
                     each.is_queued or each.scheduled_at is not None or not (each.upstream is None or each.is_simulated)
                 ):
-                    with_tlvs.append(each)
+                    tlvs.append((message_id, json.dumps({tag: value.hex() for tag, value in each.tlvs.items()})))
                 if each.is_queued:
                     queued.append((each.path, each.account_id, each.priority, message_id))
                 elif each.scheduled_at is None:
@@ -171,8 +171,8 @@ def store_messages(
         _INSERT_COMMON_OF_SIMULATOR.run(conn, simulator_rows)
         _INSERT_MESSAGES.run(conn, rows)
         queue.enqueue_messages(conn, queued)
-        if with_tlvs:
-            message_tlvs.store_tlvs(conn, with_tlvs)
+        if tlvs:
+            conn.executemany("INSERT INTO message_tlvs (message_id, tlvs) VALUES (?, ?)", tlvs)
         if rejected:
             _blank_rejected_texts(conn, rejected, stored.receipts)
         for segment in segments:

@@ -23,7 +23,7 @@ from portal.services.common.message_states import (
     UNKNOWN,
 )
 from portal.services.credits import credits
-from portal.services.messages import blacklist, client_ids, deliveries, message_parts, message_tlvs, text_policy
+from portal.services.messages import blacklist, client_ids, deliveries, message_parts, text_policy
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.message_parts import MessageOutcome as MessageOutcome  # told from here
 from portal.services.messages.validation import DEFAULT_VALIDITY_MS, Segment, SubmittedMessage
@@ -52,7 +52,7 @@ class DueMessages:
 # The columns of all ending messages in one row: Python releases the GIL for each row, and next to a busy event loop
 # that costs more than reading all of them.
 _SELECT_ENDING = f"""
-SELECT {text_policy.HAS_DISCARDING_CUSTOMERS_SQL}, {client_ids.HAS_HEX_IDS_SQL},
+SELECT {text_policy.HAS_DISCARDING_CUSTOMERS_SQL}, {client_ids.HAS_HEX_IDS_SQL}, EXISTS (SELECT 1 FROM message_tlvs),
     json_group_array(iif(registered_delivery = 0,
     json_array(messages.id, account_id, 0),
     json_array(messages.id, account_id, registered_delivery,
@@ -81,8 +81,9 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
     # By account and day: how many were delivered, and how many were not.
     counts: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
     with write_transaction(conn):
-        has_discarding_customers, has_hex_ids, ending_json = conn.execute(
-            _SELECT_ENDING, (json.dumps([*first_outcomes]),)
+        ids_json = json.dumps([*first_outcomes])
+        has_discarding_customers, has_hex_ids, has_tlvs, ending_json = conn.execute(
+            _SELECT_ENDING, (ids_json,)
         ).fetchone()
         ending_rows = json.loads(ending_json)
         discarding_ids = (
@@ -108,7 +109,9 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
                 receipts.append(
                     DeliveryReceipt(0, account_id, message_id, 0, *(*fields, each.state, each.ptt, each.ended_at))
                 )
-        message_tlvs.remove_tlvs(conn, [row[0] for row in ending_rows])
+        if has_tlvs:
+            # They may say as much as the text.
+            conn.execute("DELETE FROM message_tlvs WHERE message_id IN (SELECT value FROM json_each(?))", (ids_json,))
         for (*result, keeps_text), upstream_ids in ids_by_result.items():
             (_KEEP_TEXT if keeps_text else _BLANK_TEXT).run(conn, list(upstream_ids.items()), result)
         daily_totals.add_daily_totals(
@@ -129,15 +132,18 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
 _OUTBOUND_COLUMNS = (
     "account_id, source, source_ton, source_npi, destination, country, text, udh, data_coding, registered_delivery,"
     " reference, parts, price, body, subunit, NULL, scheduled_at, expires_at, session_id, id, priority,"
-    " segment_reference, segment_total, segment_number"
+    " segment_reference, segment_total, segment_number,"
+    " iif(EXISTS (SELECT 1 FROM message_tlvs), (SELECT tlvs FROM message_tlvs WHERE message_id = messages.id), NULL)"
 )
 
 
 def _outbound_from_row(row: Sequence[Any]) -> SubmittedMessage:
-    *fields, priority, reference, total, number = row
+    *fields, priority, reference, total, number, tlvs = row
     message = SubmittedMessage(*fields)
     if number is not None:
         message.segment = Segment(reference, total, number)
+    if tlvs is not None:
+        message.tlvs = {int(tag): bytes.fromhex(value) for tag, value in json.loads(tlvs).items()}
     message.priority = min(priority or 0, queue.HIGHEST_PRIORITY)
     return message
 
@@ -207,7 +213,6 @@ def list_outbound_messages(conn: sqlite3.Connection, message_ids: Sequence[int])
         (json.dumps(message_ids),),
     )
     messages = [_outbound_from_row(row) for row in rows]
-    message_tlvs.load_tlvs(conn, messages)
     cut = message_parts.find_cut_messages(conn, message_ids)
     if cut:
         for each in messages:

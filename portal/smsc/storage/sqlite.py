@@ -20,7 +20,7 @@ from portal.core.crypto import Keys
 from portal.services.accounts import refused_binds, session_records
 from portal.services.accounts.refused_binds import RefusedBind
 from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionProgress, SmppSessionRecord
-from portal.services.messages import client_ids, deliveries, inbound, inbound_simulation, query_cancel, smpp_config
+from portal.services.messages import client_ids, deliveries, inbound, query_cancel, smpp_config
 from portal.services.messages.client_ids import ClientIds
 from portal.services.messages.deliveries import Deliverable, DeliveryReceipt, DueDeliveries
 from portal.services.messages.smpp_config import AccountConfig
@@ -254,8 +254,8 @@ class Storage:
     def _poll_simulated_messages(self) -> None:
         if not self._is_started:
             return  # accounts are loaded before that
-        messages = inbound_simulation.list_simulated_messages(self._read_connection, self._last_simulated_id)
-        self._has_more_simulated = len(messages) == inbound_simulation.SIMULATED_BATCH_SIZE
+        messages = inbound.list_simulated_messages(self._read_connection, self._last_simulated_id)
+        self._has_more_simulated = len(messages) == inbound.SIMULATED_BATCH_SIZE
         if messages:
             self._last_simulated_id = messages[-1].simulated_id or 0
             self._writer.queue_write(WriteJobKind.INBOUND, *messages)

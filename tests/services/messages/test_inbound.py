@@ -8,7 +8,7 @@ from portal.core.clock import now_ms
 from portal.core.db import Connection
 from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
-from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, inbound_simulation
+from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers
 from portal.services.messages.deliveries import InboundDelivery
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.operations import self_check
@@ -35,20 +35,20 @@ def stopped(conn: Connection, account: Account) -> list[str]:
 # --- whom it is for
 
 
+def match_recipients(conn: Connection, text: str) -> inbound.InboundRecipients:
+    return inbound.match_recipients(inbound_numbers.get_accounts_by_keyword(conn, "48484"), text)
+
+
 @pytest.mark.parametrize("text", ["acme", "Acme, hello", "ÀCMÉ: hello", "  acme\nhello", "ACME!", "acme-club"])
 def test_the_keyword_that_a_text_begins_with(conn, shared, acme_1, text):
-    assert inbound.find_recipient_accounts(conn, "48484", text) == inbound.InboundRecipients(
-        (acme_1.id,), "ACME", is_stop_request=False
-    )
+    assert match_recipients(conn, text) == inbound.InboundRecipients((acme_1.id,), "ACME", is_stop_request=False)
 
 
 @pytest.mark.parametrize("text", ["acmes", "hello acme", "", "4711", "💥", "a c m e"])
 def test_what_begins_with_no_keyword_is_for_whom_has_the_rest(conn, shared, acme_2, text):
-    assert inbound.find_recipient_accounts(conn, "48484", text).account_ids == ()
+    assert match_recipients(conn, text).account_ids == ()
     inbound_numbers.add_inbound_number(conn, SHELL, acme_2, "48484")
-    assert inbound.find_recipient_accounts(conn, "48484", text) == inbound.InboundRecipients(
-        (acme_2.id,), "", is_stop_request=False
-    )
+    assert match_recipients(conn, text) == inbound.InboundRecipients((acme_2.id,), "", is_stop_request=False)
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,9 @@ def test_what_begins_with_no_keyword_is_for_whom_has_the_rest(conn, shared, acme
 )
 def test_stop_in_all_its_forms(conn, shared, acme_1, globex_1, text):
     everyone = (acme_1.id, globex_1.id)
-    assert inbound.find_recipient_accounts(conn, "48484", text) == inbound.InboundRecipients(
-        everyone, "", is_stop_request=True
-    )
+    assert match_recipients(conn, text) == inbound.InboundRecipients(everyone, "", is_stop_request=True)
     for stop_text in (f"{text} globex", f"Globex {text}"):
-        assert inbound.find_recipient_accounts(conn, "48484", stop_text) == inbound.InboundRecipients(
+        assert match_recipients(conn, stop_text) == inbound.InboundRecipients(
             (globex_1.id,), "GLOBEX", is_stop_request=True
         )
 
@@ -71,7 +69,7 @@ def test_stop_in_all_its_forms(conn, shared, acme_1, globex_1, text):
 )
 def test_what_is_no_stop(conn, shared, acme_2, text):
     inbound_numbers.add_inbound_number(conn, SHELL, acme_2, "48484")
-    assert not inbound.find_recipient_accounts(conn, "48484", text).is_stop_request
+    assert not match_recipients(conn, text).is_stop_request
 
 
 def test_a_stop_without_a_keyword_is_for_all_that_share_the_number(conn, shared, acme_1, acme_2, globex_1):
@@ -114,22 +112,22 @@ def test_a_second_stop_changes_nothing_and_by_hand_neither(conn, shared, acme_1)
 
 
 def test_one_from_the_shell_is_taken_in_once_however_often_it_comes(conn, shared, acme_1):
-    inbound_simulation.simulate_inbound_message(conn, HANDSET, "48484", "acme")
-    waiting = inbound_simulation.list_simulated_messages(conn, 0)
+    inbound.simulate_inbound_message(conn, HANDSET, "48484", "acme")
+    waiting = inbound.list_simulated_messages(conn, 0)
     inbound.store_inbound_messages(conn, waiting + waiting)
     inbound.store_inbound_messages(conn, waiting)
     assert len(texts(conn)) == 1
-    assert inbound_simulation.list_simulated_messages(conn, 0) == []
+    assert inbound.list_simulated_messages(conn, 0) == []
 
 
 def test_one_that_could_not_be_stored_is_still_there(conn, connect, shared, acme_1):
-    inbound_simulation.simulate_inbound_message(conn, HANDSET, "48484", "acme")
+    inbound.simulate_inbound_message(conn, HANDSET, "48484", "acme")
     other = connect()
-    waiting = inbound_simulation.list_simulated_messages(other, 0)
+    waiting = inbound.list_simulated_messages(other, 0)
     with pytest.raises(sqlite3.ProgrammingError):
         _take_in_and_die(other, waiting)
     assert texts(conn) == []
-    assert [each.text for each in inbound_simulation.list_simulated_messages(conn, 0)] == ["acme"]
+    assert [each.text for each in inbound.list_simulated_messages(conn, 0)] == ["acme"]
 
 
 def _take_in_and_die(conn: Connection, messages: Sequence[MobileOriginatedMessage]) -> None:
@@ -142,12 +140,12 @@ def _take_in_and_die(conn: Connection, messages: Sequence[MobileOriginatedMessag
 
 
 def test_what_is_simulated_says_whom_it_is_for(conn, shared, acme_1):
-    found = inbound_simulation.simulate_inbound_message(conn, f"+{HANDSET}", "+48484", "Acme 😀")
+    found = inbound.simulate_inbound_message(conn, f"+{HANDSET}", "+48484", "Acme 😀")
     assert found == inbound.InboundRecipients((acme_1.id,), "ACME", is_stop_request=False)
-    assert inbound_simulation.list_simulated_messages(conn, 0) == [
+    assert inbound.list_simulated_messages(conn, 0) == [
         MobileOriginatedMessage(HANDSET, "48484", "Acme 😀", data_coding=8, simulated_id=1)
     ]
-    assert inbound_simulation.list_simulated_messages(conn, 1) == []
+    assert inbound.list_simulated_messages(conn, 1) == []
 
 
 @pytest.mark.parametrize(
@@ -157,20 +155,20 @@ def test_what_is_simulated_says_whom_it_is_for(conn, shared, acme_1):
             HANDSET,
             "48485",
             "acme",
-            inbound_simulation.NumberNotAssigned,
+            inbound.NumberNotAssigned,
             "reaches no account. Give it to one: number add ACCOUNT 48485",
         ),
-        (HANDSET, "48484", "x", inbound_simulation.KeywordNotAssigned, "begins with one of: ACME, GLOBEX, INFO"),
+        (HANDSET, "48484", "x", inbound.KeywordNotAssigned, "begins with one of: ACME, GLOBEX, INFO"),
         ("0393337654321", "48484", "acme", blacklist.InvalidHandsetNumber, "“0393337654321” is no phone number"),
         ("ACME", "48484", "acme", blacklist.InvalidHandsetNumber, "“ACME” is no phone number"),
-        (HANDSET, "48484", "acme \udcff", inbound_simulation.InvalidInboundText, "it isn't Unicode"),
-        (HANDSET, "48484", "acme " + "x" * 255 * 153, inbound_simulation.InvalidInboundText, "too long"),
+        (HANDSET, "48484", "acme \udcff", inbound.InvalidInboundText, "it isn't Unicode"),
+        (HANDSET, "48484", "acme " + "x" * 255 * 153, inbound.InvalidInboundText, "too long"),
     ],
 )
 def test_what_no_handset_can_send(conn, shared, source, destination, text, refusal, message):
     with pytest.raises(refusal, match=message):
-        inbound_simulation.simulate_inbound_message(conn, source, destination, text)
-    assert inbound_simulation.list_simulated_messages(conn, 0) == []
+        inbound.simulate_inbound_message(conn, source, destination, text)
+    assert inbound.list_simulated_messages(conn, 0) == []
 
 
 def test_messages_to_numbers_that_nobody_has_are_told_together(conn, monkeypatch, caplog):

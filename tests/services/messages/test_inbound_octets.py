@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portal.core import gsm0338
-from portal.services.messages.inbound_octets import decode_content, unpack_content
+from portal.services.messages.inbound_parts import decode_content, unpack_content
 from portal.services.upstreams.settings import OTHER_CHARSETS
 
 

@@ -10,7 +10,7 @@ from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.common import message_states
 from portal.services.common.audit import SHELL
-from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, inbound_simulation
+from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers
 from portal.services.messages.inbound import InboundRecipients, MobileOriginatedMessage
 from portal.services.statistics import daily_totals
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
@@ -26,7 +26,7 @@ def say(conn: db.Connection, wakeup_sender: WakeupSender) -> Callable[..., Inbou
     """Lets a handset send a text."""
 
     def say(text: str, to: str = SHORT_CODE, source: str = HANDSET) -> InboundRecipients:
-        found = inbound_simulation.simulate_inbound_message(conn, source, to, text)
+        found = inbound.simulate_inbound_message(conn, source, to, text)
         wakeup_sender.send()
         return found
 
@@ -163,12 +163,12 @@ async def test_one_that_no_deliver_sm_can_hold_stops_no_other(config, cast, conn
 
 @pytest.mark.slow
 async def test_many_from_the_shell_are_taken_in_by_and_by(config, conn, routed):
-    many = 2 * inbound_simulation.SIMULATED_BATCH_SIZE + 1
+    many = 2 * inbound.SIMULATED_BATCH_SIZE + 1
     conn.executemany(
         "INSERT INTO simulated (source, destination, text) VALUES (?, ?, ?)",
         [(HANDSET, SHORT_CODE, str(number)) for number in range(many)],
     )
-    assert len(inbound_simulation.list_simulated_messages(conn, 0)) == inbound_simulation.SIMULATED_BATCH_SIZE
+    assert len(inbound.list_simulated_messages(conn, 0)) == inbound.SIMULATED_BATCH_SIZE
     async with run_smsc(config):
         await wait_until(lambda: count(conn, "simulated") == 0)
     texts = [int(row[0]) for row in conn.execute("SELECT text FROM received ORDER BY id")]

@@ -13,8 +13,7 @@ from portal.core import gsm0338
 from portal.services.common import message_states
 from portal.services.common.addresses import INTERNATIONAL_NUMBER, normalize_address
 from portal.services.messages.inbound import InboundItem, MobileOriginatedMessage
-from portal.services.messages.inbound_octets import decode_content, unpack_content
-from portal.services.messages.inbound_parts import MAX_PART_OCTETS, InboundPart
+from portal.services.messages.inbound_parts import MAX_PART_OCTETS, InboundPart, decode_content, unpack_content
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import Segment, has_room_for_concatenation, parse_concatenation
 from portal.services.prices import countries

@@ -8,7 +8,7 @@ from portal.core.clock import now_ms
 from portal.services.common import message_states
 from portal.services.messages import outcomes
 from portal.services.messages.inbound import MobileOriginatedMessage
-from portal.services.messages.inbound_octets import is_too_long
+from portal.services.messages.inbound_parts import is_too_long
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams import binds
 from portal.services.upstreams.binds import BindState
