@@ -249,73 +249,59 @@ def may_be_about(receipt: UpstreamReceipt, tails: Collection[str]) -> bool:
 
 def _build_early_select(column: str, index: str) -> str:
     return f"""
-    SELECT json_array(given.value ->> 0, given.value ->> 2, kept.id, source, destination, state, ptt, status,
-        received_at) AS line
-    FROM json_each(:given) AS given CROSS JOIN unmatched_receipts AS kept ON kept.id IN (
-        SELECT early.id FROM unmatched_receipts AS early INDEXED BY {index}
-        WHERE {build_key_sql(f"early.{column}")} = given.value ->> 2 AND early.{column} <> ''
-            AND early.upstream = given.value ->> 1 AND early.received_at > :since
-        ORDER BY early.received_at DESC LIMIT {_MAX_CANDIDATES})
+    SELECT early.id FROM json_each(:given) AS given CROSS JOIN unmatched_receipts AS early ON early.id IN (
+        SELECT kept.id FROM unmatched_receipts AS kept INDEXED BY {index}
+        WHERE {build_key_sql(f"kept.{column}")} = given.value ->> 1 AND kept.{column} <> ''
+            AND kept.upstream = given.value ->> 0 AND kept.received_at > :since
+        ORDER BY kept.received_at DESC LIMIT {_MAX_CANDIDATES})
     """
 
 
 _SELECT_EARLY = f"""
-SELECT json_group_array(json(line)) FROM ({_build_early_select("message_id", "unmatched_receipts_message")}
-    UNION ALL {_build_early_select("other_id", "unmatched_receipts_other")})
+SELECT id, received_at, upstream, message_id, coalesce(other_id, ''), state, ptt, state IS NOT NULL, status, done_at,
+    source, destination, text
+FROM unmatched_receipts WHERE id IN ({_build_early_select("message_id", "unmatched_receipts_message")}
+    UNION ALL {_build_early_select("other_id", "unmatched_receipts_other")}) ORDER BY id
 """
 
 
 def take_early_receipts(
-    conn: sqlite3.Connection, accepted: Sequence[tuple[int, int, str]], since: int
-) -> dict[int, MessageOutcome]:
-    """Take out the kept receipts of messages that have just been accepted; returns what the final ones say, by the
-    places of their messages, in the order in which they came.
+    conn: sqlite3.Connection, accepted: Sequence[tuple[int, str]], since: int
+) -> list[tuple[int, MessageOutcome]]:
+    """Take out the kept receipts of messages that have just been accepted, which are stored as that by now; returns
+    what the final ones say, in the order in which they came, with the number of the part that each is of
+    (`ReceiptMatch`).
 
     One query for all of them. The caller is inside `write_transaction()`.
 
     Args:
-        accepted: each message's id, its upstream, and its id there.
+        accepted: each message's upstream, and its id there.
         since: when a receipt may have come at the earliest (milliseconds).
     """
     row = conn.execute("SELECT EXISTS (SELECT 1 FROM unmatched_receipts WHERE received_at > ?)", (since,)).fetchone()
     if not row[0]:
-        return {}
-    forms = message_ids.load_id_forms(conn, (upstream_id for _, upstream_id, _ in accepted))
-    keys = [
-        message_ids.build_receipt_keys(upstream_message_id, forms[upstream_id].possible)
-        for _, upstream_id, upstream_message_id in accepted
-    ]
+        return []
+    forms = message_ids.load_id_forms(conn, (upstream_id for upstream_id, _ in accepted))
     given = [
-        (position, upstream_id, key) for position, (_, upstream_id, _) in enumerate(accepted) for key in keys[position]
+        (upstream_id, key)
+        for upstream_id, upstream_message_id in accepted
+        for key in message_ids.build_receipt_keys(upstream_message_id, forms[upstream_id].possible)
     ]
-    (found_json,) = conn.execute(_SELECT_EARLY, {"given": json.dumps(given), "since": since}).fetchone()
-    found = sorted(json.loads(found_json), key=lambda each: int(each[2]))
-    if not found:
-        return {}
-    rows = conn.execute(
-        "SELECT id, destination FROM messages WHERE id IN (SELECT value FROM json_each(?))",
-        (json.dumps([accepted[each[0]][0] for each in found]),),
-    )
-    destinations = dict(rows.fetchall())
-    taken_ids: set[int] = set()
-    ended: dict[int, MessageOutcome] = {}
-    learned: set[int] = set()
-    for position, key, kept_id, source, destination, state, ptt, status, received_at in found:
-        message_id, upstream_id, upstream_message_id = accepted[position]
-        is_trusted = forms[upstream_id].trusted in keys[position][key]
-        if kept_id in taken_ids or not _is_to_same_number(
-            destinations.get(message_id, ""), source, destination, is_trusted
-        ):
+    early = conn.execute(_SELECT_EARLY, {"given": json.dumps(given), "since": since}).fetchall()
+    receipts = [
+        UpstreamReceipt(upstream_id, (first_id, other_id), *fields)
+        for _, _, upstream_id, first_id, other_id, *fields in early
+    ]
+    taken_ids: list[int] = []
+    ended: dict[tuple[int, int], MessageOutcome] = {}
+    for (kept_id, received_at, *_), receipt, match in zip(early, receipts, find_messages(conn, receipts), strict=True):
+        # A carrier may give all parts of a text the same id. What is left is another part's, which follows.
+        if match.message_id is None or (receipt.is_final and (match.message_id, match.number) in ended):
             continue
-        if state is not None:
-            # A carrier may give all parts of a text the same id. What is left is another part's, which follows.
-            if position in ended:
-                continue
-            ended[position] = MessageOutcome(message_id, state, ptt, received_at, upstream_message_id, status)
-        taken_ids.add(kept_id)
-        if forms[upstream_id].record_match(keys[position][key]):
-            learned.add(upstream_id)
-    for upstream_id in learned:
-        message_ids.save_id_forms(conn, upstream_id, forms[upstream_id])
-    conn.execute("DELETE FROM unmatched_receipts WHERE id IN (SELECT value FROM json_each(?))", (str([*taken_ids]),))
-    return ended
+        taken_ids.append(kept_id)
+        if receipt.state is not None:
+            ended[match.message_id, match.number] = MessageOutcome(
+                match.message_id, receipt.state, receipt.ptt, received_at, match.upstream_id, receipt.status
+            )
+    conn.execute("DELETE FROM unmatched_receipts WHERE id IN (SELECT value FROM json_each(?))", (str(taken_ids),))
+    return [(number, outcome) for (_, number), outcome in ended.items()]

@@ -417,15 +417,9 @@ def _keep_unmatched_receipt(conn: sqlite3.Connection, receipt: UpstreamReceipt, 
 
 def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> list[DeliveryReceipt]:
     """Finish messages whose receipts came before they were known to be accepted."""
-    early = receipt_matching.take_early_receipts(
-        conn,
-        [(each.message_id, each.upstream, each.upstream_message_id) for each in accepted],
-        now_ms() - EARLY_RECEIPT_MS,
+    ended = receipt_matching.take_early_receipts(
+        conn, [(each.upstream, each.upstream_message_id) for each in accepted], now_ms() - EARLY_RECEIPT_MS
     )
-    ended = []
-    for position, outcome in early.items():
-        part = accepted[position].part
-        ended.append((part.number if part else 0, outcome))
     return _end_messages_and_parts(conn, ended) if ended else []
 
 
