@@ -19,7 +19,7 @@ from portal.services.billing import credit_mails
 from portal.services.common import audit, mail, rate_limit
 from portal.services.common.mail import Mailer
 from portal.services.credits import expiry
-from portal.services.history import deletion, retention, search_index, text_removal
+from portal.services.history import deletion, removal, retention, search_index
 from portal.services.messages import text_policy
 from portal.services.operations import daily_self_check
 from portal.services.senders import senders
@@ -200,7 +200,7 @@ def _remove_old_messages(config: Config, conn: Connection) -> Iterator[int]:
 def _remove_message_texts(conn: Connection) -> Iterator[None]:
     """Remove what is stored of texts that aren't kept any more, and what the write-ahead log has of them."""
     removed = False
-    for _ in text_removal.run_text_removals(conn):
+    for _ in removal.run_text_removals(conn):
         removed = True
         yield
     if removed:

@@ -27,7 +27,6 @@ from portal.services.messages import inbound
 from portal.services.statistics import rollup
 
 SENT, RECEIVED = "sent", "received"
-KINDS = (SENT, RECEIVED)
 MAX_SELECTED = 1_000
 MAX_OPEN_DELETIONS = 10
 """How many deletions of one account may be under way at the same time."""
@@ -168,7 +167,7 @@ def preview_deletion(
     """Count the texts of a scope until all are counted or the time is over."""
     deadline = time.monotonic() + seconds
     preview = DeletionPreview()
-    for plan, end_id in _iterate_deletion_batches(conn, account_id, scope, scope.before):
+    for plan, end_id in iterate_deletion_batches(conn, account_id, scope, scope.before):
         if not preview.text_ids:
             preview.text_ids = [text[0] for text in plan.texts[:3]]
         preview.removed += len(plan.texts)
@@ -180,7 +179,7 @@ def preview_deletion(
     return preview
 
 
-def _iterate_deletion_batches(
+def iterate_deletion_batches(
     conn: Connection, account_id: int, scope: DeletionScope, before: int
 ) -> Iterator[tuple[RemovalPlan, int]]:
     """Yield what is to be removed of a scope below an id, newest first, and the id down to which all has been read."""
@@ -191,6 +190,15 @@ def _iterate_deletion_batches(
             plan = _plan_inbound_removal(conn, account_id, message_ids, scope.as_of)
         plan.texts.sort(reverse=True)
         yield plan, end_id
+
+
+def delete_texts(
+    conn: Connection, account_id: int, kind: str, texts: Sequence[Sequence[int]], *, keep_rows: bool = True
+) -> int:
+    """Remove texts of a `RemovalPlan`, or received messages; returns how many. `keep_rows`: see `removal`."""
+    if kind == SENT:
+        return removal.delete_sent_messages(conn, account_id, texts, keep_rows=keep_rows)
+    return removal.delete_inbound_messages(conn, account_id, [text[0] for text in texts])
 
 
 def _iterate_scope_ids(
@@ -223,9 +231,8 @@ def _plan_inbound_removal(
     conn: sqlite3.Connection, account_id: int, received_ids: Sequence[int], as_of: int
 ) -> RemovalPlan:
     rows = conn.execute(
-        "SELECT id, coalesce(ended_at, ?) <= ? FROM received"
-        " WHERE id IN (SELECT value FROM json_each(?)) AND +account_id = ?",
-        (_MAX_ID, as_of, json.dumps(received_ids), account_id),
+        "SELECT id, ended_at <= ? FROM received WHERE id IN (SELECT value FROM json_each(?)) AND +account_id = ?",
+        (as_of, json.dumps(received_ids), account_id),
     ).fetchall()
     return RemovalPlan([[row[0]] for row in rows if row[1]], waiting=[row[0] for row in rows if not row[1]])
 
@@ -309,7 +316,7 @@ def run_deletion(conn: Connection, deletion_id: int) -> Iterator[None]:
     scope = parse_deletion_scope(kind, scope_json)
     if total is None:
         yield from _count_deletion_total(conn, deletion_id, account_id, scope)
-    for plan, batch_end_id in _iterate_deletion_batches(conn, account_id, scope, before):
+    for plan, batch_end_id in iterate_deletion_batches(conn, account_id, scope, before):
         if plan.texts and kind == SENT:
             # All of them have ended. The statistics must have counted that before they are removed.
             yield from rollup.roll_up_in_batches(conn)
@@ -319,10 +326,7 @@ def run_deletion(conn: Connection, deletion_id: int) -> Iterator[None]:
             with write_transaction(conn):
                 if not _store_deletion_progress(conn, deletion_id, plan, before, end_id):
                     return
-                if kind == SENT:
-                    removed = removal.delete_sent_messages(conn, account_id, portion)
-                else:
-                    removed = removal.delete_inbound_messages(conn, account_id, [text[0] for text in portion])
+                removed = delete_texts(conn, account_id, kind, portion)
                 conn.execute("UPDATE deletions SET removed = removed + ? WHERE id = ?", (removed, deletion_id))
                 if end_id == 0:
                     _finish_deletion(conn, deletion_id)

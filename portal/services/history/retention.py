@@ -9,19 +9,20 @@ somebody's number, and go after thirty days.
 """
 
 import sqlite3
+import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 
 from portal.core.clock import DAY_MS
 from portal.core.db import Connection, write_transaction
-from portal.services.accounts import account_messages
 from portal.services.common import ids
 from portal.services.common.periods import subtract_months
-from portal.services.history import removal
+from portal.services.history import deletion, removal, search
+from portal.services.history.deletion import RECEIVED, SENT, DeletionScope
+from portal.services.messages import inbound
 from portal.services.statistics import rollup
 
 _EPOCH = date(1970, 1, 1)
-_BATCH_SIZE = 2_000
 _DELETE_BATCH_SIZE = 500
 _NOBODYS_TABLES = ("unmatched_receipts", "unowned_messages")
 _NOBODYS_MS = 30 * DAY_MS
@@ -73,8 +74,8 @@ def purge_messages(conn: Connection, default_months: int, now: int) -> Iterator[
             )
     for account_id, day in conn.execute("SELECT id, kept_since FROM accounts WHERE kept_since").fetchall():
         end_id = ids.min_id_at_time(day * DAY_MS)
-        yield from _purge_sent_messages(conn, account_id, end_id)
-        yield from _purge_inbound_messages(conn, account_id, end_id)
+        for kind, query in ((SENT, search.MATCH_ALL), (RECEIVED, inbound.MATCH_ALL)):
+            yield from _purge_account(conn, account_id, DeletionScope(kind, sys.maxsize, end_id, query=query))
         values = {"account": account_id, "day": day, "end": end_id, "end_ms": day * DAY_MS, "day_ms": DAY_MS}
         for table, key, condition in _LEFTOVER_TABLES:
             yield from _delete_rows(conn, table, key, f"account_id = :account AND {condition}", values)
@@ -82,33 +83,17 @@ def purge_messages(conn: Connection, default_months: int, now: int) -> Iterator[
         yield from _delete_rows(conn, table, "id", "received_at < :before", {"before": now - _NOBODYS_MS})
 
 
-def _purge_sent_messages(conn: Connection, account_id: int, end_id: int) -> Iterator[int]:
-    after_id = 0
-    while rows := account_messages.list_account_messages(
-        conn, account_id, after_id + 1, end_id, conditions="AND line.joined_to IS NULL", limit=_BATCH_SIZE
-    ):
-        after_id = rows[-1][0]
-        plan = removal.plan_removal(conn, account_id, [row[0] for row in rows])
+def _purge_account(conn: Connection, account_id: int, scope: DeletionScope) -> Iterator[int]:
+    for plan, _ in deletion.iterate_deletion_batches(conn, account_id, scope, scope.before):
         # A text whose segments came before and after midnight is removed a day later, as a whole.
-        texts = sorted(text for text in plan.texts if max(text) < end_id)
-        if texts:
+        texts = [text for text in plan.texts if max(text) < scope.before]
+        if texts and scope.kind == SENT:
             # All of them have ended. The statistics must have counted that before they are removed.
-            for _ in rollup.roll_up_in_batches(conn):
+            for _step in rollup.roll_up_in_batches(conn):
                 yield 0
         for batch in removal.split_texts_into_batches(texts):
-            removal.delete_sent_messages(conn, account_id, batch, keep_rows=False)
+            deletion.delete_texts(conn, account_id, scope.kind, batch, keep_rows=False)
             yield sum(map(len, batch))
-
-
-def _purge_inbound_messages(conn: Connection, account_id: int, end_id: int) -> Iterator[int]:
-    after_id = 0
-    while rows := conn.execute(
-        "SELECT id FROM received INDEXED BY received_account WHERE account_id = ? AND id > ? AND id < ?"
-        " AND ended_at IS NOT NULL ORDER BY id LIMIT ?",
-        (account_id, after_id, end_id, removal.BATCH_SIZE),
-    ).fetchall():
-        after_id = rows[-1][0]
-        yield removal.delete_inbound_messages(conn, account_id, [row[0] for row in rows])
 
 
 def _delete_rows(conn: Connection, table: str, key: str, condition: str, values: Mapping[str, int]) -> Iterator[int]:

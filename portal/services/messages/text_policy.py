@@ -91,8 +91,8 @@ def change_text_policy(
 
     Args:
         policy: one of CHOICES. NONE applies to messages that end, and to receipts that are accepted, from now on.
-        remove_stored: only with NONE: stored texts are removed as well, step by step (`text_removal`). Those that have
-            not been removed before the policy is changed again stay.
+        remove_stored: only with NONE: stored texts are removed as well, step by step (`history/removal.py`). Those
+            that have not been removed before the policy is changed again stay.
 
     Raises:
         InvalidTextPolicy, CannotRemoveStoredTexts

@@ -14,7 +14,7 @@ from portal.services.accounts import account_messages, accounts
 from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
-from portal.services.history import history, search, search_index, text_removal
+from portal.services.history import history, removal, search, search_index
 from portal.services.history.search import SearchQuery
 from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, intake, outcomes, text_policy
 from portal.services.messages.deliveries import DeliveryReceipt
@@ -262,7 +262,7 @@ def stored(conn: Connection) -> list[str | None]:
 
 
 def run(conn: Connection) -> int:
-    return sum(text_removal.run_text_removals(conn))
+    return sum(removal.run_text_removals(conn))
 
 
 def test_what_is_stored_stays_unless_it_is_asked_for(conn, acme, acme_1):
@@ -297,38 +297,38 @@ def test_what_is_needed_still_goes_later(conn, acme, acme_1):
 
 
 def test_a_removal_goes_in_steps_and_on_where_it_was_left(conn, acme, acme_1, monkeypatch):
-    monkeypatch.setattr(text_removal, "_BATCH_SIZE", 3)
+    monkeypatch.setattr(removal, "_TEXT_BATCH_SIZE", 3)
     sent = [send(conn, acme_1, f"text {number}", **QUIET) for number in range(10)]
     end(conn, *sent)
     for number in range(7):
         inbound.store_inbound_messages(conn, [MobileOriginatedMessage(HANDSET, "48484", f"answer {number}")])
     deliveries.remove_accepted_deliveries(conn, deliveries.list_due_deliveries(conn, acme_1.id, now_ms(), 10).ready)
     text_policy.change_text_policy(conn, SHELL, acme, text_policy.NONE, remove_stored=True)
-    steps = text_removal.run_text_removals(conn)
+    steps = removal.run_text_removals(conn)
     assert [next(steps), next(steps)] == [3, 3]
     assert isinstance(steps, Generator)
     steps.close()
     assert stored(conn).count("") == 6
-    assert [each for each in text_removal.run_text_removals(conn) if each] == [3, 1, 3, 3, 1]
+    assert [each for each in removal.run_text_removals(conn) if each] == [3, 1, 3, 3, 1]
     assert not any(stored(conn))
 
 
 @pytest.mark.parametrize("indexed", [0, 3, 7])
 def test_stored_texts_go_however_many_are_in_the_index(conn, acme, acme_1, indexed, monkeypatch):
-    monkeypatch.setattr(text_removal, "_BATCH_SIZE", 2)
+    monkeypatch.setattr(removal, "_TEXT_BATCH_SIZE", 2)
     end(conn, *(send(conn, acme_1, f"text {number}", **QUIET) for number in range(7)))
     if indexed:
         account_messages.index_message_batch(conn, max_messages=indexed)
     text_policy.change_text_policy(conn, SHELL, acme, text_policy.NONE, remove_stored=True)
-    assert sum(text_removal.run_text_removals(conn)) == 7
+    assert sum(removal.run_text_removals(conn)) == 7
     assert stored(conn) == [""] * 7
 
 
 def test_who_thinks_better_of_it_keeps_what_is_left(conn, acme, acme_1, monkeypatch):
-    monkeypatch.setattr(text_removal, "_BATCH_SIZE", 1)
+    monkeypatch.setattr(removal, "_TEXT_BATCH_SIZE", 1)
     end(conn, *(send(conn, acme_1, text, **QUIET) for text in ("one", "two", "three")))
     text_policy.change_text_policy(conn, SHELL, acme, text_policy.NONE, remove_stored=True)
-    steps = text_removal.run_text_removals(conn)
+    steps = removal.run_text_removals(conn)
     next(steps)
     text_policy.change_text_policy(conn, SHELL, acme, text_policy.HIDDEN)
     assert list(steps) == []

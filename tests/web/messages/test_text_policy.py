@@ -13,7 +13,7 @@ from portal.core import clock, db
 from portal.core.config import Config
 from portal.core.gsm0338 import Encoding
 from portal.services.common.audit import SHELL
-from portal.services.history import text_removal
+from portal.services.history import removal
 from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, intake, text_policy
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.people import customers
@@ -160,7 +160,7 @@ def test_what_was_removed_is_nowhere_for_nobody(
     deliveries.remove_accepted_deliveries(
         conn, deliveries.list_due_deliveries(conn, acting.get_account(conn, NAME).id, clock.now_ms(), 100).ready
     )
-    for _ in text_removal.run_text_removals(conn):
+    for _ in removal.run_text_removals(conn):
         pass
     assert giving_away(alice, addresses(app, message_ids)) == set()
 
@@ -252,7 +252,7 @@ def test_the_operator_chooses(olga: Browser, conn: db.Connection, cast: Cast, ht
     assert customers.get_customer_by_id(conn, cast.acme).texts == text_policy.NONE
     page = extract_text(olga.get(f"/admin/customers/{cast.acme}").text)
     assert "not kept Those that were stored are being removed." in page
-    for _ in text_removal.run_text_removals(conn):
+    for _ in removal.run_text_removals(conn):
         pass
     assert "are being removed" not in olga.get(f"/admin/customers/{cast.acme}").text
 
