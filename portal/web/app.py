@@ -1,40 +1,31 @@
 """The web application: Flask with its extensions, the areas of pages, and what each request passes through."""
 
+from importlib import import_module
+
 from flask import Flask
 from flask_login import LoginManager
 from flask_wtf import CSRFProtect
+from werkzeug.utils import find_modules
 
 from portal import __version__
 from portal.core import paths
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.common.mail import Mailer
-from portal.web.accounts import accounts, allowed_ips, credentials, sessions
-from portal.web.admin import accounts as admin_accounts
-from portal.web.admin import balances, customers
-from portal.web.billing import orders, packs, payment_callback, statement
+from portal.web.billing import payment_callback
 from portal.web.core import (
     access,
     context,
     errors,
     headers,
-    health,
     language,
-    live,
     pasted_fields,
     proxies,
     routing,
     stale_forms,
-    static_files,
 )
 from portal.web.core.limits import DEFAULT_PAGE_LIMITS, PageLimits
 from portal.web.core.template_source import IndentationRemover, PlainGlobalsEnvironment
-from portal.web.credits import credits, settings
-from portal.web.messages import blacklist, customer_policies, deletion, history, inbound
-from portal.web.people import login, profile
-from portal.web.prices import prices
-from portal.web.senders import senders
-from portal.web.statistics import statistics
 
 # A file that is larger than it may be comes this far, so that the form says so, with what was typed. Fields alone may
 # have half a megabyte (Werkzeug's limit).
@@ -86,34 +77,8 @@ def create_app(
     proxies.init_proxies(app, config)
     errors.init_error_handlers(app)
     stale_forms.init_stale_forms(app)
-    for module in (
-        static_files,
-        health,
-        language,
-        live,
-        login,
-        profile,
-        accounts,
-        allowed_ips,
-        credentials,
-        sessions,
-        credits,
-        settings,
-        prices,
-        orders,
-        packs,
-        payment_callback,
-        statement,
-        history,
-        inbound,
-        blacklist,
-        deletion,
-        customer_policies,
-        senders,
-        statistics,
-        customers,
-        admin_accounts,
-        balances,
-    ):
-        app.register_blueprint(module.blueprint)
+    # The views: each module that has some keeps them in its `blueprint`.
+    for name in find_modules("portal.web", recursive=True):
+        if blueprint := getattr(import_module(name), "blueprint", None):
+            app.register_blueprint(blueprint)
     return app
