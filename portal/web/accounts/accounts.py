@@ -16,7 +16,7 @@ from portal.services.accounts.credentials import SmppPasswordInfo
 from portal.services.accounts.refused_binds import RefusedBindGroup
 from portal.services.accounts.session_records import SmppSessionRecord
 from portal.services.statistics import daily_totals
-from portal.web.core import access, context, htmx, layout, live
+from portal.web.core import access, context, htmx, live
 
 blueprint = Blueprint("accounts", __name__)
 
@@ -41,9 +41,7 @@ def list_accounts() -> ResponseReturnValue:
     if len(own_accounts) == 1:
         return redirect(url_for(".show_account", name=own_accounts[0].name))
     # The sidebar would repeat the list.
-    return htmx.render_page(
-        "accounts/index.html", accounts=[layout.build_account_view(each) for each in own_accounts], sidebar_accounts=[]
-    )
+    return htmx.render_page("accounts/index.html", accounts=own_accounts, sidebar_accounts=[])
 
 
 @blueprint.get("/accounts/<name>")

@@ -10,6 +10,7 @@ from wtforms.fields.choices import SelectChoice
 from portal.core.db import write_transaction
 from portal.core.i18n import N_, _
 from portal.services.accounts import accounts
+from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit
 from portal.services.messages import text_policy
 from portal.services.operations import daily_self_check
@@ -18,7 +19,7 @@ from portal.services.people.customers import Customer
 from portal.services.people.users import User
 from portal.services.prices import price_lists
 from portal.services.senders import senders
-from portal.web.core import access, context, htmx, layout
+from portal.web.core import access, context, htmx
 from portal.web.core.forms import TranslatedForm, refusals_on
 
 blueprint = Blueprint("admin_customers", __name__, url_prefix="/admin")
@@ -67,9 +68,9 @@ def create_customer() -> ResponseReturnValue:
 
 def _render_customers_page(form: CustomerForm) -> ResponseReturnValue:
     conn, query = context.get_conn(), request.args.get("q", "").strip()
-    accounts_by_customer: dict[int, list[layout.AccountView]] = defaultdict(list)
+    accounts_by_customer: dict[int, list[Account]] = defaultdict(list)
     for account in accounts.list_accounts(conn):
-        accounts_by_customer[account.customer_id].append(layout.build_account_view(account))
+        accounts_by_customer[account.customer_id].append(account)
     matches = []
     for customer in customers.list_all_customers(conn):
         own_accounts = accounts_by_customer[customer.id]
@@ -113,7 +114,7 @@ def render_customer_page(customer: Customer, **forms: TranslatedForm) -> Respons
         customer=customer,
         users=users.list_users(conn, customer.id),
         owed=auto_recredit.get_owed_credits(conn, customer.id),
-        customer_accounts=[layout.build_account_view(each) for each in accounts.list_accounts(conn, customer.id)],
+        customer_accounts=accounts.list_accounts(conn, customer.id),
         price_lists=price_lists.list_price_lists(conn),
         default_months=context.get_config().retention.messages_months,
         removing_texts=text_policy.is_removing_texts(conn, customer.id),

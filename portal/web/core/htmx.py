@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
 from portal.services.accounts.accounts import Account
-from portal.web.core import layout
+from portal.web.core import access, notices
 from portal.web.core.forms import get_form_status
 
 # In the session: toasts that wait for the next page.
@@ -30,23 +30,25 @@ def is_htmx_request() -> bool:
     return "HX-Request" in request.headers
 
 
-def render_page(
-    template: str,
-    *,
-    status: int | None = None,
-    account: Account | None = None,
-    sessions: int | None = None,
-    **values: Any,
-) -> ResponseReturnValue:
+def build_frame_context() -> dict[str, Any]:
+    """The variables of base.html. Operators get no list at the side: theirs would hold everyone's accounts."""
+    return {
+        "current_user": access.get_current_user(),
+        "may_change": access.may_change(),
+        "notices": notices.get_notices(),
+        "sidebar_accounts": access.list_own_accounts(),
+    }
+
+
+def render_page(template: str, *, status: int | None = None, **values: Any) -> ResponseReturnValue:
     """A whole page with its frame, and the toasts that wait since a redirect.
 
     Args:
         status: of HTTP; None: a refused form's, or 200.
-        account, sessions: the account that is open, if one is; see `layout.build_layout_context`.
+        values: `account` among them where one is open, and as `sessions` how many it has, to be shown.
     """
     status = status or get_form_status(values)
-    values = layout.build_layout_context(account, sessions) | values
-    return render_template(template, toasts=_pop_toasts(), **values), status
+    return render_template(template, toasts=_pop_toasts(), **(build_frame_context() | values)), status
 
 
 def render_plain_page(template: str, *, status: int | None = None, **values: Any) -> ResponseReturnValue:
@@ -94,9 +96,7 @@ def render_dialog(
         tab: of the account's pages.
     """
     if is_htmx_request():
-        if account is not None:
-            values["account"] = layout.build_account_view(account)
-        return render_fragments(part, title=title, **values)
+        return render_fragments(part, account=account, title=title, **values)
     page = "admin/dialog.html" if account is None else "dialog.html"
     return render_page(page, account=account, tab=tab, title=title, part=part, **values)
 
@@ -120,8 +120,6 @@ def answer_form(
     page: str,
     address: str,
     toast: Toast | None = None,
-    account: Account | None = None,
-    sessions: int | None = None,
     **values: Any,
 ) -> ResponseReturnValue:
     """The answer to a form that is a part of a page.
@@ -134,14 +132,13 @@ def answer_form(
         out_of_band: other parts that change with what was done.
         page: the template of the page.
         address: the page's.
-        account, sessions, values: the page's, of which the parts need some; see `render_page`.
+        values: the page's, of which the parts need some; see `render_page`.
     """
     if not is_htmx_request():
         if toast is not None:
             return redirect_after_post(address, toast)
-        return render_page(page, account=account, sessions=sessions, **values)
-    values = layout.build_layout_context(account, sessions) | values
-    return render_fragments(template, *out_of_band, toast=toast, **values)
+        return render_page(page, **values)
+    return render_fragments(template, *out_of_band, toast=toast, **(build_frame_context() | values))
 
 
 def redirect_after_post(address: str, toast: Toast | None = None) -> ResponseReturnValue:

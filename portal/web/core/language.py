@@ -7,6 +7,7 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
 from portal.core import clock, i18n
+from portal.services.accounts import accounts
 from portal.services.people import users
 from portal.web.core import access, context
 
@@ -30,6 +31,8 @@ def init_language(app: Flask) -> None:
         unit_price=i18n.format_unit_price,
         number=i18n.format_number,
         percent=i18n.format_percent,
+        path=lambda account: f"{request.script_root}/accounts/{account.name}",
+        status_label=lambda status: i18n.gettext(accounts.STATUS_LABELS[status]),
     )
     app.context_processor(lambda: {"locale": i18n.current_language(), "installation": context.get_config().name})
 

@@ -20,7 +20,7 @@ from portal.services.accounts import accounts, change_counters
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.credits import forecast
-from portal.web.core import access, context, htmx, layout
+from portal.web.core import access, context, htmx
 
 blueprint = Blueprint("live", __name__)
 
@@ -61,7 +61,7 @@ def read_change_counters() -> ChangeCounters:
 STATUS_FRAGMENT = LiveFragment("_account_status.html")
 _FIGURES_FRAGMENT = LiveFragment(
     "_account_figures.html",
-    lambda account: layout.build_layout_context(account, read_change_counters().open_sessions),
+    lambda account: {"sidebar_accounts": access.list_own_accounts(), "sessions": read_change_counters().open_sessions},
 )
 # What the frame shows of the account; only polls render these.
 _FRAME_FRAGMENTS = (STATUS_FRAGMENT, _FIGURES_FRAGMENT)
@@ -143,7 +143,7 @@ def poll_changes(account: Account) -> ResponseReturnValue:
         "_poll.html",
         *changed,
         poll=_build_poll_state(page, account, [state, *versions]),
-        account=layout.build_account_view(account),
+        account=account,
     )
     return _gzip_response(make_response(response))
 
@@ -159,7 +159,7 @@ def _gzip_response(response: Response) -> Response:
 
 
 def _render_fragments(fragments: Iterable[LiveFragment], account: Account, *, oob: bool = False) -> dict[str, Markup]:
-    base_values = {"account": layout.build_account_view(account), "may_change": access.may_change(), "oob": oob}
+    base_values = {"account": account, "may_change": access.may_change(), "oob": oob}
     return {
         each.template: Markup(
             ""

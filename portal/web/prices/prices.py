@@ -24,7 +24,7 @@ from portal.services.prices import countries, price_csv, price_lists, prices
 from portal.services.prices.price_csv import PriceImportPlan
 from portal.services.prices.price_lists import PriceListSummary
 from portal.services.prices.prices import PriceChange, PriceRow
-from portal.web.core import access, context, htmx, layout
+from portal.web.core import access, context, htmx
 from portal.web.core.forms import TranslatedForm, add_form_error, parse_row_id, read_upload, refusals_on
 from portal.web.core.paging import PAGE_SIZE
 
@@ -385,7 +385,7 @@ def list_account_prices(account: Account) -> ResponseReturnValue:
     """What a part costs to each destination, by the account's list, with what is to come."""
     table = _build_price_table(_get_price_list_id(account))
     if htmx.is_htmx_request():
-        return htmx.render_fragments("prices/_rows.html", account=layout.build_account_view(account), table=table)
+        return htmx.render_fragments("prices/_rows.html", account=account, table=table)
     return htmx.render_page("prices/of_account.html", account=account, tab="credits", table=table)
 
 
