@@ -64,7 +64,7 @@ _VIEWERS_BY_ENDPOINT = {
 # GET routes that are no pages, besides downloads: files, fragments, redirects.
 _NON_PAGE_ENDPOINTS = {
     "senders.download_document",
-    "static",
+    "static_files.serve_static_file",
     "live.poll_changes",
     "allowed_ips.list_allowed_ips",
     "orders.pay_order",

@@ -18,7 +18,7 @@ from portal.core.crypto import Keys
 from portal.services.people import login_sessions, users
 from portal.web.app import create_app
 from portal.web.core import context
-from portal.web.core.limits import DEFAULT_PAGE_LIMITS, PageLimits
+from portal.web.core.context import DEFAULT_PAGE_LIMITS, PageLimits
 from tests.support import Cast, Person
 from tests.web.html import find_html_errors, remove_layout
 

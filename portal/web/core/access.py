@@ -27,7 +27,7 @@ _View = TypeVar("_View", bound=Callable[..., ResponseReturnValue])
 
 
 class NotLoggedIn(Unauthorized):
-    """Nobody is logged in, and this is for those who are: the answer leads to the login (`stale_forms`)."""
+    """Nobody is logged in, and this is for those who are: the answer leads to the login (`errors`)."""
 
 
 class AccessRule(Enum):

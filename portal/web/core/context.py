@@ -17,9 +17,28 @@ from portal.services.common.audit import Actor
 from portal.services.common.mail import Mailer
 from portal.services.people.users import User
 from portal.web.core import proxies
-from portal.web.core.limits import PageLimits
 
 _EXTENSION_KEY = "smpp_portal"
+
+
+@dataclass(frozen=True)
+class PageLimits:
+    """How long a page works before it shows what there is so far: threads are few, and messages may be millions.
+
+    They are no settings: nobody has had a reason to change them but tests.
+    """
+
+    # Looking for messages.
+    search_seconds: float = 1.0
+    # Counting those that a deletion would remove.
+    count_seconds: float = 1.0
+    # Removing them; the rest is removed in the background.
+    delete_seconds: float = 0.5
+    # A deletion that took no longer gets no banner, because a toast has told its result.
+    untold_deletion_ms: int = 3_000
+
+
+DEFAULT_PAGE_LIMITS = PageLimits()
 
 
 @dataclass

@@ -43,6 +43,6 @@ def init_headers(app: Flask, config: Config) -> None:
         # Credentials are on these pages: no cache, and nothing for the back button after a logout.
         if "Cache-Control" not in response.headers:
             response.headers["Cache-Control"] = "no-store"
-        if request.endpoint != "static":
+        if request.endpoint != "static_files.serve_static_file":
             response.headers.add("Vary", "HX-Request")
         return response

@@ -49,7 +49,7 @@ def _translate_to_markup(language: str, sentence: str) -> Markup:
 
 
 def _select_language() -> None:
-    if request.endpoint == "static":
+    if request.endpoint == "static_files.serve_static_file":
         return
     user_or_none = access.find_current_user()
     selected = (user_or_none and user_or_none.language) or session.get("language")

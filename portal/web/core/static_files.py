@@ -44,18 +44,14 @@ def _read_static_file(file: Path) -> _StaticFile:
     return _StaticFile(content, compressed, mime_type, hashlib.sha256(content).hexdigest()[:10])
 
 
-@blueprint.record
-def _register_static_files(state: object) -> None:
-    state.app.jinja_env.globals["static"] = static_url  # type: ignore[attr-defined]
-    state.app.add_url_rule("/static/<path:filename>", endpoint="static", view_func=serve_static_file)  # type: ignore[attr-defined]
-
-
+@blueprint.app_template_global("static")
 @cache
 def static_url(name: str) -> str:
     """The address of a file in `static/`, with its content's digest."""
-    return url_for("static", filename=name, v=_load_static_files()[name].digest)
+    return url_for("static_files.serve_static_file", filename=name, v=_load_static_files()[name].digest)
 
 
+@blueprint.get("/static/<path:filename>")
 @access.public_view
 def serve_static_file(filename: str) -> Response:
     file = _load_static_files().get(filename) or abort(404)

@@ -10,7 +10,7 @@ from portal.core import clock
 from portal.core.i18n import N_, _
 from portal.services.people import authentication, enrolment, login_sessions, users
 from portal.services.people.users import User
-from portal.web.core import access, context, htmx, stale_forms
+from portal.web.core import access, context, errors, htmx
 from portal.web.core.forms import NewPasswordForm, TranslatedForm, refusals_on
 from portal.web.people import totp_setup
 
@@ -48,7 +48,7 @@ def login() -> ResponseReturnValue:
         return redirect(access.get_safe_redirect_path(request.args.get("next")), 303)
     form = LoginForm()
     if request.method == "GET":
-        return htmx.render_plain_page("people/login/page.html", form=form, notice=stale_forms.take_login_notice())
+        return htmx.render_plain_page("people/login/page.html", form=form, notice=errors.take_login_notice())
     # Over the form, at none of its fields: either may be wrong.
     with refusals_on(form, email=""):
         user = authentication.check_login(
@@ -69,7 +69,7 @@ def verify_second_factor() -> ResponseReturnValue:
     """The second step: a code of the authenticator, or a recovery code."""
     user = _find_user_awaiting_code()
     if user is None:
-        return stale_forms.lead_to_first_step()
+        return errors.lead_to_first_step()
     form = SecondFactorForm()
     if request.method == "POST":
         used_field = "recovery" if form.recovery.data else "code"
@@ -92,12 +92,12 @@ def verify_second_factor() -> ResponseReturnValue:
 def _handle_csrf_error(error: CSRFError) -> ResponseReturnValue:
     """A login form whose cookie has gone is shown again; where another tab has logged in meanwhile, that is enough."""
     is_login = request.endpoint in ("login.login", "login.verify_second_factor")
-    if not is_login or not stale_forms.is_stale(error):
-        return stale_forms.handle_csrf_error(error)
+    if not is_login or not errors.is_stale(error):
+        return errors.handle_csrf_error(error)
     if current_user.is_authenticated:
         return redirect(access.get_safe_redirect_path(request.args.get("next")), 303)
     if request.endpoint == "login.verify_second_factor":
-        return stale_forms.lead_to_first_step()
+        return errors.lead_to_first_step()
     form = LoginForm()
     form.form_errors.append(
         _("This page was out of date. Enter your password once more; your browser has to accept cookies.")

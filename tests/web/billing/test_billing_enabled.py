@@ -12,7 +12,7 @@ from portal.core.crypto import Keys
 from portal.services.billing import orders, packs
 from portal.services.common.audit import SHELL
 from portal.web.core import context
-from portal.web.core.limits import DEFAULT_PAGE_LIMITS
+from portal.web.core.context import DEFAULT_PAGE_LIMITS
 from tests.web.billing import ordering
 from tests.web.billing.ordering import ACCOUNT, ORDERS
 from tests.web.conftest import Browser

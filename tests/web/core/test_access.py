@@ -21,7 +21,7 @@ from tests.web.conftest import Browser
 
 # What anyone may open without a login: to add to this is a decision.
 PUBLIC = {
-    "static",
+    "static_files.serve_static_file",
     "language.choose_language",
     "login.login",
     "login.verify_second_factor",

@@ -15,7 +15,7 @@ from portal.services.messages import blacklist
 from portal.services.people import customers, users
 from portal.services.senders import senders
 from portal.web.core.forms import TranslatedForm
-from portal.web.core.pasted_fields import UNTOUCHED_FIELDS
+from portal.web.core.request_values import UNTOUCHED_FIELDS
 from tests.core.test_pasted_text import MARKS
 from tests.documents import PDF
 from tests.support import Cast, Person

@@ -13,7 +13,7 @@ from portal.services.messages import deliveries, inbound, inbound_numbers
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.operations import self_check
 from portal.services.people import customers
-from portal.web.core.limits import PageLimits
+from portal.web.core.context import PageLimits
 from tests.support import Cast, Person
 from tests.web import acting
 from tests.web.acting import extract_text, get_field_value

@@ -19,7 +19,7 @@ from portal.services.messages import blacklist, intake, outcomes
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.validation import Segment
 from portal.web.core import downloads
-from portal.web.core.limits import PageLimits
+from portal.web.core.context import PageLimits
 from tests.migrations.former_ids import former_id
 from tests.support import Cast, Person, prepare_submit
 from tests.web import acting

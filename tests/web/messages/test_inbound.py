@@ -14,7 +14,7 @@ from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.messages import deliveries, inbound, inbound_numbers
 from portal.services.messages.inbound import MobileOriginatedMessage
-from portal.web.core.limits import PageLimits
+from portal.web.core.context import PageLimits
 from tests.support import Cast, Person
 from tests.web import acting
 from tests.web.acting import extract_text

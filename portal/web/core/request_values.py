@@ -1,10 +1,13 @@
-"""Fields that people paste into: the marks that nobody sees are left out before any view reads them."""
+"""How addresses, queries and forms are read.
+
+The marks that nobody sees are left out of what people paste before any view reads it.
+"""
 
 from typing import Any
 
 from flask import Flask, Request
 from werkzeug.datastructures import ImmutableMultiDict, MultiDict
-from werkzeug.routing import UnicodeConverter
+from werkzeug.routing import IntegerConverter, Map, UnicodeConverter
 
 from portal.core.pasted_text import remove_invisible_marks
 
@@ -37,6 +40,16 @@ class _PastedPartConverter(UnicodeConverter):
         return remove_invisible_marks(value)
 
 
-def init_pasted_fields(app: Flask) -> None:
+class _RowIdConverter(IntegerConverter):
+    """`<int:…>` in addresses: a longer number than SQLite keeps is nobody's id (404, not an error)."""
+
+    regex = r"\d{1,19}"
+
+    def __init__(self, map: Map) -> None:
+        super().__init__(map, max=(1 << 63) - 1)
+
+
+def init_request_values(app: Flask) -> None:
     app.request_class = _PastedRequest
+    app.url_map.converters["int"] = _RowIdConverter
     app.url_map.converters["default"] = app.url_map.converters["string"] = _PastedPartConverter
