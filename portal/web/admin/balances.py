@@ -1,7 +1,6 @@
 """Credits, for operators: all balances, grants, corrections and refunds."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -18,7 +17,7 @@ from portal.services.billing.balances import AccountBalance
 from portal.services.common import credit_amounts, idempotency
 from portal.services.credits import credits, expiry
 from portal.services.history import history, refunds
-from portal.web.admin.accounts import GrantCreditsForm, account_url, answer_account_form
+from portal.web.admin.customers import GrantCreditsForm, account_url, answer_account_form
 from portal.web.core import access, context, downloads, htmx
 from portal.web.core.forms import GetForm, OnceForm, refusals_on
 
@@ -149,80 +148,63 @@ def grant_credits(account: Account) -> ResponseReturnValue:
 # --- correcting a balance, and giving credits back
 
 
-@dataclass(frozen=True)
-class BalanceChange:
-    """A way in which an operator changes a balance: what it does, and the words of its form.
-
-    `change` returns the balance afterwards, and `describe` what was done, from the amount and that balance.
-    """
-
-    action: str
-    title: str
-    verb: str
-    get_hint: Callable[[], str]
-    parse_amount: Callable[[str], int]
-    change: Callable[..., int]
-    describe: Callable[[int, int], str]
-
-
-_CORRECTION = BalanceChange(
-    ".correct_balance",
-    N_("Correct the balance"),
-    N_("Correct"),
-    lambda: _(
-        "With a minus they are taken away. Examples: %(more)s, %(less)s", more="100", less=i18n.format_credits(-2500)
-    ),
-    credit_amounts.parse_amount_change,
-    credits.correct_balance,
-    lambda amount, balance: _(
-        "The balance was corrected: it is %(balance)s now.", balance=i18n.format_credits(balance)
-    ),
-)
-_REFUND = BalanceChange(
-    ".refund_credits",
-    N_("Refund credits"),
-    N_("Refund"),
-    lambda: _("What a single message cost is refunded from its place in the history."),
-    credit_amounts.parse_amount,
-    credits.refund_credits,
-    lambda amount, balance: _describe_refund(amount),
-)
-
-
 @blueprint.route("/accounts/<name>/credits/correct", methods=["GET", "POST"])
 @access.operator_required
 def correct_balance(account: Account) -> ResponseReturnValue:
-    return _change_balance(account, _CORRECTION)
+    less = i18n.format_credits(-2500)
+    return _change_balance(
+        account,
+        credits.correct_balance,
+        credit_amounts.parse_amount_change,
+        title=_("Correct the balance"),
+        verb=_("Correct"),
+        hint=_("With a minus they are taken away. Examples: %(more)s, %(less)s", more="100", less=less),
+        describe=lambda amount, balance: _(
+            "The balance was corrected: it is %(balance)s now.", balance=i18n.format_credits(balance)
+        ),
+    )
 
 
 @blueprint.route("/accounts/<name>/credits/refund", methods=["GET", "POST"])
 @access.operator_required
 def refund_credits(account: Account) -> ResponseReturnValue:
-    return _change_balance(account, _REFUND)
+    return _change_balance(
+        account,
+        credits.refund_credits,
+        credit_amounts.parse_amount,
+        title=_("Refund credits"),
+        verb=_("Refund"),
+        hint=_("What a single message cost is refunded from its place in the history."),
+        describe=lambda amount, balance: _describe_refund(amount),
+    )
 
 
-def _change_balance(account: Account, kind: BalanceChange) -> ResponseReturnValue:
-    """Add credits to a balance, or take some away."""
+def _change_balance(
+    account: Account,
+    change: Callable[..., int],
+    parse_amount: Callable[[str], int],
+    *,
+    describe: Callable[[int, int], str],
+    **words: str,
+) -> ResponseReturnValue:
+    """Add credits to a balance, or take some away.
+
+    Args:
+        change: does it, and returns the balance afterwards.
+        describe: says what was done, from the amount and that balance.
+        words: of the form: its `title`, `verb` and `hint`.
+    """
     conn, actor, form = context.get_conn(), context.get_actor(), BalanceChangeForm()
     if form.is_submitted():
         with refusals_on(form):
-            amount = kind.parse_amount(form.amount.data)
+            amount = parse_amount(form.amount.data)
             try:
-                balance = kind.change(conn, actor, account, amount, form.reason.data, idempotency_key=form.form.data)
-                toast = htmx.Toast(kind.describe(amount, balance))
+                balance = change(conn, actor, account, amount, form.reason.data, idempotency_key=form.form.data)
+                toast = htmx.Toast(describe(amount, balance))
             except idempotency.FormAlreadySent as refusal:
                 toast = htmx.Toast(refusal.localized(), "info")
             return htmx.redirect_browser_or_htmx(account_url(account), toast)
-    return htmx.render_dialog(
-        "admin/_credits_change.html",
-        account,
-        title=_(kind.title),
-        tab="admin",
-        form=form,
-        action=url_for(kind.action, name=account.name),
-        hint=kind.get_hint(),
-        verb=_(kind.verb),
-    )
+    return htmx.render_dialog("admin/_credits_change.html", account, tab="admin", form=form, **words)
 
 
 def _describe_refund(amount: int) -> str:

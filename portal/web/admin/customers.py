@@ -1,28 +1,33 @@
-"""The operator's list of customers, and the page of one: its users, and the links with which they enrol."""
+"""The operator's list of customers, the page of one with its users and accounts, and the page of an account."""
 
 from collections import defaultdict
+from typing import Any
 
 from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
-from wtforms import SelectField, StringField
+from wtforms import BooleanField, SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
 from portal.core.db import write_transaction
+from portal.core.gsm0338 import Encoding
 from portal.core.i18n import N_, _
-from portal.services.accounts import accounts
+from portal.services.accounts import accounts, credentials, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit
-from portal.services.messages import text_policy
+from portal.services.messages import inbound_numbers, smpp_config, text_policy
 from portal.services.operations import daily_self_check
 from portal.services.people import customers, enrolment, users
 from portal.services.people.customers import Customer
 from portal.services.people.users import User
-from portal.services.prices import price_lists
+from portal.services.prices import countries, price_lists
 from portal.services.senders import senders
 from portal.web.core import access, context, htmx
-from portal.web.core.forms import TranslatedForm, refusals_on
+from portal.web.core.forms import OnceForm, TranslatedForm, refusals_on
 
 blueprint = Blueprint("admin_customers", __name__, url_prefix="/admin")
+
+_DATA_CODING_FIELDS = {"ascii": Encoding.ASCII, "latin_1": Encoding.LATIN_1, "binary": Encoding.BINARY}
+_HEADER_TEMPLATES = ("_account_status.html", "_account_figures.html")
 
 
 class CustomerForm(TranslatedForm):
@@ -46,6 +51,48 @@ class AccountForm(TranslatedForm):
     kind = SelectField(N_("Kind"), choices=[SelectChoice("smpp", "SMPP"), SelectChoice("sms", N_("SMS (classic)"))])
     name = StringField(N_("Name"))
     description = StringField(N_("Description"))
+
+
+class GrantCreditsForm(OnceForm):
+    amount = StringField(N_("Credits"))
+    note = StringField(N_("Note"))
+    # The stylesheet knows a field #until, which another choice brings.
+    until = StringField(N_("Valid until"), id="valid-until")
+
+
+class AccountLimitsForm(TranslatedForm):
+    """What an account may do; `ascii`, `latin_1` and `binary` are data codings."""
+
+    windowing = StringField(N_("Windowing"))
+    throughput = StringField(N_("Permitted throughput"))
+    binds = StringField(N_("Binds at the same time"))
+    any_sender = BooleanField(N_("Any sender, without approval"))
+    ascii = BooleanField(N_("ASCII (data_coding 1)"))
+    latin_1 = BooleanField(N_("Latin-1 (data_coding 3)"))
+    binary = BooleanField(N_("Binary (data_coding 4)"))
+    packed_gsm = BooleanField(N_("GSM 03.38 comes packed: eight characters in seven octets"))
+    national_numbers = SelectField(
+        N_("Destinations with TON 2 (national)"),
+        choices=[
+            SelectChoice(accounts.NATIONAL_IGNORED, N_("Read as E.164, as with any TON")),
+            SelectChoice(accounts.NATIONAL_REFUSED, N_("Refused with an error")),
+        ],
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        group = _("Read as national numbers of")
+        countries_of_numbers = [SelectChoice(code, name, optgroup=group) for code, name in countries.list_countries()]
+        self.national_numbers.choices = [*self.national_numbers.choices, *countries_of_numbers]
+
+    def selected_data_codings(self) -> set[int]:
+        """The data codings that are selected in the form."""
+        return {number for name, number in _DATA_CODING_FIELDS.items() if self[name].data}
+
+
+class InboundNumberForm(TranslatedForm):
+    number = StringField(N_("Number or short code"))
+    keyword = StringField(N_("Keyword"))
 
 
 @blueprint.get("/")
@@ -162,3 +209,169 @@ def _render_enrolment_link(user: User, token: str) -> ResponseReturnValue:
         values=[(_("Link"), link)],
         back=url_for(".show_customer", customer_id=user.customer_id),
     )
+
+
+# --- accounts
+
+
+@blueprint.post("/customers/<int:customer_id>/accounts")
+@access.operator_required
+def create_account(customer: Customer) -> ResponseReturnValue:
+    conn, actor, form = context.get_conn(), context.get_actor(), AccountForm(prefix="account-")
+    password = ""
+    with refusals_on(form):
+        with write_transaction(conn):
+            account = accounts.create_account(
+                conn,
+                actor,
+                customer.id,
+                kind=form.kind.data,
+                name=form.name.data,
+                description=form.description.data,
+            )
+            if account.kind == "smpp":
+                password = credentials.regenerate_smpp_password(
+                    conn, context.get_crypto_keys(), actor, account, send_mail=False
+                )
+        if not password:
+            toast = htmx.Toast(_("%(name)s was added.", name=account.name))
+            return htmx.redirect_after_post(account_url(account), toast)
+        return htmx.render_dialog(
+            "admin/_once.html",
+            title=_("%(name)s was added", name=account.name),
+            text=_("Its clients log in with these. The password is not shown again."),
+            values=[(_("SystemID"), account.name), (_("Password"), password)],
+            back=account_url(account),
+        )
+    return render_customer_page(customer, account_form=form)
+
+
+@blueprint.get("/accounts/<name>")
+@access.operator_required
+def show_account(account: Account) -> ResponseReturnValue:
+    """The operator's page of an account; for htmx its state, which the SMPP server may still have to confirm."""
+    return answer_account_form("admin/_status.html", account, *_HEADER_TEMPLATES)
+
+
+@blueprint.route("/accounts/<name>/disable", methods=["GET", "POST"])
+@access.operator_required
+def disable_account(account: Account) -> ResponseReturnValue:
+    """Disable it, once what happens to its clients has been confirmed."""
+    if request.method != "POST":
+        title, open_now = _("Disable this account?"), _count_open_sessions(account)
+        return htmx.render_dialog("admin/_disable.html", account, title=title, tab="admin", open_now=open_now)
+    accounts.disable_account(context.get_conn(), context.get_actor(), account)
+    return _answer_status(account, _("%(name)s was disabled.", name=account.name))
+
+
+@blueprint.post("/accounts/<name>/enable")
+@access.operator_required
+def enable_account(account: Account) -> ResponseReturnValue:
+    accounts.enable_account(context.get_conn(), context.get_actor(), account)
+    return _answer_status(account, _("%(name)s was enabled.", name=account.name))
+
+
+def _answer_status(account: Account, text: str) -> ResponseReturnValue:
+    return answer_account_form("admin/_status.html", account, *_HEADER_TEMPLATES, toast=htmx.Toast(text))
+
+
+@blueprint.post("/accounts/<name>/limits")
+@access.operator_required
+def change_account_limits(account: Account) -> ResponseReturnValue:
+    # What isn't sent stays as it is; what isn't ticked isn't sent.
+    form = AccountLimitsForm(data={"national_numbers": account.national_numbers})
+    toast = None
+    with refusals_on(form):
+        accounts.change_account(
+            context.get_conn(),
+            context.get_actor(),
+            account,
+            windowing=accounts.parse_account_limit("windowing", form.windowing.data),
+            throughput=accounts.parse_account_limit("throughput", form.throughput.data),
+            binds=accounts.parse_account_limit("binds", form.binds.data),
+            any_sender=form.any_sender.data,
+            data_codings=form.selected_data_codings(),
+            packed_gsm=form.packed_gsm.data,
+            national_numbers=form.national_numbers.data,
+        )
+        toast = htmx.Toast(_("The limits of %(name)s were changed.", name=account.name))
+    return answer_account_form("admin/_limits.html", account, toast=toast, limits_form=form)
+
+
+# --- inbound numbers
+
+
+@blueprint.post("/accounts/<name>/numbers")
+@access.operator_required
+def add_inbound_number(account: Account) -> ResponseReturnValue:
+    form = InboundNumberForm()
+    with refusals_on(form):
+        added = inbound_numbers.add_inbound_number(
+            context.get_conn(), context.get_actor(), account, form.number.data, form.keyword.data
+        )
+        toast = htmx.Toast(_("What is sent to %(number)s reaches %(account)s.", number=added, account=account.name))
+        return answer_account_form("admin/_numbers.html", account, toast=toast)
+    return answer_account_form("admin/_numbers.html", account, number_form=form)
+
+
+@blueprint.route("/numbers/<int:number_id>/delete", methods=["GET", "POST"])
+@access.operator_required
+def remove_inbound_number(number_id: int) -> ResponseReturnValue:
+    """Remove a number from its account, once that has been confirmed."""
+    removed = inbound_numbers.get_inbound_number_by_id(context.get_conn(), number_id)
+    owners = (each for each in accounts.list_accounts(context.get_conn()) if each.id == removed.account_id)
+    account = next(owners, None) or abort(404)
+    if request.method != "POST":
+        title = _("Delete this number?")
+        return htmx.render_dialog("admin/_number.html", account, title=title, tab="admin", inbound_number=removed)
+    inbound_numbers.remove_inbound_number(
+        context.get_conn(), context.get_actor(), account, removed.number, removed.keyword
+    )
+    toast = htmx.Toast(_("%(number)s was removed.", number=removed))
+    return answer_account_form("admin/_numbers.html", account, toast=toast)
+
+
+# --- what the page shows
+
+
+def account_url(account: Account) -> str:
+    """The address of the operator's page of an account."""
+    return url_for("admin_customers.show_account", name=account.name)
+
+
+def answer_account_form(
+    template: str, account: Account, *out_of_band: str, toast: htmx.Toast | None = None, **forms: TranslatedForm
+) -> ResponseReturnValue:
+    """The answer to a form of the operator's page of an account; see `htmx.answer_form`.
+
+    Args:
+        template: the form's tile.
+        out_of_band: fragments of the page that change with it.
+        forms: the page's, as `number_form`, `grant_form` or `limits_form`.
+    """
+    # As it is now.
+    conn, account = context.get_conn(), accounts.get_account(context.get_conn(), account.name)
+    codings = {name: number in account.data_codings for name, number in _DATA_CODING_FIELDS.items()}
+    values: dict[str, Any] = {
+        "number_form": InboundNumberForm(formdata=None),
+        "grant_form": GrantCreditsForm(formdata=None),
+        "limits_form": AccountLimitsForm(formdata=None, obj=account, data=codings),
+    } | forms
+    return htmx.answer_form(
+        template,
+        *out_of_band,
+        page="admin/account.html",
+        address=account_url(account),
+        toast=toast,
+        account=account,
+        sessions=_count_open_sessions(account),
+        tab="admin",
+        customer=customers.get_customer_by_id(conn, account.customer_id),
+        unconfirmed=smpp_config.has_unapplied_config_changes(conn, account.id),
+        inbound_numbers=inbound_numbers.list_inbound_numbers(conn, account.id),
+        **values,
+    )
+
+
+def _count_open_sessions(account: Account) -> int:
+    return len(session_records.list_open_smpp_sessions(context.get_conn(), account.id))
