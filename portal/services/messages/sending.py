@@ -18,7 +18,7 @@ from portal.services.messages.message_parts import AcceptedMessage as AcceptedMe
 from portal.services.messages.outcomes import DueMessages, MessageOutcome
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.upstreams import claims, counters, queue, takeovers, unclaimed, upstreams
+from portal.services.upstreams import claims, counters, paths, queue, unclaimed, upstreams
 from portal.services.upstreams.claims import Claim, ClaimedIds
 from portal.services.upstreams.message_ids import UNANSWERED_SQL
 from portal.services.upstreams.paths import SIMULATED_BIND, ChoosePath, UpstreamPath, choose_default_path
@@ -273,7 +273,7 @@ def store_unsent_messages(
             by_reason[each.reason].append(each)
         if by_reason[UnsentReason.INTERRUPTED]:
             interrupted_ids = [each.message_id for each in by_reason[UnsentReason.INTERRUPTED]]
-            takeovers.hold_followers_of_messages(conn, interrupted_ids, choose_path)
+            paths.hold_followers_of_messages(conn, interrupted_ids, choose_path)
         if by_reason[UnsentReason.PUT_BACK]:
             _put_back_messages(conn, by_reason[UnsentReason.PUT_BACK], now, choose_path)
         for each in by_reason[UnsentReason.HELD]:

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from portal.services.common.message_states import ENROUTE
-from portal.services.upstreams import paths, queue, takeovers
+from portal.services.upstreams import paths, queue
 from portal.services.upstreams.paths import SIMULATED_BIND, ChoosePath, UpstreamPath, choose_default_path
 
 # Of an account's share of a claim some may have to wait behind a held message. What is left of the room is then shared
@@ -106,7 +106,7 @@ def claim_message_ids(
             (upstream_id, json.dumps(claimed.message_ids)),
         )
         if claim.holds_followers:
-            takeovers.hold_followers_of_messages(conn, claimed.message_ids, choose_path)
+            paths.hold_followers_of_messages(conn, claimed.message_ids, choose_path)
     return claimed
 
 

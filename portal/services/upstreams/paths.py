@@ -1,9 +1,18 @@
-"""The paths of messages: upstreams in the order in which one takes over from another, and which of them takes what."""
+"""The paths of messages: upstreams in the order in which one takes over from another, and which of them takes what.
 
+With what goes to other paths after routes have changed, and what must not be passed where another upstream takes over.
+"""
+
+import json
 import sqlite3
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from portal.core.clock import now_ms
+from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams.health import FAILING, GOOD, TRYING
+from portal.services.upstreams.message_ids import UNANSWERED_SQL
 
 UpstreamPath = tuple[int, ...]
 """The ids of upstreams, the first choice first."""
@@ -106,11 +115,138 @@ def free_begun_messages(conn: sqlite3.Connection, upstream_id: int) -> None:
     )
 
 
-def remove_empty_paths(conn: sqlite3.Connection) -> None:
-    """Remove the paths on which nothing waits any more. The caller is inside `write_transaction()`."""
+# --- after routes have changed
+
+
+@dataclass(frozen=True, slots=True)
+class ReroutingPosition:
+    """How far it has come: the last row of `held_messages`, and, once all of these are done, of `queued_messages`."""
+
+    held: tuple[Any, ...] | None = (0, "", 0)
+    queued: tuple[Any, ...] = (-1, 0, 0, 0)
+
+
+def reroute_messages(
+    conn: sqlite3.Connection, after: ReroutingPosition, limit: int, choose_path: ChoosePath
+) -> ReroutingPosition | None:
+    """Put the next of what waits on the path that it takes now. The caller is inside `write_transaction()`.
+
+    Args:
+        limit: how many messages are looked at, at most.
+
+    Returns:
+        Where to go on; None: all is done, and paths on which nothing waits any more are removed.
+    """
+    if after.held is not None:
+        return ReroutingPosition(_reroute_held_messages(conn, after.held, limit, choose_path), after.queued)
+    rows = conn.execute(
+        "SELECT q.account_id, destination, country, source, q.path, q.account_id, q.priority_rank, q.message_id FROM"
+        " queued_messages AS q LEFT JOIN messages ON id = message_id"
+        " WHERE (q.path, q.account_id, q.priority_rank, q.message_id)"
+        " > (?, ?, ?, ?) ORDER BY q.path, q.account_id, q.priority_rank, q.message_id LIMIT ?",
+        (*after.queued, limit),
+    ).fetchall()
+    # A row without its message, which nothing should leave, stays where it is.
+    moved = _list_moved(conn, [row for row in rows if row["destination"] is not None], choose_path)
+    conn.executemany(
+        "UPDATE queued_messages SET path = ?"
+        " WHERE path = ? AND account_id = ? AND priority_rank = ? AND message_id = ?",
+        [(path_id, *key) for key, path_id in moved],
+    )
+    if len(rows) == limit:
+        return ReroutingPosition(None, tuple(rows[-1][4:]))
     conn.execute(
         "DELETE FROM queue_paths WHERE id <> ? AND NOT EXISTS"
         " (SELECT 1 FROM queued_messages WHERE path = queue_paths.id)"
         " AND id NOT IN (SELECT path FROM held_messages)",
         (DEFAULT_PATH_ID,),
     )
+    return None
+
+
+def _reroute_held_messages(
+    conn: sqlite3.Connection, after: tuple[Any, ...], limit: int, choose_path: ChoosePath
+) -> tuple[Any, ...] | None:
+    rows = conn.execute(
+        "SELECT h.account_id, h.destination, country, source, h.path, h.account_id, h.destination, h.message_id"
+        " FROM held_messages AS h"
+        " JOIN messages ON id = message_id WHERE (h.account_id, h.destination, h.message_id) > (?, ?, ?)"
+        " ORDER BY h.account_id, h.destination, h.message_id LIMIT ?",
+        (*after, limit),
+    ).fetchall()
+    moved = _list_moved(conn, rows, choose_path, may_have_begun=True)
+    # What another upstream has refused for the moment is tried again there without its pause.
+    now = now_ms()
+    conn.executemany(
+        "UPDATE held_messages SET path = ?, not_before = min(not_before, ?) WHERE account_id = ? AND destination = ?"
+        " AND message_id = ?",
+        [(path_id, now, *key[1:]) for key, path_id in moved],
+    )
+    return None if len(rows) < limit else tuple(rows[-1][5:])
+
+
+def _list_moved(
+    conn: sqlite3.Connection, rows: Sequence[sqlite3.Row], choose_path: ChoosePath, *, may_have_begun: bool = False
+) -> list[tuple[tuple[Any, ...], int]]:
+    """The keys of those of these rows that are on another path now, with its id. Each row has the four values that
+    decide about the path, and its key, which begins with the id of its path, and ends with that of its message.
+
+    Args:
+        may_have_begun: whether upstreams may have parts of them.
+    """
+    chosen = [(tuple(row[4:]), choose_path(*row[:4])) for row in rows]
+    if may_have_begun:
+        chosen = [(key, choose_begun_path(conn, key[-1], path)) for key, path in chosen]
+    path_ids = get_path_ids(conn, {path for _, path in chosen})
+    return [(key, path_ids[path]) for key, path in chosen if path_ids[path] != key[0]]
+
+
+# --- where another upstream takes over
+
+
+def hold_followers(
+    conn: sqlite3.Connection, upstream_ids: Iterable[int], choose_path: ChoosePath = choose_default_path
+) -> set[tuple[UpstreamPath, int]]:
+    """Have what these upstreams have not answered hold up what comes behind it, of its account to its destination:
+    another upstream takes that from now on, and must not pass it. The caller is inside `write_transaction()`.
+
+    Returns:
+        Paths with accounts of which something waits there from now on, or holds up others.
+    """
+    condition = f"upstream = ? AND {UNANSWERED_SQL}"
+    hint = "INDEXED BY messages_upstream"
+    return set().union(*(_hold_followers(conn, condition, each, choose_path, hint) for each in upstream_ids))
+
+
+def hold_followers_of_messages(conn: sqlite3.Connection, message_ids: Sequence[int], choose_path: ChoosePath) -> None:
+    """The same of single messages: an upstream is given them beside the one that takes what comes behind them, or they
+    are texts of which some parts are to be sent again. The caller is inside `write_transaction()`.
+    """
+    _hold_followers(conn, "id IN (SELECT value FROM json_each(?))", json.dumps(message_ids), choose_path)
+
+
+def _hold_followers(
+    conn: sqlite3.Connection, condition: str, value: object, choose_path: ChoosePath, hint: str = ""
+) -> set[tuple[UpstreamPath, int]]:
+    rows = conn.execute(
+        f"SELECT account_id, destination, country, source, id FROM messages {hint} WHERE state = {ENROUTE}"
+        f" AND upstream IS NOT NULL AND bind IS NOT {SIMULATED_BIND} AND {condition}",
+        (value,),
+    ).fetchall()
+    chosen = [(choose_path(*row[:4]), row) for row in map(tuple, rows)]
+    found = {(path, row[0]) for path, row in chosen}
+    path_ids = get_path_ids(conn, {path for path, _ in found})
+    conn.executemany(
+        "INSERT INTO held_messages (path, account_id, destination, message_id, attempts) VALUES (?, ?, ?, ?, 1)"
+        " ON CONFLICT DO NOTHING",
+        [(path_ids[path], row[0], row[1], row[4]) for path, row in chosen],
+    )
+    return found
+
+
+def retry_held_messages_now(conn: sqlite3.Connection, path: UpstreamPath, now: int) -> None:
+    """Another upstream takes a path, and does well: what was refused for the moment is tried again at once.
+    The caller is inside `write_transaction()`.
+    """
+    for path_id in find_path_ids(conn, [path]).values():
+        conn.execute("UPDATE held_messages SET not_before = ?1 WHERE path = ?2 AND not_before > ?1", (now, path_id))

@@ -59,7 +59,7 @@ FIRST_UPSTREAM_SQL = f"""coalesce(
         WHERE {_build_queued_sql("messages")}),
     (SELECT first_upstream FROM held_messages AS h JOIN queue_paths ON queue_paths.id = h.path WHERE {_IS_HELD_SQL}))"""
 """The upstream that comes first on the path of a row of `messages` that waits; NULL: the default one does."""
-# Of a row of `held_messages`: it has only held up what comes behind it (`takeovers.hold_followers`) until now.
+# Of a row of `held_messages`: it has only held up what comes behind it (`paths.hold_followers`) until now.
 _IS_FIRST_TRY_SQL = "attempts = 1 AND error = ''"
 
 

@@ -47,15 +47,7 @@ class UnusableCertificateFile(InvalidUpstreamSetting):
     sentence = N_("“%(value)s” can't be the value of %(setting)s, a PEM file of certificates: %(reason)s.")
 
 
-class InvalidMapEntry(InvalidUpstreamSetting):
-    """`value` is the entry that can't be read."""
-
-    def __init__(self, setting: str, value: str) -> None:
-        codes = ", ".join(map(str, mappings.FAILED_PTTS))
-        super().__init__(setting, value=value, codes=codes, limit=mappings.MAX_PATTERN_LENGTH)
-
-
-class InvalidStatusMap(InvalidMapEntry):
+class InvalidStatusMap(InvalidUpstreamSetting):
     sentence = N_(
         "“%(value)s” can't stand in %(setting)s. An entry is a command_status that stands there once, an equals sign,"
         " and retry, throttle, fail, or fail: with one of the codes %(codes)s; commas are between them:"
@@ -63,21 +55,21 @@ class InvalidStatusMap(InvalidMapEntry):
     )
 
 
-class InvalidErrorMap(InvalidMapEntry):
+class InvalidErrorMap(InvalidUpstreamSetting):
     sentence = N_(
         "“%(value)s” can't stand in %(setting)s. An entry is a carrier's error code that stands there once, an equals"
         " sign, and one of the codes %(codes)s; commas are between them: 27=6, 1F=100."
     )
 
 
-class InvalidIntermediateStates(InvalidMapEntry):
+class InvalidIntermediateStates(InvalidUpstreamSetting):
     sentence = N_(
         "“%(value)s” can't stand in %(setting)s: these are words that receipts have behind stat:, such as UNKNOWN or"
         " UNDELIV, but not DELIVRD, with commas between them."
     )
 
 
-class InvalidIdPattern(InvalidMapEntry):
+class InvalidIdPattern(InvalidUpstreamSetting):
     sentence = N_(
         "“%(value)s” can't be the value of %(setting)s. It is a regular expression of at most %(limit)s characters with"
         " one group, (…), which is the id. At most three things are repeated (*, +, {}), two of them without a limit;"
@@ -94,7 +86,7 @@ class InvalidCountry(InvalidUpstreamSetting):
     sentence = N_("“%(value)s” can't be the value of %(setting)s: it is a country's code of two letters, such as IT.")
 
 
-class InvalidUpstreamTlvs(InvalidMapEntry):
+class InvalidUpstreamTlvs(InvalidUpstreamSetting):
     sentence = N_(
         "“%(value)s” can't stand in %(setting)s: optional parameters are written as tag and value in hexadecimal"
         " digits, such as 0x1400=0A0B, with blanks between them. What the portal sets itself (message_payload, sar_*)"
@@ -102,7 +94,7 @@ class InvalidUpstreamTlvs(InvalidMapEntry):
     )
 
 
-class InvalidUpstreamTags(InvalidMapEntry):
+class InvalidUpstreamTags(InvalidUpstreamSetting):
     sentence = N_(
         "“%(value)s” can't stand in %(setting)s: the tags of optional parameters are written in hexadecimal"
         " digits, such as 0x1400, with blanks between them. What the portal sets itself (message_payload, sar_*) can't"
@@ -123,13 +115,6 @@ def check_host(name: str, value: str) -> None:
             raise InvalidUpstreamHost(name, value=value) from None
 
 
-def check_time_zone(name: str, value: str) -> None:
-    try:
-        ZoneInfo(value)
-    except (OSError, ValueError, KeyError):
-        raise InvalidTimeZone(name, value=value) from None
-
-
 def check_country(name: str, value: str) -> None:
     # Imported here: all that is known of numbers takes a while to load.
     from portal.services.prices import countries
@@ -138,22 +123,26 @@ def check_country(name: str, value: str) -> None:
         raise InvalidCountry(name, value=value)
 
 
-def _check_entries(parse: Callable[[str], object], refusal: type[InvalidMapEntry]) -> Callable[[str, str], None]:
+def _check_by(parse: Callable[[str], object], refusal: type[InvalidUpstreamSetting]) -> Callable[[str, str], None]:
     def check(name: str, value: str) -> None:
         try:
             parse(value)
-        except mappings.InvalidEntry as error:
-            raise refusal(name, error.entry) from None
+        except (OSError, ValueError, KeyError) as error:
+            # Of a map the entry that can't be read.
+            wrong = getattr(error, "entry", value)
+            raise refusal(name, value=wrong, codes=_CODES, limit=mappings.MAX_PATTERN_LENGTH) from None
 
     return check
 
 
-check_status_map = _check_entries(mappings.parse_status_map, InvalidStatusMap)
-check_error_map = _check_entries(mappings.parse_error_map, InvalidErrorMap)
-check_intermediate_states = _check_entries(mappings.parse_intermediate_states, InvalidIntermediateStates)
-check_id_pattern = _check_entries(mappings.parse_id_pattern, InvalidIdPattern)
-check_tlvs = _check_entries(mappings.parse_tlvs, InvalidUpstreamTlvs)
-check_tags = _check_entries(mappings.parse_tags, InvalidUpstreamTags)
+_CODES = ", ".join(map(str, mappings.FAILED_PTTS))
+check_status_map = _check_by(mappings.parse_status_map, InvalidStatusMap)
+check_error_map = _check_by(mappings.parse_error_map, InvalidErrorMap)
+check_intermediate_states = _check_by(mappings.parse_intermediate_states, InvalidIntermediateStates)
+check_id_pattern = _check_by(mappings.parse_id_pattern, InvalidIdPattern)
+check_tlvs = _check_by(mappings.parse_tlvs, InvalidUpstreamTlvs)
+check_tags = _check_by(mappings.parse_tags, InvalidUpstreamTags)
+check_time_zone = _check_by(ZoneInfo, InvalidTimeZone)
 
 
 def check_tls_file(name: str, value: str) -> None:

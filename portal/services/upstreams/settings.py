@@ -43,6 +43,7 @@ REFUND_NEVER, REFUND_REFUSED, REFUND_UNDELIVERED = "never", "refused", "undelive
 NUMBER_PREFIXES = {"none": "", "plus": "+", "00": "00"}
 
 SettingValue = int | str | bool | None
+_Check = Callable[[str, str], None]
 
 # SMPP 3.4, 4.1.1: system_id, system_type and address_range, each without its NUL.
 _MAX_SYSTEM_ID, _MAX_SYSTEM_TYPE, _MAX_ADDRESS_RANGE = 15, 12, 40
@@ -108,7 +109,7 @@ class SettingRule:
     high: int | None = None
     words: Mapping[str, SettingValue] = field(default_factory=dict)
     max_length: int = 0
-    check: Callable[[str, str], None] | None = None
+    check: _Check | None = None
     metavar: str = ""
     group: str = ""
 
@@ -126,11 +127,17 @@ def _declare(default: SettingValue, help: str, **attributes: Any) -> Any:
     return field(default=default, metadata={"rule": SettingRule(help, **attributes)})
 
 
-def _text(
-    metavar: str, help: str, max_length: int = 0, check: Callable[[str, str], None] | None = None, default: str = ""
-) -> Any:
+def _text(metavar: str, help: str, max_length: int = 0, check: _Check | None = None, default: str = "") -> Any:
     """A text; the arguments as in `SettingRule`."""
     return _declare(default, help, max_length=max_length, check=check, metavar=metavar)
+
+
+def _host(help: str) -> Any:
+    return _text("H", help, _MAX_HOST, checks.check_host)
+
+
+def _file(help: str) -> Any:
+    return _text("FILE", help, check=checks.check_tls_file)
 
 
 def _number(default: int | None, low: int, high: int, help: str, **attributes: Any) -> Any:
@@ -157,32 +164,18 @@ class UpstreamSettings:
 
     # --- connection
 
-    host: str = _text("H", "name or IP address of the carrier's SMSC", _MAX_HOST, checks.check_host)
+    host: str = _host("name or IP address of the carrier's SMSC")
     port: int = _number(2775, 1, 65_535, "port of the SMSC", metavar="P")
-    second_host: str = _text(
-        "H", "another host of the same SMSC, for when the first can't be reached", _MAX_HOST, checks.check_host
-    )
+    second_host: str = _host("another host of the same SMSC, for when the first can't be reached")
     second_port: int | None = _number(
         None, 1, 65_535, "port of the second host; same: the first one's", words={"same": None}
     )
     tls: bool = _flag(False, "connect by TLS")
     tls_verify: bool = _flag(True, "refuse a certificate that isn't the host's")
-    tls_ca_file: str = _text(
-        "FILE", "PEM file of the authorities to believe; empty: the system's", check=checks.check_tls_file
-    )
-    tls_server_name: str = _text(
-        "H", "name that the certificate is for (SNI); empty: the host", _MAX_HOST, checks.check_host
-    )
-    tls_certificate: str = _text(
-        "FILE",
-        "PEM file of the client certificate, with its chain, where the carrier demands one",
-        check=checks.check_tls_file,
-    )
-    tls_key: str = _text(
-        "FILE",
-        "PEM file of its private key, without a passphrase; empty: it is in the same file",
-        check=checks.check_tls_file,
-    )
+    tls_ca_file: str = _file("PEM file of the authorities to believe; empty: the system's")
+    tls_server_name: str = _host("name that the certificate is for (SNI); empty: the host")
+    tls_certificate: str = _file("PEM file of the client certificate, with its chain, where the carrier demands one")
+    tls_key: str = _file("PEM file of its private key, without a passphrase; empty: it is in the same file")
     tls_minimum: str = _choice("1.2", "lowest version of TLS that is spoken", ("1.2", "1.3"))
     connect_seconds: int = _seconds(10, "time for a connection to each address of the host to open")
     enquire_link_seconds: int = _seconds(30, "silence after which an enquire_link is sent")
@@ -432,6 +425,40 @@ def check_settings_together(settings: UpstreamSettings) -> None:
                 raise OptionalParametersIn33(name)
     if 0 < settings.max_validity_seconds < settings.default_validity_seconds:
         raise ValidityAboveMaximum(default=settings.default_validity_seconds, longest=settings.max_validity_seconds)
+
+
+def parse_settings(settings: Mapping[str, object], *, is_simulator: bool) -> dict[str, SettingValue]:
+    """Read the values of some settings; see `parse_setting`.
+
+    Raises:
+        InvalidUpstreamSetting, NoSettingOfSimulator
+    """
+    for name in settings:
+        if is_simulator and name not in SIMULATOR_SETTINGS:
+            raise NoSettingOfSimulator(name)
+    return {name: parse_setting(name, value) for name, value in settings.items()}
+
+
+def merge_settings(
+    settings: UpstreamSettings, parsed: Mapping[str, SettingValue], *, is_simulator: bool
+) -> UpstreamSettings:
+    """The settings of an upstream with others instead.
+
+    Raises:
+        those of `check_settings_together` and `check_client_certificate`
+    """
+    merged = replace(settings, **parsed)  # type: ignore[arg-type]
+    for other, names in DEPENDENT_SETTINGS.items():
+        if getattr(settings, other) and not getattr(merged, other):
+            # Whoever takes it away has no use for what belongs to it, unless that was given together with it.
+            unused = {name: getattr(DEFAULTS, name) for name in names if name not in parsed}
+            merged = replace(merged, **unused)
+    if not is_simulator:
+        check_settings_together(merged)
+        if {"tls_certificate", "tls_key"} & parsed.keys():
+            # At other changes a certificate that has gone since is the connection's matter.
+            check_client_certificate(merged)
+    return merged
 
 
 def format_setting(name: str, value: SettingValue) -> str:

@@ -5,7 +5,7 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
 
@@ -21,17 +21,12 @@ from portal.services.upstreams import health, paths, queue
 from portal.services.upstreams.message_ids import UNANSWERED_SQL, build_key_sql
 from portal.services.upstreams.paths import SIMULATED_BIND, UpstreamPath, choose_taker
 from portal.services.upstreams.settings import (
-    DEFAULTS,
-    DEPENDENT_SETTINGS,
     RULES,
-    SIMULATOR_SETTINGS,
     NoSettingOfSimulator,
-    SettingValue,
     UpstreamSettings,
-    check_client_certificate,
-    check_settings_together,
     list_changed_settings,
-    parse_setting,
+    merge_settings,
+    parse_settings,
 )
 
 SMPP, SIMULATOR = KINDS = ("smpp", queue.SIMULATOR)
@@ -256,17 +251,16 @@ def create_upstream(
 
     Raises:
         InvalidUpstreamName, UpstreamExists, InvalidUpstreamKind, InvalidUpstreamPassword
-        InvalidUpstreamSetting, NoSettingOfSimulator, and those of `check_settings_together` and
-        `check_client_certificate`
+        those of `settings.parse_settings` and `settings.merge_settings`
     """
     if kind not in KINDS:
         raise InvalidUpstreamKind(kind=kind, kinds=", ".join(KINDS))
-    parsed = _parse_settings(kind, settings)
+    parsed = parse_settings(settings, is_simulator=kind == SIMULATOR)
     sealed = None if kind == SIMULATOR and not password else _seal_password(kind, keys, password)
     with write_transaction(conn):
         # That none of several is the default one is somebody's wish.
         has_others = conn.execute("SELECT EXISTS (SELECT 1 FROM upstreams WHERE removed_at IS NULL)").fetchone()[0]
-        values = _merge_settings(kind, UpstreamSettings(), parsed)
+        values = merge_settings(UpstreamSettings(), parsed, is_simulator=kind == SIMULATOR)
         insert_row(
             conn,
             "upstreams",
@@ -297,11 +291,11 @@ def change_upstream(
         NoSuchUpstream: it was removed meanwhile.
         As `create_upstream`.
     """
-    parsed = _parse_settings(upstream.kind, settings)
+    parsed = parse_settings(settings, is_simulator=upstream.kind == SIMULATOR)
     sealed = None if password is None else _seal_password(upstream.kind, keys, password)
     with write_transaction(conn):
         current = get_upstream_by_id(conn, upstream.id)
-        values = _merge_settings(current.kind, current.settings, parsed)
+        values = merge_settings(current.settings, parsed, is_simulator=current.kind == SIMULATOR)
         changes: dict[str, object] = {}
         if values != current.settings:
             changes["settings"] = json.dumps(list_changed_settings(values))
@@ -422,28 +416,6 @@ def _check_name(conn: sqlite3.Connection, name: str, own_id: int | None = None) 
     if conn.execute(f"{_SELECT} AND name = ? AND id IS NOT ?", (name, own_id)).fetchone():
         raise UpstreamExists(name=name)
     return name
-
-
-def _parse_settings(kind: str, settings: Mapping[str, object]) -> dict[str, SettingValue]:
-    for name in settings:
-        if kind == SIMULATOR and name not in SIMULATOR_SETTINGS:
-            raise NoSettingOfSimulator(name)
-    return {name: parse_setting(name, value) for name, value in settings.items()}
-
-
-def _merge_settings(kind: str, settings: UpstreamSettings, parsed: Mapping[str, SettingValue]) -> UpstreamSettings:
-    merged = replace(settings, **parsed)  # type: ignore[arg-type]
-    for other, names in DEPENDENT_SETTINGS.items():
-        if getattr(settings, other) and not getattr(merged, other):
-            # Whoever takes it away has no use for what belongs to it, unless that was given together with it.
-            unused = {name: getattr(DEFAULTS, name) for name in names if name not in parsed}
-            merged = replace(merged, **unused)
-    if kind == SMPP:
-        check_settings_together(merged)
-        if {"tls_certificate", "tls_key"} & parsed.keys():
-            # At other changes a certificate that has gone since is the connection's matter.
-            check_client_certificate(merged)
-    return merged
 
 
 def _seal_password(kind: str, keys: Keys, password: str) -> bytes:

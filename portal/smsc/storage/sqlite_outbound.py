@@ -16,12 +16,11 @@ from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage, ClaimedMessages, UnsentMessage
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.upstreams import binds, counters, health, queue, rerouting, takeovers
+from portal.services.upstreams import binds, counters, health, paths, queue
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.health import UpstreamHealth
-from portal.services.upstreams.paths import UpstreamPath
-from portal.services.upstreams.rerouting import ReroutingPosition
+from portal.services.upstreams.paths import ReroutingPosition, UpstreamPath
 from portal.smsc.storage.interface import (
     CancelCallback,
     ClaimCallback,
@@ -356,16 +355,16 @@ class OutboundStorage:
         now = now_ms()
         results: list[WaitingAccounts] = []
         for upstream_ids, retried_paths, _ in items:
-            results.append(takeovers.hold_followers(conn, upstream_ids, self._config.choose_path))
+            results.append(paths.hold_followers(conn, upstream_ids, self._config.choose_path))
             for each in retried_paths:
-                takeovers.retry_held_messages_now(conn, each, now)
+                paths.retry_held_messages_now(conn, each, now)
         return results
 
     def _reroute_messages(
         self, conn: sqlite3.Connection, positions: list[ReroutingPosition]
     ) -> ReroutingPosition | WaitingAccounts:
         (position,) = positions
-        next_position = rerouting.reroute_messages(conn, position, _BATCH_SIZE, self._config.choose_path)
+        next_position = paths.reroute_messages(conn, position, _BATCH_SIZE, self._config.choose_path)
         return next_position or queue.list_waiting_accounts(conn)
 
     def _handle_rerouted(self, _: list[ReroutingPosition], result: ReroutingPosition | WaitingAccounts) -> None:

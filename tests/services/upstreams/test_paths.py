@@ -15,12 +15,11 @@ from portal.services.messages import outcomes, query_cancel, sending
 from portal.services.messages.message_parts import TextPart
 from portal.services.messages.sending import AcceptedMessage, UnsentMessage, UnsentReason
 from portal.services.operations import self_check
-from portal.services.upstreams import claims, health, obstacles, paths, queue, rerouting, takeovers, upstreams
+from portal.services.upstreams import binds, claims, health, paths, queue, upstreams
+from portal.services.upstreams.binds import Obstacle, list_obstacles
 from portal.services.upstreams.claims import Claim, ClaimedIds
 from portal.services.upstreams.health import FAILING, GOOD, TRYING, UpstreamHealth
-from portal.services.upstreams.obstacles import Obstacle, list_obstacles
-from portal.services.upstreams.paths import UpstreamPath
-from portal.services.upstreams.rerouting import ReroutingPosition
+from portal.services.upstreams.paths import ReroutingPosition, UpstreamPath
 from tests.services.submitting import store_messages
 from tests.services.upstreams.waiting import add_upstream, prepare_waiting
 from tests.support import prepare_submit
@@ -146,7 +145,7 @@ def test_retries_are_claimed_by_path(conn, acme_1, enqueue, ids):
     assert claim(conn, second, (second,), now=NOW + 5_000).message_ids == enqueued[1:]
     assert claim(conn, second, (second,), now=NOW + 5_000).message_ids == []
     with write_transaction(conn):
-        takeovers.retry_held_messages_now(conn, (first,), NOW)
+        paths.retry_held_messages_now(conn, (first,), NOW)
     assert claim(conn, second, (first,), now=NOW).message_ids == enqueued[:1]
 
 
@@ -156,7 +155,7 @@ def test_what_is_not_answered_holds_up_what_comes_behind_it(conn, acme_1, enqueu
     behind, elsewhere = enqueue(acme_1.id, (first, second), NUMBER, OTHER_NUMBER)
     claim(conn, first, (first, second), limit=2)
     with write_transaction(conn):
-        assert takeovers.hold_followers(conn, [first], lambda *_: (first, second)) == {((first, second), acme_1.id)}
+        assert paths.hold_followers(conn, [first], lambda *_: (first, second)) == {((first, second), acme_1.id)}
     assert claim(conn, second, (first, second)).message_ids == [elsewhere]
     for message_id, expected in zip(under_way, ([], [behind]), strict=True):
         sending.store_accepted_messages(conn, [AcceptedMessage(first, message_id, str(message_id), 1, NOW)])
@@ -171,7 +170,7 @@ def test_what_the_one_before_has_not_taken_goes_first_with_the_next_one(conn, ac
     (under_way, behind) = enqueue(acme_1.id, path, NUMBER, NUMBER)
     claim(conn, first, path, limit=1)
     with write_transaction(conn):
-        takeovers.hold_followers(conn, [first], lambda *_: path)
+        paths.hold_followers(conn, [first], lambda *_: path)
     assert claim(conn, second, path).message_ids == []
     sending.store_unsent_messages(conn, [UnsentMessage(first, under_way, reason, status="why")], NOW, lambda *_: path)
     # It was its first try: at once, or after five seconds.
@@ -189,7 +188,7 @@ def test_what_is_put_back_does_not_pass_an_earlier_one_that_is_under_way(conn, a
     sent, ready = enqueue(acme_1.id, path, NUMBER, NUMBER)
     claim(conn, first, path)
     with write_transaction(conn):
-        takeovers.hold_followers(conn, [first], lambda *_: path)
+        paths.hold_followers(conn, [first], lambda *_: path)
     sending.store_unsent_messages(conn, [UnsentMessage(first, ready, UnsentReason.PUT_BACK)], NOW, lambda *_: path)
     assert claim(conn, second, path).message_ids == []
     sending.store_unsent_messages(conn, [UnsentMessage(first, sent, UnsentReason.UNSURE)], NOW, lambda *_: path)
@@ -207,7 +206,7 @@ def test_of_two_that_were_not_begun_the_later_one_does_not_pass_whichever_is_put
         claims.claim_message_ids(conn, Claim(first, [path], 1, holds_followers=True), NOW, lambda *_: path)
     sending.store_unsent_messages(conn, [UnsentMessage(first, trial, UnsentReason.PUT_BACK)], NOW, lambda *_: path)
     with write_transaction(conn):
-        takeovers.hold_followers(conn, [second], lambda *_: path)
+        paths.hold_followers(conn, [second], lambda *_: path)
     assert claim(conn, first, path).message_ids == []
     sending.store_unsent_messages(conn, [UnsentMessage(second, earlier, UnsentReason.PUT_BACK)], NOW, lambda *_: path)
     assert claim(conn, first, path).message_ids == [earlier, trial, behind]
@@ -232,7 +231,7 @@ def reroute(conn: Connection, choose: paths.ChoosePath, limit: int) -> int:
     steps = 0
     while position is not None:
         with write_transaction(conn):
-            position = rerouting.reroute_messages(conn, position, limit, choose)
+            position = paths.reroute_messages(conn, position, limit, choose)
         steps += 1
     return steps
 
@@ -363,22 +362,22 @@ def test_it_is_told_that_all_upstreams_of_a_route_fail(conn, acme_1, enqueue, id
         "INSERT INTO upstream_binds (upstream, number, kind, state, since) VALUES (?, 1, 'trx', 'bound', 1)", (first,)
     )
     health.record_health(conn, first, UpstreamHealth(FAILING, NOW, "it answers nothing"))
-    assert list_obstacles(conn) == [Obstacle(obstacles.TAKES_NOTHING, 2, "first", "it answers nothing")]
+    assert list_obstacles(conn) == [Obstacle(binds.TAKES_NOTHING, 2, "first", "it answers nothing")]
     # Where messages of several routes wait, each reason is told with its own, that of most of them first.
     enqueue(acme_1.id, (), NUMBER)
     upstreams.set_default_upstream(conn, SHELL, None)
     assert list_obstacles(conn) == [
-        Obstacle(obstacles.TAKES_NOTHING, 2, "first", "it answers nothing"),
-        Obstacle(obstacles.NO_DEFAULT, 1),
+        Obstacle(binds.TAKES_NOTHING, 2, "first", "it answers nothing"),
+        Obstacle(binds.NO_DEFAULT, 1),
     ]
     enqueue(acme_1.id, (), *[NUMBER] * 2)
     assert list_obstacles(conn) == [
-        Obstacle(obstacles.NO_DEFAULT, 3),
-        Obstacle(obstacles.TAKES_NOTHING, 2, "first", "it answers nothing"),
+        Obstacle(binds.NO_DEFAULT, 3),
+        Obstacle(binds.TAKES_NOTHING, 2, "first", "it answers nothing"),
     ]
     conn.execute("DELETE FROM components")
     upstreams.set_default_upstream(conn, SHELL, upstreams.get_upstream(conn, "first"))
-    assert list_obstacles(conn) == [Obstacle(obstacles.SERVER_STOPPED, 5)]
+    assert list_obstacles(conn) == [Obstacle(binds.SERVER_STOPPED, 5)]
 
 
 def test_states_of_health_are_forgotten_with_the_upstream_and_the_server(conn, ids):

@@ -6,7 +6,7 @@ import pytest
 from portal.core.db import Connection, write_transaction
 from portal.services.common import message_states
 from portal.services.messages import outcomes, query_cancel
-from portal.services.upstreams import claims, queue, takeovers
+from portal.services.upstreams import claims, paths, queue
 from portal.services.upstreams.claims import Claim, ClaimedIds
 from tests.services.upstreams.waiting import add_upstream, queue_messages, queue_of_each
 
@@ -336,7 +336,7 @@ def test_what_becomes_of_one_of_many_to_a_number_does_not_look_at_all_of_them(co
         assert {*claim(conn, 200).message_ids} >= {*ids}
         with write_transaction(conn):
             if becomes != "held":
-                takeovers.hold_followers(conn, [UPSTREAM])
+                paths.hold_followers(conn, [UPSTREAM])
         steps.append(0)
 
         def count_step() -> None:
