@@ -1,14 +1,86 @@
-"""What an account sent on a day (UTC), counted in the transaction in which it happens."""
+"""The seven counts that days' totals and statistics have of messages, with their names, order and meaning; and what an
+account sent on a day (UTC), counted in the transaction in which it happens.
+"""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
+from typing import NamedTuple
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.services.statistics.message_counts import COLUMNS_SQL, SUMS_SQL, MessageCounts, build_counts_upsert
+from portal.core.db import BulkInsert
+from portal.services.common.message_states import DELIVERED, ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT
 
-_UPSERT_TOTALS = build_counts_upsert("daily_totals", "account_id, day")
+
+class MessageCounts(NamedTuple):
+    """What there was; `price` in thousandths of a credit.
+
+    `sent` was charged and becomes `delivered` or `failed`; `stopped` was for the blacklist, and `refused` for want of
+    credits: neither was sent.
+    """
+
+    sent: int = 0
+    delivered: int = 0
+    failed: int = 0
+    stopped: int = 0
+    refused: int = 0
+    parts: int = 0
+    price: int = 0
+
+    @property
+    def pending(self) -> int:
+        """How many were sent and have no final state yet."""
+        return max(self.sent - self.delivered - self.failed, 0)
+
+    @property
+    def delivery_rate(self) -> float | None:
+        """The share that was delivered of those with a final state; None where there is none of these."""
+        final_count = self.delivered + self.failed
+        return self.delivered / final_count if final_count else None
+
+    @property
+    def submitted(self) -> int:
+        """All that clients have submitted and was counted, sent or not."""
+        return self.sent + self.stopped + self.refused
+
+
+COUNT_COLUMNS = MessageCounts._fields
+"""The columns of the tables that have them, in their order."""
+
+COLUMNS_SQL = ", ".join(COUNT_COLUMNS)
+SUMS_SQL = ", ".join(f"sum({name})" for name in COUNT_COLUMNS)
+
+MESSAGE_COUNT_SQL = {
+    "sent": "(price > 0)",
+    "delivered": f"(price > 0 AND state = {DELIVERED})",
+    "failed": f"(price > 0 AND state NOT IN ({ENROUTE}, {DELIVERED}))",
+    "stopped": f"(price = 0 AND ptt = {PTT_BLACKLISTED})",
+    "refused": f"(price = 0 AND ptt = {PTT_NO_CREDIT})",
+    "parts": "iif(price > 0, parts, 0)",
+    "price": "price",
+}
+"""What one row of `messages` adds to each count, in SQL."""
+
+
+def build_upsert(table: str, key: str) -> BulkInsert:
+    """The statement that adds counts to the rows of a table; `key`: the columns of its primary key."""
+    return BulkInsert(
+        table,
+        f"{key}, {COLUMNS_SQL}",
+        f"ON CONFLICT ({key}) DO UPDATE SET "
+        + ", ".join(f"{name} = {name} + excluded.{name}" for name in COUNT_COLUMNS),
+    )
+
+
+def sum_counts(counts: Iterable[MessageCounts]) -> MessageCounts:
+    """Add up, count by count."""
+    return MessageCounts(*map(sum, zip(*counts, strict=True)))
+
+
+# --- days
+
+_UPSERT_TOTALS = build_upsert("daily_totals", "account_id, day")
 
 
 def add_daily_totals(conn: sqlite3.Connection, amounts: Sequence[tuple[int, ...]]) -> None:

@@ -15,8 +15,7 @@ from portal.core.clock import DAY_MS, HOUR_MS
 from portal.core.db import BulkInsert, Connection, write_transaction
 from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED
-from portal.services.statistics.daily_totals import month_from_day
-from portal.services.statistics.message_counts import COUNT_COLUMNS, MESSAGE_COUNT_SQL, build_counts_upsert
+from portal.services.statistics.daily_totals import COUNT_COLUMNS, MESSAGE_COUNT_SQL, build_upsert, month_from_day
 
 HOUR, DAY, MONTH = 0, 1, 2
 """The lengths of time that are counted: hours and days since 1970, months by `daily_totals.month_from_day`; in UTC."""
@@ -27,7 +26,7 @@ _MESSAGES_PER_BATCH = 1_000
 # Where nearly each message has a sender of its own, fewer: so many rows take 10 ms, in which nobody else can write.
 _ROWS_PER_BATCH = 2_000
 
-_UPSERT_COUNTS = build_counts_upsert("statistics", "account_id, length, begins, country, source")
+_UPSERT_COUNTS = build_upsert("statistics", "account_id, length, begins, country, source")
 _UPSERT_STATUSES, _UPSERT_DELIVERY_TIMES = (
     BulkInsert(
         table,

@@ -18,8 +18,7 @@ from portal.services.common import periods
 from portal.services.common.addresses import normalize_address
 from portal.services.common.message_states import PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_PENDING
 from portal.services.common.periods import Period
-from portal.services.statistics.daily_totals import month_from_day
-from portal.services.statistics.message_counts import SUMS_SQL, MessageCounts, sum_counts
+from portal.services.statistics.daily_totals import SUMS_SQL, MessageCounts, month_from_day, sum_counts
 from portal.services.statistics.rollup import DAY, HOUR, MONTH, get_delivery_bucket_bounds
 
 TIMEZONE = "UTC"
@@ -37,22 +36,6 @@ _MONTH_PERIODS = (periods.THIS_MONTH, periods.LAST_MONTH, periods.MONTHS_12)
 
 # A span of time in the tables: a length of `rollup`, the first of its beginnings, and the one after the last.
 _TimeSpan = tuple[int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class TimeStep:
-    """An hour, a day or a month, or what of it is in the period: when it begins (milliseconds)."""
-
-    at: int
-    counts: MessageCounts
-
-
-@dataclass(frozen=True, slots=True)
-class BreakdownRow:
-    """What went to a country (its ISO code), or had a sender."""
-
-    name: str
-    counts: MessageCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +95,9 @@ class Statistics:
 
     Its days are those that are shown: none after today, and for RANGE and ALL none before the account's first message.
 
-    `steps` are of the length `grain`, oldest first, also those with nothing; `countries` and `senders` have the most
-    messages first. `messages_by_ptt` are numbers of messages by their `message_states.PTT_DESCRIPTIONS`, most first,
+    `steps` are of the length `grain`, oldest first, also those with nothing, each as when it begins (milliseconds) and
+    what of it is in the period. `countries` (ISO codes) and `senders`, each with its counts, have the most messages
+    first. `messages_by_ptt` are numbers of messages by their `message_states.PTT_DESCRIPTIONS`, most first,
     those without a final state and those that were not sent too. `previous` is None where there is no period before
     (all time).
     """
@@ -122,9 +106,9 @@ class Statistics:
     last: date
     grain: int
     totals: MessageCounts
-    steps: Sequence[TimeStep]
-    countries: Sequence[BreakdownRow]
-    senders: Sequence[BreakdownRow]
+    steps: Sequence[tuple[int, MessageCounts]]
+    countries: Sequence[tuple[str, MessageCounts]]
+    senders: Sequence[tuple[str, MessageCounts]]
     messages_by_ptt: Sequence[tuple[int, int]]
     times: DeliveryTimes
     previous: PreviousPeriod | None
@@ -181,7 +165,7 @@ def read_statistics(
         last,
         grain,
         totals,
-        [TimeStep(at, counts_by_step.get(number, MessageCounts())) for number, (at, _) in enumerate(steps)],
+        [(at, counts_by_step.get(number, MessageCounts())) for number, (at, _) in enumerate(steps)],
         _build_breakdown((country, counts) for country, _, counts in counted),
         _build_breakdown((normalize_address(source), counts) for _, source, counts in counted),
         messages_by_ptt,
@@ -351,12 +335,12 @@ def _read_delivery_times(conn: sqlite3.Connection, account_id: int, spans: Seque
     )
 
 
-def _build_breakdown(counted: Iterable[tuple[str, MessageCounts]]) -> Sequence[BreakdownRow]:
+def _build_breakdown(counted: Iterable[tuple[str, MessageCounts]]) -> Sequence[tuple[str, MessageCounts]]:
     by_name: dict[str, list[MessageCounts]] = defaultdict(list)
     for name, counts in counted:
         by_name[name].append(counts)
-    rows = [BreakdownRow(name, sum_counts(counts)) for name, counts in by_name.items()]
-    return sorted(rows, key=lambda each: (-each.counts.submitted, each.name))
+    rows = [(name, sum_counts(counts)) for name, counts in by_name.items()]
+    return sorted(rows, key=lambda row: (-row[1].submitted, row[0]))
 
 
 # --- the period before

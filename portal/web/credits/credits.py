@@ -1,26 +1,31 @@
-"""Moving credits from one of a customer's accounts to another."""
+"""Moving credits between a customer's accounts, and what happens when an account's run out: alert, automatic re-credit,
+and what the operator allows for it.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
-from wtforms import SelectField, StringField
+from wtforms import SelectField, StringField, TextAreaField
 from wtforms.fields.choices import SelectChoice
 
 from portal.core import i18n
 from portal.core.i18n import N_, _
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
+from portal.services.billing import auto_recredit, orders
 from portal.services.common import credit_amounts, idempotency
 from portal.services.common.errors import Refused
-from portal.services.credits import credits, ledger
-from portal.web.core import access, context, htmx
-from portal.web.core.forms import OnceForm, refusals_on
+from portal.services.credits import alerts, credits, ledger
+from portal.services.people import customers
+from portal.services.people.customers import Customer
+from portal.web.core import access, context, htmx, live
+from portal.web.core.forms import OnceForm, TranslatedForm, parse_row_id, refusals_on
 
 blueprint = Blueprint("credits", __name__)
 
-# Values of the form's buttons; without one of these the credits are transferred.
+# Values of the transfer's buttons; without one of these the credits are transferred.
 _DO_MAX, _DO_PREVIEW = "max", "look"
 
 
@@ -30,6 +35,31 @@ class TransferForm(OnceForm):
     source = SelectField(N_("From"), validate_choice=False)
     target = SelectField(N_("To"), validate_choice=False)
     amount = StringField(N_("Credits"))
+
+
+class CreditAlertForm(TranslatedForm):
+    below = StringField(N_("Alert below (credits)"))
+    to = TextAreaField(N_("Mail to"))
+
+
+class AutoRecreditForm(TranslatedForm):
+    """`pack` is its credits in thousandths; "" where none is chosen."""
+
+    below = StringField(N_("Buy below (credits)"))
+    pack = SelectField(N_("Pack"), validate_choice=False)
+    per_day = SelectField(
+        N_("Packs a day at most"),
+        choices=[SelectChoice(str(each), str(each)) for each in range(1, auto_recredit.MAX_PACKS_PER_DAY + 1)],
+        validate_choice=False,
+    )
+
+
+class CreditLineForm(TranslatedForm):
+    credit_line = StringField(N_("Credit line (credits)"))
+    min_age = StringField(N_("Minimum age of an account (days)"))
+
+
+# --- moving credits
 
 
 @blueprint.route("/accounts/<name>/credits/transfer", methods=["GET", "POST"])
@@ -45,7 +75,7 @@ def transfer_credits(account: Account) -> ResponseReturnValue:
     customer_accounts = accounts.list_accounts(context.get_conn(), account.customer_id)
     if not form.is_submitted():
         form.source.data = account.name
-        return _render_form(account, form, customer_accounts)
+        return _render_transfer_form(account, form, customer_accounts)
     action = request.form.get("do", "")
     if action == _DO_PREVIEW and htmx.is_htmx_request():
         preview = _build_preview(form, customer_accounts)
@@ -54,7 +84,7 @@ def transfer_credits(account: Account) -> ResponseReturnValue:
         source = _find_account_by_name(customer_accounts, form.source.data or account.name)
         form.amount.data = i18n.format_credits(source.balance) if source else ""
     if action in (_DO_MAX, _DO_PREVIEW):
-        return _render_form(account, form, customer_accounts, focus=True)
+        return _render_transfer_form(account, form, customer_accounts, focus=True)
     with refusals_on(form):
         source = _get_transfer_account(account, form.source.data or account.name, "source")
         target = _get_transfer_account(account, form.target.data, "target")
@@ -70,7 +100,7 @@ def transfer_credits(account: Account) -> ResponseReturnValue:
         except idempotency.FormAlreadySent as refusal:
             toast = htmx.Toast(refusal.localized(), "info")
         return htmx.redirect_browser_or_htmx(url_for("statement.show_statement", name=account.name), toast)
-    return _render_form(account, form, customer_accounts)
+    return _render_transfer_form(account, form, customer_accounts)
 
 
 def _get_transfer_account(account: Account, name: str, field: str) -> Account:
@@ -106,7 +136,7 @@ def _build_preview(form: TransferForm, customer_accounts: Sequence[Account]) -> 
     return {"sides": [(source, source.balance - amount), (target, target.balance + amount)]}
 
 
-def _render_form(
+def _render_transfer_form(
     account: Account, form: TransferForm, customer_accounts: Sequence[Account], *, focus: bool = False
 ) -> ResponseReturnValue:
     choices = [SelectChoice(each.name, _format_account_choice(each)) for each in customer_accounts]
@@ -130,3 +160,155 @@ def _render_form(
 def _format_account_choice(account: Account) -> str:
     label = f"{account.name} · {i18n.format_credits(account.balance)}"
     return f"{label} · {_('Disabled')}" if account.disabled else label
+
+
+# --- alert and automatic re-credit
+
+
+@blueprint.get("/accounts/<name>/credits/settings")
+@access.account_access_required
+def show_credit_settings(account: Account) -> ResponseReturnValue:
+    """The rules of the alert and of automatic re-credit, and the forms that change them."""
+    return htmx.render_page("credits/settings.html", **_build_page_values(account))
+
+
+@blueprint.post("/accounts/<name>/credits/settings/alert")
+@access.account_change_required
+def change_alert(account: Account) -> ResponseReturnValue:
+    """Set the alert; without a threshold there is none."""
+    form, toast = CreditAlertForm(prefix="alert-"), None
+    with refusals_on(form, amount="below"):
+        below, addresses = _parse_credit_threshold(form.below.data), alerts.parse_email_addresses(form.to.data)
+        alerts.set_alert_rule(context.get_conn(), context.get_actor(), account, below, addresses)
+        toast = htmx.Toast(_("The alert was switched off.") if below is None else _("The alert was set."))
+    return _answer_settings_form("credits/_settings_alert.html", account, toast, alert_form=form)
+
+
+@blueprint.post("/accounts/<name>/credits/settings/recredit")
+@access.account_change_required
+def change_auto_recredit(account: Account) -> ResponseReturnValue:
+    """Set automatic re-credit; without a threshold there is none."""
+    access.require_billing()
+    form, toast = AutoRecreditForm(prefix="recredit-"), None
+    with refusals_on(form, amount="below"):
+        below, pack = _parse_credit_threshold(form.below.data), request.form.get(form.pack.name, type=parse_row_id)
+        per_day = auto_recredit.parse_packs_per_day(form.per_day.data or "1")
+        auto_recredit.set_recredit_rule(context.get_conn(), context.get_actor(), account, below, pack, per_day)
+        enabled = below is not None
+        toast = htmx.Toast(_("Automatic re-credit was set.") if enabled else _("Automatic re-credit was switched off."))
+    return _answer_settings_form("credits/_settings_recredit.html", account, toast, recredit_form=form)
+
+
+def _answer_settings_form(
+    template: str, account: Account, toast: htmx.Toast | None, **forms: TranslatedForm
+) -> ResponseReturnValue:
+    """The answer to a tile's form; see `htmx.answer_form`."""
+    return htmx.answer_form(
+        template,
+        page="credits/settings.html",
+        address=url_for(".show_credit_settings", name=account.name),
+        toast=toast,
+        # What was set is shown as it is stored.
+        **_build_page_values(account, **({} if toast else forms)),
+    )
+
+
+def _parse_credit_threshold(text: str) -> int | None:
+    return credit_amounts.parse_amount_or_zero(text.strip() or "0") or None
+
+
+def _build_page_values(account: Account, **refused_forms: TranslatedForm) -> dict[str, Any]:
+    values = live.build_live_page_values("credit-settings", account)
+    account = values["account"]
+    alert_below, recredit_below = (
+        "" if each is None else i18n.format_credits(each) for each in (account.alert_below, account.recredit_below)
+    )
+    alert_form = CreditAlertForm(
+        prefix="alert-", formdata=None, data={"below": alert_below, "to": "\n".join(account.alert_to)}
+    )
+    rule = {"below": recredit_below, "pack": account.recredit_pack or "", "per_day": account.recredit_per_day}
+    recredit_form = AutoRecreditForm(prefix="recredit-", formdata=None, data=rule)
+    forms = {"alert_form": alert_form, "recredit_form": recredit_form} | refused_forms
+    forms["recredit_form"].pack.choices = [SelectChoice("", _("Choose a pack"))] + [
+        SelectChoice(
+            str(each.credits),
+            _(
+                "%(credits)s credits · %(price)s",
+                credits=i18n.format_credits(each.credits),
+                price=i18n.format_money(each.price, each.currency),
+            ),
+        )
+        for each in auto_recredit.list_auto_recredit_packs(context.get_conn())
+    ]
+    return values | forms
+
+
+# --- what the pages show
+
+
+def _alert_context(account: Account) -> dict[str, Any]:
+    return {
+        "below": account.alert_below,
+        "addresses": account.alert_to,
+        "contact": customers.mask_email(
+            customers.get_customer_by_id(context.get_conn(), account.customer_id).contact_email
+        ),
+    }
+
+
+def _recredit_context(account: Account) -> dict[str, Any]:
+    conn = context.get_conn()
+    recredit_status = auto_recredit.get_recredit_status(conn, account.id)
+    return {
+        "below": account.recredit_below,
+        "recredit_status": recredit_status,
+        # The rule's pack, also where it isn't sold any more.
+        "pack": account.recredit_pack,
+        "request": None
+        if recredit_status.open_order_id is None
+        else orders.get_order_by_id(conn, recredit_status.open_order_id),
+    }
+
+
+live.register_live_page(
+    "credit-settings",
+    live.LiveFragment("credits/_settings_alert_state.html", _alert_context),
+    live.LiveFragment(
+        "credits/_settings_recredit_state.html",
+        _recredit_context,
+        lambda account: auto_recredit.get_recredit_status(context.get_conn(), account.id),
+    ),
+)
+
+
+# --- what the operator allows
+
+
+@blueprint.route("/admin/customers/<int:customer_id>/credit-line", methods=["GET", "POST"])
+@access.operator_required
+def change_credit_line(customer: Customer) -> ResponseReturnValue:
+    """Set how many credits may be owed, and how old an account must be."""
+    access.require_billing()
+    form = CreditLineForm()
+    if not form.is_submitted():
+        form.credit_line.data = i18n.format_credits(customer.credit_line)
+        form.min_age.data = str(customer.recredit_min_age_days)
+    else:
+        with refusals_on(form):
+            customers.change_customer(
+                context.get_conn(),
+                context.get_actor(),
+                customer,
+                credit_line=auto_recredit.parse_credit_line(form.credit_line.data),
+                min_age_days=customers.parse_recredit_min_age(form.min_age.data),
+            )
+            toast = htmx.Toast(_("The credit line of %(name)s was changed.", name=customer.name))
+            address = url_for("admin_customers.show_customer", customer_id=customer.id)
+            return htmx.redirect_browser_or_htmx(address, toast)
+    return htmx.render_dialog(
+        "credits/_credit_line_form.html",
+        title=_("Credit line of %(name)s", name=customer.name),
+        customer=customer,
+        form=form,
+        owed=auto_recredit.get_owed_credits(context.get_conn(), customer.id),
+    )

@@ -17,7 +17,7 @@ from portal.services.history.deletion import Deletion, DeletionScope
 from portal.services.messages import outcomes
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.outcomes import MessageOutcome
-from portal.services.statistics.message_counts import MESSAGE_COUNT_SQL
+from portal.services.statistics.daily_totals import MESSAGE_COUNT_SQL
 from tests.services.submitting import store_messages
 from tests.support import prepare_submit
 

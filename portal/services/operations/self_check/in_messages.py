@@ -18,8 +18,14 @@ from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED, ENROUTE
 from portal.services.operations.self_check.problem import AccountNames, Check, Problem, iterate_rows
 from portal.services.statistics import rollup
-from portal.services.statistics.daily_totals import build_month_sql, month_from_day
-from portal.services.statistics.message_counts import COLUMNS_SQL, COUNT_COLUMNS, MESSAGE_COUNT_SQL, SUMS_SQL
+from portal.services.statistics.daily_totals import (
+    COLUMNS_SQL,
+    COUNT_COLUMNS,
+    MESSAGE_COUNT_SQL,
+    SUMS_SQL,
+    build_month_sql,
+    month_from_day,
+)
 
 # How messages end is counted when they do, so the months by country and sender may be behind with it.
 _MONTH_COLUMNS = tuple(each for each in COUNT_COLUMNS if each not in ("delivered", "failed"))
@@ -130,7 +136,8 @@ SELECT 'day', day, account_id, NULL, NULL, {SUMS_SQL} FROM (
 UNION ALL
 SELECT 'month', month, account_id, country, source, {SUMS_SQL} FROM (
     SELECT begins AS month, account_id, country, source, {COLUMNS_SQL} FROM statistics WHERE length = {rollup.MONTH}
-    UNION ALL SELECT {build_month_sql("day")}, account_id, country, source, {_NEGATED_SQL} FROM counted WHERE rolled_up
+    UNION ALL SELECT {daily_totals.build_month_sql("day")}, account_id, country, source, {_NEGATED_SQL}
+    FROM counted WHERE rolled_up
 ) GROUP BY month, account_id, country, source HAVING {" OR ".join(f"sum({name})" for name in _MONTH_COLUMNS)}
 """
 
@@ -150,7 +157,7 @@ def check_totals(conn: sqlite3.Connection) -> Iterator[Problem]:
             day = datetime.fromtimestamp(begins * DAY_MS / 1000, UTC).strftime("%Y-%m-%d")
             yield Problem(sentence, params | {"day": day, "differences": _format_differences(COUNT_COLUMNS, amounts)})
         # Of the month in which the first kept day is, some days may be missing.
-        elif length == "month" and (not first_kept_day or begins > month_from_day(first_kept_day - 1)):
+        elif length == "month" and (not first_kept_day or begins > daily_totals.month_from_day(first_kept_day - 1)):
             sentence = N_(
                 "%(account)s: the row of statistics for %(month)s, %(country)s, %(source)s is off from what the"
                 " messages of that month say: %(differences)s"
