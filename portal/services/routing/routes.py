@@ -4,6 +4,7 @@ import json
 import re
 import sqlite3
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -152,12 +153,11 @@ class _DestinationIndex:
             first.setdefault(each.prefix or each.country or "", _Choice(each))
         # What a route for fewer digits takes before it, a prefix never gets: so the longest one that a number begins
         # with says it for all.
-        self._choices = {
-            key: min(
-                (first[wider] for wider in _list_wider_keys(key) if wider in first), key=lambda choice: choice.position
-            )
-            for key in first
-        }
+        self._choices: dict[str, _Choice] = {}
+        for key in first:
+            wider_keys = [key, ""] if key.isalpha() else [key[:length] for length in range(len(key) + 1)]
+            wider = [first[each] for each in wider_keys if each in first]
+            self._choices[key] = min(wider, key=lambda choice: choice.position)
         lengths = {len(key) for key in first if not key.isalpha()}
         self._prefix_lengths = tuple(sorted(lengths, reverse=True))
 
@@ -171,10 +171,6 @@ class _DestinationIndex:
         if of_country is None or (found is not None and found.position < of_country.position):
             return found
         return of_country
-
-
-def _list_wider_keys(key: str) -> list[str]:
-    return [key, ""] if key.isalpha() else [key[:length] for length in range(len(key) + 1)]
 
 
 # The routes of one account, of one customer, or of all: by sender; what is for every sender is under "".
@@ -241,10 +237,9 @@ _Scope = tuple[int | None, int | None]
 
 
 def _group_routes(routes: Iterable[Route]) -> Mapping[_Scope, _RoutesBySender]:
-    grouped: dict[_Scope, dict[str, list[Route]]] = {}
+    grouped: dict[_Scope, dict[str, list[Route]]] = defaultdict(lambda: defaultdict(list))
     for each in routes:
-        by_sender = grouped.setdefault((each.customer_id, each.account_id), {})
-        by_sender.setdefault(each.sender or "", []).append(each)
+        grouped[each.customer_id, each.account_id][each.sender or ""].append(each)
     return {
         scope: {sender: _DestinationIndex(group) for sender, group in by_sender.items()}
         for scope, by_sender in grouped.items()
@@ -300,14 +295,12 @@ def list_routes(conn: sqlite3.Connection) -> list[Route]:
         " country, prefix, sender, upstreams FROM routes LEFT JOIN customers ON customers.id = routes.customer_id"
         " LEFT JOIN accounts ON accounts.id = account_id ORDER BY position"
     )
-    return [
-        Route(position=position, **{**row, "upstreams": _load_upstreams(row["upstreams"], names)})
-        for position, row in enumerate(map(dict, rows), start=1)
-    ]
-
-
-def _load_upstreams(stored: str, names: Mapping[int, str]) -> tuple[RouteUpstream, ...]:
-    return tuple(RouteUpstream(each["id"], names[each["id"]], each["weight"]) for each in json.loads(stored))
+    listed = []
+    for position, row in enumerate(map(dict, rows), start=1):
+        stored = json.loads(row.pop("upstreams"))
+        chosen = tuple(RouteUpstream(each["id"], names[each["id"]], each["weight"]) for each in stored)
+        listed.append(Route(position=position, upstreams=chosen, **row))
+    return listed
 
 
 def get_route(conn: sqlite3.Connection, route_id: int) -> Route:
@@ -399,19 +392,9 @@ def remove_route(conn: sqlite3.Connection, actor: Actor, route: Route) -> None:
 def _record_route_action(
     conn: sqlite3.Connection, actor: Actor, action: str, route: Route, **details: int | None
 ) -> None:
-    audit.record_action(
-        conn,
-        actor,
-        action,
-        route=route.id,
-        customer=route.customer,
-        account=route.account,
-        country=route.country,
-        prefix=route.prefix,
-        sender=route.sender,
-        upstreams=format_route_upstreams(route.upstreams),
-        **details,
-    )
+    conditions = {name: getattr(route, name) for name in ("customer", "account", "country", "prefix", "sender")}
+    upstreams_text = format_route_upstreams(route.upstreams)
+    audit.record_action(conn, actor, action, route=route.id, **conditions, upstreams=upstreams_text, **details)
 
 
 def _store_position(conn: sqlite3.Connection, route_id: int, before_id: int | None) -> None:

@@ -7,8 +7,7 @@ days, hours only where each is shown. All of it is in UTC.
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -116,9 +115,8 @@ class Statistics:
 
 def get_first_message_day(conn: sqlite3.Connection, account_id: int) -> date | None:
     """The day of an account's first message; None where there has been none."""
-    (oldest,) = conn.execute(
-        f"SELECT min(begins) FROM statistics WHERE account_id = ? AND length = {DAY}", (account_id,)
-    ).fetchone()
+    query = f"SELECT min(begins) FROM statistics WHERE account_id = ? AND length = {DAY}"
+    (oldest,) = conn.execute(query, (account_id,)).fetchone()
     return None if oldest is None else _date_from_days(oldest)
 
 
@@ -135,7 +133,9 @@ def read_statistics(
         now: this moment (milliseconds).
     """
     today = _date_from_days(now // DAY_MS)
-    with _read_transaction(conn):
+    # All that is read is of one moment: what has been gathered meanwhile would be in some of it only.
+    conn.execute("BEGIN")
+    try:
         oldest = get_first_message_day(conn, account_id)
         if oldest is None:
             return None
@@ -149,29 +149,25 @@ def read_statistics(
         last_counted_day = (
             _first_day_of_month(month_from_day(_days_since_epoch(last)) + 1) - timedelta(1) if last == today else last
         )
-        spans, steps = (
-            _split_into_rollup_spans(first, last_counted_day),
-            _list_rollup_spans_by_step(first, last, last_counted_day, grain, now),
-        )
+        spans = _split_into_rollup_spans(first, last_counted_day)
+        steps = _list_rollup_spans_by_step(first, last, last_counted_day, grain, now)
         rows = _query_rollup_spans(conn, _BY_COUNTRY_AND_SENDER, account_id, spans)
         counted = [(country, source, MessageCounts(*amounts)) for country, source, *amounts in rows]
         totals = sum_counts(counts for _, _, counts in counted)
-        counts_by_step = _count_by_step(conn, account_id, steps)
-        messages_by_ptt = _count_by_ptt(conn, account_id, spans, totals)
-        times = _read_delivery_times(conn, account_id, spans)
-        previous = None if choice == periods.ALL else _read_previous_period(conn, account_id, choice, first, last, now)
-    return Statistics(
-        first,
-        last,
-        grain,
-        totals,
-        [(at, counts_by_step.get(number, MessageCounts())) for number, (at, _) in enumerate(steps)],
-        _build_breakdown((country, counts) for country, _, counts in counted),
-        _build_breakdown((normalize_address(source), counts) for _, source, counts in counted),
-        messages_by_ptt,
-        times,
-        previous,
-    )
+        return Statistics(
+            first,
+            last,
+            grain,
+            totals,
+            _count_steps(conn, account_id, steps),
+            _build_breakdown((country, counts) for country, _, counts in counted),
+            _build_breakdown((normalize_address(source), counts) for _, source, counts in counted),
+            _count_by_ptt(conn, account_id, spans, totals),
+            _read_delivery_times(conn, account_id, spans),
+            None if choice == periods.ALL else _read_previous_period(conn, account_id, choice, first, last, now),
+        )
+    finally:
+        conn.execute("COMMIT")
 
 
 def purge_hourly_statistics(conn: sqlite3.Connection, now: int, *, batch_size: int = _ROWS_PER_BATCH) -> None:
@@ -272,16 +268,6 @@ def _list_rollup_spans_by_step(
 # --- reading them
 
 
-@contextmanager
-def _read_transaction(conn: sqlite3.Connection) -> Iterator[None]:
-    """All that is read is of one moment: what has been gathered meanwhile would be in some of it only."""
-    conn.execute("BEGIN")
-    try:
-        yield
-    finally:
-        conn.execute("COMMIT")
-
-
 def _build_sum_query(columns: str, table: str, key: str) -> str:
     # By the primary key's first columns, span by span; `span.key` is its place in the list.
     return (
@@ -303,19 +289,14 @@ def _query_rollup_spans(
     return conn.execute(query, {"account": account_id, "spans": json.dumps(spans)})
 
 
-def _count_by_step(
+def _count_steps(
     conn: sqlite3.Connection, account_id: int, steps: Sequence[tuple[int, Sequence[_TimeSpan]]]
-) -> Mapping[int, MessageCounts]:
-    """By the step's place in the list; those with nothing are missing."""
-    spans: list[_TimeSpan] = []
-    step_indexes: list[int] = []
-    for index, (_, step_spans) in enumerate(steps):
-        spans += step_spans
-        step_indexes += [index] * len(step_spans)
-    counts_by_index: dict[int, list[MessageCounts]] = defaultdict(list)
-    for number, *amounts in _query_rollup_spans(conn, _BY_SPAN, account_id, spans):
-        counts_by_index[step_indexes[number]].append(MessageCounts(*amounts))
-    return {index: sum_counts(counts) for index, counts in counts_by_index.items()}
+) -> Sequence[tuple[int, MessageCounts]]:
+    numbered = [(number, span) for number, (_, spans) in enumerate(steps) for span in spans]
+    counts = [[MessageCounts()] for _ in steps]
+    for index, *amounts in _query_rollup_spans(conn, _BY_SPAN, account_id, [span for _, span in numbered]):
+        counts[numbered[index][0]].append(MessageCounts(*amounts))
+    return [(at, sum_counts(each)) for (at, _), each in zip(steps, counts, strict=True)]
 
 
 def _count_by_ptt(
