@@ -63,7 +63,6 @@ def find_similar_senders(conn: sqlite3.Connection, senders: Sequence[Sender]) ->
     Returns:
         By the id of the sender; without those that resemble nothing.
     """
-    owners = dict(conn.execute("SELECT id, customer_id FROM accounts").fetchall())
     similar: dict[int, list[SimilarSender]] = defaultdict(list)
     skeletons = [(each, compute_skeleton(each.address)) for each in senders]
     for row in conn.execute(_SELECT_APPROVED):
@@ -74,11 +73,11 @@ def find_similar_senders(conn: sqlite3.Connection, senders: Sequence[Sender]) ->
             else:
                 # Numbers that follow one another belong together, and are often one customer's and the next one's.
                 how = _compare_names(skeleton, approved) if sender.type == ALPHA == row["type"] else ""
-            if how and owners[sender.account_id] != row["customer_id"]:
+            if how and sender.customer_id != row["customer_id"]:
                 similar[sender.id].append(SimilarSender(how, row["address"], row["account"], row["customer"]))
     for sender in senders:
         for row in conn.execute(_SELECT_INBOUND_NUMBERS, (sender.address,)):
-            if owners[sender.account_id] != row["customer_id"]:
+            if sender.customer_id != row["customer_id"]:
                 similar[sender.id].append(SimilarSender(INBOUND_NUMBER, row["number"], row["account"], row["customer"]))
     return {
         sender_id: sorted(matches, key=lambda match: (_CLOSEST_FIRST.index(match.kind), match.address))

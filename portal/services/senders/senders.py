@@ -2,10 +2,9 @@
 
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from portal.core.clock import HOUR_MS, now_ms
 from portal.core.crypto import Keys
@@ -86,7 +85,8 @@ class SenderFieldTooLong(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """A sender of an account. Times in milliseconds; `comment` is the operator's.
+    """A sender of an account, with the names of this and of its customer. Times in milliseconds; `comment` is the
+    operator's.
 
     A number is VIRTUAL while it is one that reaches the account, and NUMERIC otherwise.
     """
@@ -101,6 +101,9 @@ class Sender:
     comment: str
     created_at: int
     decided_at: int | None
+    account: str
+    customer_id: int
+    customer: str
     document: Document | None
 
     @property
@@ -115,16 +118,21 @@ SELECT senders.id, senders.account_id, address,
            (SELECT 1 FROM inbound_numbers WHERE inbound_numbers.account_id = senders.account_id AND number = address)
            THEN '{VIRTUAL}' ELSE senders.type END AS type,
        status, senders.description, reason, comment, senders.created_at, decided_at,
-       document.id, document.name, document.type, document.size
-FROM senders LEFT JOIN sender_documents AS document ON document.id = document_id
+       accounts.name, customers.id, customers.name, document.id, document.name, document.type, document.size
+FROM senders JOIN accounts ON accounts.id = senders.account_id JOIN customers ON customers.id = customer_id
+LEFT JOIN sender_documents AS document ON document.id = document_id
 """
-# How many of these columns are the sender's, and how many are there with the document's.
-_SENDER_COLUMNS, _ALL_COLUMNS = 10, 14
+# How many of these columns are the document's.
+_DOCUMENT_COLUMNS = 4
 
 
-def _sender_from_row(row: Sequence[Any]) -> Sender:
-    document = Document(*row[_SENDER_COLUMNS:_ALL_COLUMNS]) if row[_SENDER_COLUMNS] is not None else None
-    return Sender(*[*row[:_SENDER_COLUMNS], document])
+def _select_senders(conn: sqlite3.Connection, conditions: str, *values: object) -> list[Sender]:
+    senders = []
+    for row in conn.execute(f"{_SELECT} WHERE {conditions}", values):
+        of_document = row[-_DOCUMENT_COLUMNS:]
+        document = Document(*of_document) if of_document[0] is not None else None
+        senders.append(Sender(*[*row[:-_DOCUMENT_COLUMNS], document]))
+    return senders
 
 
 def parse_sender(text: str) -> tuple[str, str]:
@@ -201,7 +209,7 @@ def add_sender(
             audit.record_account_action(conn, actor, "sender.add", account, address=address, document=document_id)
             added = get_sender(conn, account, address)
             if mail_keys is not None:
-                _mail_operators(conn, mail_keys, actor, account, added)
+                _mail_operators(conn, mail_keys, actor, added)
     except BaseException:
         if document_id is not None:
             documents.delete_document(conn, document_id)
@@ -209,11 +217,11 @@ def add_sender(
     return added
 
 
-def _mail_operators(conn: sqlite3.Connection, keys: Keys, actor: Actor, account: Account, sender: Sender) -> None:
+def _mail_operators(conn: sqlite3.Connection, keys: Keys, actor: Actor, sender: Sender) -> None:
     with suppress(TooManyAttempts):
-        rate_limit.take_token(conn, f"sender:{account.id}", _MAX_MAILS_PER_HOUR, HOUR_MS)
-        values = _mail_values(sender, account) | {
-            "customer": customers.get_customer_by_id(conn, account.customer_id).name,
+        rate_limit.take_token(conn, f"sender:{sender.account_id}", _MAX_MAILS_PER_HOUR, HOUR_MS)
+        values = _mail_values(sender) | {
+            "customer": sender.customer,
             "sender_id": sender.id,
             "reason": sender.reason,
             "has_document": sender.document is not None,
@@ -224,8 +232,8 @@ def _mail_operators(conn: sqlite3.Connection, keys: Keys, actor: Actor, account:
             mail.queue_mail(conn, keys, operator.email, "sender_asked", language, **values)
 
 
-def _mail_values(sender: Sender, account: Account) -> dict[str, object]:
-    return {"sender": sender.address, "account": account.name, "description": sender.description}
+def _mail_values(sender: Sender) -> dict[str, object]:
+    return {"sender": sender.address, "account": sender.account, "description": sender.description}
 
 
 def _require_can_add_sender(conn: sqlite3.Connection, account: Account, address: str) -> None:
@@ -276,7 +284,7 @@ def decide_sender(
         decided = get_sender(conn, account, address)
         if mail_keys is not None:
             contact = customers.get_customer_by_id(conn, account.customer_id)
-            values = _mail_values(decided, account) | {"approved": approve, "comment": comment}
+            values = _mail_values(decided) | {"approved": approve, "comment": comment}
             mail.queue_mail(conn, mail_keys, contact.contact_email, "sender_decided", contact.language, **values)
         return decided
 
@@ -374,50 +382,25 @@ def purge_removed_senders(conn: sqlite3.Connection, now: int) -> None:
 
 def get_sender_by_id(conn: sqlite3.Connection, account: Account, sender_id: int) -> Sender:
     """Raises: NoSuchSender: also when it is another account's."""
-    return _get_sender_where(conn, "senders.id = ? AND senders.account_id = ?", (sender_id, account.id), sender_id)
+    found = _select_senders(conn, "senders.id = ? AND senders.account_id = ?", sender_id, account.id)
+    return require_found(next(iter(found), None), NoSuchSender(address=sender_id))
 
 
 def get_sender(conn: sqlite3.Connection, account: Account, address: str) -> Sender:
     """Raises: NoSuchSender"""
-    return _get_sender_where(conn, "senders.account_id = ? AND address = ?", (account.id, address), address)
-
-
-def _get_sender_where(conn: sqlite3.Connection, condition: str, values: Sequence[object], label: object) -> Sender:
-    row = conn.execute(f"{_SELECT} WHERE {condition}", values).fetchone()
-    return _sender_from_row(require_found(row, NoSuchSender(address=label)))
+    found = _select_senders(conn, "senders.account_id = ? AND address = ?", account.id, address)
+    return require_found(next(iter(found), None), NoSuchSender(address=address))
 
 
 def list_senders(conn: sqlite3.Connection, account_id: int) -> list[Sender]:
     """Newest first."""
-    rows = conn.execute(f"{_SELECT} WHERE senders.account_id = ? ORDER BY senders.id DESC", (account_id,))
-    return [_sender_from_row(row) for row in rows]
+    return _select_senders(conn, "senders.account_id = ? ORDER BY senders.id DESC", account_id)
 
 
-@dataclass(frozen=True, slots=True)
-class SenderRequest:
-    """A sender as whoever decides sees it."""
-
-    sender: Sender
-    account: str
-    customer_id: int
-    customer: str
-
-
-_SELECT_REQUESTS = f"""
-SELECT sender.*, accounts.name, customers.id, customers.name
-FROM ({_SELECT}) AS sender JOIN accounts ON accounts.id = sender.account_id JOIN customers ON customers.id = customer_id
-"""
-
-
-def _select_requests(conn: sqlite3.Connection, conditions: str, *values: object) -> list[SenderRequest]:
-    rows = conn.execute(f"{_SELECT_REQUESTS} WHERE {conditions}", values)
-    return [SenderRequest(_sender_from_row(row), *row[_ALL_COLUMNS:]) for row in rows]
-
-
-def list_pending_sender_requests(conn: sqlite3.Connection, limit: int) -> list[SenderRequest]:
+def list_pending_sender_requests(conn: sqlite3.Connection, limit: int) -> list[Sender]:
     """The operator's queue, longest waiting first: so many of them at most."""
-    conditions = "status = ? AND deleted_at IS NULL ORDER BY sender.created_at, sender.id LIMIT ?"
-    return _select_requests(conn, conditions, WAITING, limit)
+    conditions = "status = ? AND deleted_at IS NULL ORDER BY senders.created_at, senders.id LIMIT ?"
+    return _select_senders(conn, conditions, WAITING, limit)
 
 
 def count_pending_sender_requests(conn: sqlite3.Connection) -> int:
@@ -430,24 +413,24 @@ def count_pending_sender_requests(conn: sqlite3.Connection) -> int:
     return int(row[0])
 
 
-def get_sender_request(conn: sqlite3.Connection, sender_id: int) -> SenderRequest:
+def get_sender_request(conn: sqlite3.Connection, sender_id: int) -> Sender:
     """One of anybody's, in any state. Raises: NoSuchSender"""
-    requests = _select_requests(conn, "sender.id = ?", sender_id)
-    return require_found(next(iter(requests), None), NoSuchSender(address=sender_id))
+    found = _select_senders(conn, "senders.id = ?", sender_id)
+    return require_found(next(iter(found), None), NoSuchSender(address=sender_id))
 
 
-def search_decided_senders(conn: sqlite3.Connection, query: str, limit: int) -> list[SenderRequest]:
+def search_decided_senders(conn: sqlite3.Connection, query: str, limit: int) -> list[Sender]:
     """Those that were decided on, latest first.
 
     Args:
         query: only those with this in their address, or the name of their account or customer; empty: all.
         limit: so many at most.
     """
-    return _select_requests(
+    return _select_senders(
         conn,
         "status <> ? AND deleted_at IS NULL"
         " AND (instr(lower(address), ?2) OR instr(lower(accounts.name), ?2) OR instr(lower(customers.name), ?2))"
-        " ORDER BY decided_at DESC, sender.id DESC LIMIT ?3",
+        " ORDER BY decided_at DESC, senders.id DESC LIMIT ?3",
         WAITING,
         query.lower(),
         limit,

@@ -1,6 +1,7 @@
 """The source addresses that an account's messages may carry, and for operators the requests for them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,8 +18,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.common.errors import Refused
 from portal.services.messages import inbound_numbers
 from portal.services.senders import confusables, documents, senders
-from portal.services.senders.confusables import SimilarSender
-from portal.services.senders.senders import Sender, SenderRequest
+from portal.services.senders.senders import Sender
 from portal.web.core import access, context, htmx, live
 from portal.web.core.forms import GetForm, TranslatedForm, parse_row_id, read_upload, refusals_on
 from portal.web.core.paging import PAGE_SIZE
@@ -341,12 +341,12 @@ def decide_sender_request(sender_id: int) -> ResponseReturnValue:
     toast = None
     values: dict[str, Any] = {}
     try:
-        sender_request = senders.get_sender_request(conn, sender_id)
+        requested = senders.get_sender_request(conn, sender_id)
         sender = senders.decide_sender(
             conn,
             context.get_actor(),
-            accounts.get_account(conn, sender_request.account),
-            sender_request.sender.address,
+            accounts.get_account(conn, requested.account),
+            requested.address,
             approve=approve,
             comment=comment,
             revision=request.form.get("mark", ""),
@@ -371,23 +371,19 @@ def decide_sender_request(sender_id: int) -> ResponseReturnValue:
 
 
 def _one_request_context(sender_id: int) -> dict[str, Any]:
-    sender_request = senders.get_sender_request(context.get_conn(), sender_id)
-    return {"sender_request": sender_request, **_sender_request_context([sender_request])}
+    sender = senders.get_sender_request(context.get_conn(), sender_id)
+    return {"sender": sender, **_sender_request_context([sender])}
 
 
-def _sender_request_context(requests: Sequence[SenderRequest]) -> dict[str, Any]:
+def _sender_request_context(requests: Sequence[Sender]) -> dict[str, Any]:
     """The variables of the templates that describe requests."""
-    similar_senders = confusables.find_similar_senders(context.get_conn(), [each.sender for each in requests])
+    similar_senders = confusables.find_similar_senders(context.get_conn(), requests)
     return {
         "similar_senders": {
-            key: [_describe_similar_sender(each) for each in similar] for key, similar in similar_senders.items()
+            key: [_(_SIMILARITY_TEXTS[each.kind], **asdict(each)) for each in similar]
+            for key, similar in similar_senders.items()
         },
         "waiting": senders.count_pending_sender_requests(context.get_conn()),
         "describe_status": _describe_sender_status,
         "describe_type": _describe_sender_type,
     }
-
-
-def _describe_similar_sender(similar: SimilarSender) -> str:
-    params = {"address": similar.address, "account": similar.account, "customer": similar.customer}
-    return _(_SIMILARITY_TEXTS[similar.kind], **params)
