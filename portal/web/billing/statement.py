@@ -137,7 +137,7 @@ def _ledger_context(account: Account) -> dict[str, Any]:
         "describe_message_count": _describe_message_count,
         "history_path": _build_history_path,
         "format_actor": _format_actor,
-        "format_kind": _format_movement_kind,
+        "format_kind": lambda kind: _(_KIND_FILTER_LABELS[kind]),
         "query_for_kind": statement_filter.query_string_with,
     }
 
@@ -153,10 +153,6 @@ def _describe_message_count(movement: Movement) -> str:
     if movement.kind == ledger.USAGE:
         return i18n.ngettext("%(num)s message sent", "%(num)s messages sent", count)
     return i18n.ngettext("%(num)s message", "%(num)s messages", count)
-
-
-def _format_movement_kind(kind: str) -> str:
-    return _(_KIND_FILTER_LABELS[kind])
 
 
 def _format_actor(movement: Movement) -> str:

@@ -11,7 +11,7 @@ from portal.core.i18n import _
 from portal.services.accounts.accounts import Account
 from portal.services.common import idempotency
 from portal.services.history import deletion
-from portal.services.history.deletion import RECEIVED, SENT, Deletion
+from portal.services.history.deletion import RECEIVED, SENT
 from portal.web.core import access, context, filters, forms, htmx
 from portal.web.core.filters import MessageFilter
 from portal.web.messages import deletion_progress, history, inbound
@@ -43,24 +43,15 @@ def _render_confirmation(account: Account, kind: str) -> ResponseReturnValue:
         count=count,
         not_deleted=deletion_progress.describe_undeleted_messages(kind, count.underway, count.waiting),
         form=idempotency.new_idempotency_key(),
-        action=_append_query(url_for(f".delete_{kind}_messages", name=account.name), message_filter),
+        action=_append_query(url_for(".delete_messages", name=account.name, kind=kind), message_filter),
         back=_append_query(_list_url(account, kind), message_filter),
     )
 
 
-@blueprint.route("/accounts/<name>/history/delete", methods=["GET", "POST"])
+@blueprint.route("/accounts/<name>/history/delete", methods=["GET", "POST"], defaults={"kind": SENT})
+@blueprint.route("/accounts/<name>/received/delete", methods=["GET", "POST"], defaults={"kind": RECEIVED})
 @access.account_change_required
-def delete_sent_messages(account: Account) -> ResponseReturnValue:
-    return _delete_messages(account, SENT)
-
-
-@blueprint.route("/accounts/<name>/received/delete", methods=["GET", "POST"])
-@access.account_change_required
-def delete_received_messages(account: Account) -> ResponseReturnValue:
-    return _delete_messages(account, RECEIVED)
-
-
-def _delete_messages(account: Account, kind: str) -> ResponseReturnValue:
+def delete_messages(account: Account, kind: str) -> ResponseReturnValue:
     """Delete what was confirmed. Form: `scope`, `total` and `form` of the dialog; query: the page's filter."""
     if request.method != "POST":
         return _render_confirmation(account, kind)
@@ -83,13 +74,11 @@ def _delete_messages(account: Account, kind: str) -> ResponseReturnValue:
         for _step in deletion.run_deletion(conn, deletion_id):
             if time.monotonic() >= deadline:
                 break
-    return htmx.redirect_browser_or_htmx(back, _build_deletion_toast(deletion.get_deletion_by_id(conn, deletion_id)))
-
-
-def _build_deletion_toast(job: Deletion) -> htmx.Toast:
-    if job.ended_at is None:
-        return htmx.Toast(_("The deletion has begun, and goes on by itself."))
-    return htmx.Toast(deletion_progress.describe_deletion_result(job), "ok" if job.removed else "warn")
+    job = deletion.get_deletion_by_id(conn, deletion_id)
+    toast = htmx.Toast(_("The deletion has begun, and goes on by itself."))
+    if job.ended_at is not None:
+        toast = htmx.Toast(deletion_progress.describe_deletion_result(job), "ok" if job.removed else "warn")
+    return htmx.redirect_browser_or_htmx(back, toast)
 
 
 def _get_message_filter(kind: str) -> MessageFilter:

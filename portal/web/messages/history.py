@@ -15,10 +15,10 @@ from portal.core.clock import now_ms
 from portal.core.i18n import N_, _
 from portal.services.accounts import session_records
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.session_records import SmppSessionSummary
 from portal.services.common import credit_amounts, message_states
 from portal.services.common.message_states import PTT_DESCRIPTIONS
 from portal.services.history import history, refunds, search
+from portal.services.history.deletion import SENT
 from portal.services.history.history import MessageDetails, SentMessage, SentText
 from portal.services.history.search import SearchQuery
 from portal.services.messages import validation
@@ -133,6 +133,8 @@ def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
         and len(past_refunds) < sum(each.price > 0 for each in text.messages)
     )
     details = history.read_message_details(context.get_conn(), text)
+    session_ids = {each.session_id for each in details.values() if each.session_id is not None}
+    origins = session_records.find_smpp_session_summaries(context.get_conn(), account.id, session_ids)
     first = text.first_message
     return htmx.render_dialog(
         "messages/history/_message.html",
@@ -141,7 +143,8 @@ def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
         tab="history",
         text=text,
         details=details,
-        origins=_read_submitting_sessions(account, details),
+        # None where one is no longer stored.
+        origins={each: origins.get(each) for each in sorted(session_ids)},
         bind_types=session_records.BIND_TYPES,
         course=_build_course(text, details),
         was_never_sent=_was_never_sent(text, details),
@@ -155,20 +158,20 @@ def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
         describe_parts=_describe_delivered_parts,
         describe_part=_describe_part_status,
         country=countries.get_country_name(text.first_message.country),
-        delete=url_for("deletion.delete_sent_messages", name=account.name, id=text.id) if access.may_change() else "",
+        delete=access.may_change() and url_for("deletion.delete_messages", name=account.name, kind=SENT, id=text.id),
         refund=url_for("admin_balances.refund_message", message_id=text.id) if may_refund else "",
     )
 
 
 def _describe_delivered_parts(details: MessageDetails) -> str:
     """How many parts of a message that was cut on its way have arrived; nothing of one that wasn't."""
-    if not details.parts:
-        return ""
+    return _format_delivered(details.delivered_parts, len(details.parts)) if details.parts else ""
+
+
+def _format_delivered(count: int, total: int) -> str:
+    # In English they are the same.
     return i18n.ngettext(
-        "%(num)s of %(total)s parts delivered",
-        "%(num)s of %(total)s parts delivered",
-        details.delivered_parts,
-        total=len(details.parts),
+        "%(num)s of %(total)s parts delivered", "%(num)s of %(total)s parts delivered", count, total=total
     )
 
 
@@ -178,15 +181,6 @@ def _describe_part_status(part: MessagePart) -> tuple[str, str]:
         return _("Not sent"), "info"
     kind = {message_states.PTT_NONE: "ok", message_states.PTT_PENDING: "info"}.get(part.ptt, "err")
     return _(PTT_DESCRIPTIONS[part.ptt]), kind
-
-
-def _read_submitting_sessions(
-    account: Account, details: dict[int, MessageDetails]
-) -> dict[int, SmppSessionSummary | None]:
-    """The sessions that submitted the messages, by id; None where one is no longer stored."""
-    session_ids = {each.session_id for each in details.values() if each.session_id is not None}
-    known_origins = session_records.find_smpp_session_summaries(context.get_conn(), account.id, session_ids)
-    return {each: known_origins.get(each) for each in sorted(session_ids)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,14 +310,7 @@ def _describe_message_status(text: SentText | SentMessage) -> tuple[str, str]:
         return _(text.ptt_description), kind
     assert isinstance(text, SentText)
     failed = any(each.ptt not in (message_states.PTT_NONE, message_states.PTT_PENDING) for each in text.messages)
-    # In English they are the same.
-    label = i18n.ngettext(
-        "%(num)s of %(total)s parts delivered",
-        "%(num)s of %(total)s parts delivered",
-        text.delivered_count,
-        total=text.segment_count,
-    )
-    return label, "err" if failed else "info"
+    return _format_delivered(text.delivered_count, text.segment_count), "err" if failed else "info"
 
 
 def _hide_unreadable_text(text: SentText) -> SentText:
@@ -334,10 +321,6 @@ def _hide_unreadable_text(text: SentText) -> SentText:
     return text
 
 
-def _is_live_update_paused() -> bool:
-    return not get_history_filter().is_live or not _is_newest_page()
-
-
 live.register_live_page(
     "history",
     deletion_progress.DELETION_PROGRESS_PART,
@@ -345,7 +328,7 @@ live.register_live_page(
         "messages/history/_list.html",
         _list_context,
         lambda account: history.read_queue_mark(context.get_conn(), account.id),
-        is_frozen=_is_live_update_paused,
+        is_frozen=lambda: not get_history_filter().is_live or not _is_newest_page(),
     ),
 )
 
@@ -365,7 +348,11 @@ def download_history(account: Account) -> ResponseReturnValue:
         return filters.redirect_to_list(url_for(".list_sent_messages", name=account.name))
     texts = search.iterate_texts(context.open_stream_conn(), account.id, get_history_filter().search_query)
     return filters.stream_messages(
-        f"{account.name}-history", _EXPORT_COLUMNS, _iterate_messages(texts), _to_csv_row, _get_parts_and_credits
+        f"{account.name}-history",
+        _EXPORT_COLUMNS,
+        _iterate_messages(texts),
+        _to_csv_row,
+        lambda each: {"parts": each.parts, "credits": credit_amounts.credits_to_json_number(each.price)},
     )
 
 
@@ -389,7 +376,3 @@ def _to_csv_row(message: SentMessage) -> list[object]:
         "",
         message.content,
     ]
-
-
-def _get_parts_and_credits(message: SentMessage) -> dict[str, object]:
-    return {"parts": message.parts, "credits": credit_amounts.credits_to_json_number(message.price)}

@@ -11,6 +11,7 @@ from wtforms.fields.choices import SelectChoice
 from portal.core import i18n
 from portal.core.i18n import N_, _
 from portal.services.accounts.accounts import Account
+from portal.services.history.deletion import RECEIVED
 from portal.services.messages import blacklist, inbound, inbound_numbers, validation
 from portal.services.messages.inbound import InboundMessage, InboundQuery
 from portal.web.core import access, context, filters, htmx, live, periods
@@ -100,9 +101,8 @@ def show_received_message(account: Account, received_id: int) -> ResponseReturnV
         tab="history",
         message=message,
         describe_status=_describe_message_status,
-        delete=url_for("deletion.delete_received_messages", name=account.name, id=message.id)
-        if access.may_change()
-        else "",
+        delete=access.may_change()
+        and url_for("deletion.delete_messages", name=account.name, kind=RECEIVED, id=message.id),
         encoding=_(validation.get_encoding_label(message.data_coding)),
         attempts=attempts,
         next_at=next_at,

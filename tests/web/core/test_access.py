@@ -69,15 +69,15 @@ def _routes(app: Flask, account: str) -> Iterator[Route]:
     number = f"{datetime.now(UTC).year}-00001"
     words = {"name": account, "number": number, "token": "invented", "filename": "app.css"}
     for each in app.url_map.iter_rules():
-        numbered = set(re.findall(r"<int(?:\([^)]*\))?:(\w+)>", each.rule))
+        numbers = set(re.findall(r"<int(?:\([^)]*\))?:(\w+)>", each.rule))
         # 1 is the first row of each table, and so one of Acme's.
-        values = {name: 1 if name in numbered else words.get(name, "1") for name in each.arguments}
+        values = {name: 1 if name in numbers else words.get(name, "1") for name in each.arguments}
         _, path = each.build(values) or ("", "")
         path += QUERIES.get(each.endpoint, "")
         for method in sorted((each.methods or set()) - {"OPTIONS"}):
-            yield Route(
-                each.endpoint, get_access_rule(app, each.endpoint), method, path, bool(each.arguments - {"name"})
-            )
+            # What a rule sets itself is nothing of its address.
+            numbered = bool(each.arguments - {"name", *(each.defaults or ())})
+            yield Route(each.endpoint, get_access_rule(app, each.endpoint), method, path, numbered)
 
 
 def ask(browser: Browser, route: Route, htmx: bool = False) -> tuple[int, str]:
