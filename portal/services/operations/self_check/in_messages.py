@@ -136,7 +136,7 @@ SELECT 'day', day, account_id, NULL, NULL, {SUMS_SQL} FROM (
 UNION ALL
 SELECT 'month', month, account_id, country, source, {SUMS_SQL} FROM (
     SELECT begins AS month, account_id, country, source, {COLUMNS_SQL} FROM statistics WHERE length = {rollup.MONTH}
-    UNION ALL SELECT {daily_totals.build_month_sql("day")}, account_id, country, source, {_NEGATED_SQL}
+    UNION ALL SELECT {build_month_sql("day")}, account_id, country, source, {_NEGATED_SQL}
     FROM counted WHERE rolled_up
 ) GROUP BY month, account_id, country, source HAVING {" OR ".join(f"sum({name})" for name in _MONTH_COLUMNS)}
 """
@@ -157,7 +157,7 @@ def check_totals(conn: sqlite3.Connection) -> Iterator[Problem]:
             day = datetime.fromtimestamp(begins * DAY_MS / 1000, UTC).strftime("%Y-%m-%d")
             yield Problem(sentence, params | {"day": day, "differences": _format_differences(COUNT_COLUMNS, amounts)})
         # Of the month in which the first kept day is, some days may be missing.
-        elif length == "month" and (not first_kept_day or begins > daily_totals.month_from_day(first_kept_day - 1)):
+        elif length == "month" and (not first_kept_day or begins > month_from_day(first_kept_day - 1)):
             sentence = N_(
                 "%(account)s: the row of statistics for %(month)s, %(country)s, %(source)s is off from what the"
                 " messages of that month say: %(differences)s"
