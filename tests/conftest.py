@@ -21,7 +21,7 @@ from portal.services.accounts import accounts, allowed_ips, credentials
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
-from portal.services.people import customers, enrolment, password_hashing, two_factor, users
+from portal.services.people import authentication, customers, two_factor, users
 from portal.services.prices import prices
 from portal.services.senders import senders
 from portal.smsc.server import get_event_loop_factory
@@ -121,8 +121,8 @@ def _create_cast(conn: db.Connection, keys: Keys) -> Cast:
 def _create_person(conn: db.Connection, keys: Keys, email: str, role: str, customer_id: int | None) -> Person:
     password = f"the long password of {email}"
     user = users.create_user(conn, keys, SHELL, email, role, customer_id)
-    codes = enrolment.enrol_without_link(conn, SHELL, user, password_hashing.hash_password(password))
-    secret = two_factor.format_totp_secret(keys, enrolment.read_totp_secret(conn, user))
+    codes = authentication.enrol_without_link(conn, SHELL, user, authentication.hash_password(password))
+    secret = two_factor.format_totp_secret(keys, authentication.read_totp_secret(conn, user))
     return Person(user.id, email, password, secret, tuple(codes))
 
 

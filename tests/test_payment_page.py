@@ -25,7 +25,7 @@ from portal.services.billing import orders, packs
 from portal.services.billing.orders import Order
 from portal.services.common.audit import SHELL
 from portal.services.operations import self_check
-from portal.services.people import login_sessions, users
+from portal.services.people import authentication, users
 from portal.web.app import create_app
 from tests.support import ROOT, Cast, RunningServer, wait_until
 
@@ -162,7 +162,7 @@ def scene(
         page.portal = server.url
         account = accounts.get_account(conn, cast.smpp_acme_1.name)
         order = orders.place_order(conn, SHELL, account, packs.get_pack(conn, 100_000))
-        token = login_sessions.start_login_session(
+        token = authentication.start_login_session(
             conn, users.get_user_by_email(conn, cast.alice.email), "127.0.0.1", "a test"
         )
         app = create_app(config, keys)

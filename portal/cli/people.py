@@ -31,7 +31,7 @@ from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.messages import text_policy
 from portal.services.operations import database_key
-from portal.services.people import customers, enrolment, password_hashing, two_factor, users
+from portal.services.people import authentication, customers, two_factor, users
 from portal.services.people.customers import Customer
 from portal.services.people.users import User
 from portal.services.prices import prices
@@ -59,12 +59,12 @@ def _init_installation(options: CommonOptions, *, email: str) -> CommandOutput:
             )
         user = users.create_user(context.conn, context.keys, SHELL, email, users.OPERATOR, None)
         prices.set_prices(context.conn, SHELL, prices.read_initial_prices())
-        return _format_link(context, user, "setup", enrolment.create_enrolment_link(context.conn, user))
+        return _format_link(context, user, "setup", authentication.create_enrolment_link(context.conn, user))
 
 
 def _format_link(context: CommandContext, user: User, kind: str, token: str) -> CommandOutput:
     link = f"{context.config.public_url}/{kind}/{token}"
-    expires_at = format_timestamp(now_ms() + enrolment.LINK_VALID_MS)
+    expires_at = format_timestamp(now_ms() + authentication.LINK_VALID_MS)
     text = f"{link}\n\nGood once, until {expires_at}. Start the server (serve), then open it to choose a password."
     return CommandOutput({"email": user.email, "link": link, "expires_at": expires_at}, text)
 
@@ -154,14 +154,14 @@ def _create_user(
         wrong_usage("--password-stdin and --totp belong together: everyone has both a password and TOTP")
     customer = customers.get_customer(context.conn, customer_name) if customer_name else None
     role = role or (users.OWNER if customer else users.OPERATOR)
-    password_hash = password_hashing.hash_password(read_password()) if password_stdin else None
+    password_hash = authentication.hash_password(read_password()) if password_stdin else None
     with write_transaction(context.conn):
         user = users.create_user(context.conn, context.keys, SHELL, email, role, customer.id if customer else None)
         if password_hash is None:
-            return _format_link(context, user, "enrol", enrolment.create_enrolment_link(context.conn, user))
-        codes = enrolment.enrol_without_link(context.conn, SHELL, user, password_hash)
+            return _format_link(context, user, "enrol", authentication.create_enrolment_link(context.conn, user))
+        codes = authentication.enrol_without_link(context.conn, SHELL, user, password_hash)
     uri = two_factor.format_totp_uri(
-        context.keys, enrolment.read_totp_secret(context.conn, user), user.email, context.config.name
+        context.keys, authentication.read_totp_secret(context.conn, user), user.email, context.config.name
     )
     text = f"{uri}\n\nRecovery codes, each good once:\n" + "\n".join(f"  {code}" for code in codes)
     return CommandOutput({"email": user.email, "otpauth_uri": uri, "recovery_codes": codes}, text)
@@ -180,8 +180,8 @@ def _renew_enrolment_link(options: CommonOptions, email: str, *, new_key: bool) 
         user = users.get_user_by_email(context.conn, email)
         if new_key:
             _require_new_key(context, user)
-            enrolment.end_all_links(context.conn)
-        token = enrolment.reset_enrolment(context.conn, context.keys, SHELL, user)
+            authentication.end_all_links(context.conn)
+        token = authentication.reset_enrolment(context.conn, context.keys, SHELL, user)
         output = _format_link(context, user, "enrol", token)
         return replace(output, problem=_describe_lost_key(context)) if new_key else output
 

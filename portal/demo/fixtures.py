@@ -17,7 +17,7 @@ from portal.services.common.audit import Actor
 from portal.services.common.credit_amounts import THOUSANDTHS
 from portal.services.credits import alerts, credits
 from portal.services.messages import blacklist, inbound_numbers, text_policy
-from portal.services.people import customers, enrolment, password_hashing, two_factor, users
+from portal.services.people import authentication, customers, two_factor, users
 from portal.services.people.customers import Customer
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceChange
@@ -111,8 +111,8 @@ def _create_user(
     conn: sqlite3.Connection, keys: Keys, email: str, role: str, customer_id: int | None, password: str
 ) -> str:
     user = users.create_user(conn, keys, _OPERATOR_ACTOR, email, role, customer_id)
-    enrolment.enrol_without_link(conn, Actor(email), user, password_hashing.hash_password(password))
-    return two_factor.format_totp_secret(keys, enrolment.read_totp_secret(conn, user))
+    authentication.enrol_without_link(conn, Actor(email), user, authentication.hash_password(password))
+    return two_factor.format_totp_secret(keys, authentication.read_totp_secret(conn, user))
 
 
 def _create_accounts(conn: sqlite3.Connection, keys: Keys, acme: int, globex: int) -> dict[str, str]:

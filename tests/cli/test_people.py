@@ -7,7 +7,7 @@ import pyotp
 import pytest
 
 from portal.core.crypto import Keys
-from portal.services.people import authentication, enrolment, two_factor, users
+from portal.services.people import authentication, two_factor, users
 
 
 def test_init_makes_everything_for_its_owner_only(start_app, tmp_path):
@@ -55,7 +55,7 @@ def test_customers(ok, refused):
 def test_a_user_gets_a_link(ok, conn):
     made = ok("user", "add", "--email", "dora@acme.example", "--customer", "Acme", "--role", "manager")
     token = made["link"].rpartition("/enrol/")[2]
-    user = enrolment.get_user_by_enrolment_link(conn, token)
+    user = authentication.get_user_by_enrolment_link(conn, token)
     assert (user.email, user.role, user.enrolled) == ("dora@acme.example", "manager", False)
     again = ok("user", "link", "dora@acme.example")["link"]
     assert again != made["link"]
@@ -72,14 +72,14 @@ def test_whoever_has_lost_the_key_starts_over_with_a_new_one(run_app, ok, refuse
     others = conn.execute("SELECT count(*) FROM users WHERE totp_secret IS NOT NULL").fetchone()[0] - 1
     assert f"new link before they can log in: {others}. SMPP accounts that need a new password" in done.stderr
     assert "before they can bind: 3." in done.stderr
-    with pytest.raises(enrolment.InvalidEnrolmentLink):
-        enrolment.get_user_by_enrolment_link(conn, former_token)
+    with pytest.raises(authentication.InvalidEnrolmentLink):
+        authentication.get_user_by_enrolment_link(conn, former_token)
     token = json.loads(done.stdout)["link"].rpartition("/enrol/")[2]
-    user = enrolment.get_user_by_enrolment_link(conn, token)
+    user = authentication.get_user_by_enrolment_link(conn, token)
     assert (user.email, user.enrolled) == (cast.olga.email, False)
     # With the new key, whose authenticator the link shows.
-    secret = two_factor.format_totp_secret(Keys.load(data), enrolment.read_totp_secret(conn, user))
-    assert enrolment.enrol_by_link(
+    secret = two_factor.format_totp_secret(Keys.load(data), authentication.read_totp_secret(conn, user))
+    assert authentication.enrol_by_link(
         conn, Keys.load(data), token, "correct horse battery", pyotp.TOTP(secret).now(), "127.0.0.1"
     )
     assert ok("password", "regenerate", "smpp-acme-1")["password"]
@@ -105,10 +105,10 @@ def test_a_key_that_is_found_again_gets_its_database_back(run_app, ok, refused, 
 
 def test_a_link_ends_password_and_authenticator(ok, conn, cast):
     user = users.get_user_by_email(conn, cast.alice.email)
-    before = enrolment.read_totp_secret(conn, user)
+    before = authentication.read_totp_secret(conn, user)
     ok("user", "link", cast.alice.email)
     assert not users.get_user_by_email(conn, cast.alice.email).enrolled
-    assert enrolment.read_totp_secret(conn, user) != before
+    assert authentication.read_totp_secret(conn, user) != before
 
 
 def test_a_secret_of_another_key_is_a_wrong_code(conn, cast):

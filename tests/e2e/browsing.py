@@ -9,7 +9,7 @@ from flask.sessions import SecureCookieSessionInterface
 from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
 
 from portal.core.crypto import Keys
-from portal.services.people import login_sessions, users
+from portal.services.people import authentication, users
 from tests.support import Person, RunningServer
 
 # Chromium reports each answer from 400 on as an error, also those that are meant: a refused form, somebody else's page.
@@ -59,7 +59,7 @@ class BrowserTab:
         """Open a page as somebody who has logged in. For tests that aren't about the login: it takes three pages."""
         with closing(self.server.connect()) as conn:
             user = users.get_user_by_email(conn, person.email)
-            token = login_sessions.start_login_session(conn, user, "127.0.0.1", "a test")
+            token = authentication.start_login_session(conn, user, "127.0.0.1", "a test")
         cookie = sign_session_cookie(self.server, token)
         self.page.context.add_cookies([{"name": "portal_session", "value": cookie, "url": portal_url(self.server)}])
         self.page.goto(path)

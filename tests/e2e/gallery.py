@@ -25,7 +25,7 @@ from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.sending import AcceptedMessage, UnsentMessage, UnsentReason
 from portal.services.messages.validation import Segment
-from portal.services.people import customers, enrolment, users
+from portal.services.people import authentication, customers, users
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceChange
 from portal.services.senders import senders
@@ -217,7 +217,7 @@ def _create_content(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
         "part_id": part_id,
         "forwarded_ids": forwarded_ids,
         "received_id": _store_inbound_messages(conn, account),
-        "token": enrolment.create_enrolment_link(conn, newcomer),
+        "token": authentication.create_enrolment_link(conn, newcomer),
     }
 
 

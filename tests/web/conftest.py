@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 from portal.core import db
 from portal.core.config import Config, load_config
 from portal.core.crypto import Keys
-from portal.services.people import login_sessions, users
+from portal.services.people import authentication, users
 from portal.web.app import create_app
 from portal.web.core import context
 from portal.web.core.context import DEFAULT_PAGE_LIMITS, PageLimits
@@ -128,7 +128,7 @@ def client(app: Flask, conn: db.Connection) -> Callable[[Person], Browser]:
     """
 
     def log_in(person: Person) -> Browser:
-        token = login_sessions.start_login_session(
+        token = authentication.start_login_session(
             conn, users.get_user_by_email(conn, person.email), "127.0.0.1", "a test"
         )
         browser = app.test_client()

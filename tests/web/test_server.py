@@ -20,7 +20,7 @@ from portal.services.accounts import accounts, refusal_mails, refused_binds
 from portal.services.common import credit_amounts, ids
 from portal.services.common.audit import SHELL
 from portal.services.credits import alerts, credits
-from portal.services.people import login_sessions, users
+from portal.services.people import authentication, users
 from portal.supervisor import increase_open_file_limit
 from portal.web.app import create_app
 from tests.mailbox import Mailbox
@@ -152,7 +152,7 @@ def make_cookie(config: Config, cast: Cast, conn: db.Connection, keys: Keys) -> 
     assert isinstance(app.session_interface, SecureCookieSessionInterface)
     serializer = app.session_interface.get_signing_serializer(app)
     assert serializer is not None
-    token = login_sessions.start_login_session(
+    token = authentication.start_login_session(
         conn, users.get_user_by_email(conn, cast.alice.email), "127.0.0.1", "a test"
     )
     return f"{app.config['SESSION_COOKIE_NAME']}={serializer.dumps({'_user_id': token, '_fresh': True})}"

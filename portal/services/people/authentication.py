@@ -1,23 +1,51 @@
-"""Logging in: password, then TOTP or recovery code; guessing is limited by user and by address."""
+"""How people get in: passwords and their hashes, both steps of a login, login sessions, and enrolment.
 
+A login is a password, then a TOTP or recovery code; guessing is limited by user and by address. A session is known by
+the token in its cookie. Whoever is new comes by a one-time link, chooses a password and proves an authenticator.
+"""
+
+import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from ipaddress import IPv6Address, ip_address, ip_network
 
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from portal.core.clock import DAY_MS, HOUR_MS, now_ms
 from portal.core.crypto import Keys, hash_token
-from portal.core.db import write_transaction
+from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.common import audit, rate_limit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import Refused
-from portal.services.people import password_hashing, two_factor, users
+from portal.services.common.errors import Refused, require_found
+from portal.services.people import two_factor, users
 from portal.services.people.two_factor import WrongTotpCode
-from portal.services.people.users import User
+from portal.services.people.users import SELECT_USERS, USER_COLUMNS, User
+
+MIN_PASSWORD_LENGTH = 10
+MAX_PASSWORD_LENGTH = 1000
+_hasher = PasswordHasher()
 
 _RATE_LIMIT_PERIOD_MS = 15 * 60_000
 # One address may stand for a whole office.
 _ADDRESS_CAPACITY_FACTOR = 10
+
+SESSION_VALID_MS = 30 * DAY_MS
+SESSION_IDLE_MS = 12 * HOUR_MS
+_SEEN_AT_UPDATE_MS = 60_000
+
+LINK_VALID_MS = 7 * DAY_MS
+
+
+class PasswordTooShort(Refused, field="password"):
+    sentence = N_("A password has at least %(length)s characters. Several words in a row are easy to remember.")
+
+
+class PasswordTooLong(Refused, field="password"):
+    sentence = N_("A password has at most %(length)s characters.")
 
 
 class WrongRecoveryCode(Refused, field="recovery"):
@@ -30,6 +58,48 @@ class LoginFailed(Refused, field="email"):
 
 class WrongPassword(Refused, field="current"):
     sentence = N_("That isn't your current password.")
+
+
+class InvalidEnrolmentLink(Refused):
+    sentence = N_("This link was used, replaced or has run out. Ask for a new one.")
+
+
+# --- passwords
+
+
+def hash_password(password: str) -> str:
+    """The argon2id hash of a new password.
+
+    To be made before the write lock is taken: argon2 takes a tenth of a second, and submits would wait.
+
+    Raises:
+        PasswordTooShort, PasswordTooLong
+    """
+    check_password_length(password)
+    return _hasher.hash(password)
+
+
+def check_password_length(password: str) -> None:
+    if len(password) < MIN_PASSWORD_LENGTH:
+        raise PasswordTooShort(length=MIN_PASSWORD_LENGTH)
+    if len(password) > MAX_PASSWORD_LENGTH:
+        raise PasswordTooLong(length=MAX_PASSWORD_LENGTH)
+
+
+@cache
+def _dummy_password_hash() -> str:
+    return _hasher.hash(secrets.token_hex())
+
+
+def verify_password(password_hash: str | None, password: str) -> bool:
+    """Whether this is the password. Without a hash it isn't, after as long a time."""
+    try:
+        return _hasher.verify(password_hash or _dummy_password_hash(), password[:MAX_PASSWORD_LENGTH])
+    except (VerificationError, InvalidHashError):
+        return False
+
+
+# --- logging in
 
 
 def check_login(conn: sqlite3.Connection, email: str, password: str, address: str, max_failures: int) -> User:
@@ -47,7 +117,7 @@ def check_login(conn: sqlite3.Connection, email: str, password: str, address: st
     email = email.strip()[:254]
     with _limit_attempts(conn, "login", email.lower(), address, max_failures):
         row = conn.execute("SELECT password_hash FROM users WHERE email = ?", (email,)).fetchone()
-        if not password_hashing.verify_password(row and row["password_hash"], password):
+        if not verify_password(row and row["password_hash"], password):
             raise LoginFailed()
     user = users.get_user_by_email(conn, email)
     if not user.enrolled:
@@ -104,9 +174,9 @@ def change_password(
     Raises:
         WrongPassword, PasswordTooShort, PasswordTooLong, TooManyAttempts
     """
-    password_hashing.check_password_length(new_password)
+    check_password_length(new_password)
     confirm_password(conn, user, current_password, actor.address, max_failures)
-    password_hash = password_hashing.hash_password(new_password)
+    password_hash = hash_password(new_password)
     with write_transaction(conn):
         conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (password_hash, user.id))
         conn.execute(
@@ -125,5 +195,204 @@ def confirm_password(
     """
     with _limit_attempts(conn, "login", user.email.lower(), address, max_failures):
         row = conn.execute("SELECT password_hash FROM users WHERE id = ?", (user.id,)).fetchone()
-        if not password_hashing.verify_password(row["password_hash"], current_password):
+        if not verify_password(row["password_hash"], current_password):
             raise WrongPassword()
+
+
+# --- login sessions
+
+
+def start_login_session(conn: sqlite3.Connection, user: User, address: str, user_agent: str) -> str:
+    """Open a login session.
+
+    Returns:
+        The token for the cookie; its hash is what is kept.
+    """
+    token, now = secrets.token_urlsafe(32), now_ms()
+    with write_transaction(conn):
+        conn.execute(
+            "DELETE FROM login_sessions WHERE created_at < ? OR seen_at < ?",
+            (now - SESSION_VALID_MS, now - SESSION_IDLE_MS),
+        )
+        insert_row(
+            conn,
+            "login_sessions",
+            token_hash=hash_token(token),
+            user_id=user.id,
+            address=address,
+            user_agent=user_agent[:200],
+            created_at=now,
+            seen_at=now,
+        )
+        audit.record_action(conn, Actor(user.email, address), "login", customer_id=user.customer_id)
+    return token
+
+
+def find_user_by_login_session(conn: sqlite3.Connection, token: str, *, is_activity: bool = True) -> User | None:
+    """Who is logged in with this token; None once the session has ended or run out.
+
+    Args:
+        is_activity: the request is a person's, so that the session isn't idle.
+    """
+    now = now_ms()
+    row = conn.execute(
+        f"SELECT {USER_COLUMNS}, login_sessions.id, login_sessions.seen_at FROM login_sessions"
+        " JOIN users ON users.id = login_sessions.user_id LEFT JOIN customers ON customers.id = users.customer_id"
+        " WHERE login_sessions.token_hash = ? AND login_sessions.created_at > ? AND login_sessions.seen_at > ?",
+        (hash_token(token), now - SESSION_VALID_MS, now - SESSION_IDLE_MS),
+    ).fetchone()
+    if row is None:
+        return None
+    *user_columns, session_id, seen_at = row
+    if is_activity and seen_at < now - _SEEN_AT_UPDATE_MS:
+        # Where the disk is full or somebody else writes, people can still read.
+        with suppress(sqlite3.OperationalError):
+            conn.execute("UPDATE login_sessions SET seen_at = ? WHERE id = ?", (now, session_id))
+    return User(*user_columns)
+
+
+def end_login_session(conn: sqlite3.Connection, token: str) -> None:
+    conn.execute("DELETE FROM login_sessions WHERE token_hash = ?", (hash_token(token),))
+
+
+def list_login_sessions(conn: sqlite3.Connection, user: User, token: str) -> list[sqlite3.Row]:
+    """A user's open sessions, the latest first: id, address, user_agent, created_at, seen_at (milliseconds), and
+    is_current where it is the one of this token.
+    """
+    return conn.execute(
+        "SELECT id, address, user_agent, created_at, seen_at, token_hash = ? AS is_current FROM login_sessions"
+        " WHERE user_id = ? ORDER BY seen_at DESC",
+        (hash_token(token), user.id),
+    ).fetchall()
+
+
+def end_login_session_by_id(conn: sqlite3.Connection, user: User, session_id: int) -> None:
+    """End one of the user's own sessions, from the profile."""
+    conn.execute("DELETE FROM login_sessions WHERE id = ? AND user_id = ?", (session_id, user.id))
+
+
+# --- enrolment, and moving to another authenticator later
+
+
+def create_enrolment_link(conn: sqlite3.Connection, user: User) -> str:
+    """A token for a one-time link, good for seven days; earlier ones of this user end."""
+    token, now = secrets.token_urlsafe(32), now_ms()
+    with write_transaction(conn):
+        # And those that have run out, of anybody.
+        conn.execute("DELETE FROM one_time_links WHERE user_id = ? OR expires_at <= ?", (user.id, now))
+        insert_row(
+            conn, "one_time_links", token_hash=hash_token(token), user_id=user.id, expires_at=now + LINK_VALID_MS
+        )
+    return token
+
+
+def end_all_links(conn: sqlite3.Connection) -> None:
+    """End everybody's links: those from before a new key show secrets that it doesn't open."""
+    with write_transaction(conn):
+        conn.execute("DELETE FROM one_time_links")
+
+
+def reset_enrolment(conn: sqlite3.Connection, keys: Keys, actor: Actor, user: User) -> str:
+    """A one-time link for somebody who has lost theirs, or their phone.
+
+    What they logged in with until now ends at once. The authenticator's secret is a new one, for the link shows it.
+    """
+    with write_transaction(conn):
+        conn.execute(
+            "UPDATE users SET password_hash = NULL, totp_secret = ?, totp_enrolled_at = NULL, totp_last_step = 0"
+            " WHERE id = ?",
+            (two_factor.new_totp_secret(keys), user.id),
+        )
+        conn.execute("DELETE FROM login_sessions WHERE user_id = ?", (user.id,))
+        conn.execute("DELETE FROM recovery_codes WHERE user_id = ?", (user.id,))
+        audit.record_action(conn, actor, "user.start_over", customer_id=user.customer_id, email=user.email)
+        return create_enrolment_link(conn, user)
+
+
+def get_user_by_enrolment_link(conn: sqlite3.Connection, token: str) -> User:
+    """The user whom an enrolment link belongs to.
+
+    Raises:
+        InvalidEnrolmentLink: unknown, used or run out.
+    """
+    row = conn.execute(
+        SELECT_USERS + "JOIN one_time_links AS link ON link.user_id = users.id"
+        " WHERE link.token_hash = ? AND link.used_at IS NULL AND link.expires_at > ?",
+        (hash_token(token), now_ms()),
+    ).fetchone()
+    return User(*require_found(row, InvalidEnrolmentLink()))
+
+
+def read_totp_secret(conn: sqlite3.Connection, user: User) -> bytes:
+    """The sealed TOTP secret."""
+    return bytes(conn.execute("SELECT totp_secret FROM users WHERE id = ?", (user.id,)).fetchone()[0])
+
+
+def enrol_by_link(
+    conn: sqlite3.Connection, keys: Keys, token: str, password: str, code: str, address: str
+) -> list[str]:
+    """Finish an enrolment: password chosen, authenticator proved by a code.
+
+    Returns:
+        The recovery codes, shown once.
+
+    Raises:
+        InvalidEnrolmentLink, PasswordTooShort, PasswordTooLong, WrongTotpCode
+    """
+    get_user_by_enrolment_link(conn, token)
+    password_hash = hash_password(password)
+    with write_transaction(conn):
+        # Read again: while the password was hashed, somebody else may have used the link.
+        user = get_user_by_enrolment_link(conn, token)
+        if not two_factor.verify_totp_code(conn, keys, user.id, code):
+            raise WrongTotpCode()
+        conn.execute("UPDATE one_time_links SET used_at = ? WHERE token_hash = ?", (now_ms(), hash_token(token)))
+        return _save_enrolment(conn, Actor(user.email, address), user, password_hash)
+
+
+def enrol_without_link(conn: sqlite3.Connection, actor: Actor, user: User, password_hash: str) -> list[str]:
+    """Enrol without a link (the shell): the TOTP secret that the user was created with is in force.
+
+    Args:
+        password_hash: from `hash_password`.
+
+    Returns:
+        The recovery codes, shown once.
+    """
+    with write_transaction(conn):
+        return _save_enrolment(conn, actor, user, password_hash)
+
+
+def _save_enrolment(conn: sqlite3.Connection, actor: Actor, user: User, password_hash: str) -> list[str]:
+    conn.execute(
+        "UPDATE users SET password_hash = ?, totp_enrolled_at = ? WHERE id = ?", (password_hash, now_ms(), user.id)
+    )
+    conn.execute("DELETE FROM login_sessions WHERE user_id = ?", (user.id,))
+    audit.record_action(conn, actor, "user.enrol", customer_id=user.customer_id, email=user.email)
+    return two_factor.replace_recovery_codes(conn, user.id)
+
+
+def replace_totp_secret(
+    conn: sqlite3.Connection, keys: Keys, actor: Actor, user: User, sealed_secret: bytes, code: str
+) -> list[str]:
+    """Move to another authenticator, proved by a code of the new secret.
+
+    Returns:
+        New recovery codes, shown once; the old ones end.
+
+    Raises:
+        WrongTotpCode: nothing has changed.
+    """
+    with write_transaction(conn):
+        conn.execute("UPDATE users SET totp_secret = ?, totp_last_step = 0 WHERE id = ?", (sealed_secret, user.id))
+        if not two_factor.verify_totp_code(conn, keys, user.id, code):
+            raise WrongTotpCode()
+        audit.record_action(conn, actor, "user.totp", customer_id=user.customer_id)
+        return two_factor.replace_recovery_codes(conn, user.id)
+
+
+def renew_recovery_codes(conn: sqlite3.Connection, actor: Actor, user: User) -> list[str]:
+    """Make new recovery codes, shown once; the old ones end."""
+    with write_transaction(conn):
+        audit.record_action(conn, actor, "user.recovery_codes", customer_id=user.customer_id)
+        return two_factor.replace_recovery_codes(conn, user.id)

@@ -1,9 +1,7 @@
 """Users: who may log in, for which customer, in which role."""
 
 import sqlite3
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from portal.core.clock import now_ms
 from portal.core.crypto import Keys
@@ -33,7 +31,9 @@ class InvalidRole(Refused, field="role"):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person. `customer_id` is None for operators; `language` None until they have chosen one."""
+    """A person. `customer_id` is None for operators; `language` None until they have chosen one; `enrolled_at`
+    (milliseconds) None until they can log in.
+    """
 
     id: int
     customer_id: int | None
@@ -41,7 +41,11 @@ class User:
     email: str
     role: str
     language: str | None
-    enrolled: bool
+    enrolled_at: int | None
+
+    @property
+    def enrolled(self) -> bool:
+        return self.enrolled_at is not None
 
     @property
     def is_operator(self) -> bool:
@@ -54,16 +58,9 @@ class User:
 
 
 USER_COLUMNS = (
-    "users.id, users.customer_id, customers.name, users.email, users.role, users.language,"
-    " users.totp_enrolled_at IS NOT NULL"
+    "users.id, users.customer_id, customers.name, users.email, users.role, users.language, users.totp_enrolled_at"
 )
 SELECT_USERS = f"SELECT {USER_COLUMNS} FROM users LEFT JOIN customers ON customers.id = users.customer_id "
-
-
-def user_from_row(row: Sequence[Any]) -> User:
-    """A user from the values of USER_COLUMNS."""
-    values = [*row[:-1], bool(row[-1])]
-    return User(*values)
 
 
 def create_user(
@@ -97,19 +94,19 @@ def create_user(
 def get_user_by_email(conn: sqlite3.Connection, email: str) -> User:
     """Raises: NoSuchUser"""
     row = conn.execute(SELECT_USERS + "WHERE users.email = ?", (email.strip(),)).fetchone()
-    return user_from_row(require_found(row, NoSuchUser(email=email)))
+    return User(*require_found(row, NoSuchUser(email=email)))
 
 
 def get_user_by_id(conn: sqlite3.Connection, user_id: int) -> User:
     """Raises: NoSuchUser"""
     row = conn.execute(SELECT_USERS + "WHERE users.id = ?", (user_id,)).fetchone()
-    return user_from_row(require_found(row, NoSuchUser(email=user_id)))
+    return User(*require_found(row, NoSuchUser(email=user_id)))
 
 
 def list_users(conn: sqlite3.Connection, customer_id: int | None) -> list[User]:
     """A customer's users; with None the operators."""
     rows = conn.execute(SELECT_USERS + "WHERE users.customer_id IS ? ORDER BY email", (customer_id,))
-    return [user_from_row(row) for row in rows]
+    return [User(*row) for row in rows]
 
 
 def set_user_language(conn: sqlite3.Connection, user: User, language: str) -> None:

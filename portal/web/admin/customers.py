@@ -16,7 +16,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit
 from portal.services.messages import inbound_numbers, smpp_config, text_policy
 from portal.services.operations import daily_self_check
-from portal.services.people import customers, enrolment, users
+from portal.services.people import authentication, customers, users
 from portal.services.people.customers import Customer
 from portal.services.people.users import User
 from portal.services.prices import countries, price_lists
@@ -181,7 +181,7 @@ def create_user(customer: Customer) -> ResponseReturnValue:
             user = users.create_user(
                 conn, context.get_crypto_keys(), context.get_actor(), form.email.data, form.role.data, customer.id
             )
-            token = enrolment.create_enrolment_link(conn, user)
+            token = authentication.create_enrolment_link(conn, user)
         return _render_enrolment_link(user, token)
     return render_customer_page(customer, user_form=form)
 
@@ -196,7 +196,7 @@ def renew_enrolment_link(user_id: int) -> ResponseReturnValue:
     if request.method != "POST":
         return htmx.render_dialog("admin/_new_link.html", title=_("New enrolment link?"), user=user)
     return _render_enrolment_link(
-        user, enrolment.reset_enrolment(context.get_conn(), context.get_crypto_keys(), context.get_actor(), user)
+        user, authentication.reset_enrolment(context.get_conn(), context.get_crypto_keys(), context.get_actor(), user)
     )
 
 

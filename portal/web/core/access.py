@@ -18,7 +18,7 @@ from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.billing import packs
 from portal.services.messages import text_policy
-from portal.services.people import customers, login_sessions
+from portal.services.people import authentication, customers
 from portal.services.people.users import User
 from portal.services.prices import price_lists
 from portal.web.core import context
@@ -76,7 +76,7 @@ class SessionUser(UserMixin):
 
 def load_user(token: str) -> SessionUser | None:
     # Open pages ask by themselves: that nobody sits before them is exactly what the end of idle sessions is for.
-    user = login_sessions.find_user_by_login_session(
+    user = authentication.find_user_by_login_session(
         context.get_conn(), token, is_activity=request.endpoint != "live.poll_changes"
     )
     return SessionUser(user, token) if user else None

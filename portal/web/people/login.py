@@ -8,7 +8,7 @@ from wtforms import PasswordField, StringField
 
 from portal.core import clock
 from portal.core.i18n import N_, _
-from portal.services.people import authentication, enrolment, login_sessions, users
+from portal.services.people import authentication, users
 from portal.services.people.users import User
 from portal.web.core import access, context, errors, htmx
 from portal.web.core.forms import NewPasswordForm, TranslatedForm, refusals_on
@@ -109,7 +109,7 @@ def _handle_csrf_error(error: CSRFError) -> ResponseReturnValue:
 @access.login_required
 def logout() -> ResponseReturnValue:
     """End this login session, on the server too: a copy of its cookie is worth nothing afterwards."""
-    login_sessions.end_login_session(context.get_conn(), access.get_session_token())
+    authentication.end_login_session(context.get_conn(), access.get_session_token())
     _clear_browser_session()
     return htmx.redirect_after_post(url_for("login.login"), htmx.Toast(_("You have logged out.")))
 
@@ -122,22 +122,22 @@ def enrol(token: str) -> ResponseReturnValue:
     conn, form = context.get_conn(), EnrolForm()
     if form.validate_on_submit():
         with refusals_on(form):
-            codes = enrolment.enrol_by_link(
+            codes = authentication.enrol_by_link(
                 conn, context.get_crypto_keys(), token, form.password.data, form.code.data, context.get_client_address()
             )
             # The browser may have been logged in as somebody else; what follows is the new user's login.
             if current_user.is_authenticated:
-                login_sessions.end_login_session(conn, access.get_session_token())
+                authentication.end_login_session(conn, access.get_session_token())
             _clear_browser_session()
             return _restrict_referrer(htmx.render_plain_page("people/enrol/codes.html", codes=codes))
-    user = enrolment.get_user_by_enrolment_link(conn, token)
+    user = authentication.get_user_by_enrolment_link(conn, token)
     form.email.data = user.email
-    authenticator = totp_setup.build_authenticator_setup(enrolment.read_totp_secret(conn, user), user)
+    authenticator = totp_setup.build_authenticator_setup(authentication.read_totp_secret(conn, user), user)
     return _restrict_referrer(htmx.render_plain_page("people/enrol/page.html", form=form, authenticator=authenticator))
 
 
-@blueprint.errorhandler(enrolment.InvalidEnrolmentLink)
-def _render_invalid_link(refusal: enrolment.InvalidEnrolmentLink) -> Response:
+@blueprint.errorhandler(authentication.InvalidEnrolmentLink)
+def _render_invalid_link(refusal: authentication.InvalidEnrolmentLink) -> Response:
     heading = _("This link is no longer good")
     return _restrict_referrer(
         htmx.render_plain_page("error.html", heading=heading, explanation=refusal.localized(), status=404)
@@ -169,7 +169,7 @@ def _start_login_session(user: User) -> None:
     # A cookie that somebody planted before the login (session fixation) must not become the login's.
     _clear_browser_session()
     user_agent = request.headers.get("User-Agent", "")
-    token = login_sessions.start_login_session(context.get_conn(), user, context.get_client_address(), user_agent)
+    token = authentication.start_login_session(context.get_conn(), user, context.get_client_address(), user_agent)
     login_user(access.SessionUser(user, token))
 
 

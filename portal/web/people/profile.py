@@ -9,7 +9,7 @@ from wtforms import PasswordField, StringField
 
 from portal.core import clock, i18n
 from portal.core.i18n import N_, _
-from portal.services.people import authentication, enrolment, login_sessions, two_factor
+from portal.services.people import authentication, two_factor
 from portal.web.core import access, context, htmx
 from portal.web.core.forms import NewPasswordForm, TranslatedForm, refusals_on
 from portal.web.people import totp_setup
@@ -107,7 +107,7 @@ def replace_authenticator() -> ResponseReturnValue:
     sealed_secret, form = _find_pending_secret(), TotpCodeForm()
     if sealed_secret is not None:
         with refusals_on(form):
-            codes = enrolment.replace_totp_secret(
+            codes = authentication.replace_totp_secret(
                 context.get_conn(),
                 context.get_crypto_keys(),
                 context.get_actor(),
@@ -144,7 +144,7 @@ def renew_recovery_codes() -> ResponseReturnValue:
     form = ConfirmPasswordForm(prefix="recovery-")
     with refusals_on(form):
         _confirm_password(form)
-        codes = enrolment.renew_recovery_codes(context.get_conn(), context.get_actor(), access.get_current_user())
+        codes = authentication.renew_recovery_codes(context.get_conn(), context.get_actor(), access.get_current_user())
         return htmx.render_page("people/profile/codes.html", codes=codes, moved=False)
     return _render_page(recovery=form)
 
@@ -153,20 +153,16 @@ def renew_recovery_codes() -> ResponseReturnValue:
 @access.login_required
 def end_login_session(session_id: int) -> ResponseReturnValue:
     """End one of the user's own login sessions; with another user's number nothing ends, and the answer is the same."""
-    login_sessions.end_login_session_by_id(context.get_conn(), access.get_current_user(), session_id)
+    authentication.end_login_session_by_id(context.get_conn(), access.get_current_user(), session_id)
     address, toast = url_for("profile.show_profile") + "#sessions", htmx.Toast(_("The session was ended."))
     return htmx.answer_done(address, toast, "people/profile/_sessions.html", **_login_sessions_context())
 
 
 def _login_sessions_context() -> dict[str, Any]:
-    open_sessions = login_sessions.list_login_sessions(
+    open_sessions = authentication.list_login_sessions(
         context.get_conn(), access.get_current_user(), access.get_session_token()
     )
-    return {
-        "login_sessions": [
-            (each, describe_user_agent(each.user_agent), is_current) for each, is_current in open_sessions
-        ]
-    }
+    return {"login_sessions": [(each, describe_user_agent(each["user_agent"])) for each in open_sessions]}
 
 
 def _confirm_password(form: ConfirmPasswordForm) -> None:

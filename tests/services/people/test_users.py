@@ -6,15 +6,7 @@ from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.common.audit import SHELL, Actor
 from portal.services.common.rate_limit import TooManyAttempts
-from portal.services.people import (
-    authentication,
-    customers,
-    enrolment,
-    login_sessions,
-    password_hashing,
-    two_factor,
-    users,
-)
+from portal.services.people import authentication, customers, two_factor, users
 from portal.services.people.users import User
 from tests.support import Cast
 
@@ -35,7 +27,7 @@ def newcomer(conn: Connection, keys: Keys, cast: Cast) -> User:
 
 
 def code_of(conn: Connection, keys: Keys, user: User) -> str:
-    return pyotp.TOTP(two_factor.format_totp_secret(keys, enrolment.read_totp_secret(conn, user))).now()
+    return pyotp.TOTP(two_factor.format_totp_secret(keys, authentication.read_totp_secret(conn, user))).now()
 
 
 # --- who there is
@@ -70,63 +62,66 @@ def test_viewers_change_nothing(conn, cast):
 
 @pytest.mark.slow
 def test_enrolment_by_a_link(conn, keys, newcomer):
-    token = enrolment.create_enrolment_link(conn, newcomer)
-    assert enrolment.get_user_by_enrolment_link(conn, token) == newcomer
-    codes = enrolment.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
+    token = authentication.create_enrolment_link(conn, newcomer)
+    assert authentication.get_user_by_enrolment_link(conn, token) == newcomer
+    codes = authentication.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
     assert len(codes) == 10
     assert authentication.check_login(conn, newcomer.email, "correct horse", HERE, FAILURES).enrolled
 
 
 def test_a_link_is_good_once(conn, keys, newcomer):
-    token = enrolment.create_enrolment_link(conn, newcomer)
-    enrolment.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
-    with pytest.raises(enrolment.InvalidEnrolmentLink):
-        enrolment.get_user_by_enrolment_link(conn, token)
+    token = authentication.create_enrolment_link(conn, newcomer)
+    authentication.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
+    with pytest.raises(authentication.InvalidEnrolmentLink):
+        authentication.get_user_by_enrolment_link(conn, token)
 
 
 def test_a_new_link_ends_the_one_before(conn, newcomer):
-    first, second = enrolment.create_enrolment_link(conn, newcomer), enrolment.create_enrolment_link(conn, newcomer)
-    with pytest.raises(enrolment.InvalidEnrolmentLink):
-        enrolment.get_user_by_enrolment_link(conn, first)
-    assert enrolment.get_user_by_enrolment_link(conn, second).id == newcomer.id
+    first, second = (
+        authentication.create_enrolment_link(conn, newcomer),
+        authentication.create_enrolment_link(conn, newcomer),
+    )
+    with pytest.raises(authentication.InvalidEnrolmentLink):
+        authentication.get_user_by_enrolment_link(conn, first)
+    assert authentication.get_user_by_enrolment_link(conn, second).id == newcomer.id
 
 
 def test_a_link_runs_out(conn, newcomer):
-    token = enrolment.create_enrolment_link(conn, newcomer)
+    token = authentication.create_enrolment_link(conn, newcomer)
     conn.execute("UPDATE one_time_links SET expires_at = ?", (now_ms() - 1,))
-    with pytest.raises(enrolment.InvalidEnrolmentLink):
-        enrolment.get_user_by_enrolment_link(conn, token)
+    with pytest.raises(authentication.InvalidEnrolmentLink):
+        authentication.get_user_by_enrolment_link(conn, token)
 
 
 def test_links_that_have_run_out_go_with_the_next_one(conn, keys, cast, newcomer):
-    enrolment.create_enrolment_link(conn, newcomer)
+    authentication.create_enrolment_link(conn, newcomer)
     conn.execute("UPDATE one_time_links SET expires_at = ?", (now_ms() - 1,))
     other = users.create_user(conn, keys, SHELL, "erin@acme.example", users.MANAGER, cast.acme)
-    enrolment.create_enrolment_link(conn, other)
+    authentication.create_enrolment_link(conn, other)
     assert [row["user_id"] for row in conn.execute("SELECT user_id FROM one_time_links")] == [other.id]
 
 
 def test_a_wrong_code_enrols_nobody_and_leaves_the_link(conn, keys, newcomer):
-    token = enrolment.create_enrolment_link(conn, newcomer)
+    token = authentication.create_enrolment_link(conn, newcomer)
     with pytest.raises(two_factor.WrongTotpCode):
-        enrolment.enrol_by_link(conn, keys, token, "correct horse", "x", HERE)
-    assert not enrolment.get_user_by_enrolment_link(conn, token).enrolled
+        authentication.enrol_by_link(conn, keys, token, "correct horse", "x", HERE)
+    assert not authentication.get_user_by_enrolment_link(conn, token).enrolled
 
 
 @pytest.mark.parametrize(
     ("password", "refusal"),
-    [("short", password_hashing.PasswordTooShort), ("x" * 1001, password_hashing.PasswordTooLong)],
+    [("short", authentication.PasswordTooShort), ("x" * 1001, authentication.PasswordTooLong)],
 )
 def test_passwords_that_are_refused_leave_the_link_and_the_code(conn, keys, newcomer, password, refusal):
-    token, code = enrolment.create_enrolment_link(conn, newcomer), code_of(conn, keys, newcomer)
+    token, code = authentication.create_enrolment_link(conn, newcomer), code_of(conn, keys, newcomer)
     with pytest.raises(refusal):
-        enrolment.enrol_by_link(conn, keys, token, password, code, HERE)
-    assert enrolment.enrol_by_link(conn, keys, token, "correct horse", code, HERE)
+        authentication.enrol_by_link(conn, keys, token, password, code, HERE)
+    assert authentication.enrol_by_link(conn, keys, token, "correct horse", code, HERE)
 
 
 def test_links_and_passwords_are_kept_as_hashes(conn, keys, newcomer):
-    token = enrolment.create_enrolment_link(conn, newcomer)
-    enrolment.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
+    token = authentication.create_enrolment_link(conn, newcomer)
+    authentication.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
     dump = "\n".join(conn.iterdump())
     assert token not in dump
     assert "correct horse" not in dump
@@ -195,46 +190,46 @@ def test_wrong_codes_are_counted(conn, keys, cast, alice):
 
 
 def test_a_session_lasts_until_logout(conn, alice):
-    token = login_sessions.start_login_session(conn, alice, HERE, "Firefox")
-    assert login_sessions.find_user_by_login_session(conn, token) == alice
-    login_sessions.end_login_session(conn, token)
-    assert login_sessions.find_user_by_login_session(conn, token) is None
+    token = authentication.start_login_session(conn, alice, HERE, "Firefox")
+    assert authentication.find_user_by_login_session(conn, token) == alice
+    authentication.end_login_session(conn, token)
+    assert authentication.find_user_by_login_session(conn, token) is None
 
 
 def test_a_made_up_token_is_nobody(conn):
-    assert login_sessions.find_user_by_login_session(conn, "made up") is None
+    assert authentication.find_user_by_login_session(conn, "made up") is None
 
 
 @pytest.mark.parametrize(("column", "age"), [("seen_at", 13 * HOUR_MS), ("created_at", 31 * 24 * HOUR_MS)])
 def test_a_session_ends_when_it_is_idle_or_old(conn, alice, column, age):
-    token = login_sessions.start_login_session(conn, alice, HERE, "Firefox")
+    token = authentication.start_login_session(conn, alice, HERE, "Firefox")
     conn.execute(f"UPDATE login_sessions SET {column} = ?", (now_ms() - age,))
-    assert login_sessions.find_user_by_login_session(conn, token) is None
+    assert authentication.find_user_by_login_session(conn, token) is None
 
 
 def test_a_session_in_use_stays_awake(conn, alice):
-    token = login_sessions.start_login_session(conn, alice, HERE, "Firefox")
+    token = authentication.start_login_session(conn, alice, HERE, "Firefox")
     conn.execute("UPDATE login_sessions SET seen_at = ?", (now_ms() - 11 * HOUR_MS,))
-    login_sessions.find_user_by_login_session(conn, token)
+    authentication.find_user_by_login_session(conn, token)
     assert conn.execute("SELECT seen_at FROM login_sessions").fetchone()[0] > now_ms() - 10_000
 
 
 def test_the_token_is_kept_as_a_hash(conn, alice):
-    token = login_sessions.start_login_session(conn, alice, HERE, "Firefox")
+    token = authentication.start_login_session(conn, alice, HERE, "Firefox")
     assert token not in "\n".join(conn.iterdump())
 
 
 def test_one_may_end_ones_own_sessions_only(conn, cast, alice):
-    mine = login_sessions.start_login_session(conn, alice, HERE, "Firefox")
-    other = login_sessions.start_login_session(conn, alice, "192.0.2.2", "Phone")
-    listed = login_sessions.list_login_sessions(conn, alice, mine)
-    assert {(each.user_agent, current) for each, current in listed} == {("Firefox", True), ("Phone", False)}
-    foreign = next(each for each, current in listed if not current)
-    login_sessions.end_login_session_by_id(conn, users.get_user_by_email(conn, cast.bob.email), foreign.id)
-    assert login_sessions.find_user_by_login_session(conn, other)
-    login_sessions.end_login_session_by_id(conn, alice, foreign.id)
-    assert login_sessions.find_user_by_login_session(conn, other) is None
-    assert login_sessions.find_user_by_login_session(conn, mine)
+    mine = authentication.start_login_session(conn, alice, HERE, "Firefox")
+    other = authentication.start_login_session(conn, alice, "192.0.2.2", "Phone")
+    listed = authentication.list_login_sessions(conn, alice, mine)
+    assert {(each["user_agent"], each["is_current"]) for each in listed} == {("Firefox", True), ("Phone", False)}
+    foreign = next(each["id"] for each in listed if not each["is_current"])
+    authentication.end_login_session_by_id(conn, users.get_user_by_email(conn, cast.bob.email), foreign)
+    assert authentication.find_user_by_login_session(conn, other)
+    authentication.end_login_session_by_id(conn, alice, foreign)
+    assert authentication.find_user_by_login_session(conn, other) is None
+    assert authentication.find_user_by_login_session(conn, mine)
 
 
 # --- profile
@@ -242,12 +237,12 @@ def test_one_may_end_ones_own_sessions_only(conn, cast, alice):
 
 @pytest.mark.slow
 def test_changing_the_password_ends_the_other_sessions(conn, cast, alice):
-    mine = login_sessions.start_login_session(conn, alice, HERE, "Firefox")
-    other = login_sessions.start_login_session(conn, alice, HERE, "Phone")
+    mine = authentication.start_login_session(conn, alice, HERE, "Firefox")
+    other = authentication.start_login_session(conn, alice, HERE, "Phone")
     actor = Actor(alice.email, HERE)
     authentication.change_password(conn, actor, alice, cast.alice.password, "another long one", mine, FAILURES)
-    assert login_sessions.find_user_by_login_session(conn, mine)
-    assert login_sessions.find_user_by_login_session(conn, other) is None
+    assert authentication.find_user_by_login_session(conn, mine)
+    assert authentication.find_user_by_login_session(conn, other) is None
     assert authentication.check_login(conn, alice.email, "another long one", HERE, FAILURES).id == alice.id
 
 
@@ -269,10 +264,10 @@ def test_another_authenticator_needs_a_code_of_its_own(conn, keys, cast, alice):
     fresh = two_factor.new_totp_secret(keys)
     actor = Actor(alice.email, HERE)
     with pytest.raises(two_factor.WrongTotpCode):
-        enrolment.replace_totp_secret(conn, keys, actor, alice, fresh, cast.alice.totp_code())
-    assert two_factor.format_totp_secret(keys, enrolment.read_totp_secret(conn, alice)) == cast.alice.totp_secret
+        authentication.replace_totp_secret(conn, keys, actor, alice, fresh, cast.alice.totp_code())
+    assert two_factor.format_totp_secret(keys, authentication.read_totp_secret(conn, alice)) == cast.alice.totp_secret
     code = pyotp.TOTP(two_factor.format_totp_secret(keys, fresh)).now()
-    assert len(enrolment.replace_totp_secret(conn, keys, actor, alice, fresh, code)) == 10
+    assert len(authentication.replace_totp_secret(conn, keys, actor, alice, fresh, code)) == 10
     assert not two_factor.use_recovery_code(conn, alice.id, cast.alice.recovery_codes[0])
 
 
@@ -288,16 +283,16 @@ def test_failures_are_counted_by_network_where_addresses_are_plenty(conn):
 
 
 def test_starting_over_ends_the_recovery_codes_too(conn, keys, cast, alice):
-    enrolment.reset_enrolment(conn, keys, SHELL, alice)
+    authentication.reset_enrolment(conn, keys, SHELL, alice)
     assert two_factor.count_unused_recovery_codes(conn, alice.id) == 0
     with pytest.raises(authentication.WrongRecoveryCode):
         authentication.check_second_factor(conn, keys, alice, cast.alice.recovery_codes[0], "203.0.113.7", 10)
 
 
 def test_a_full_or_locked_database_keeps_nobody_from_reading(conn, alice):
-    token = login_sessions.start_login_session(conn, alice, "203.0.113.7", "")
+    token = authentication.start_login_session(conn, alice, "203.0.113.7", "")
     conn.execute("UPDATE login_sessions SET seen_at = seen_at - 300000")
     conn.execute("PRAGMA query_only = ON")
-    user = login_sessions.find_user_by_login_session(conn, token)
+    user = authentication.find_user_by_login_session(conn, token)
     assert user is not None
     assert user.id == alice.id

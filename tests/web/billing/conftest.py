@@ -9,7 +9,7 @@ from flask import Flask
 from portal.core import db
 from portal.core.config import Config, PaymentSettings
 from portal.services.billing.orders import Order
-from portal.services.people import login_sessions, users
+from portal.services.people import authentication, users
 from tests.support import Cast, Person
 from tests.web.billing.ordering import SECRET, place_order
 from tests.web.conftest import Browser
@@ -38,5 +38,5 @@ def paying(make_app: Callable[[Config], Flask], config: Config, conn: db.Connect
     browser = app.test_client()
     assert isinstance(browser, Browser)
     return browser.use_login_session(
-        login_sessions.start_login_session(conn, users.get_user_by_email(conn, cast.alice.email), "127.0.0.1", "a test")
+        authentication.start_login_session(conn, users.get_user_by_email(conn, cast.alice.email), "127.0.0.1", "a test")
     )

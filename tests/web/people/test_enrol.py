@@ -10,7 +10,7 @@ import pytest
 from portal.core import clock, db
 from portal.core.crypto import Keys
 from portal.services.common.audit import SHELL
-from portal.services.people import enrolment, two_factor, users
+from portal.services.people import authentication, two_factor, users
 from portal.services.people.users import User
 from tests.support import Cast, Person
 from tests.web.conftest import Browser
@@ -26,12 +26,12 @@ def carol(conn: db.Connection, keys: Keys, cast: Cast) -> User:
 
 @pytest.fixture
 def link(conn: db.Connection, carol: User) -> str:
-    return f"/enrol/{enrolment.create_enrolment_link(conn, carol)}"
+    return f"/enrol/{authentication.create_enrolment_link(conn, carol)}"
 
 
 @pytest.fixture
 def code(conn: db.Connection, keys: Keys, carol: User) -> Callable[[], str]:
-    totp = pyotp.TOTP(two_factor.format_totp_secret(keys, enrolment.read_totp_secret(conn, carol)))
+    totp = pyotp.TOTP(two_factor.format_totp_secret(keys, authentication.read_totp_secret(conn, carol)))
     return lambda: totp.at(int(time.time()))
 
 
@@ -43,7 +43,7 @@ def test_the_page_shows_the_secret_as_qr_code_text_and_address(
     browser: Browser, link: str, conn: db.Connection, keys: Keys, carol: User
 ) -> None:
     answer = browser.get(link)
-    secret = two_factor.format_totp_secret(keys, enrolment.read_totp_secret(conn, carol))
+    secret = two_factor.format_totp_secret(keys, authentication.read_totp_secret(conn, carol))
     assert answer.status_code == 200
     assert 'role="img" aria-label="QR code' in answer.text
     assert re.search(r"<svg [^>]*viewBox[^>]*><path ", answer.text)
@@ -89,7 +89,7 @@ def test_the_code_of_the_enrolment_does_not_log_in_too(
 def test_a_replaced_link_an_old_one_and_an_invented_one_are_no_good(
     browser: Browser, link: str, conn: db.Connection, carol: User
 ) -> None:
-    newer = f"/enrol/{enrolment.create_enrolment_link(conn, carol)}"
+    newer = f"/enrol/{authentication.create_enrolment_link(conn, carol)}"
     assert browser.get(link).status_code == 404
     assert browser.get(newer).status_code == 200
     conn.execute("UPDATE one_time_links SET expires_at = ?", (clock.now_ms(),))

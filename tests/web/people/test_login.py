@@ -11,7 +11,7 @@ from portal.core import clock, db
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.common.audit import SHELL
-from portal.services.people import enrolment, login_sessions, two_factor, users
+from portal.services.people import authentication, two_factor, users
 from tests.support import Cast, Person
 from tests.web.conftest import Browser
 
@@ -243,7 +243,7 @@ def test_a_logout_leaves_other_browsers_alone(client: Callable[[Person], Browser
 
 
 @pytest.mark.parametrize(
-    ("column", "age"), [("seen_at", login_sessions.SESSION_IDLE_MS), ("created_at", login_sessions.SESSION_VALID_MS)]
+    ("column", "age"), [("seen_at", authentication.SESSION_IDLE_MS), ("created_at", authentication.SESSION_VALID_MS)]
 )
 def test_a_session_runs_out(
     client: Callable[[Person], Browser], cast: Cast, conn: db.Connection, column: str, age: int
@@ -264,6 +264,6 @@ def test_a_link_that_starts_a_login_over_ends_what_was_open(
     client: Callable[[Person], Browser], cast: Cast, conn: db.Connection, keys: Keys
 ) -> None:
     browser = client(cast.alice)
-    enrolment.reset_enrolment(conn, keys, SHELL, users.get_user_by_email(conn, cast.alice.email))
+    authentication.reset_enrolment(conn, keys, SHELL, users.get_user_by_email(conn, cast.alice.email))
     assert not is_logged_in(browser)
     assert first_step(browser, cast.alice).status_code == 401

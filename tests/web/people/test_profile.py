@@ -10,7 +10,7 @@ import pytest
 from portal.core import clock, db
 from portal.core.config import Config
 from portal.core.crypto import hash_token
-from portal.services.people import login_sessions, two_factor, users
+from portal.services.people import authentication, two_factor, users
 from portal.web.people.user_agents import describe_user_agent
 from tests.support import Cast, Person
 from tests.web.conftest import Browser
@@ -191,7 +191,7 @@ def test_open_sessions_are_listed_and_one_can_be_ended(
     alice: Browser, browser: Browser, cast: Cast, conn: db.Connection
 ) -> None:
     phone = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) Version/18.0 Mobile/15E148 Safari/604.1"
-    token = login_sessions.start_login_session(
+    token = authentication.start_login_session(
         conn, users.get_user_by_email(conn, cast.alice.email), "2001:db8::7", phone
     )
     listed = alice.get("/profile").text
@@ -204,7 +204,7 @@ def test_open_sessions_are_listed_and_one_can_be_ended(
 
 
 def test_htmx_gets_the_list_alone(alice: Browser, cast: Cast, conn: db.Connection) -> None:
-    token = login_sessions.start_login_session(conn, users.get_user_by_email(conn, cast.alice.email), "2001:db8::7", "")
+    token = authentication.start_login_session(conn, users.get_user_by_email(conn, cast.alice.email), "2001:db8::7", "")
     answer = alice.post(f"/profile/sessions/{number_of(conn, token)}/end", htmx="sessions")
     assert answer.status_code == 200
     assert answer.text.lstrip().startswith('<section class="tile wide" id="sessions"')
@@ -213,7 +213,7 @@ def test_htmx_gets_the_list_alone(alice: Browser, cast: Cast, conn: db.Connectio
 
 
 def test_somebody_elses_session_stays(alice: Browser, browser: Browser, cast: Cast, conn: db.Connection) -> None:
-    token = login_sessions.start_login_session(conn, users.get_user_by_email(conn, cast.bob.email), "192.0.2.1", "")
+    token = authentication.start_login_session(conn, users.get_user_by_email(conn, cast.bob.email), "192.0.2.1", "")
     alice.post(f"/profile/sessions/{number_of(conn, token)}/end")
     assert browser.use_login_session(token).get("/profile").status_code == 200
 

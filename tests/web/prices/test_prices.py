@@ -11,7 +11,7 @@ import pytest
 from portal.core import db
 from portal.core.clock import DAY_MS, now_ms
 from portal.services.common.audit import SHELL
-from portal.services.people import customers, login_sessions, users
+from portal.services.people import authentication, customers, users
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceChange
 from tests.support import Cast, Person
@@ -147,7 +147,7 @@ def test_it_is_read_in_the_reader_s_language_and_the_installation_s_time_zone(
 
     app = make_app(replace(config, timezone="Europe/Rome"))  # type: ignore[type-var]
     in_italian(conn, cast.olga)
-    token = login_sessions.start_login_session(
+    token = authentication.start_login_session(
         conn, users.get_user_by_email(conn, cast.olga.email), "127.0.0.1", "a test"
     )
     olga: Browser = app.test_client().use_login_session(token)  # type: ignore[attr-defined]

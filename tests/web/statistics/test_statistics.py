@@ -16,7 +16,7 @@ from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
 from portal.services.messages import blacklist, intake, outcomes
-from portal.services.people import login_sessions, users
+from portal.services.people import authentication, users
 from portal.services.statistics import rollup
 from tests.serving import start_server
 from tests.support import Cast, Person, prepare_submit, wait_until
@@ -202,7 +202,7 @@ def test_days_are_utc_wherever_the_installation_is(
 ) -> None:
     # Where it is Tuesday.
     app = make_app(replace(config, timezone="Pacific/Kiritimati"))
-    token = login_sessions.start_login_session(
+    token = authentication.start_login_session(
         conn, users.get_user_by_email(conn, cast.alice.email), "127.0.0.1", "a test"
     )
     browser = app.test_client()
