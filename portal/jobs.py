@@ -14,7 +14,7 @@ from portal.core import clock, db, paths
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.core.db import Connection
-from portal.services.accounts import account_messages, refusal_mails, refused_binds
+from portal.services.accounts import account_messages, refused_binds
 from portal.services.billing import credit_mails
 from portal.services.common import audit, mail, rate_limit
 from portal.services.common.mail import Mailer
@@ -116,7 +116,7 @@ def list_jobs(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]
         Job("privacy", 5.0, _remove_message_texts, pause_factor=9),
         Job("log", 60.0, _empty_write_ahead_log),
         Job("news", 1.0, partial(_queue_mails, queue_credit_mails, keys, mailer)),
-        Job("refusals", 60.0, partial(_queue_mails, refusal_mails.queue_due_refused_bind_mails, keys, mailer)),
+        Job("refusals", 60.0, partial(_queue_mails, refused_binds.queue_due_refused_bind_mails, keys, mailer)),
         # Not at the start: a restart shall be quick, and no two checks shall run at once.
         Job("check", 600.0, partial(_run_once, partial(run_daily_check_if_due, options=options)), runs_at_start=False),
     ]

@@ -107,23 +107,14 @@ def regenerate_smpp_password(
         if require_ready:
             rate_limit.take_token(conn, f"password:{account.id}", MAX_CHANGES_PER_HOUR, HOUR_MS)
         now = now_ms()
-        if grace_ms:
-            conn.execute(
-                "UPDATE smpp_passwords SET replaced_at = ?, expires_at = ?"
-                " WHERE account_id = ? AND replaced_at IS NULL",
-                (now, now + grace_ms, account.id),
-            )
-            conn.execute(
-                "UPDATE smpp_passwords SET expires_at = ? WHERE account_id = ? AND expires_at <= ?",
-                (_ALREADY_EXPIRED, account.id, now),
-            )
-        else:
-            # Without grace everything older ends too, also what an earlier grace period still allowed: whoever asks
-            # for this may know that a password has leaked.
-            conn.execute(
-                "UPDATE smpp_passwords SET replaced_at = ifnull(replaced_at, ?), expires_at = ? WHERE account_id = ?",
-                (now, _ALREADY_EXPIRED, account.id),
-            )
+        # Without grace everything older ends too, also what an earlier grace period still allowed: whoever asks for
+        # this may know that a password has leaked.
+        conn.execute(
+            "UPDATE smpp_passwords SET replaced_at = ifnull(replaced_at, ?1), expires_at = CASE"
+            " WHEN ?2 AND replaced_at IS NULL THEN ?1 + ?2 WHEN ?2 AND expires_at > ?1 THEN expires_at ELSE ?3 END"
+            " WHERE account_id = ?4",
+            (now, grace_ms, _ALREADY_EXPIRED, account.id),
+        )
         conn.execute(
             "DELETE FROM smpp_passwords WHERE account_id = ?1 AND expires_at = ?2 AND id NOT IN"
             " (SELECT id FROM smpp_passwords WHERE account_id = ?1 AND expires_at = ?2 ORDER BY id DESC LIMIT ?3)",

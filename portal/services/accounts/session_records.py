@@ -33,7 +33,7 @@ class NoSuchSmppSession(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class SmppSessionRecord:
-    """An open session.
+    """An open session: its row, in the order of the columns.
 
     Args:
         tls: the version (`TLSv1.3`), empty when unsecured.
@@ -41,7 +41,7 @@ class SmppSessionRecord:
         bound_at, seen_at: in milliseconds, like all times.
         submitted, delivered: messages that came in and went out.
         window: submits that wait for their answer.
-        rates: messages a second, in and out together, the latest last; see `SmppSessionProgress.rates`.
+        stored_rates: see `SmppSessionProgress.rates`.
         ending_at: when its end was requested, if it was.
     """
 
@@ -56,15 +56,20 @@ class SmppSessionRecord:
     submitted: int = 0
     delivered: int = 0
     window: int = 0
-    rates: tuple[float, ...] = ()
+    stored_rates: str = ""
     ending_at: int | None = None
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Messages a second, in and out together, the latest last."""
+        return tuple(map(float, self.stored_rates.split()))
 
 
 @dataclass(frozen=True, slots=True)
 class SmppSessionProgress:
     """What has changed of an open session since it was last written.
 
-    `rates`: as `SmppSessionRecord.rates`; at most RATE_SAMPLE_COUNT numbers with spaces between them.
+    `rates`: those of `SmppSessionRecord`; at most RATE_SAMPLE_COUNT numbers with spaces between them.
     """
 
     id: int
@@ -99,14 +104,6 @@ class SmppSessionSummary:
     ended_at: int | None
 
 
-# The fields of SmppSessionRecord, in their order.
-_INSERTED_COLUMNS = (
-    "id, account_id, address, bind_type, tls, password_id, bound_at, seen_at, submitted, delivered, window"
-)
-_INSERTED_COLUMN_COUNT = 11
-_SESSION_COLUMNS = f"{_INSERTED_COLUMNS}, rates, ending_at"
-
-
 # --- written by the SMPP server
 
 
@@ -123,8 +120,7 @@ def insert_smpp_sessions(conn: sqlite3.Connection, sessions: Collection[SmppSess
             (max(each.id for each in sessions),),
         )
         conn.executemany(
-            f"INSERT INTO connections ({_INSERTED_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [astuple(each)[:_INSERTED_COLUMN_COUNT] for each in sessions],
+            "INSERT INTO connections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(astuple, sessions)
         )
 
 
@@ -182,10 +178,8 @@ def is_component_alive(conn: sqlite3.Connection, component: str) -> bool:
 
 def list_open_smpp_sessions(conn: sqlite3.Connection, account_id: int, limit: int = -1) -> list[SmppSessionRecord]:
     """An account's open sessions, oldest first; with -1 all of them."""
-    rows = conn.execute(
-        f"SELECT {_SESSION_COLUMNS} FROM connections WHERE account_id = ? ORDER BY id LIMIT ?", (account_id, limit)
-    )
-    return [_smpp_session_from_row(row) for row in rows]
+    rows = conn.execute("SELECT * FROM connections WHERE account_id = ? ORDER BY id LIMIT ?", (account_id, limit))
+    return [SmppSessionRecord(*row) for row in rows]
 
 
 def list_smpp_session_activity(conn: sqlite3.Connection, account_id: int, limit: int) -> list[tuple[int, object]]:
@@ -207,15 +201,8 @@ def get_open_smpp_session_by_id(conn: sqlite3.Connection, account_id: int, sessi
     Raises:
         NoSuchSmppSession
     """
-    row = conn.execute(
-        f"SELECT {_SESSION_COLUMNS} FROM connections WHERE account_id = ? AND id = ?", (account_id, session_id)
-    ).fetchone()
-    return _smpp_session_from_row(require_found(row, NoSuchSmppSession()))
-
-
-def _smpp_session_from_row(row: sqlite3.Row) -> SmppSessionRecord:
-    values = dict(row)
-    return SmppSessionRecord(**values | {"rates": tuple(float(each) for each in values["rates"].split())})
+    row = conn.execute("SELECT * FROM connections WHERE account_id = ? AND id = ?", (account_id, session_id)).fetchone()
+    return SmppSessionRecord(*require_found(row, NoSuchSmppSession()))
 
 
 def find_smpp_session_summaries(

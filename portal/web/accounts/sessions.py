@@ -7,7 +7,7 @@ from flask.typing import ResponseReturnValue
 
 from portal.core import clock, i18n
 from portal.core.i18n import _
-from portal.services.accounts import allowed_ips, credentials, refusal_mails, refused_binds, session_records
+from portal.services.accounts import allowed_ips, credentials, refused_binds, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.credentials import SmppPasswordInfo
 from portal.services.accounts.refused_binds import RefusedBindGroup
@@ -87,7 +87,7 @@ def set_refused_bind_mails() -> ResponseReturnValue:
     if access.get_current_user().is_operator:
         abort(404)
     enabled = "wanted" in request.form
-    refusal_mails.set_refused_bind_mails_enabled(context.get_conn(), access.get_current_user(), enabled)
+    refused_binds.set_refused_bind_mails_enabled(context.get_conn(), access.get_current_user(), enabled)
     toast = htmx.Toast(
         _("Mails about refused attempts are on.") if enabled else _("Mails about refused attempts are off.")
     )
@@ -98,7 +98,7 @@ def _refused_bind_mails_context() -> dict[str, Any]:
     user = access.get_current_user()
     if user.is_operator:
         return {"mails": None}
-    return {"mails": refusal_mails.has_refused_bind_mails_enabled(context.get_conn(), user), "mails_to": user.email}
+    return {"mails": refused_binds.has_refused_bind_mails_enabled(context.get_conn(), user), "mails_to": user.email}
 
 
 # --- what the page shows
@@ -118,7 +118,7 @@ def _open_sessions_context(account: Account) -> dict[str, Any]:
     ]
     return {
         "open": rows,
-        "count": live.read_change_counters().open_sessions,
+        "count": live.read_change_counters()["open_sessions"],
         "windowing": account.windowing,
         "old_password_count": sum(each["uses_old_password"] for each in rows),
         "old_until": password.old_until if password else None,

@@ -16,9 +16,8 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
 from portal.core import clock
-from portal.services.accounts import accounts, change_counters
+from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.credits import forecast
 from portal.web.core import access, context, htmx
 
@@ -53,22 +52,25 @@ _OOB_ATTRIBUTE = ' hx-swap-oob="true"'
 
 
 @context.once_per_request
-def read_change_counters() -> ChangeCounters:
+def read_change_counters() -> dict[str, int]:
     """Those of the account that this request is about; read before what follows them, so that this is newer."""
-    return change_counters.read_change_counters(context.get_conn(), g.account.id)
+    return accounts.read_change_counters(context.get_conn(), g.account.id)
 
 
 STATUS_FRAGMENT = LiveFragment("_account_status.html")
 _FIGURES_FRAGMENT = LiveFragment(
     "_account_figures.html",
-    lambda account: {"sidebar_accounts": access.list_own_accounts(), "sessions": read_change_counters().open_sessions},
+    lambda account: {
+        "sidebar_accounts": access.list_own_accounts(),
+        "sessions": read_change_counters()["open_sessions"],
+    },
 )
 # What the frame shows of the account; only polls render these.
 _FRAME_FRAGMENTS = (STATUS_FRAGMENT, _FIGURES_FRAGMENT)
 
 
 def _credit_shortage_context(account: Account) -> dict[str, Any]:
-    kind = forecast.find_credit_shortage(context.get_conn(), account, read_change_counters().latest_message)
+    kind = forecast.find_credit_shortage(context.get_conn(), account, read_change_counters()["latest_message"])
     return {"kind": kind, "threshold": account.alert_below}
 
 
@@ -107,7 +109,7 @@ def build_live_page_values(page: str, account: Account) -> dict[str, Any]:
     parts = _render_fragments(fragments_by_page[page], account)
     values = {
         "account": account,
-        "sessions": read_change_counters().open_sessions,
+        "sessions": read_change_counters()["open_sessions"],
         "tab": _tab_by_page.get(page, page),
         "parts": parts,
     }
@@ -172,7 +174,7 @@ def _render_fragments(fragments: Iterable[LiveFragment], account: Account, *, oo
 
 def _compute_versions(parts: Mapping[str, Markup]) -> list[str]:
     # With the version of the settings: what a change has answered may look as before meanwhile (UPDATING_IP, then OK).
-    version = read_change_counters().config_version
+    version = read_change_counters()["config_version"]
     return [_compute_checksum(f"{version} {part.replace(_OOB_ATTRIBUTE, '')}") for part in parts.values()]
 
 
