@@ -17,7 +17,6 @@ from portal.core.db import Connection
 from portal.services.accounts import account_messages, refused_binds
 from portal.services.billing import credit_mails
 from portal.services.common import audit, mail, rate_limit
-from portal.services.common.mail import Mailer
 from portal.services.credits import expiry
 from portal.services.history import deletion, removal, retention, search_index
 from portal.services.messages import text_policy
@@ -89,16 +88,17 @@ def start_jobs(jobs: Iterable[Job], database: Path) -> None:
     for job in jobs:
         conn = db.connect(database, busy_timeout_ms=job.busy_timeout_ms)
         threading.Thread(target=job.run_forever, args=[conn], name=job.name, daemon=True).start()
+sending_mail = threading.Lock()
+"""Held while a mail is being sent: a process that ends takes it first, since what is cut off is sent again."""
 
 
-def list_jobs(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]) -> list[Job]:
+def list_jobs(config: Config, keys: Keys, options: Sequence[str]) -> list[Job]:
     """Return all jobs.
 
     Args:
-        mailer: woken after mails have been queued.
         options: `--data` and `--config` as this process got them, for the process of the daily check.
     """
-    queue_credit_mails = partial(credit_mails.queue_credit_mails, billing=config.billing.enabled)
+    queue_credit_mails = partial(credit_mails.queue_credit_mails, keys=keys, billing=config.billing.enabled)
     return [
         # Nobody waits for it, so it may wait long for the write lock.
         Job("housekeeping", clock.DAY_MS / 1000, partial(_purge_expired_data, config), busy_timeout_ms=60_000),
@@ -115,8 +115,9 @@ def list_jobs(config: Config, keys: Keys, mailer: Mailer, options: Sequence[str]
         Job("retention", 3600.0, partial(_remove_old_messages, config), pause_factor=RETENTION_PAUSE_FACTOR),
         Job("privacy", 5.0, _remove_message_texts, pause_factor=9),
         Job("log", 60.0, _empty_write_ahead_log),
-        Job("news", 1.0, partial(_queue_mails, queue_credit_mails, keys, mailer)),
-        Job("refusals", 60.0, partial(_queue_mails, refused_binds.queue_due_refused_bind_mails, keys, mailer)),
+        Job("news", 1.0, partial(_run_once, queue_credit_mails)),
+        Job("refusals", 60.0, partial(_run_once, partial(refused_binds.queue_due_refused_bind_mails, keys=keys))),
+        Job("mails", 0.5, partial(_send_mails, config, keys)),
         # Not at the start: a restart shall be quick, and no two checks shall run at once.
         Job("check", 600.0, partial(_run_once, partial(run_daily_check_if_due, options=options)), runs_at_start=False),
     ]
@@ -215,13 +216,14 @@ def _empty_write_ahead_log(conn: Connection) -> Iterator[None]:
         yield
 
 
-def _queue_mails(
-    queue: Callable[[Connection, Keys], int], keys: Keys, mailer: Mailer, conn: Connection
-) -> Iterator[None]:
-    """Queue the mails that have fallen due."""
-    if queue(conn, keys):
-        mailer.wake()
-    yield
+def _send_mails(config: Config, keys: Keys, conn: Connection) -> Iterator[None]:
+    """Send the mails that have fallen due."""
+    attempts = mail.send_due_mails(conn, config, keys)
+    while True:
+        with sending_mail:
+            if next(attempts, None) is None:
+                return
+        yield
 
 
 def run_daily_check_if_due(conn: sqlite3.Connection, options: Sequence[str]) -> None:

@@ -16,7 +16,6 @@ from portal import __version__
 from portal.core import paths
 from portal.core.config import Config
 from portal.core.crypto import Keys
-from portal.services.common.mail import Mailer
 from portal.web.billing import payment_callback
 from portal.web.core import (
     access,
@@ -53,15 +52,12 @@ class _PlainGlobalsEnvironment(Environment):
         return super().make_globals(d) if d else self.globals
 
 
-def create_app(
-    config: Config, keys: Keys, mailer: Mailer | None = None, limits: PageLimits = DEFAULT_PAGE_LIMITS
-) -> Flask:
+def create_app(config: Config, keys: Keys, limits: PageLimits = DEFAULT_PAGE_LIMITS) -> Flask:
     """Build the web application.
 
     Args:
         config: the settings.
         keys: the installation's keys.
-        mailer: woken after each commit, so that a mail leaves at once; None: mails wait until a mailer runs.
         limits: how long pages work; others are for tests.
     """
     app = Flask("portal.web", template_folder=str(paths.TEMPLATES), static_folder=None)
@@ -80,7 +76,7 @@ def create_app(
         MAX_FORM_PARTS=100,
     )
     request_values.init_request_values(app)
-    context.init_request_context(app, config, keys, mailer, limits)
+    context.init_request_context(app, config, keys, limits)
     # Order matters: the language comes first, so that even a refusal is in the reader's own.
     login_manager = LoginManager()
     login_manager.init_app(app, add_context_processor=False)

@@ -1,4 +1,4 @@
-"""The web process: uvicorn, the mailer, and what is done behind the pages."""
+"""The web process: uvicorn, and what is done behind the pages."""
 
 import gc
 import logging
@@ -11,11 +11,9 @@ from types import FrameType
 import uvicorn
 
 from portal import jobs
-from portal.core import db
 from portal.core.config import Config, bracket_ipv6
 from portal.core.crypto import Keys
 from portal.core.listening import open_listening_sockets
-from portal.services.common.mail import Mailer
 from portal.web.app import MAX_BODY_BYTES, create_app
 from portal.web.asgi import ThreadedApplication
 
@@ -40,9 +38,8 @@ def run_web_server(config: Config, options: Sequence[str]) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s web %(message)s", stream=sys.stderr)
     keys = Keys.load(config.data)
-    mailer = Mailer(config, keys, lambda: db.connect(config.database_file))
     application = ThreadedApplication(
-        create_app(config, keys, mailer),
+        create_app(config, keys),
         config.web.threads,
         # Beyond what the application takes, so that its own words are read first.
         MAX_BODY_BYTES + (1 << 20),
@@ -82,13 +79,12 @@ def run_web_server(config: Config, options: Sequence[str]) -> int:
     # uvicorn's own are in force while it serves; these before and afterwards.
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    mailer.start()
-    jobs.start_jobs(jobs.list_jobs(config, keys, mailer, options), config.database_file)
+    jobs.start_jobs(jobs.list_jobs(config, keys, options), config.database_file)
     _log.info("listening on http://%s:%d", bracket_ipv6(config.web.host), config.web.port)
     # The command has switched the collector off until here: what is there by now stays. Walking through it, a full
     # collection took some 50 ms, for which pages waited.
     gc.freeze()
     gc.enable()
     server.run(sockets)
-    mailer.stop(_MAIL_S)
+    jobs.sending_mail.acquire(timeout=_MAIL_S)
     return 0

@@ -1,7 +1,10 @@
 """What the jobs of the web process do."""
 
+import socket
 import sqlite3
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,8 @@ from portal import jobs
 from portal.core import db
 from portal.core.config import Config
 from portal.core.crypto import Keys
+from portal.services.common import mail
 from portal.services.common.audit import SHELL
-from portal.services.common.mail import Mailer
 from portal.services.history import deletion, removal
 from portal.services.history.search import SearchQuery
 from portal.services.operations import daily_self_check
@@ -23,18 +26,35 @@ from tests.web import acting
 def test_no_job_is_missing_without_a_word(config: Config, keys: Keys) -> None:
     config.database_file.unlink(missing_ok=True)
     config.database_file.mkdir()
-    mailer = Mailer(config, keys, lambda: db.connect(config.database_file))
     with pytest.raises(sqlite3.OperationalError, match="unable to open database file"):
-        jobs.start_jobs(jobs.list_jobs(config, keys, mailer, []), config.database_file)
+        jobs.start_jobs(jobs.list_jobs(config, keys, []), config.database_file)
 
 
 def test_what_comes_gets_into_the_index_of_its_account(conn: db.Connection, config: Config, keys: Keys) -> None:
     message_ids = acting.send_texts(conn, "smpp-acme-1", "one", "two")
-    mailer = Mailer(config, keys, lambda: db.connect(config.database_file))
-    (job,) = [each for each in jobs.list_jobs(config, keys, mailer, []) if each.name == "account messages"]
+    (job,) = [each for each in jobs.list_jobs(config, keys, []) if each.name == "account messages"]
     assert job.run_once(conn)
     assert [row[0] for row in conn.execute("SELECT message_id FROM account_messages")] == message_ids
     assert job.run_once(conn)
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_waits_for_the_mail_that_is_being_sent(
+    conn: db.Connection, config: Config, keys: Keys
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"smtp://127.0.0.1:{silent.getsockname()[1]}"
+        to_server = replace(config, mail=replace(config.mail, url=url))
+        mail.queue_mail(conn, keys, "marta@acme.example", "check", "en", problems=[], more=0)
+        (job,) = [each for each in jobs.list_jobs(to_server, keys, []) if each.name == "mails"]
+        thread = threading.Thread(target=job.run_once, args=[db.connect(config.database_file)])
+        thread.start()
+        talking, _ = silent.accept()
+        assert not jobs.sending_mail.acquire(blocking=False)
+        talking.close()
+        with jobs.sending_mail:
+            assert conn.execute("SELECT attempts, error <> '' FROM mails").fetchone()[:] == (1, 1)
+        thread.join()
 
 
 @pytest.mark.slow

@@ -98,7 +98,7 @@ def shared_app(template: tuple[Path, Cast]) -> Flask:
 @pytest.fixture
 def app(shared_app: Flask, config: Config, keys: Keys, page_limits: PageLimits) -> Iterator[Flask]:
     """The web application on the test's data folder."""
-    context.init_request_context(shared_app, config, keys, None, page_limits)
+    context.init_request_context(shared_app, config, keys, page_limits)
     with _open_app(shared_app) as app:
         yield app
 

@@ -5,9 +5,7 @@ import logging
 import smtplib
 import sqlite3
 import ssl
-import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
 from email.message import EmailMessage
 from email.utils import formatdate, parseaddr
 from functools import cache, partial
@@ -32,7 +30,6 @@ _GIVE_UP_MS = 7 * DAY_MS
 _RETENTION_MS = 90 * DAY_MS
 # While a mail is being sent nobody else takes it; if this process dies, another may after this time.
 _CLAIM_TIMEOUT_MS = 120_000
-_POLL_S = 2.0
 
 
 def queue_mail(
@@ -54,133 +51,91 @@ def purge_mails(conn: sqlite3.Connection, now: int) -> None:
     conn.execute("DELETE FROM mails WHERE next_attempt_at IS NULL AND created_at < ?", (now - _RETENTION_MS,))
 
 
-class Mailer:
-    """Sends what is due: by SMTP, or into files where no server is set.
+def send_due_mails(conn: sqlite3.Connection, config: Config, keys: Keys) -> Iterator[bool]:
+    """Try each mail that is due once: by SMTP, or into files where no server is set. Yields whether it was sent.
 
     Args:
         config: where mails go, and what they say of the installation.
         keys: those that `queue_mail` sealed with.
-        connect: opens a connection of the mailer's own.
     """
-
-    def __init__(self, config: Config, keys: Keys, connect: Callable[[], sqlite3.Connection]) -> None:
-        self._config = config
-        self._keys = keys
-        self._connect = connect
-        self._wake_event = threading.Event()
-        self._stopped = False
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Send in a thread of its own, so that no page waits for a mail server."""
-        self._thread = threading.Thread(target=self._run, name="mailer", daemon=True)
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Read the queue now; every two seconds it is read anyway, for what other processes have queued."""
-        self._wake_event.set()
-
-    def stop(self, timeout_s: float = _TIMEOUT_S) -> None:
-        """End the thread; a mail that is on its way is finished first, if that takes no longer than `timeout_s`."""
-        self._stopped = True
-        self._wake_event.set()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        conn = self._connect()
-        while not self._stopped:
-            self._wake_event.wait(_POLL_S)
-            self._wake_event.clear()
-            # A locked database is tried again the next time: the mails are still there.
-            with suppress(sqlite3.OperationalError):
-                self.send_due(conn)
-        conn.close()
-
-    def send_due(self, conn: sqlite3.Connection) -> int:
-        """Try each mail that is due once; returns how many were sent."""
-        sent = 0
-        while not self._stopped and (row := self.claim_mail(conn)) is not None:
-            try:
-                self._send(self._render_mail(row))
-            except Exception as error:
-                # What is wrong may be no server's: a mail is sealed under a key that was replaced, or its address can
-                # be in no header. It is given up in the same way, and must not keep the mails behind it.
-                if not isinstance(error, OSError):
-                    _log.exception("mail %d can't be made or sent", row["id"])
-                self._record_failure(conn, row, error)
+    while (row := claim_mail(conn)) is not None:
+        try:
+            message = _render_mail(config, keys, row)
+            if config.mail.url:
+                _send_smtp(config.mail.url, message)
             else:
-                # The content goes with the sending: it may hold a password.
-                conn.execute(
-                    "UPDATE mails SET sent_at = ?, next_attempt_at = NULL, content = NULL, error = '' WHERE id = ?",
-                    (now_ms(), row["id"]),
-                )
-                sent += 1
-        return sent
-
-    @staticmethod
-    def claim_mail(conn: sqlite3.Connection) -> sqlite3.Row | None:
-        """Take the mail that is due first, so that no other process sends it too; None: none is due."""
-        now = now_ms()
-        # What is to be tried later than the longest wait was put off by a clock that has been set back since.
-        query = (
-            "SELECT id FROM mails WHERE next_attempt_at <= ?1 OR next_attempt_at > ?2 ORDER BY next_attempt_at LIMIT 1"
-        )
-        time_range = (now, now + _BACKOFF_MS[-1])
-        if conn.execute(query, time_range).fetchone() is None:
-            return None
-        with write_transaction(conn):
-            row: sqlite3.Row | None = conn.execute(
-                f"UPDATE mails SET attempts = attempts + 1, next_attempt_at = ?3 WHERE id = ({query})"
-                " RETURNING id, recipient, content, attempts, created_at",
-                (*time_range, now + _CLAIM_TIMEOUT_MS),
-            ).fetchone()
-        return row
-
-    @staticmethod
-    def _record_failure(conn: sqlite3.Connection, row: sqlite3.Row, error: Exception) -> None:
-        now = now_ms()
-        delay = _BACKOFF_MS[min(row["attempts"], len(_BACKOFF_MS)) - 1]
-        given_up = now - row["created_at"] > _GIVE_UP_MS
-        conn.execute(
-            "UPDATE mails SET next_attempt_at = ?, error = ?, content = iif(?, NULL, content) WHERE id = ?",
-            (None if given_up else now + delay, f"{type(error).__name__}: {error}"[:500], given_up, row["id"]),
-        )
-
-    def _render_mail(self, row: sqlite3.Row) -> EmailMessage:
-        content = json.loads(self._keys.decrypt_column(row["content"]))
-        i18n.use_language(content["language"])
-        context = content["context"] | {
-            "installation": self._config.name,
-            "public_url": self._config.public_url,
-            "payment_instructions": self._config.payments.instructions,
-            "check_command": self._config.format_command("check"),
-        }
-        subject, text, html = (
-            _template_environment().get_template(f"{content['template']}/{part}").render(context).strip()
-            for part in ("subject.txt", "body.txt", "body.html")
-        )
-        message = EmailMessage()
-        message["Subject"] = " ".join(subject.split())
-        message["From"] = self._config.mail.sender
-        message["To"] = row["recipient"]
-        message["Date"] = formatdate(localtime=False)
-        # Made from the mail's row: a mail that is sent twice, because the answer to the first was lost, is the same.
-        domain = parseaddr(self._config.mail.sender)[1].partition("@")[2] or "localhost"
-        message["Message-ID"] = f"<{row['created_at']}.{row['id']}@{domain}>"
-        # RFC 3834: no holiday answers, please.
-        message["Auto-Submitted"] = "auto-generated"
-        message.set_content(text + "\n")
-        message.add_alternative(html, subtype="html")
-        # After the content: setting that takes all Content-* headers away.
-        message["Content-Language"] = content["language"]
-        return message
-
-    def _send(self, message: EmailMessage) -> None:
-        if self._config.mail.url:
-            _send_smtp(self._config.mail.url, message)
+                _write_to_outbox(config.data / "outbox", message)
+        except Exception as error:
+            # What is wrong may be no server's: a mail is sealed under a key that was replaced, or its address can be in
+            # no header. It is given up in the same way, and must not keep the mails behind it.
+            if not isinstance(error, OSError):
+                _log.exception("mail %d can't be made or sent", row["id"])
+            _record_failure(conn, row, error)
+            yield False
         else:
-            _write_to_outbox(self._config.data / "outbox", message)
+            # The content goes with the sending: it may hold a password.
+            conn.execute(
+                "UPDATE mails SET sent_at = ?, next_attempt_at = NULL, content = NULL, error = '' WHERE id = ?",
+                (now_ms(), row["id"]),
+            )
+            yield True
+
+
+def claim_mail(conn: sqlite3.Connection) -> sqlite3.Row | None:
+    """Take the mail that is due first, so that no other process sends it too; None: none is due."""
+    now = now_ms()
+    # What is to be tried later than the longest wait was put off by a clock that has been set back since.
+    query = "SELECT id FROM mails WHERE next_attempt_at <= ?1 OR next_attempt_at > ?2 ORDER BY next_attempt_at LIMIT 1"
+    time_range = (now, now + _BACKOFF_MS[-1])
+    if conn.execute(query, time_range).fetchone() is None:
+        return None
+    with write_transaction(conn):
+        row: sqlite3.Row | None = conn.execute(
+            f"UPDATE mails SET attempts = attempts + 1, next_attempt_at = ?3 WHERE id = ({query})"
+            " RETURNING id, recipient, content, attempts, created_at",
+            (*time_range, now + _CLAIM_TIMEOUT_MS),
+        ).fetchone()
+    return row
+
+
+def _record_failure(conn: sqlite3.Connection, row: sqlite3.Row, error: Exception) -> None:
+    now = now_ms()
+    delay = _BACKOFF_MS[min(row["attempts"], len(_BACKOFF_MS)) - 1]
+    given_up = now - row["created_at"] > _GIVE_UP_MS
+    conn.execute(
+        "UPDATE mails SET next_attempt_at = ?, error = ?, content = iif(?, NULL, content) WHERE id = ?",
+        (None if given_up else now + delay, f"{type(error).__name__}: {error}"[:500], given_up, row["id"]),
+    )
+
+
+def _render_mail(config: Config, keys: Keys, row: sqlite3.Row) -> EmailMessage:
+    content = json.loads(keys.decrypt_column(row["content"]))
+    i18n.use_language(content["language"])
+    context = content["context"] | {
+        "installation": config.name,
+        "public_url": config.public_url,
+        "payment_instructions": config.payments.instructions,
+        "check_command": config.format_command("check"),
+    }
+    subject, text, html = (
+        _template_environment().get_template(f"{content['template']}/{part}").render(context).strip()
+        for part in ("subject.txt", "body.txt", "body.html")
+    )
+    message = EmailMessage()
+    message["Subject"] = " ".join(subject.split())
+    message["From"] = config.mail.sender
+    message["To"] = row["recipient"]
+    message["Date"] = formatdate(localtime=False)
+    # Made from the mail's row: a mail that is sent twice, because the answer to the first was lost, is the same.
+    domain = parseaddr(config.mail.sender)[1].partition("@")[2] or "localhost"
+    message["Message-ID"] = f"<{row['created_at']}.{row['id']}@{domain}>"
+    # RFC 3834: no holiday answers, please.
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content(text + "\n")
+    message.add_alternative(html, subtype="html")
+    # After the content: setting that takes all Content-* headers away.
+    message["Content-Language"] = content["language"]
+    return message
 
 
 def _send_smtp(url: str, message: EmailMessage) -> None:

@@ -14,7 +14,6 @@ from portal.core.crypto import Keys
 from portal.core.i18n import current_language
 from portal.core.wakeup import WakeupSender
 from portal.services.common.audit import Actor
-from portal.services.common.mail import Mailer
 from portal.services.people.users import User
 from portal.web.core import proxies
 
@@ -45,7 +44,6 @@ DEFAULT_PAGE_LIMITS = PageLimits()
 class _AppState:
     config: Config
     keys: Keys
-    mailer: Mailer | None
     limits: PageLimits
     wakeup_sender: WakeupSender
     thread_local: threading.local = field(default_factory=threading.local)
@@ -54,13 +52,11 @@ class _AppState:
         # At every commit, whatever it was about: a wakeup costs the SMPP server one row, a missing one leaves it out of
         # date.
         self.wakeup_sender.send()
-        if self.mailer is not None:
-            self.mailer.wake()
 
 
-def init_request_context(app: Flask, config: Config, keys: Keys, mailer: Mailer | None, limits: PageLimits) -> None:
+def init_request_context(app: Flask, config: Config, keys: Keys, limits: PageLimits) -> None:
     """Give requests what they work with. Called again, the application works on another data folder: tests do so."""
-    app.extensions[_EXTENSION_KEY] = _AppState(config, keys, mailer, limits, WakeupSender(config.data))
+    app.extensions[_EXTENSION_KEY] = _AppState(config, keys, limits, WakeupSender(config.data))
 
 
 def _get_app_state() -> _AppState:

@@ -9,8 +9,8 @@ from portal.core.db import Connection
 from portal.services.accounts import accounts, credentials
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.credentials import SmppPasswordInfo
-from portal.services.common import mail
 from portal.services.common.audit import SHELL, Actor
+from portal.services.common.mail import send_due_mails
 from portal.services.common.rate_limit import TooManyAttempts
 from portal.services.messages import smpp_config
 from portal.services.messages.smpp_config import find_password
@@ -109,10 +109,10 @@ def test_neither_password_nor_mail_can_be_read_in_the_database(conn, keys, acme_
     assert password.encode() not in b"\n".join(line.encode() for line in conn.iterdump())
 
 
-def test_the_new_password_goes_to_the_contact_address(conn, keys, config, acme_1, connect):
+def test_the_new_password_goes_to_the_contact_address(conn, keys, config, acme_1):
     actor = Actor("alice@acme.example", language="it")
     password = credentials.regenerate_smpp_password(conn, keys, actor, acme_1)
-    mail.Mailer(config, keys, connect).send_due(conn)
+    list(send_due_mails(conn, config, keys))
     (file,) = (config.data / "outbox").iterdir()
     text = file.read_text()
     assert "To: marta@acme.example" in text

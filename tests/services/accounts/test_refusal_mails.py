@@ -12,7 +12,7 @@ from portal.core.db import Connection
 from portal.services.accounts import accounts, refused_binds
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.refused_binds import NOT_AUTHORISED, WRONG_PASSWORD, RefusedBind
-from portal.services.common.mail import Mailer
+from portal.services.common.mail import send_due_mails
 from portal.services.people import users
 from portal.services.people.users import User
 from tests.mailbox import Mailbox
@@ -68,14 +68,14 @@ def test_nobody_gets_one_who_has_not_asked_for_it(due, refuse):
     assert due() == 0
 
 
-def test_who_wants_them_is_told(conn, keys, config, connect, alice, due, refuse, acme_1, acme_2):
+def test_who_wants_them_is_told(conn, keys, config, alice, due, refuse, acme_1, acme_2):
     refused_binds.set_refused_bind_mails_enabled(conn, alice, True)
     refuse("203.0.113.7", times=3)
     refuse("198.51.100.9", reason=WRONG_PASSWORD, account=acme_2)
     assert due() == 1
     with Mailbox().listening() as mailbox:
         to_server = replace(config, mail=replace(config.mail, url=mailbox.url))
-        assert Mailer(to_server, keys, connect).send_due(conn) == 1
+        assert sum(send_due_mails(conn, to_server, keys)) == 1
         mail = mailbox.wait_for_mail()
     assert (mail["To"], mail["Subject"]) == (alice.email, "Clients of your SMPP accounts were refused")
     for part in ("plain", "html"):
@@ -86,14 +86,14 @@ def test_who_wants_them_is_told(conn, keys, config, connect, alice, due, refuse,
     assert f"{config.public_url}/accounts/smpp-acme-1/sessions" in get_text(mail)
 
 
-def test_it_speaks_the_readers_language(conn, keys, config, connect, alice, due, refuse):
+def test_it_speaks_the_readers_language(conn, keys, config, alice, due, refuse):
     users.set_user_language(conn, alice, "it")
     refused_binds.set_refused_bind_mails_enabled(conn, alice, True)
     refuse("203.0.113.7", times=2)
     due()
     with Mailbox().listening() as mailbox:
         to_server = replace(config, mail=replace(config.mail, url=mailbox.url))
-        Mailer(to_server, keys, connect).send_due(conn)
+        list(send_due_mails(conn, to_server, keys))
         mail = mailbox.wait_for_mail()
     assert mail["Subject"] == "Client di smpp-acme-1 rifiutati"
     assert "203.0.113.7 (2 volte): Non è un IP autorizzato." in get_text(mail)
@@ -161,11 +161,11 @@ def test_nobody_is_told_of_another_customers_clients_or_of_accounts_that_are_gon
     assert due() == 0
 
 
-def test_a_list_without_end_is_cut(conn, keys, config, connect, alice, due, refuse):
+def test_a_list_without_end_is_cut(conn, keys, config, alice, due, refuse):
     refused_binds.set_refused_bind_mails_enabled(conn, alice, True)
     refuse(*(f"203.0.113.{number}" for number in range(60)))
     assert due() == 1
-    Mailer(config, keys, connect).send_due(conn)
+    list(send_due_mails(conn, config, keys))
     (file,) = (config.data / "outbox").iterdir()
     text = file.read_text().split("Content-Type: text/html")[0]
     assert text.count("203.0.113.") == 20

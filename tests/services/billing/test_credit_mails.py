@@ -17,7 +17,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit, credit_mails, packs
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
-from portal.services.common.mail import Mailer
+from portal.services.common.mail import send_due_mails
 from portal.services.credits import alerts, credits
 from portal.services.messages import intake
 from portal.services.people import customers, users
@@ -57,14 +57,12 @@ def rule(conn: Connection, acme: Customer, acme_1: Account) -> Callable[..., Non
 
 
 @pytest.fixture
-def mails(
-    conn: Connection, keys: Keys, config: Config, connect: Callable[[], Connection]
-) -> Callable[[], list[EmailMessage]]:
+def mails(conn: Connection, keys: Keys, config: Config) -> Callable[[], list[EmailMessage]]:
     """Queues and sends what is due; returns the mails."""
 
     def mails() -> list[EmailMessage]:
         count = credit_mails.queue_credit_mails(conn, keys)
-        assert Mailer(config, keys, connect).send_due(conn) == count
+        assert sum(send_due_mails(conn, config, keys)) == count
         files = sorted((config.data / "outbox").iterdir()) if count else []
         messages = [message_from_bytes(each.read_bytes(), policy=policy.default) for each in files]
         for each in files:
@@ -263,11 +261,11 @@ def test_many_that_wait_are_taken_in_turns(conn, keys, acme_1):
     assert [credit_mails.queue_credit_mails(conn, keys) for _ in range(3)] == [1, 1, 0]
 
 
-def test_it_arrives_by_smtp(conn, keys, config, connect, low):
+def test_it_arrives_by_smtp(conn, keys, config, low):
     low()
     credit_mails.queue_credit_mails(conn, keys)
     with Mailbox().listening() as mailbox:
-        Mailer(replace(config, mail=replace(config.mail, url=mailbox.url)), keys, connect).send_due(conn)
+        list(send_due_mails(conn, replace(config, mail=replace(config.mail, url=mailbox.url)), keys))
         assert mailbox.wait_for_mail()["Subject"] == "smpp-acme-1 is running out of credits"
 
 

@@ -20,9 +20,8 @@ from portal.core.clock import now_ms
 from portal.core.crypto import Keys
 from portal.core.db import Connection, write_transaction
 from portal.services.common import mail
-from portal.services.common.mail import Mailer
 from portal.smsc.admission.tls import ensure_certificate
-from tests.support import find_free_port, wait_until
+from tests.support import find_free_port
 
 USER, PASSWORD = b"portal", b"p@ss:word"
 
@@ -79,11 +78,12 @@ def login(server: SMTP, session: Session, envelope: Envelope, mechanism: str, da
 
 
 @pytest.fixture
-def mailer(data: Path, keys: Keys, connect: Callable[[], Connection]) -> Callable[[str], Mailer]:
-    """Makes a mailer that sends to an address."""
+def mailer(data: Path, keys: Keys) -> Callable[[str], Callable[[Connection], int]]:
+    """Makes a function that sends what is due to a server, and says how many mails that were."""
 
-    def made(url: str) -> Mailer:
-        return mail.Mailer(settings.load_config(data=data, env={"PORTAL_MAIL_URL": url}), keys, connect)
+    def made(url: str) -> Callable[[Connection], int]:
+        config = settings.load_config(data=data, env={"PORTAL_MAIL_URL": url})
+        return lambda conn: sum(mail.send_due_mails(conn, config, keys))
 
     return made
 
@@ -109,7 +109,7 @@ def make_due(conn: Connection) -> None:
 def test_a_mail_arrives_in_both_forms(conn, queue, smtp, mailer):
     server = smtp()
     queue()
-    assert mailer(f"smtp://127.0.0.1:{server.port}").send_due(conn) == 1
+    assert mailer(f"smtp://127.0.0.1:{server.port}")(conn) == 1
     ((envelope, message, _),) = server.handler.mails
     assert envelope.rcpt_tos == ["marta@acme.example"]
     assert message["To"] == "marta@acme.example"
@@ -122,7 +122,7 @@ def test_a_mail_is_in_the_readers_language(conn, queue, smtp, mailer):
     server = smtp()
     for language in ("en", "it"):
         queue(language=language)
-    mailer(f"smtp://127.0.0.1:{server.port}").send_due(conn)
+    mailer(f"smtp://127.0.0.1:{server.port}")(conn)
     english, italian = (message for _, message, _ in server.handler.mails)
     assert (english["Content-Language"], italian["Content-Language"]) == ("en", "it")
     assert english["Subject"] != italian["Subject"]
@@ -131,21 +131,21 @@ def test_a_mail_is_in_the_readers_language(conn, queue, smtp, mailer):
 def test_starttls_is_used_where_it_is_offered(conn, queue, smtp, mailer, certificate):
     server = smtp(tls_context=certificate, require_starttls=True)
     queue()
-    assert mailer(f"smtp://127.0.0.1:{server.port}").send_due(conn) == 1
+    assert mailer(f"smtp://127.0.0.1:{server.port}")(conn) == 1
     assert server.handler.mails[0][2].ssl
 
 
 def test_the_login_is_sent_once_the_line_is_secured(conn, queue, smtp, mailer, certificate):
     server = smtp(tls_context=certificate, require_starttls=True, authenticator=login, auth_required=True)
     queue()
-    assert mailer(f"smtp://portal:p%40ss%3Aword@127.0.0.1:{server.port}").send_due(conn) == 1
+    assert mailer(f"smtp://portal:p%40ss%3Aword@127.0.0.1:{server.port}")(conn) == 1
     assert server.handler.mails[0][2].authenticated
 
 
 def test_a_login_is_never_sent_in_the_clear(conn, queue, smtp, mailer):
     server = smtp(authenticator=login, auth_require_tls=False)
     queue()
-    assert mailer(f"smtp://portal:p%40ss%3Aword@127.0.0.1:{server.port}").send_due(conn) == 0
+    assert mailer(f"smtp://portal:p%40ss%3Aword@127.0.0.1:{server.port}")(conn) == 0
     assert "STARTTLS" in row(conn)["error"]
     assert server.handler.mails == []
 
@@ -154,14 +154,14 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(conn, queue, smtp, mai
     monkeypatch.delenv("SSL_CERT_FILE")
     server = smtp(tls_context=certificate)
     queue()
-    assert mailer(f"smtp://127.0.0.1:{server.port}").send_due(conn) == 0
+    assert mailer(f"smtp://127.0.0.1:{server.port}")(conn) == 0
     assert "CERTIFICATE_VERIFY_FAILED" in row(conn)["error"]
 
 
 def test_tls_from_the_start(conn, queue, smtp, mailer, certificate):
     server = smtp(ssl_context=certificate)
     queue()
-    assert mailer(f"smtps://127.0.0.1:{server.port}").send_due(conn) == 1
+    assert mailer(f"smtps://127.0.0.1:{server.port}")(conn) == 1
 
 
 def test_a_mail_waits_for_a_server_that_is_down(conn, queue, smtp, mailer):
@@ -169,15 +169,15 @@ def test_a_mail_waits_for_a_server_that_is_down(conn, queue, smtp, mailer):
     sender = mailer(f"smtp://127.0.0.1:{port}")
     queue()
     before = now_ms()
-    assert sender.send_due(conn) == 0
+    assert sender(conn) == 0
     waiting = row(conn)
     assert (waiting["attempts"], waiting["sent_at"]) == (1, None)
     assert waiting["next_attempt_at"] >= before + 5_000
     assert "Connection" in waiting["error"]
-    assert sender.send_due(conn) == 0, "not before its time"
+    assert sender(conn) == 0, "not before its time"
     server = smtp(port)
     make_due(conn)
-    assert sender.send_due(conn) == 1
+    assert sender(conn) == 1
     assert len(server.handler.mails) == 1
 
 
@@ -188,7 +188,7 @@ def test_the_waits_grow(conn, queue, mailer):
     waits = []
     for _ in range(8):
         make_due(conn)
-        sender.send_due(conn)
+        sender(conn)
         waits.append(round((row(conn)["next_attempt_at"] - now_ms()) / 1000))
     assert waits == [5, 15, 60, 300, 900, 1800, 1800, 1800]
 
@@ -196,13 +196,13 @@ def test_the_waits_grow(conn, queue, mailer):
 def test_a_mail_that_was_put_off_by_a_clock_an_hour_ahead_goes_now(conn, queue, smtp, mailer):
     queue()
     conn.execute("UPDATE mails SET next_attempt_at = next_attempt_at + 3600000")
-    assert mailer(f"smtp://127.0.0.1:{smtp().port}").send_due(conn) == 1
+    assert mailer(f"smtp://127.0.0.1:{smtp().port}")(conn) == 1
 
 
 def test_after_a_week_a_mail_is_given_up_and_its_content_dropped(conn, queue, mailer):
     queue()
     conn.execute("UPDATE mails SET created_at = created_at - ?", (8 * 86_400_000,))
-    mailer(f"smtp://127.0.0.1:{find_free_port()}").send_due(conn)
+    mailer(f"smtp://127.0.0.1:{find_free_port()}")(conn)
     assert (row(conn)["next_attempt_at"], row(conn)["content"]) == (None, None)
 
 
@@ -222,7 +222,7 @@ def test_one_mail_that_is_refused_does_not_hold_up_the_next(conn, queue, smtp, m
     server = smtp()
     queue("full@acme.example")
     queue("marta@acme.example")
-    assert mailer(f"smtp://127.0.0.1:{server.port}").send_due(conn) == 1
+    assert mailer(f"smtp://127.0.0.1:{server.port}")(conn) == 1
     assert "mailbox full" in row(conn)["error"]
 
 
@@ -232,7 +232,7 @@ def test_a_mail_that_can_not_be_read_does_not_hold_up_the_next(conn, queue, smtp
     queue()
     conn.execute("UPDATE mails SET content = ?", (bytes(64),))
     queue(recipient="bruno@acme.example")
-    assert mailer(f"smtp://127.0.0.1:{server.port}").send_due(conn) == 1
+    assert mailer(f"smtp://127.0.0.1:{server.port}")(conn) == 1
     assert [envelope.rcpt_tos for envelope, *_ in server.handler.mails] == [["bruno@acme.example"]]
     assert "InvalidTag" in row(conn)["error"]
     assert row(conn)["next_attempt_at"] > now_ms()
@@ -242,7 +242,7 @@ def test_the_content_goes_with_the_sending(conn, queue, smtp, mailer):
     server = smtp()
     queue()
     assert row(conn)["content"]
-    mailer(f"smtp://127.0.0.1:{server.port}").send_due(conn)
+    mailer(f"smtp://127.0.0.1:{server.port}")(conn)
     assert row(conn)["content"] is None
 
 
@@ -263,7 +263,7 @@ def test_two_mailers_send_each_mail_once(queue, smtp, mailer, connect):
     for _ in range(12):
         queue()
     senders = [mailer(f"smtp://127.0.0.1:{server.port}") for _ in range(2)]
-    threads = [threading.Thread(target=each.send_due, args=[connect()]) for each in senders]
+    threads = [threading.Thread(target=each, args=[connect()]) for each in senders]
     for each in threads:
         each.start()
     for each in threads:
@@ -275,19 +275,19 @@ def test_two_mailers_send_each_mail_once(queue, smtp, mailer, connect):
 def test_a_mail_that_was_claimed_by_a_process_that_died_is_sent_by_another(conn, queue, smtp, mailer):
     server = smtp()
     queue()
-    assert mail.Mailer.claim_mail(conn)
+    assert mail.claim_mail(conn)
     sender = mailer(f"smtp://127.0.0.1:{server.port}")
-    assert sender.send_due(conn) == 0
+    assert sender(conn) == 0
     make_due(conn)
-    assert sender.send_due(conn) == 1
+    assert sender(conn) == 1
 
 
-def test_a_server_that_says_nothing_blocks_nobody_else(data, keys, conn, queue, mailer):
+def test_a_server_that_says_nothing_blocks_nobody_else(data, conn, queue, mailer, connect):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         sender = mailer(f"smtp://127.0.0.1:{silent.getsockname()[1]}")
         queue()
-        sender.start()
-        sender.wake()
+        thread = threading.Thread(target=sender, args=[connect()])
+        thread.start()
         talking, _ = silent.accept()
         # The mailer is waiting for a greeting now, and holds no lock meanwhile.
         writer = db.connect(data / db.FILE_NAME, busy_timeout_ms=0)
@@ -295,23 +295,13 @@ def test_a_server_that_says_nothing_blocks_nobody_else(data, keys, conn, queue, 
             writer.execute("UPDATE customers SET name = name")
         writer.close()
         talking.close()
-        sender.stop()
+        thread.join()
     assert row(conn)["attempts"] == 1
-
-
-def test_the_thread_sends_what_is_queued_while_it_runs(queue, smtp, mailer):
-    server = smtp()
-    sender = mailer(f"smtp://127.0.0.1:{server.port}")
-    sender.start()
-    queue()
-    sender.wake()
-    wait_until(lambda: server.handler.mails)
-    sender.stop()
 
 
 def test_without_a_server_mails_are_files(data, conn, queue, mailer):
     queue()
-    assert mailer("").send_due(conn) == 1
+    assert mailer("")(conn) == 1
     (file,) = (data / "outbox").iterdir()
     assert file.suffix == ".eml"
     assert file.stat().st_mode & 0o777 == 0o600

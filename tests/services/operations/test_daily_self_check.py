@@ -11,7 +11,7 @@ from portal.core.clock import DAY_MS, now_ms
 from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.common.audit import SHELL
-from portal.services.common.mail import Mailer
+from portal.services.common.mail import send_due_mails
 from portal.services.operations import daily_self_check
 from portal.services.operations.daily_self_check import NoDiskSpaceForCopy, SelfCheckResult, open_database_copy
 from portal.services.operations.self_check.problem import Problem
@@ -102,14 +102,14 @@ def test_a_new_finding_and_one_that_comes_back_are_mailed(conn, run, damage, mai
     assert mails() == 3
 
 
-def test_each_operator_gets_it_in_their_language(conn, keys, config, connect, run, damage, cast):
+def test_each_operator_gets_it_in_their_language(conn, keys, config, run, damage, cast):
     users.set_user_language(conn, users.get_user_by_email(conn, cast.olga.email), "it")
     users.create_user(conn, keys, SHELL, "otto@portal.example", users.OPERATOR, None)
     damage("smpp-acme-1")
     run()
     with Mailbox().listening() as mailbox:
         to_server = replace(config, mail=replace(config.mail, url=mailbox.url))
-        assert Mailer(to_server, keys, connect).send_due(conn) == 2
+        assert sum(send_due_mails(conn, to_server, keys)) == 2
         received = {mail["To"]: mail for mail in (mailbox.wait_for_mail(), mailbox.wait_for_mail())}
     assert received["otto@portal.example"]["Subject"] == "The daily check has found problems"
     assert received[cast.olga.email]["Subject"] == "La verifica quotidiana ha trovato qualcosa che non va"
@@ -120,12 +120,12 @@ def test_each_operator_gets_it_in_their_language(conn, keys, config, connect, ru
         assert "smpp-acme-1: il saldo (riga 1 di accounts) differisce di 1,5 " in re.sub(r"<[^>]+>", "", italian)
 
 
-def test_of_many_the_first_twenty_are_told(conn, keys, config, connect, cast):
+def test_of_many_the_first_twenty_are_told(conn, keys, config, cast):
     problems = [Problem("file: %(line)s", {"line": f"page {number}"}) for number in range(25)]
     daily_self_check.save_result(conn, keys, SelfCheckResult(now_ms(), problems))
     with Mailbox().listening() as mailbox:
         to_server = replace(config, mail=replace(config.mail, url=mailbox.url))
-        Mailer(to_server, keys, connect).send_due(conn)
+        list(send_due_mails(conn, to_server, keys))
         text = get_text(mailbox.wait_for_mail())
     assert text.count("- file: page") == 20
     assert "5 more are not listed here." in text

@@ -7,7 +7,7 @@ from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.common.audit import SHELL, Actor
-from portal.services.common.mail import Mailer
+from portal.services.common.mail import send_due_mails
 from portal.services.people import users
 from portal.services.senders import senders
 from tests.documents import PDF
@@ -17,13 +17,11 @@ ALICE = Actor("alice@acme.example")
 
 
 @pytest.fixture
-def mails(
-    conn: Connection, keys: Keys, config: Config, connect: Callable[[], Connection]
-) -> Callable[[], list[tuple[str, str, str, str]]]:
+def mails(conn: Connection, keys: Keys, config: Config) -> Callable[[], list[tuple[str, str, str, str]]]:
     """Sends what is queued; returns subject, recipient and text of each, and removes them."""
 
     def mails() -> list[tuple[str, str, str, str]]:
-        Mailer(config, keys, connect).send_due(conn)
+        list(send_due_mails(conn, config, keys))
         found = []
         for file in sorted((config.data / "outbox").glob("*.eml")):
             mail = message_from_bytes(file.read_bytes(), policy=policy.default)

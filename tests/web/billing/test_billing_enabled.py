@@ -35,7 +35,7 @@ def enable(app: Flask, config: Config, keys: Keys) -> Callable[[str], None]:
 
     def set_billing(enabled: str) -> None:
         changed = replace(config, billing=BillingSettings(enabled))
-        context.init_request_context(app, changed, keys, None, DEFAULT_PAGE_LIMITS)
+        context.init_request_context(app, changed, keys, DEFAULT_PAGE_LIMITS)
 
     return set_billing
 

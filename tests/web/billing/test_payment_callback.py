@@ -68,7 +68,7 @@ def test_a_body_that_is_too_large_is_not_read(paying: Browser, conn: db.Connecti
 def test_each_mail_says_what_it_is_about(
     paying: Browser, conn: db.Connection, keys: Keys, config: Config, order: Order
 ) -> None:
-    mailer = mail.Mailer(replace(config, payments=PaymentSettings(instructions="IBAN: AT61 1904")), keys, lambda: conn)
+    paying_in = replace(config, payments=PaymentSettings(instructions="IBAN: AT61 1904"))
     conn.execute("UPDATE customers SET language = 'it'")
     other = purchases.purchase_pack(conn, keys, SHELL, acting.get_account(conn, "smpp-acme-1"), PACK_OF_100)
     call_back(paying, order, message_id="a")
@@ -77,7 +77,7 @@ def test_each_mail_says_what_it_is_about(
     call_back(paying, other, message_id="d", order="2026-99999")
     orders.cancel_order(conn, SHELL, other)
     call_back(paying, other, message_id="e")
-    assert mailer.send_due(conn) == 7
+    assert sum(mail.send_due_mails(conn, paying_in, keys)) == 7
     found = [
         message_from_bytes(each.read_bytes(), policy=policy.default)
         for each in sorted((config.data / "outbox").iterdir(), key=lambda file: int(file.stem.split(".")[-1]))
