@@ -88,6 +88,8 @@ def start_jobs(jobs: Iterable[Job], database: Path) -> None:
     for job in jobs:
         conn = db.connect(database, busy_timeout_ms=job.busy_timeout_ms)
         threading.Thread(target=job.run_forever, args=[conn], name=job.name, daemon=True).start()
+
+
 sending_mail = threading.Lock()
 """Held while a mail is being sent: a process that ends takes it first, since what is cut off is sent again."""
 

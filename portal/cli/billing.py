@@ -14,7 +14,7 @@ from portal.cli.shell import (
 from portal.core import i18n
 from portal.core.db import write_transaction
 from portal.services.accounts import accounts
-from portal.services.billing import orders, packs, purchases
+from portal.services.billing import orders, packs
 from portal.services.billing.orders import Order, OrderFilter
 from portal.services.billing.packs import Pack
 from portal.services.common import credit_amounts
@@ -55,7 +55,7 @@ def _show_order(context: CommandContext, order: Order) -> CommandOutput:
 @click.option("--note", default="", metavar="T", help="How it was paid; the customer sees it.")
 def _pay_order(context: CommandContext, order: Order, *, note: str) -> CommandOutput:
     """Mark one as paid: its credits arrive, and the customer gets a mail."""
-    return _describe_order(purchases.confirm_payment(context.conn, context.keys, SHELL, order, note))
+    return _describe_order(orders.confirm_payment(context.conn, context.keys, SHELL, order, note))
 
 
 @order_group.command("cancel", example="order cancel 2026-00042")

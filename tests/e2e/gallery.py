@@ -15,7 +15,7 @@ from portal.core.db import Connection
 from portal.core.gsm0338 import Encoding
 from portal.services.accounts import accounts, allowed_ips, refused_binds, session_records
 from portal.services.accounts.accounts import Account
-from portal.services.billing import auto_recredit, packs, purchases
+from portal.services.billing import auto_recredit, orders, packs
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL, Actor
 from portal.services.common.message_states import DELIVERED, UNDELIVERABLE
@@ -169,10 +169,10 @@ def _create_content(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
     inbound_numbers.add_inbound_number(conn, SHELL, account, "393401234999")
     route = inbound_numbers.add_inbound_number(conn, SHELL, account, "48000", "acme")
     pack = packs.list_packs(conn)[0]
-    purchases.confirm_payment(
-        conn, keys, SHELL, purchases.purchase_pack(conn, keys, SHELL, account, pack), "Transfer of 22 November"
+    orders.confirm_payment(
+        conn, keys, SHELL, orders.purchase_pack(conn, keys, SHELL, account, pack), "Transfer of 22 November"
     )
-    order = purchases.purchase_pack(conn, keys, SHELL, account, pack)
+    order = orders.purchase_pack(conn, keys, SHELL, account, pack)
     for number in range(12):
         credits.grant_credits(conn, SHELL, account, 1_234_500, note=f"A welcome gift, number {number}")
     alerts.set_alert_rule(

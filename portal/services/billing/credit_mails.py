@@ -6,7 +6,6 @@ from portal.core import i18n
 from portal.core.clock import DAY_MS, HOUR_MS
 from portal.core.crypto import Keys
 from portal.core.db import write_transaction
-from portal.core.i18n import DEFAULT_LANGUAGE
 from portal.services.billing import orders, packs
 from portal.services.common import ids, mail, rate_limit
 from portal.services.credits import alerts, forecast
@@ -70,7 +69,7 @@ def _queue_notice_mails(conn: sqlite3.Connection, keys: Keys, notice: sqlite3.Ro
     else:
         mails = [("credits_requested", customer.language, contact)]
         mails += [
-            ("credits_asked_for", each.language or DEFAULT_LANGUAGE, [each.email])
+            ("credits_asked_for", each.language or i18n.DEFAULT_LANGUAGE, [each.email])
             for each in users.list_users(conn, None)
         ]
     for template, language, recipients in mails:

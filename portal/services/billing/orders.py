@@ -1,7 +1,7 @@
 """Orders of credits: made by a customer or by automatic re-credit, credited once, and paid once.
 
 Usually an order is paid, and with that its credits arrive. One that was made by automatic re-credit on a credit line
-has its credits at once, and is owed until it is paid.
+has its credits at once, and is owed until it is paid. What people do with orders comes with mails.
 """
 
 import sqlite3
@@ -11,15 +11,17 @@ from datetime import UTC, datetime
 from functools import partial
 
 from portal.core import i18n
-from portal.core.clock import now_ms
+from portal.core.clock import HOUR_MS, now_ms
+from portal.core.crypto import Keys
 from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
-from portal.services.billing.packs import Pack
-from portal.services.common import audit, credit_amounts, idempotency, keyset
+from portal.services.billing.packs import Pack, get_pack
+from portal.services.common import audit, credit_amounts, idempotency, keyset, mail, rate_limit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, Refused
 from portal.services.credits import ledger
+from portal.services.people import customers, users
 
 CUSTOMER, AUTOMATIC = "customer", "automatic"
 OPEN, PAID, CANCELLED = "open", "paid", "cancelled"
@@ -29,6 +31,8 @@ IS_OWED = "movement_id IS NOT NULL AND paid_at IS NULL AND cancelled_at IS NULL"
 
 _MAX_PAYMENT_LENGTH = 200
 _BATCH_SIZE = 500
+# Each is a mail to the operators.
+_MAX_ORDERS_PER_HOUR = 20
 
 
 class NoSuchOrder(NotFound, field="order"):
@@ -41,6 +45,10 @@ class OrderClosed(Refused, field="order"):
 
 class OrderCredited(Refused, field="order"):
     sentence = N_("The credits of order %(number)s have arrived: it can only be paid.")
+
+
+class PackPriceChanged(Refused, field="pack"):
+    sentence = N_("The price of this pack has changed. Nothing was ordered: check it again.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,3 +316,69 @@ def order_to_dict(order: Order) -> dict[str, object]:
         "cancelled": order.cancelled_at and i18n.format_iso8601(order.cancelled_at),
         "cancelled_by": order.cancelled_by,
     }
+
+
+# --- with mails
+
+
+def purchase_pack(
+    conn: sqlite3.Connection, keys: Keys, actor: Actor, account: Account, pack: Pack, *, idempotency_key: str = ""
+) -> Order:
+    """Order a pack for an account, and mail the customer's contact address and the operators.
+
+    Args:
+        pack: as the customer has seen it.
+        idempotency_key: of `idempotency.new_idempotency_key`: sent a second time, it orders nothing.
+
+    Raises:
+        NoSuchPack, PackPriceChanged, FormAlreadySent
+        TooManyAttempts: twenty in an hour are enough.
+    """
+    with write_transaction(conn):
+        if get_pack(conn, pack.credits) != pack:
+            raise PackPriceChanged()
+        order = place_order(conn, actor, account, pack, idempotency_key=idempotency_key)
+        rate_limit.take_token(conn, f"order:{account.id}", _MAX_ORDERS_PER_HOUR, HOUR_MS)
+        contact = _queue_customer_mail(conn, keys, "order_placed", order)
+        queue_operator_mails(conn, keys, "order_received", order, contact=contact)
+    return order
+
+
+def confirm_payment(conn: sqlite3.Connection, keys: Keys, actor: Actor, order: Order, payment: str = "") -> Order:
+    """Note that an order is paid, let its credits arrive if they haven't yet, and mail the customer.
+
+    Args:
+        payment: as in `pay_order`.
+
+    Raises:
+        OrderClosed: it was paid or cancelled before.
+    """
+    with write_transaction(conn):
+        order = pay_order(conn, actor, order, payment)
+        _queue_customer_mail(conn, keys, "order_paid", order)
+    return order
+
+
+def queue_operator_mails(
+    conn: sqlite3.Connection, keys: Keys, template: str, order: Order | None, **context: object
+) -> None:
+    """Queue a mail to every operator, each in their language. The caller is inside `write_transaction()`.
+
+    Args:
+        template, context: as in `mail.queue_mail`; the order's values are added.
+    """
+    mail_values = _order_mail_values(order) | context if order else context
+    for operator in users.list_users(conn, None):
+        mail.queue_mail(conn, keys, operator.email, template, operator.language, **mail_values)
+
+
+def _queue_customer_mail(conn: sqlite3.Connection, keys: Keys, template: str, order: Order) -> str:
+    """Queue a mail to the contact address of an order's customer; returns that."""
+    customer = customers.get_customer_by_id(conn, order.customer_id)
+    mail.queue_mail(conn, keys, customer.contact_email, template, customer.language, **_order_mail_values(order))
+    return customer.contact_email
+
+
+def _order_mail_values(order: Order) -> dict[str, object]:
+    shown = ("number", "account", "customer", "credits", "price", "currency", "created_by", "payment")
+    return {name: getattr(order, name) for name in shown}

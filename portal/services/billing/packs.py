@@ -53,15 +53,6 @@ class UnitPriceNotFalling(Refused, field="price"):
         " a larger pack has to make credits cheaper."
     )
 
-    def __init__(self, smaller: "Pack", larger: "Pack") -> None:
-        super().__init__(
-            larger=i18n.format_credits(larger.credits),
-            smaller=i18n.format_credits(smaller.credits),
-            dearer=larger.unit_price,
-            cheaper=smaller.unit_price,
-        )
-        self.pack = larger
-
 
 class TooManyPacks(Refused):
     sentence = N_("There can be %(most)s packs at most.")
@@ -168,7 +159,7 @@ def replace_packs(conn: sqlite3.Connection, actor: Actor, packs: Sequence[Pack])
 
     Raises:
         TooManyPacks, MixedCurrencies, DuplicatePackSize
-        UnitPriceNotFalling: its `pack` is the larger one of the two.
+        UnitPriceNotFalling: the `pack` of its `params` is the larger one of the two.
     """
     new = _check_packs(packs)
     with write_transaction(conn):
@@ -195,5 +186,11 @@ def _check_packs(packs: Sequence[Pack]) -> list[Pack]:
             raise DuplicatePackSize(credits=i18n.format_credits(larger.credits))
         # Price by credits, without rounding.
         if larger.price * smaller.credits >= smaller.price * larger.credits:
-            raise UnitPriceNotFalling(smaller, larger)
+            raise UnitPriceNotFalling(
+                larger=i18n.format_credits(larger.credits),
+                smaller=i18n.format_credits(smaller.credits),
+                dearer=larger.unit_price,
+                cheaper=smaller.unit_price,
+                pack=larger,
+            )
     return sorted_packs

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from portal.core.config import WEBHOOK_SECRET_PREFIX, PaymentSettings
 from portal.core.crypto import Keys
 from portal.core.db import write_transaction
-from portal.services.billing import orders, purchases
+from portal.services.billing import orders
 from portal.services.billing.orders import Order
 from portal.services.common import audit, credit_amounts, idempotency
 from portal.services.common.audit import Actor
@@ -40,42 +40,20 @@ _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 class CallbackRefused(Refused):
     """A callback that changes nothing; `code` is the reason for programs, the sentence (English) for developers."""
 
-    code = "refused"
+    def __init__(self, code: str, **params: object) -> None:
+        super().__init__()
+        self.code, self.sentence, self.params = code, _REFUSALS[code], params
 
 
-class WebhookHeadersMissing(CallbackRefused):
-    sentence = "The headers webhook-id, webhook-timestamp and webhook-signature are needed."
-    code = "headers"
-
-
-class WrongSignature(CallbackRefused):
-    sentence = "None of the signatures is right."
-    code = "signature"
-
-
-class TimestampOutOfTolerance(CallbackRefused):
-    sentence = "The timestamp is more than five minutes off."
-    code = "timestamp"
-
-
-class InvalidCallbackBody(CallbackRefused):
-    sentence = "The body isn't a JSON object with order, amount, currency, status and payment."
-    code = "body"
-
-
-class UnknownOrder(CallbackRefused):
-    sentence = "There is no order %(number)s."
-    code = "unknown_order"
-
-
-class AmountMismatch(CallbackRefused):
-    sentence = "Order %(number)s costs %(price)s %(currency)s in the smallest unit."
-    code = "amount"
-
-
-class OrderWasCancelled(CallbackRefused):
-    sentence = "Order %(number)s was cancelled."
-    code = "cancelled"
+_REFUSALS = {
+    "headers": "The headers webhook-id, webhook-timestamp and webhook-signature are needed.",
+    "signature": "None of the signatures is right.",
+    "timestamp": "The timestamp is more than five minutes off.",
+    "body": "The body isn't a JSON object with order, amount, currency, status and payment.",
+    "unknown_order": "There is no order %(number)s.",
+    "amount": "Order %(number)s costs %(price)s %(currency)s in the smallest unit.",
+    "cancelled": "Order %(number)s was cancelled.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +109,10 @@ def verify_callback(
         now_s: seconds since 1970.
 
     Raises:
-        WebhookHeadersMissing, WrongSignature, TimestampOutOfTolerance
+        CallbackRefused: headers, signature, timestamp
     """
     if not _MESSAGE_ID.fullmatch(message_id) or not _TIMESTAMP.fullmatch(timestamp) or not signatures:
-        raise WebhookHeadersMissing()
+        raise CallbackRefused("headers")
     signed = f"{message_id}.{timestamp}.".encode() + body
     expected = b64encode(hmac.digest(_get_signing_key(settings), signed, "sha256"))
     # All are compared: with several keys in use, which of them is right would be revealed.
@@ -144,26 +122,26 @@ def verify_callback(
         if version == "v1"
     ]
     if not any(matches):
-        raise WrongSignature()
+        raise CallbackRefused("signature")
     if abs(now_s - int(timestamp)) > TIMESTAMP_TOLERANCE_S:
-        raise TimestampOutOfTolerance()
+        raise CallbackRefused("timestamp")
 
 
 def parse_callback(body: bytes) -> PaymentCallback:
     """Read the body of a callback.
 
     Raises:
-        InvalidCallbackBody
+        CallbackRefused: body
     """
     try:
         values = json.loads(body)
         order, amount, currency, status, payment = (values[name] for name in PaymentCallback.__slots__)
     except (ValueError, RecursionError, KeyError, TypeError):
-        raise InvalidCallbackBody() from None
+        raise CallbackRefused("body") from None
     if not all(map(_is_valid_text, (order, currency, status, payment))) or not _CURRENCY_CODE.fullmatch(currency):
-        raise InvalidCallbackBody()
+        raise CallbackRefused("body")
     if type(amount) is not int or abs(amount) >= 1 << 63:  # True is an int too
-        raise InvalidCallbackBody()
+        raise CallbackRefused("body")
     return PaymentCallback(order, amount, currency, status, payment)
 
 
@@ -192,7 +170,7 @@ def process_callback(
         CREDITED; or REPEATED, PAID_BEFORE or IGNORED: there was nothing to do.
 
     Raises:
-        UnknownOrder, AmountMismatch, OrderWasCancelled
+        CallbackRefused: unknown_order, amount, cancelled
     """
     if callback.status != PAID:
         return IGNORED
@@ -209,7 +187,7 @@ def process_callback(
                 return REPEATED
         else:
             if refusal is None and order is not None and order.status == orders.OPEN:
-                purchases.confirm_payment(conn, keys, actor, order, callback.payment)
+                orders.confirm_payment(conn, keys, actor, order, callback.payment)
                 return CREDITED
             if refusal is not None or (order is not None and order.payment != callback.payment):
                 _mail_unmatched_payment(conn, keys, actor, order, callback, refusal)
@@ -223,10 +201,10 @@ def _find_order(conn: sqlite3.Connection, callback: PaymentCallback) -> tuple[Or
     try:
         order = orders.get_order_by_number(conn, callback.order)
     except orders.NoSuchOrder:
-        return None, UnknownOrder(number=callback.order)
+        return None, CallbackRefused("unknown_order", number=callback.order)
     if (order.price, order.currency) != (callback.amount, callback.currency):
-        return order, AmountMismatch(number=order.number, price=order.price, currency=order.currency)
-    return order, OrderWasCancelled(number=order.number) if order.status == orders.CANCELLED else None
+        return order, CallbackRefused("amount", number=order.number, price=order.price, currency=order.currency)
+    return order, CallbackRefused("cancelled", number=order.number) if order.status == orders.CANCELLED else None
 
 
 def _build_idempotency_key(settings: PaymentSettings, message_id: str, order: str, *, refused: bool) -> str:
@@ -257,7 +235,7 @@ def _mail_unmatched_payment(
         currency=callback.currency,
         payment=callback.payment,
     )
-    purchases.queue_operator_mails(
+    orders.queue_operator_mails(
         conn,
         keys,
         "order_payment_unmatched",

@@ -1,4 +1,5 @@
-"""An account's statement: its movements in a period, what they add up to, and how balance and usage went.
+"""An account's statement: its movements in a period, what they add up to, and how balance and usage went; and
+everyone's balances.
 
 None of it reads all that an account has done: usage is most of a ledger, and is worked out from the balances before and
 after it; all else has an index of its own.
@@ -6,15 +7,16 @@ after it; all else has an index of its own.
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
-from portal.core.clock import HOUR_MS, now_ms
+from portal.core.clock import DAY_MS, HOUR_MS, now_ms
 from portal.core.db import Connection
+from portal.services.billing import orders
 from portal.services.common import ids, keyset
 from portal.services.common.addresses import normalize_address
 from portal.services.common.periods import ALL_TIME_PERIOD, FIRST_DAY, LAST_DAY, Period, day_start_ms
@@ -23,6 +25,7 @@ from portal.services.statistics.daily_totals import month_from_day
 from portal.services.statistics.rollup import MONTH
 
 _MAX_DAY_STEPS = 92
+NO_ALERT, ENOUGH, LOW = "none", "enough", "low"
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,13 +260,9 @@ class MonthlyUsage:
 def list_statement_months(conn: sqlite3.Connection, account_id: int) -> list[int]:
     """The months (`daily_totals.month_from_day`) since an account's first movement, newest first; this one at least."""
     (first_id,) = conn.execute("SELECT min(id) FROM movements WHERE account_id = ?", (account_id,)).fetchone()
-    latest = _get_month_number(now_ms())
-    first = latest if first_id is None else min(latest, _get_month_number(ids.time_from_id(first_id)))
+    latest = month_from_day(now_ms() // DAY_MS)
+    first = latest if first_id is None else min(latest, month_from_day(ids.time_from_id(first_id) // DAY_MS))
     return list(range(latest, first - 1, -1))
-
-
-def _get_month_number(at: int) -> int:
-    return month_from_day((datetime.fromtimestamp(at / 1000, UTC).date() - date(1970, 1, 1)).days)
 
 
 def parse_month(text: str) -> int | None:
@@ -308,3 +307,55 @@ def list_usage_by_sender(conn: Connection, account_id: int, number: int, limit: 
         (account_id, number, limit),
     )
     return [MonthlyUsage(*row) for row in rows]
+
+
+# --- everyone's balances
+
+
+@dataclass(frozen=True, slots=True)
+class AccountBalance:
+    """An account's credits, in thousandths.
+
+    `spent_7_days` and `spent_30_days` are what its messages cost in the last 7 and 30 days (UTC, today included);
+    `owed` is what came by automatic re-credit and hasn't been paid; below `alert_below` a mail goes out (None: none).
+    """
+
+    account: str
+    kind: str
+    customer_id: int
+    customer: str
+    balance: int
+    spent_7_days: int
+    spent_30_days: int
+    owed: int
+    alert_below: int | None
+
+    @property
+    def alert_state(self) -> str:
+        """NO_ALERT where none is set; LOW below its threshold; otherwise ENOUGH."""
+        if self.alert_below is None:
+            return NO_ALERT
+        return LOW if self.balance < self.alert_below else ENOUGH
+
+
+# A few rows an account, by its primary keys: a sum over everyone's days would read them all.
+_SELECT_BALANCES = f"""
+SELECT accounts.name, kind, customers.id, customers.name, balance,
+       (SELECT coalesce(sum(price), 0) FROM daily_totals WHERE account_id = accounts.id AND day > :today - 7),
+       (SELECT coalesce(sum(price), 0) FROM daily_totals WHERE account_id = accounts.id AND day > :today - 30),
+       (SELECT coalesce(sum(credits), 0) FROM orders WHERE account_id = accounts.id AND {orders.IS_OWED}),
+       alert_below
+FROM accounts JOIN customers ON customers.id = customer_id WHERE deleted_at IS NULL
+ORDER BY customers.name COLLATE NOCASE, kind, accounts.name
+"""
+
+
+def list_all_balances(conn: sqlite3.Connection) -> list[AccountBalance]:
+    """All accounts, by customer."""
+    return [AccountBalance(*row) for row in conn.execute(_SELECT_BALANCES, {"today": now_ms() // DAY_MS})]
+
+
+def sum_balances(balances: Collection[AccountBalance]) -> dict[str, int]:
+    """What several accounts hold, use and owe together, by the names in `AccountBalance`, and their `account_count`."""
+    summed = ("balance", "spent_7_days", "spent_30_days", "owed")
+    return {"account_count": len(balances)} | {name: sum(getattr(each, name) for each in balances) for name in summed}

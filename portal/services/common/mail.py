@@ -33,17 +33,18 @@ _CLAIM_TIMEOUT_MS = 120_000
 
 
 def queue_mail(
-    conn: sqlite3.Connection, keys: Keys, recipient: str, template: str, language: str, **context: object
+    conn: sqlite3.Connection, keys: Keys, recipient: str, template: str, language: str | None, **context: object
 ) -> None:
     """Put a mail into the queue, in the caller's transaction: it exists if and only if what it reports has happened.
 
     Args:
         template: a folder's name in `templates/mail/`: `subject.txt`, `body.txt`, `body.html`.
-        language: of the reader.
+        language: of the reader; None: they have chosen none.
         context: what the template shows; sealed until sent, for it may hold a password.
     """
-    content = keys.encrypt_column(json.dumps({"template": template, "language": language, "context": context}).encode())
-    insert_row(conn, "mails", recipient=recipient, content=content, created_at=now_ms(), next_attempt_at=now_ms())
+    content = {"template": template, "language": language or i18n.DEFAULT_LANGUAGE, "context": context}
+    sealed = keys.encrypt_column(json.dumps(content).encode())
+    insert_row(conn, "mails", recipient=recipient, content=sealed, created_at=now_ms(), next_attempt_at=now_ms())
 
 
 def purge_mails(conn: sqlite3.Connection, now: int) -> None:

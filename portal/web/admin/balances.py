@@ -12,8 +12,8 @@ from wtforms.fields.choices import SelectChoice
 from portal.core import i18n
 from portal.core.i18n import N_, _
 from portal.services.accounts.accounts import Account
-from portal.services.billing import balances
-from portal.services.billing.balances import AccountBalance
+from portal.services.billing import statement
+from portal.services.billing.statement import AccountBalance
 from portal.services.common import credit_amounts, idempotency
 from portal.services.credits import credits, expiry
 from portal.services.history import history, refunds
@@ -26,7 +26,7 @@ blueprint = Blueprint("admin_balances", __name__, url_prefix="/admin")
 _CSV_COLUMNS = "account;customer;balance;spent7days;spent30days;owed;alertBelow;alert".split(";")
 # The search finds the others, and the CSV file has all.
 _MAX_ROWS_SHOWN = 200
-_ALERT_ORDER = (balances.LOW, balances.ENOUGH, balances.NO_ALERT)
+_ALERT_ORDER = (statement.LOW, statement.ENOUGH, statement.NO_ALERT)
 
 # What the list is sorted by, a minus before it: descending. It is ordered by customer before, and sorting is stable.
 _SORTS: dict[str, tuple[str, Callable[[AccountBalance], Any]]] = {
@@ -76,7 +76,7 @@ def list_balances() -> ResponseReturnValue:
         form=form,
         sort=_read_sort_column(form),
         rows=matches[:_MAX_ROWS_SHOWN],
-        totals=balances.sum_balances(matches),
+        totals=statement.sum_balances(matches),
         query=urlencode({"q": form.q.data, "sort": _read_sort_column(form)}),
     )
 
@@ -106,7 +106,7 @@ def _search_balances(form: BalanceSearchForm) -> list[AccountBalance]:
     query = form.q.data.strip().casefold()
     rows = [
         row
-        for row in balances.list_all_balances(context.get_conn())
+        for row in statement.list_all_balances(context.get_conn())
         if query in row.account.casefold() or query in row.customer.casefold()
     ]
     sort = _read_sort_column(form)

@@ -16,7 +16,7 @@ from portal.core import i18n
 from portal.core.i18n import N_, _
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
-from portal.services.billing import orders, packs, payments, purchases
+from portal.services.billing import orders, packs, payments
 from portal.services.billing.orders import Order, OrderFilter
 from portal.services.billing.packs import Pack
 from portal.services.common import credit_amounts, idempotency
@@ -73,7 +73,7 @@ def buy_pack(account: Account) -> ResponseReturnValue:
     size, price = (request.form.get(each, 0, type=parse_row_id) for each in ("pack", "price"))
     with refusals_on(form):
         try:
-            order = purchases.purchase_pack(
+            order = orders.purchase_pack(
                 conn,
                 context.get_crypto_keys(),
                 context.get_actor(),
@@ -255,7 +255,7 @@ def mark_order_paid(number: str) -> ResponseReturnValue:
         template, account = "billing/all_orders/_mark_paid.html", accounts.get_account(conn, order.account)
         return htmx.render_dialog(template, account, title=_("Mark as paid?"), tab="credits", order=order, form=form)
     try:
-        purchases.confirm_payment(conn, context.get_crypto_keys(), context.get_actor(), order, form.payment.data)
+        orders.confirm_payment(conn, context.get_crypto_keys(), context.get_actor(), order, form.payment.data)
         toast = htmx.Toast(_("Order %(number)s was marked as paid.", number=order.number))
     except orders.OrderClosed as refusal:
         toast = htmx.Toast(refusal.localized(), "info")
@@ -305,7 +305,7 @@ def change_packs() -> ResponseReturnValue:
             try:
                 packs.replace_packs(context.get_conn(), context.get_actor(), [each for each in parsed_packs if each])
             except packs.UnitPriceNotFalling as refusal:
-                rows[parsed_packs.index(refusal.pack)].error = refusal.localized()
+                rows[parsed_packs.index(refusal.params["pack"])].error = refusal.localized()
                 return _render_packs_page(form, rows, status=422)
             # Without packs nothing may be sold any more, and then this page isn't there.
             is_enabled = packs.is_billing_enabled(context.get_conn(), context.get_config().billing.enabled)

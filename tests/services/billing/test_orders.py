@@ -8,7 +8,7 @@ import pytest
 from portal.core import db
 from portal.core.db import Connection
 from portal.services.accounts.accounts import Account
-from portal.services.billing import auto_recredit, balances, orders, packs, statement
+from portal.services.billing import auto_recredit, orders, packs, statement
 from portal.services.billing.orders import Order, OrderFilter
 from portal.services.billing.packs import Pack
 from portal.services.common.audit import SHELL, SYSTEM
@@ -66,7 +66,7 @@ def test_what_is_over_stays_as_it_is(conn, acme_1, order, ends):
 
 def test_credits_that_are_owed_are_paid_and_not_credited_again(conn, acme_1, on_credit):
     assert auto_recredit.get_owed_credits(conn, acme_1.customer_id) == 250_000
-    assert [each.owed for each in balances.list_all_balances(conn) if each.account == acme_1.name] == [250_000]
+    assert [each.owed for each in statement.list_all_balances(conn) if each.account == acme_1.name] == [250_000]
     with pytest.raises(orders.OrderCredited, match=on_credit.number):
         orders.cancel_order(conn, SHELL, on_credit)
     assert not on_credit.cancellable

@@ -28,7 +28,7 @@ def test_prices_fall_by_the_exact_price_of_a_credit(conn):
     packs.replace_packs(conn, SHELL, [Pack(10**9, 10**9 + 1, "EUR"), Pack(10**9 + 1, 10**9 + 1, "EUR")])
     with pytest.raises(packs.UnitPriceNotFalling) as caught:
         packs.replace_packs(conn, SHELL, [Pack(3000, 10, "EUR"), Pack(6000, 20, "EUR")])
-    assert caught.value.pack == Pack(6000, 20, "EUR")
+    assert caught.value.params["pack"] == Pack(6000, 20, "EUR")
     assert len(packs.list_packs(conn)) == 2
 
 

@@ -1,8 +1,9 @@
 """What a payment page may say, and what comes of it; who really says it."""
 
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from hmac import digest
 from json import dumps, loads
 from threading import Barrier
@@ -14,7 +15,7 @@ from portal.core.config import PaymentSettings
 from portal.core.crypto import Keys
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
-from portal.services.billing import orders, packs, payments, purchases
+from portal.services.billing import orders, packs, payments
 from portal.services.billing.orders import Order
 from portal.services.billing.payments import PaymentCallback
 from portal.services.common import idempotency
@@ -48,6 +49,13 @@ def callback_of(
     order: Order, *, amount: int = 700, currency: str = "EUR", status: str = "paid", payment: str = "p1"
 ) -> PaymentCallback:
     return PaymentCallback(order.number, amount, currency, status, payment)
+
+
+@contextmanager
+def refused(code: str) -> Iterator[None]:
+    with pytest.raises(payments.CallbackRefused) as caught:
+        yield
+    assert caught.value.code == code
 
 
 def mails(conn: db.Connection, keys: Keys) -> list[str]:
@@ -99,7 +107,7 @@ def test_one_right_signature_of_several_is_enough(signatures: str) -> None:
     ],
 )
 def test_a_wrong_signature_is_refused(signatures: str) -> None:
-    with pytest.raises(payments.WrongSignature):
+    with refused("signature"):
         payments.verify_callback(SETTINGS, "msg", str(NOW_S), signatures, BODY, NOW_S)
 
 
@@ -117,7 +125,7 @@ def test_a_wrong_signature_is_refused(signatures: str) -> None:
     ],
 )
 def test_a_header_that_is_missing_or_none_is_refused(message_id: str, timestamp: str, signatures: str) -> None:
-    with pytest.raises(payments.WebhookHeadersMissing):
+    with refused("headers"):
         payments.verify_callback(SETTINGS, message_id, timestamp, signatures, BODY, NOW_S)
 
 
@@ -127,7 +135,7 @@ def test_a_timestamp_is_good_for_five_minutes(off: int, good: bool) -> None:
     if good:
         payments.verify_callback(*arguments)
     else:
-        with pytest.raises(payments.TimestampOutOfTolerance):
+        with refused("timestamp"):
             payments.verify_callback(*arguments)
 
 
@@ -152,13 +160,13 @@ def test_a_body_is_read() -> None:
         {"payment": "\udfff"},
         {"order": "\ud800"},
     ):
-        with pytest.raises(payments.InvalidCallbackBody):
+        with refused("body"):
             payments.parse_callback(dumps(values | changed).encode())
     for name in values:
-        with pytest.raises(payments.InvalidCallbackBody):
+        with refused("body"):
             payments.parse_callback(dumps({key: value for key, value in values.items() if key != name}).encode())
     for body in (b"", b"[]", b"paid", b"\xff", b"[" * 16_000):
-        with pytest.raises(payments.InvalidCallbackBody):
+        with refused("body"):
             payments.parse_callback(body)
 
 
@@ -208,33 +216,33 @@ def test_a_second_payment_of_an_order_is_told_to_the_operators(conn: db.Connecti
 
 
 @pytest.mark.parametrize(
-    ("changed", "refusal", "reason"),
+    "changed",
     [
-        ({"amount": 699}, payments.AmountMismatch, "amount"),
-        ({"amount": -700}, payments.AmountMismatch, "amount"),
-        ({"currency": "USD"}, payments.AmountMismatch, "amount"),
+        {"amount": 699},
+        {"amount": -700},
+        {"currency": "USD"},
     ],
 )
 def test_another_amount_credits_nothing_and_is_told_once_a_message(
-    conn: db.Connection, keys: Keys, order: Order, changed: dict[str, object], refusal: type[Exception], reason: str
+    conn: db.Connection, keys: Keys, order: Order, changed: dict[str, object]
 ) -> None:
     for message_id in ("m1", "m1", "m2"):
-        with pytest.raises(refusal):
+        with refused("amount"):
             payments.process_callback(conn, keys, SETTINGS, callback_of(order, **changed), message_id, "")  # type: ignore[arg-type]
     assert orders.get_order_by_number(conn, order.number).status == orders.OPEN
     assert credits.get_balance(conn, order.account_id) == 1_000_000
-    assert (unmatched(conn), mails(conn, keys)) == ([reason] * 2, ["order_payment_unmatched"] * 2)
+    assert (unmatched(conn), mails(conn, keys)) == (["amount"] * 2, ["order_payment_unmatched"] * 2)
     # What was refused doesn't stand in the way of what is right.
     assert payments.process_callback(conn, keys, SETTINGS, callback_of(order), "m1", "") == payments.CREDITED
 
 
 def test_an_order_that_is_unknown_or_cancelled_is_told_too(conn: db.Connection, keys: Keys, order: Order) -> None:
-    with pytest.raises(payments.UnknownOrder):
+    with refused("unknown_order"):
         payments.process_callback(
             conn, keys, SETTINGS, PaymentCallback("2026-99999", 700, "EUR", "paid", "p1"), "m1", ""
         )
     orders.cancel_order(conn, SHELL, order)
-    with pytest.raises(payments.OrderWasCancelled):
+    with refused("cancelled"):
         payments.process_callback(conn, keys, SETTINGS, callback_of(order), "m2", "")
     assert unmatched(conn) == ["unknown_order", "cancelled"]
     assert credits.get_balance(conn, order.account_id) == 1_000_000
@@ -276,7 +284,7 @@ def test_twenty_callbacks_and_an_operator_at_once_credit_once(
         together.wait()
         if number == 20:
             try:
-                purchases.confirm_payment(callers[number], keys, SHELL, order, "p1")
+                orders.confirm_payment(callers[number], keys, SHELL, order, "p1")
             except orders.OrderClosed:
                 return payments.PAID_BEFORE
             return payments.CREDITED

@@ -9,7 +9,7 @@ import pytest
 
 from portal.core import db
 from portal.core.crypto import Keys
-from portal.services.billing import orders, purchases
+from portal.services.billing import orders
 from portal.services.billing.orders import Order
 from portal.services.common.audit import SHELL
 from tests.support import Cast, Person
@@ -22,7 +22,7 @@ Client = Callable[[Person], Browser]
 @pytest.mark.slow
 def test_the_operator_sees_all_orders_and_some(olga: Browser, conn: db.Connection, keys: Keys, cast: Cast) -> None:
     acmes, globexs, paid = place_order(conn), place_order(conn, "smpp-globex-1"), place_order(conn)
-    purchases.confirm_payment(conn, keys, SHELL, paid)
+    orders.confirm_payment(conn, keys, SHELL, paid)
 
     def shown(query: str) -> list[str]:
         in_page = set(re.findall(r"orders/(\d{4}-\d{5})\"", olga.get(f"/admin/orders{query}").text))
@@ -49,7 +49,7 @@ def test_the_filter_stays_while_pages_are_turned(olga: Browser, conn: db.Connect
 
 
 def test_the_file_of_orders(olga: Browser, conn: db.Connection, keys: Keys, order: Order) -> None:
-    purchases.confirm_payment(conn, keys, SHELL, order, "=1+1")
+    orders.confirm_payment(conn, keys, SHELL, order, "=1+1")
     answer = olga.get("/admin/orders.csv")
     assert answer.headers["Content-Disposition"] == 'attachment; filename="orders.csv"'
     (row,) = csv.DictReader(answer.text.splitlines(), delimiter=";")

@@ -11,7 +11,7 @@ import pytest
 
 from portal.core import db
 from portal.core.crypto import Keys
-from portal.services.billing import orders, packs, purchases
+from portal.services.billing import orders, packs
 from portal.services.billing.orders import Order
 from portal.services.billing.packs import Pack
 from portal.services.common.audit import SHELL
@@ -154,7 +154,7 @@ def test_an_open_page_follows_what_becomes_of_the_order(
     (seen,) = re.findall(r"/live\?seen=([^\"]*)", drawn)
     poll = f"{ACCOUNT}/live?page={page}&seen={seen}&order={order.number}"
     assert alice.get(poll, htmx=True).status_code == 204
-    purchases.confirm_payment(conn, keys, SHELL, order, "cash")
+    orders.confirm_payment(conn, keys, SHELL, order, "cash")
     answer = alice.get(poll, htmx=True)
     assert answer.status_code == 200
     assert after in words(answer.text)
@@ -173,7 +173,7 @@ def test_how_to_pay_stands_on_an_open_order_only(
     page = paying.get(where).text
     assert "To: Portal Ltd\nIBAN: AT61 1904" in page
     assert f'href="{where}/pay"' in page
-    purchases.confirm_payment(conn, keys, SHELL, order, "transfer of 22 November")
+    orders.confirm_payment(conn, keys, SHELL, order, "transfer of 22 November")
     page = paying.get(where).text
     assert "IBAN" not in page
     assert f"{where}/pay" not in page
@@ -269,7 +269,7 @@ def test_pay_now_leads_to_the_payment_page_with_what_it_needs(paying: Browser, o
 
 
 def test_a_paid_order_leads_to_no_payment_page(paying: Browser, conn: db.Connection, keys: Keys, order: Order) -> None:
-    purchases.confirm_payment(conn, keys, SHELL, order)
+    orders.confirm_payment(conn, keys, SHELL, order)
     assert paying.get(f"{ORDERS}/{order.number}/pay").location == f"{ORDERS}/{order.number}"
 
 

@@ -9,7 +9,7 @@ import pytest
 from portal.core import db
 from portal.core.config import Config, PaymentSettings
 from portal.core.crypto import Keys
-from portal.services.billing import orders, purchases
+from portal.services.billing import orders
 from portal.services.billing.orders import Order
 from portal.services.billing.packs import Pack
 from portal.services.common import mail
@@ -70,7 +70,7 @@ def test_each_mail_says_what_it_is_about(
 ) -> None:
     paying_in = replace(config, payments=PaymentSettings(instructions="IBAN: AT61 1904"))
     conn.execute("UPDATE customers SET language = 'it'")
-    other = purchases.purchase_pack(conn, keys, SHELL, acting.get_account(conn, "smpp-acme-1"), PACK_OF_100)
+    other = orders.purchase_pack(conn, keys, SHELL, acting.get_account(conn, "smpp-acme-1"), PACK_OF_100)
     call_back(paying, order, message_id="a")
     call_back(paying, order, message_id="b", payment="another")
     call_back(paying, other, message_id="c", amount=1)
