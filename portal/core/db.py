@@ -214,6 +214,12 @@ def insert_row(conn: sqlite3.Connection, table: str, **values: object) -> int:
     return cursor.lastrowid or 0
 
 
+def update_row(conn: sqlite3.Connection, table: str, row_id: int, **values: object) -> None:
+    """Update columns of the row with this id. `table` and the column names come from the code, never from input."""
+    assignments = ", ".join(f"{name} = ?" for name in values)
+    conn.execute(f"UPDATE {table} SET {assignments} WHERE id = ?", (*values.values(), row_id))
+
+
 # How many rows a statement of BulkInsert or BulkUpdate writes at most.
 _MAX_ROWS = 64
 

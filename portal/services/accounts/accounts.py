@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
 from portal.core.clock import now_ms
-from portal.core.db import insert_row, write_transaction
+from portal.core.db import insert_row, update_row, write_transaction
 from portal.core.gsm0338 import Encoding
 from portal.core.i18n import N_
 from portal.services.accounts.account_messages import LATEST_MESSAGE_ID_SQL
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused, require_found
+from portal.services.common.errors import NotFound, Refused, parse_whole_number, require_found
 
 DEFAULT_WINDOWING = 10
 DEFAULT_THROUGHPUT = 20
@@ -241,10 +241,7 @@ def parse_account_limit(field: str, text: str) -> int:
     Raises:
         InvalidAccountLimit: not a whole number.
     """
-    try:
-        return int(text)
-    except ValueError:
-        raise InvalidAccountLimit(field=field, value=text) from None
+    return parse_whole_number(text, InvalidAccountLimit(field=field, value=text))
 
 
 def change_account(
@@ -262,8 +259,7 @@ def change_account(
     if not changes:
         return
     with write_transaction(conn):
-        assignments = ", ".join(f"{name} = ?" for name in changes)
-        conn.execute(f"UPDATE accounts SET {assignments} WHERE id = ?", (*changes.values(), account.id))
+        update_row(conn, "accounts", account.id, **changes)
         audit.record_account_action(conn, actor, "account.change", account, **changes)
 
 

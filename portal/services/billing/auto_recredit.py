@@ -10,14 +10,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.db import write_transaction
+from portal.core.db import update_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.billing import orders
 from portal.services.billing.packs import RECREDIT_PACK_SIZES, NoSuchPack, Pack, list_packs
 from portal.services.common import audit, credit_amounts, ids
 from portal.services.common.audit import SYSTEM, Actor
-from portal.services.common.errors import Refused
+from portal.services.common.errors import Refused, parse_whole_number
 from portal.services.credits import alerts
 from portal.services.people import customers
 
@@ -211,10 +211,7 @@ def set_recredit_rule(
     else:
         pack, per_day = None, 1
     with write_transaction(conn):
-        conn.execute(
-            "UPDATE accounts SET recredit_below = ?, recredit_pack = ?, recredit_per_day = ? WHERE id = ?",
-            (below, pack, per_day, account.id),
-        )
+        update_row(conn, "accounts", account.id, recredit_below=below, recredit_pack=pack, recredit_per_day=per_day)
         audit.record_account_action(conn, actor, "recredit.set", account, below=below, pack=pack, per_day=per_day)
         open_order_id = get_recredit_status(conn, account.id).open_order_id
         if open_order_id is not None:
@@ -229,10 +226,7 @@ def parse_packs_per_day(text: str) -> int:
     Raises:
         InvalidPacksPerDay: not a whole number.
     """
-    try:
-        return int(text)
-    except ValueError:
-        raise InvalidPacksPerDay(value=text, most=MAX_PACKS_PER_DAY) from None
+    return parse_whole_number(text, InvalidPacksPerDay(value=text, most=MAX_PACKS_PER_DAY))
 
 
 def parse_credit_line(text: str) -> int:

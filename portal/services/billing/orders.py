@@ -13,7 +13,7 @@ from functools import partial
 from portal.core import i18n
 from portal.core.clock import HOUR_MS, now_ms
 from portal.core.crypto import Keys
-from portal.core.db import insert_row, write_transaction
+from portal.core.db import insert_row, update_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.billing.packs import Pack, get_pack
@@ -229,10 +229,7 @@ def pay_order(conn: sqlite3.Connection, actor: Actor, order: Order, payment: str
         # In this order: no order is paid, not even for a moment, whose credits haven't arrived.
         if not order.credited:
             credit_order(conn, actor, order.id)
-        conn.execute(
-            "UPDATE orders SET paid_at = ?, paid_by = ?, payment = ? WHERE id = ?",
-            (now_ms(), actor.name, payment, order.id),
-        )
+        update_row(conn, "orders", order.id, paid_at=now_ms(), paid_by=actor.name, payment=payment)
         record_order_action(conn, actor, "order.pay", order, payment=payment)
         return get_order_by_id(conn, order.id)
 
@@ -247,9 +244,7 @@ def cancel_order(conn: sqlite3.Connection, actor: Actor, order: Order) -> Order:
         order = _require_open_order(conn, order)
         if order.credited:
             raise OrderCredited(number=order.number)
-        conn.execute(
-            "UPDATE orders SET cancelled_at = ?, cancelled_by = ? WHERE id = ?", (now_ms(), actor.name, order.id)
-        )
+        update_row(conn, "orders", order.id, cancelled_at=now_ms(), cancelled_by=actor.name)
         record_order_action(conn, actor, "order.cancel", order)
         return get_order_by_id(conn, order.id)
 

@@ -40,6 +40,14 @@ class NotFound(Refused):
     """What an id or a name names isn't there. A page whose address has it answers 404."""
 
 
+def parse_whole_number(text: str, invalid: Refused) -> int:
+    """A whole number as it was typed; raises `invalid` where it is none."""
+    try:
+        return int(text)
+    except ValueError:
+        raise invalid from None
+
+
 def require_found(found: _T | None, missing: Refused) -> _T:
     """What was found, such as a row; raises `missing` where that is None."""
     if found is None:

@@ -18,7 +18,7 @@ from portal.core import i18n, paths
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.config import Config
 from portal.core.crypto import Keys
-from portal.core.db import insert_row, write_transaction
+from portal.core.db import insert_row, update_row, write_transaction
 
 _log = logging.getLogger(__name__)
 
@@ -75,10 +75,7 @@ def send_due_mails(conn: sqlite3.Connection, config: Config, keys: Keys) -> Iter
             yield False
         else:
             # The content goes with the sending: it may hold a password.
-            conn.execute(
-                "UPDATE mails SET sent_at = ?, next_attempt_at = NULL, content = NULL, error = '' WHERE id = ?",
-                (now_ms(), row["id"]),
-            )
+            update_row(conn, "mails", row["id"], sent_at=now_ms(), next_attempt_at=None, content=None, error="")
             yield True
 
 

@@ -6,13 +6,13 @@ import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from portal.core.db import insert_row, write_transaction
+from portal.core.db import insert_row, update_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
-from portal.services.people import customers
+from portal.services.people.customers import parse_email
 
 LOW, RECREDITED, REQUESTED = "low", "recredited", "requested"
 
@@ -58,23 +58,12 @@ def set_alert_rule(
     Raises:
         InvalidEmail, TooManyAddresses
     """
-    checked = deduplicate_addresses(map(_check_email_address, addresses)) if below is not None else []
+    checked = deduplicate_addresses(parse_email(each, "to") for each in addresses) if below is not None else []
     if len(checked) > MAX_ADDRESSES:
         raise TooManyAlertAddresses(most=MAX_ADDRESSES)
     with write_transaction(conn):
-        conn.execute(
-            "UPDATE accounts SET alert_below = ?, alert_to = ? WHERE id = ?", (below, " ".join(checked), account.id)
-        )
+        update_row(conn, "accounts", account.id, alert_below=below, alert_to=" ".join(checked))
         audit.record_account_action(conn, actor, "alert.set", account, below=below, to=checked)
-
-
-def _check_email_address(address: str) -> str:
-    try:
-        return customers.parse_email(address)
-    except customers.InvalidEmail as refusal:
-        # It belongs to another field here.
-        refusal.field = "to"
-        raise
 
 
 def parse_email_addresses(text: str) -> list[str]:

@@ -16,7 +16,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from portal.core.clock import DAY_MS, HOUR_MS, now_ms
 from portal.core.crypto import Keys, hash_token
-from portal.core.db import insert_row, write_transaction
+from portal.core.db import insert_row, update_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.common import audit, rate_limit
 from portal.services.common.audit import Actor
@@ -364,9 +364,7 @@ def enrol_without_link(conn: sqlite3.Connection, actor: Actor, user: User, passw
 
 
 def _save_enrolment(conn: sqlite3.Connection, actor: Actor, user: User, password_hash: str) -> list[str]:
-    conn.execute(
-        "UPDATE users SET password_hash = ?, totp_enrolled_at = ? WHERE id = ?", (password_hash, now_ms(), user.id)
-    )
+    update_row(conn, "users", user.id, password_hash=password_hash, totp_enrolled_at=now_ms())
     conn.execute("DELETE FROM login_sessions WHERE user_id = ?", (user.id,))
     audit.record_action(conn, actor, "user.enrol", customer_id=user.customer_id, email=user.email)
     return two_factor.replace_recovery_codes(conn, user.id)

@@ -5,11 +5,11 @@ import sqlite3
 from dataclasses import dataclass
 
 from portal.core.clock import now_ms
-from portal.core.db import insert_row, write_transaction
+from portal.core.db import insert_row, update_row, write_transaction
 from portal.core.i18n import DEFAULT_LANGUAGE, N_
 from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused, require_found
+from portal.services.common.errors import NotFound, Refused, parse_whole_number, require_found
 
 _MAX_MIN_AGE_DAYS = 3650
 MAX_RETENTION_MONTHS = 1200
@@ -130,14 +130,9 @@ def change_customer(
     changes = {name: value for name, value in settings.items() if value is not None}
     if not changes:
         return
+    stored = {name: None if name == "messages_months" and not value else value for name, value in changes.items()}
     with write_transaction(conn):
-        conn.execute(
-            "UPDATE customers SET credit_line = ifnull(:credit_line, credit_line),"
-            " recredit_min_age_days = ifnull(:recredit_min_age_days, recredit_min_age_days),"
-            f" messages_months = nullif(coalesce(:messages_months, messages_months), {DEFAULT_RETENTION})"
-            " WHERE id = :id",
-            settings | {"id": customer.id},
-        )
+        update_row(conn, "customers", customer.id, **stored)
         audit.record_action(conn, actor, "customer.change", customer_id=customer.id, **changes)
 
 
@@ -147,10 +142,7 @@ def parse_recredit_min_age(text: str) -> int:
     Raises:
         InvalidRecreditMinAge: not a whole number.
     """
-    try:
-        return int(text)
-    except ValueError:
-        raise InvalidRecreditMinAge(value=text, most=_MAX_MIN_AGE_DAYS) from None
+    return parse_whole_number(text, InvalidRecreditMinAge(value=text, most=_MAX_MIN_AGE_DAYS))
 
 
 def parse_retention_months(text: str) -> int:
@@ -159,12 +151,12 @@ def parse_retention_months(text: str) -> int:
     Raises:
         InvalidRetentionMonths: not a whole number, or 0.
     """
-    try:
-        months = int(text) if text.strip() else DEFAULT_RETENTION
-    except ValueError:
-        months = -1
-    if months < 0 or (months == DEFAULT_RETENTION and text.strip()):
-        raise InvalidRetentionMonths(value=text, most=MAX_RETENTION_MONTHS)
+    if not text.strip():
+        return DEFAULT_RETENTION
+    invalid = InvalidRetentionMonths(value=text, most=MAX_RETENTION_MONTHS)
+    months = parse_whole_number(text, invalid)
+    if months < 1:
+        raise invalid
     return months
 
 
@@ -184,15 +176,18 @@ def list_all_customers(conn: sqlite3.Connection) -> list[Customer]:
     return [Customer(*row) for row in conn.execute(f"{_SELECT} ORDER BY name COLLATE NOCASE")]
 
 
-def parse_email(email: str) -> str:
+def parse_email(email: str, field: str = "") -> str:
     """The address without spaces around it.
+
+    Args:
+        field: where it was entered, if that isn't "email".
 
     Raises:
         InvalidEmail: it isn't one (RFC 5321 allows more than anyone uses; a mail proves the rest).
     """
     email = email.strip()
     if len(email) > 254 or not _EMAIL_PATTERN.fullmatch(email):
-        raise InvalidEmail(email=email)
+        raise InvalidEmail(field=field, email=email)
     return email
 
 
