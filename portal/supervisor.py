@@ -103,27 +103,22 @@ def _check_port(section: str, key: str, host: str, port: int) -> None:
     endpoint = f"{bracket_ipv6(host)}:{port}"
     try:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise PortUnavailable(setting=f"{section}.host", reason=f"{host} is no address: {error.strerror}") from None
-    for family, *_, address in infos:
-        try:
-            _try_bind_socket(family, address)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                reason = f"{endpoint} is in use by another program"
-                raise PortUnavailable(setting=f"{section}.{key}", reason=reason) from None
-            wrong_key = "host" if error.errno == errno.EADDRNOTAVAIL else key
-            reason = f"can't listen on {endpoint}: {os.strerror(error.errno or 0)}"
-            raise PortUnavailable(setting=f"{section}.{wrong_key}", reason=reason) from None
-
-
-def _try_bind_socket(family: int, address: tuple[object, ...]) -> None:
-    # Bound, but not listening: an early client must not connect to this socket, which is closed at once.
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        probe.bind(address)
+        for family, *_, address in infos:
+            # Bound, but not listening: an early client must not connect to this socket, which is closed at once.
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(address)
+    except OSError as error:
+        reason = f"can't listen on {endpoint}: {os.strerror(error.errno or 0)}"
+        if isinstance(error, socket.gaierror):
+            key, reason = "host", f"{host} is no address: {error.strerror}"
+        elif error.errno == errno.EADDRINUSE:
+            reason = f"{endpoint} is in use by another program"
+        elif error.errno == errno.EADDRNOTAVAIL:
+            key = "host"
+        raise PortUnavailable(setting=f"{section}.{key}", reason=reason) from None
 
 
 # --- serve
@@ -147,37 +142,20 @@ def hold_server_lock(config: Config) -> Iterator[None]:
         yield
 
 
-def serve(config: Config, options: Sequence[str], on_ready: Callable[[], None] | None = None) -> int:
-    """Run both processes until SIGTERM or SIGINT, within `hold_server_lock`. The database is up to date.
+class Supervisor:
+    """Starts, restarts and stops the two child processes; their exits and signals come through one queue.
 
-    Args:
-        options: `--data` and `--config` as this process got them, for the children.
-        on_ready: called once, when the server first accepts binds and requests.
-
-    Returns:
-        The exit status.
+    It runs within `hold_server_lock`, on a database that is up to date.
     """
 
-    def report_ready() -> None:
-        if on_ready:
-            on_ready()
-        else:
-            _log.info("ready: %s", config.public_url)
-        try:
-            # Not before: until here somebody may want to go back.
-            migrations.remove_old_copies(config.data, keep=config.retention.backups)
-        except OSError as error:
-            _log.error("old copies can't be removed: %s", error)
-
-    return Supervisor(config, options).run(report_ready)
-
-
-class Supervisor:
-    """Starts, restarts and stops the two child processes; their exits and signals come through one queue."""
-
-    def __init__(self, config: Config, options: Sequence[str]) -> None:
+    def __init__(self, config: Config, options: Sequence[str], on_ready: Callable[[], None] | None = None) -> None:
+        """Args:
+        options: `--data` and `--config` as this process got them, for the children.
+        on_ready: called once, when the server first accepts binds and requests.
+        """
         self._config = config
         self._options = options
+        self._on_ready = on_ready
         self._parent = os.getppid()
         self._events: SimpleQueue[str] = SimpleQueue()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
@@ -185,21 +163,21 @@ class Supervisor:
         self._delays = dict.fromkeys(COMPONENTS, _FIRST_DELAY_S)
         self._restart_at: dict[str, float] = {}
 
-    def run(self, on_ready: Callable[[], None]) -> int:
-        """Run until SIGTERM or SIGINT; returns the exit status."""
+    def run(self) -> None:
+        """Run until SIGTERM or SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._events.put("stop"))
         self._delete_stale_runtime_rows(*COMPONENTS)
         for name in COMPONENTS:
             self._start_child(name)
-        threading.Thread(target=self._report_ready, args=[on_ready], name="announce", daemon=True).start()
+        threading.Thread(target=self._report_ready, name="announce", daemon=True).start()
         while (event := self._wait_for_event()) != "stop":
             if event:
                 self._handle_exit(event)
             for name in [name for name, due in self._restart_at.items() if due <= time.monotonic()]:
                 del self._restart_at[name]
                 self._start_child(name)
-        return self._stop_children()
+        self._stop_children()
 
     def _wait_for_event(self) -> str:
         """The name of a child that has ended, "stop", or "" when it is time to check for due restarts."""
@@ -230,12 +208,14 @@ class Supervisor:
 
     def _handle_exit(self, name: str) -> None:
         child = self._children.pop(name)
-        _close_stdin(child)
+        # This closes its stdin.
+        child.communicate()
         if time.monotonic() - self._started_at[name] > _STABLE_AFTER_S:
             self._delays[name] = _FIRST_DELAY_S
-        delay = self._delays[name]
+        delay, status = self._delays[name], child.returncode
         self._delays[name] = min(delay * 2, _MAX_DELAY_S)
-        _log.error("%s ended (%s); starting it again in %.1f s", name, _describe_exit(child.returncode), delay)
+        how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+        _log.error("%s ended (%s); starting it again in %.1f s", name, how, delay)
         self._delete_stale_runtime_rows(name)
         self._restart_at[name] = time.monotonic() + delay
 
@@ -254,7 +234,7 @@ class Supervisor:
         except sqlite3.Error as error:
             _log.error("the database can't be written: %s", error)
 
-    def _stop_children(self) -> int:
+    def _stop_children(self) -> None:
         deadline = time.monotonic() + _STOP_TIMEOUT_S
         for child in self._children.values():
             child.send_signal(signal.SIGTERM)
@@ -264,15 +244,21 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 _log.error("%s didn't stop in time", name)
                 os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
-            _close_stdin(child)
+            child.communicate()
         self._delete_stale_runtime_rows(*COMPONENTS)
-        return 0
 
-    def _report_ready(self, on_ready: Callable[[], None]) -> None:
+    def _report_ready(self) -> None:
         while not is_ready(self._config):
             time.sleep(0.05)
-        on_ready()
+        if self._on_ready:
+            self._on_ready()
+        else:
+            _log.info("ready: %s", self._config.public_url)
+        try:
+            # Not before: until here somebody may want to go back.
+            migrations.remove_old_copies(self._config.data, keep=self._config.retention.backups)
+        except OSError as error:
+            _log.error("old copies can't be removed: %s", error)
 
 
 def is_ready(config: Config) -> bool:
@@ -289,12 +275,3 @@ def is_ready(config: Config) -> bool:
                 return answer.readline().split()[1:2] == [b"200"]
     except OSError:
         return False
-
-
-def _describe_exit(returncode: int) -> str:
-    return f"killed by signal {-returncode}" if returncode < 0 else f"exit status {returncode}"
-
-
-def _close_stdin(child: "subprocess.Popen[bytes]") -> None:
-    if child.stdin is not None:
-        child.stdin.close()

@@ -41,7 +41,8 @@ def serve(config: Config, options: CommonOptions, on_ready: Callable[[], None] |
     Keys.load(config.data)
     # The lock and the ports come first: nothing is migrated where it can't start.
     with supervisor.hold_server_lock(config), lock_and_migrate_database(config, but_for=folder_locks.SERVER):
-        return CommandOutput(status=supervisor.serve(config, _build_child_options(options), on_ready))
+        supervisor.Supervisor(config, _build_child_options(options), on_ready).run()
+        return CommandOutput()
 
 
 @contextmanager

@@ -7,10 +7,9 @@ import os
 import shlex
 import sys
 import tomllib
-import types
 from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -29,20 +28,18 @@ class ConfigError(Exception):
     """A setting is unknown or its value can't be used; the text names it and says why."""
 
 
-def _declare_setting(
-    default: Any, help: str, *, name: str = "", low: int | None = None, high: int | None = None, pasted: bool = False
-) -> Any:
-    """A setting: its default, what it is for, its name where Python reserves it, and its bounds (inclusive).
+def _declare_setting(default: Any, help: str, *, name: str = "", **rules: Any) -> Any:
+    """A setting: its default, what it is for, and its name where Python reserves it.
 
-    `pasted`: it is an address or the like, so marks that nobody sees in it are left out. Passwords, URLs with passwords
-    and names of files are what they are.
+    Args:
+        rules: `low` and `high`, bounds (inclusive); `choices`, all that it can be. `pasted`: it is an address or the
+            like, so marks that nobody sees in it are left out. Passwords, URLs with passwords and names of files are
+            what they are.
     """
-    return field(default=default, metadata={"help": help, "key": name, "low": low, "high": high, "pasted": pasted})
+    return field(default=default, metadata={"help": help, "key": name, **rules})
 
 
 _MAX_PORT = 65535
-_TLS_VERSIONS = ("1.2", "1.3")
-_BILLING_STATES = ("auto", "on", "off")
 
 # Standard Webhooks: such a secret is base64, of 24 bytes or more.
 WEBHOOK_SECRET_PREFIX = "whsec_"
@@ -71,7 +68,9 @@ class SmppSettings:
         "", "PEM file; empty: self-signed, made in the data folder at the first start"
     )
     tls_key: str = _declare_setting("", "PEM file of the certificate's private key")
-    tls_minimum: str = _declare_setting("1.3", "oldest version of TLS that is spoken: 1.3 or 1.2")
+    tls_minimum: str = _declare_setting(
+        "1.3", "oldest version of TLS that is spoken: 1.3 or 1.2", choices=("1.2", "1.3")
+    )
     proxy_protocol_from: tuple[str, ...] = _declare_setting(
         (),
         "addresses or networks whose connections begin with a PROXY protocol header, which is believed",
@@ -93,7 +92,9 @@ class MailSettings:
 @dataclass(frozen=True)
 class BillingSettings:
     enabled: str = _declare_setting(
-        "auto", "whether credits are sold: on, off, or auto, which is on where there are packs or orders"
+        "auto",
+        "whether credits are sold: on, off, or auto, which is on where there are packs or orders",
+        choices=("auto", "on", "off"),
     )
 
 
@@ -223,7 +224,7 @@ def load_config(file: Path | None = None, data: Path | None = None, env: Mapping
     config_file = explicit_file or (folder or Path(_DEFAULT_FOLDER)) / FILE_NAME
     tree = _read_toml(config_file, must_exist=explicit_file is not None)
     data_origin = "--data" if data else "PORTAL_DATA" if folder else str(config_file) if "data" in tree else "default"
-    file_value = _value_from_toml(tree.pop("data", _DEFAULT_FOLDER), str, "data")
+    file_value = _value_from_toml(tree.pop("data", _DEFAULT_FOLDER), _DEFAULT_FOLDER, "data")
     data_folder = (folder or Path(file_value)).absolute()
 
     origins = [
@@ -267,7 +268,6 @@ def _read_section(
     origin: str,
     origins: list[SettingOrigin],
 ) -> dict[str, Any]:
-    hints = get_type_hints(cls)
     settings = {each.metadata["key"] or each.name: each for each in fields(cls) if each.metadata}
     values = {}
     prefix = f"PORTAL_{section.upper()}_" if section else "PORTAL_"
@@ -278,19 +278,15 @@ def _read_section(
         path = f"{section}.{key}" if section else key
         variable = prefix + key.upper()
         unknown_env.discard(variable)
-        default = each.default if each.default is not MISSING else None
         if variable in env:
-            value, value_origin = _value_from_env(env[variable], hints[each.name], variable), variable
+            value, value_origin = _value_from_env(env[variable], each.default, variable), variable
             table.pop(key, None)
         elif key in table:
-            value, value_origin = _value_from_toml(table.pop(key), hints[each.name], path), origin
+            value, value_origin = _value_from_toml(table.pop(key), each.default, path), origin
         else:
-            value, value_origin = default, "default"
-        if each.metadata["pasted"]:
-            value = _remove_marks(value)
-        _check_setting_bounds(value, each, path)
-        values[each.name] = value
-        origins.append(SettingOrigin(path, value, default, value_origin, each.metadata["help"]))
+            value, value_origin = each.default, "default"
+        values[each.name] = value = _apply_rules(value, each.metadata, path)
+        origins.append(SettingOrigin(path, value, each.default, value_origin, each.metadata["help"]))
     for unknown_key in table:
         path = f"{section}.{unknown_key}" if section else unknown_key
         suggestion = _suggest_key(unknown_key, [*settings, *(() if section else _SECTIONS)])
@@ -307,20 +303,20 @@ def _suggest_key(name: str, known: list[str]) -> str:
     return f"is {close[0]} meant?" if close else f"there are {', '.join(known)}"
 
 
-def _value_from_toml(value: Any, expected_type: Any, path: str) -> Any:
-    if isinstance(expected_type, types.GenericAlias):
+def _value_from_toml(value: Any, default: Any, path: str) -> Any:
+    if isinstance(default, tuple):
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
             raise ConfigError(f"{path}: must be a list of strings")
         return tuple(value)
-    if type(value) is not expected_type:
-        raise ConfigError(f"{path}: {value!r} must be {'a whole number' if expected_type is int else 'a string'}")
+    if type(value) is not type(default):
+        raise ConfigError(f"{path}: {value!r} must be {'a whole number' if isinstance(default, int) else 'a string'}")
     return value
 
 
-def _value_from_env(text: str, expected_type: Any, path: str) -> Any:
-    if isinstance(expected_type, types.GenericAlias):
+def _value_from_env(text: str, default: Any, path: str) -> Any:
+    if isinstance(default, tuple):
         return tuple(each.strip() for each in text.split(",") if each.strip())
-    if expected_type is int:
+    if isinstance(default, int):
         try:
             return int(remove_invisible_marks(text))
         except ValueError:
@@ -328,16 +324,16 @@ def _value_from_env(text: str, expected_type: Any, path: str) -> Any:
     return text
 
 
-def _remove_marks(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+def _apply_rules(value: Any, rules: Mapping[str, Any], path: str) -> Any:
+    if "low" in rules and value < rules["low"]:
+        raise ConfigError(f"{path}: {value} is too small; at least {rules['low']}")
+    if "high" in rules and value > rules["high"]:
+        raise ConfigError(f"{path}: {value} is too large; at most {rules['high']}")
+    if "choices" in rules and value not in rules["choices"]:
+        raise ConfigError(f"{path}: {value!r} must be one of {', '.join(rules['choices'])}")
+    if not rules.get("pasted"):
+        return value
     return remove_invisible_marks(value) if isinstance(value, str) else tuple(map(remove_invisible_marks, value))
-
-
-def _check_setting_bounds(value: Any, setting: Field[Any], path: str) -> None:
-    low, high = setting.metadata["low"], setting.metadata["high"]
-    if low is not None and value < low:
-        raise ConfigError(f"{path}: {value} is too small; at least {low}")
-    if high is not None and value > high:
-        raise ConfigError(f"{path}: {value} is too large; at most {high}")
 
 
 def _check_config(config: Config) -> None:
@@ -347,14 +343,10 @@ def _check_config(config: Config) -> None:
         raise ConfigError(f"timezone: {config.timezone!r} is not an IANA time zone, like Europe/Rome") from None
     _check_networks("web.trusted_proxies", config.web.trusted_proxies)
     _check_networks("smpp.proxy_protocol_from", config.smpp.proxy_protocol_from)
-    if config.smpp.tls_minimum not in _TLS_VERSIONS:
-        raise ConfigError(f"smpp.tls_minimum: {config.smpp.tls_minimum!r} must be one of {', '.join(_TLS_VERSIONS)}")
     if config.web.public_url and not config.web.public_url.startswith(("http://", "https://")):
         raise ConfigError("web.public_url: must begin with http:// or https://")
     if config.mail.url:
         _check_mail_url(config.mail.url)
-    if config.billing.enabled not in _BILLING_STATES:
-        raise ConfigError(f"billing.enabled: {config.billing.enabled!r} must be one of {', '.join(_BILLING_STATES)}")
     _check_payments(config.payments)
     if bool(config.smpp.tls_certificate) != bool(config.smpp.tls_key):
         raise ConfigError("smpp.tls_certificate and smpp.tls_key: give both, or neither")

@@ -14,7 +14,6 @@ from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, RESPONSE_BIT, CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import Bind, BindResp, DeliverSm, HeaderOnlyPdu, MessageResp, Pdu, SubmitSm
 
-_TIMEOUT_S = 40
 _CONNECTION_HINT = "Is the demo running? If on another port, set PORTAL_SMPP_PORT here too."
 # SMPP 3.4, 5.2.5 and 5.2.6.
 _TON_ALPHANUMERIC, _TON_INTERNATIONAL, _NPI_E164 = 5, 1, 1
@@ -42,7 +41,7 @@ def send_message(
     destination: str,
     text: str,
     *,
-    timeout_s: float = _TIMEOUT_S,
+    timeout_s: float = 40,
 ) -> Iterator[str]:
     """Send a message as an SMPP client does.
 

@@ -1,22 +1,9 @@
-"""Ids below 2^53: JavaScript and spreadsheets take numbers for floating-point ones, and lose the last digits of others.
-
-The ids of messages, received messages, movements and deliveries were milliseconds shifted by 20 bits, and a counter;
-now they are the milliseconds since 2020 shifted by 12 bits, and a counter (`portal/services/common/ids.py`). Order and
-times stay. An id whose counter needs more than 12 bits gets the next free one; where these are too many, those before
-them move closer together, so that none leaves its quarter of an hour: a day begins with one in every time zone. Times
-before 2020, which only wrong clocks give, become the first moments of 2020.
-
-Clients go on naming their messages by the ids that they were given: those follow from the new ones, except the ones in
-`former_ids`, which are runs of ids that differ from the former ones by the same number. The counters
-`former_message_id` and `former_received_id` have the last ids that a client knows by a former one.
-"""
+"""The new ids, and all that refers to them: `m0017_short_ids.sql` tells what they are."""
 
 import json
 from array import array
 
 from sqlite_utils import Database
-
-from portal.migrations.sql import execute_statements
 
 _EPOCH_MS = 1_577_836_800_000
 _FORMER_SHIFT, _SHIFT = 20, 12
@@ -24,25 +11,6 @@ _FORMER_COUNTER, _COUNTER = (1 << _FORMER_SHIFT) - 1, (1 << _SHIFT) - 1
 _QUARTER_MS = 15 * 60_000
 # In a deletion of selected messages, instead of the id up to which messages are deleted.
 _UNBOUNDED = (1 << 63) - 2
-
-_SCHEMA = """
-CREATE TABLE former_ids (
-    first_id INTEGER PRIMARY KEY,
-    last_id INTEGER NOT NULL,
-    first_former_id INTEGER NOT NULL
-) STRICT;
-CREATE TEMP TABLE short_message_ids (former_id INTEGER PRIMARY KEY, short_id INTEGER NOT NULL);
-CREATE TEMP TABLE short_movement_ids (former_id INTEGER PRIMARY KEY, short_id INTEGER NOT NULL);
-CREATE TEMP TABLE short_delivery_ids (former_id INTEGER PRIMARY KEY, short_id INTEGER NOT NULL);
-CREATE TEMP TABLE crowded_quarters (quarter INTEGER PRIMARY KEY);
-"""
-_DROP_TEMP_TABLES = """
-DROP TABLE short_message_ids;
-DROP TABLE short_movement_ids;
-DROP TABLE short_delivery_ids;
-DROP TABLE crowded_quarters;
-DROP TABLE expiring_credits_before;
-"""
 
 
 def _candidate_sql(former_id: str) -> str:
@@ -265,7 +233,6 @@ def _move_early_totals(database: Database) -> None:
 
 
 def m0017_short_ids(database: Database) -> None:
-    execute_statements(database, _SCHEMA)
     _find_exceptions(database, "message", _select_ids(_MESSAGE_IDS))
     _find_exceptions(
         database,
@@ -283,4 +250,6 @@ def m0017_short_ids(database: Database) -> None:
     _update_references(database)
     _move_early_totals(database)
     _store_former_ids(database)
-    execute_statements(database, _DROP_TEMP_TABLES)
+    for table in ("short_message_ids", "short_movement_ids", "short_delivery_ids", "crowded_quarters"):
+        database.execute(f"DROP TABLE {table}")
+    database.execute("DROP TABLE expiring_credits_before")

@@ -17,7 +17,7 @@ from sqlite_utils import Database
 
 from portal import migrations
 from portal.core import clock, db
-from portal.migrations.m0017_short_ids import m0017_short_ids
+from portal.migrations.steps import migrations as all_steps
 from portal.services.accounts import accounts
 from portal.services.billing import orders, packs
 from portal.services.common import ids
@@ -300,7 +300,8 @@ def test_any_ids_keep_order_and_time_and_are_found_by_what_they_were(empty_forme
             [(each,) for each in former],
         )
         with conn:
-            m0017_short_ids(Database(conn))
+            (step,) = (each for each in all_steps._migrations if each.name == former_ids.STEP)
+            step.fn(Database(conn))
         short = [row_id for (row_id,) in conn.execute("SELECT id FROM messages ORDER BY id")]
         known = client_ids.load_client_ids(conn, "messages")
     assert len(short) == len(former)
