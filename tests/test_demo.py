@@ -126,7 +126,7 @@ def test_a_message_without_a_receipt_is_not_waited_for_without_end(config, cast,
     serve_alone("smsc")
     login = cast.smpp_acme_1
     *_, last = client.send_message(
-        config.smpp, login.name, login.password, "ACME", "+39 333 123 4006", "stays pending", timeout_s=1
+        config.smpp, login.name, login.password, "+39 333 123 4006", "stays pending", timeout_s=1
     )
     assert last.startswith("no receipt within 1 s")
 

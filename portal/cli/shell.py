@@ -248,14 +248,11 @@ def open_database(config: Config, *, may_be_older: bool = False, any_key: bool =
             only some commands need it.
         DataFolderInUse, NewerDatabase
     """
-    with lock_database(config, may_be_older=may_be_older, any_key=any_key):
-        wakeup_sender = WakeupSender(config.data)
-        conn = db.connect(config.database_file, on_commit=wakeup_sender.send)
-        try:
-            yield CommandContext(config, conn)
-        finally:
-            conn.close()
-            wakeup_sender.close()
+    with (
+        lock_database(config, may_be_older=may_be_older, any_key=any_key),
+        closing(db.connect(config.database_file, on_commit=WakeupSender(config.data).send)) as conn,
+    ):
+        yield CommandContext(config, conn)
 
 
 @contextmanager

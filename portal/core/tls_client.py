@@ -17,14 +17,9 @@ OpenSSL 3 refuses unless the level of security is 0 for the whole connection, TL
 _MAX_FILE_OCTETS = 1 << 20
 # The alerts (RFC 8446, 6.2) with which a server refuses a certificate of ours, as OpenSSL names them.
 _REFUSED_CERTIFICATE_ALERTS = (
-    "ALERT_BAD_CERTIFICATE",
-    "ALERT_UNSUPPORTED_CERTIFICATE",
-    "ALERT_CERTIFICATE_REVOKED",
-    "ALERT_CERTIFICATE_EXPIRED",
-    "ALERT_CERTIFICATE_UNKNOWN",
-    "ALERT_UNKNOWN_CA",
-    "ALERT_ACCESS_DENIED",
-)
+    "BAD_CERTIFICATE UNSUPPORTED_CERTIFICATE CERTIFICATE_REVOKED CERTIFICATE_EXPIRED CERTIFICATE_UNKNOWN UNKNOWN_CA"
+    " ACCESS_DENIED"
+).split()
 
 
 _CA_FILE, _CERTIFICATE, _KEY = "CA file", "client certificate", "client key"
@@ -187,7 +182,7 @@ def classify_failure(error: ssl.SSLError, *, shows_certificate: bool) -> TlsFaul
     reason = error.reason or ""
     if "ALERT_CERTIFICATE_REQUIRED" in reason:
         return TlsFault.CERTIFICATE_DEMANDED
-    if any(each in reason for each in _REFUSED_CERTIFICATE_ALERTS):
+    if any(f"ALERT_{each}" in reason for each in _REFUSED_CERTIFICATE_ALERTS):
         return TlsFault.CERTIFICATE_REFUSED if shows_certificate else TlsFault.CERTIFICATE_DEMANDED
     if "ALERT_HANDSHAKE_FAILURE" in reason:
         # With TLS 1.2 also one that misses a client certificate says so; and one that wants other ciphers.

@@ -169,4 +169,4 @@ def send_message(config: Config, destination: str, text: str, password: str | No
         DemoSendFailed, FileNotFoundError
     """
     password = password or load_logins(config).smpp_passwords[SENDING_ACCOUNT]
-    return client.send_message(config.smpp, SENDING_ACCOUNT, password, fixtures.SENDER, destination, text)
+    return client.send_message(config.smpp, SENDING_ACCOUNT, password, destination, text)

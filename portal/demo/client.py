@@ -8,6 +8,7 @@ from itertools import count
 
 from portal.core import gsm0338, tls_client
 from portal.core.config import SmppSettings, bracket_ipv6, wildcard_to_loopback
+from portal.demo.fixtures import SENDER
 from portal.services.common.errors import Refused
 from portal.services.prices import countries
 from portal.smsc.protocol import pdu
@@ -34,20 +35,12 @@ class DemoSendFailed(Refused):
 
 
 def send_message(
-    smpp: SmppSettings,
-    system_id: str,
-    password: str,
-    source: str,
-    destination: str,
-    text: str,
-    *,
-    timeout_s: float = 40,
+    smpp: SmppSettings, system_id: str, password: str, destination: str, text: str, *, timeout_s: float = 40
 ) -> Iterator[str]:
     """Send a message as an SMPP client does.
 
     Args:
         smpp: where the server listens; the unsecured port is used if there is one.
-        source: alphanumeric sender.
         destination: a phone number, as people write it.
         timeout_s: seconds to wait for each answer, and for the receipt.
 
@@ -68,7 +61,7 @@ def send_message(
             session.send_request(Bind(CommandId.BIND_TRANSCEIVER, next(session.sequences), system_id, password))
             yield f"bound as {system_id}"
             number = countries.strip_separators(destination)
-            accepted = session.send_request(_build_submit_sm(next(session.sequences), source, number, text))
+            accepted = session.send_request(_build_submit_sm(next(session.sequences), number, text))
             assert isinstance(accepted, MessageResp)
             yield f"accepted: message id {accepted.message_id}"
             yield "waiting for its receipt"
@@ -84,14 +77,14 @@ def send_message(
         raise DemoSendFailed(what=address, reason=f"{error}. {_CONNECTION_HINT}") from None
 
 
-def _build_submit_sm(sequence: int, source: str, destination: str, text: str) -> SubmitSm:
+def _build_submit_sm(sequence: int, destination: str, text: str) -> SubmitSm:
     encoding = gsm0338.choose_encoding(text)
     body = gsm0338.encode_body(text, encoding)
     short = len(body) <= _SHORT_MESSAGE_OCTETS
     return SubmitSm(
         sequence,
         source_ton=_TON_ALPHANUMERIC,
-        source=source,
+        source=SENDER,
         dest_ton=_TON_INTERNATIONAL,
         dest_npi=_NPI_E164,
         destination=destination,

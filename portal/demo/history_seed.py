@@ -43,14 +43,14 @@ _TEXTS = (
     " or answer this message with 1 for tomorrow, 2 for the day after, 3 for the pick-up point.",
 )
 _DESTINATIONS = ("3934", "3933", "3932", "336", "346", "4915", "447", "4366", "4177", "351")
-_OUTCOMES = (
-    (message_states.DELIVERED, 0),
-    (message_states.UNDELIVERABLE, 800),
-    (message_states.UNDELIVERABLE, 3),
-    (message_states.EXPIRED, 801),
-    (message_states.REJECTED, 803),
-)
-_OUTCOME_WEIGHTS = (955, 14, 12, 13, 6)
+# Of a thousand messages, by state and ptt code.
+_OUTCOME_WEIGHTS = {
+    (message_states.DELIVERED, 0): 955,
+    (message_states.UNDELIVERABLE, 800): 14,
+    (message_states.UNDELIVERABLE, 3): 12,
+    (message_states.EXPIRED, 801): 13,
+    (message_states.REJECTED, 803): 6,
+}
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _store_messages(
     finished = []
     for message_id in intake.store_messages(conn, submits, now=at).message_ids:
         if message_id is not None:
-            state, ptt = rng.choices(_OUTCOMES, _OUTCOME_WEIGHTS)[0]
+            state, ptt = rng.choices(list(_OUTCOME_WEIGHTS), list(_OUTCOME_WEIGHTS.values()))[0]
             done_at = at + rng.randint(1_500, 20_000)
             status = format_receipt_status(state, ptt)
             finished.append(MessageOutcome(message_id, state, ptt, done_at, f"{next(upstream_ids):x}", status))

@@ -1,7 +1,6 @@
 """A wakeup reaches the listener, and does no harm when there is none."""
 
 import asyncio
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,7 @@ def test_a_wakeup_arrives(data):
     async def scenario() -> None:
         arrived = asyncio.Event()
         listener = wakeup.WakeupListener(data, asyncio.get_running_loop(), arrived.set)
-        with closing(wakeup.WakeupSender(data)) as wakeup_sender:
-            wakeup_sender.send()
+        wakeup.WakeupSender(data).send()
         await asyncio.wait_for(arrived.wait(), 5)
         listener.close()
 
@@ -30,8 +28,7 @@ def test_a_wakeup_arrives(data):
 
 def test_nobody_listening_is_no_error(data):
     for folder in (data, data / "missing"):
-        with closing(wakeup.WakeupSender(folder)) as wakeup_sender:
-            wakeup_sender.send()
+        wakeup.WakeupSender(folder).send()
 
 
 def test_a_flood_neither_blocks_nor_raises_and_a_listener_can_come_back(data):
@@ -50,6 +47,5 @@ def test_a_flood_neither_blocks_nor_raises_and_a_listener_can_come_back(data):
         second.close()
         assert calls == []
         wakeup_sender.send()
-        wakeup_sender.close()
 
     asyncio.run(scenario())

@@ -3,7 +3,6 @@
 import random
 import socket
 import subprocess
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from functools import partial
 
@@ -29,10 +28,8 @@ NUMBER, HANDSET = "48484", "393337654321"
 
 
 @pytest.fixture
-def wakeup_sender(config: Config) -> Iterator[WakeupSender]:
-    made = WakeupSender(config.data)
-    yield made
-    made.close()
+def wakeup_sender(config: Config) -> WakeupSender:
+    return WakeupSender(config.data)
 
 
 def is_listening(server: RunningServer) -> bool:

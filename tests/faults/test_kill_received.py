@@ -2,7 +2,6 @@
 
 import random
 import sqlite3
-from collections.abc import Iterator
 
 import pytest
 
@@ -21,10 +20,8 @@ NUMBER, HANDSET = "48484", "393337654321"
 
 
 @pytest.fixture
-def wakeup_sender(config: Config) -> Iterator[WakeupSender]:
-    made = WakeupSender(config.data)
-    yield made
-    made.close()
+def wakeup_sender(config: Config) -> WakeupSender:
+    return WakeupSender(config.data)
 
 
 def test_each_message_from_a_handset_is_taken_in_once(

@@ -33,9 +33,7 @@ def sent(conn: sqlite3.Connection, cast: Cast, server: RunningServer) -> list[st
     inbound_numbers.add_inbound_number(conn, SHELL, accounts.get_account(conn, cast.smpp_acme_1.name), SHORT_CODE)
     for text in TEXTS:
         inbound.simulate_inbound_message(conn, HANDSET, SHORT_CODE, text)
-    wakeup_sender = WakeupSender(server.data)
-    wakeup_sender.send()
-    wakeup_sender.close()
+    WakeupSender(server.data).send()
     return list(TEXTS)
 
 

@@ -1,6 +1,6 @@
 """The settings and accounts that tests of the SMPP server need."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,9 @@ def account(conn: db.Connection, cast: Cast) -> Account:
 
 
 @pytest.fixture
-def wakeup_sender(data: Path) -> Iterator[wakeup.WakeupSender]:
+def wakeup_sender(data: Path) -> wakeup.WakeupSender:
     """What the web process does after each commit."""
-    made = wakeup.WakeupSender(data)
-    yield made
-    made.close()
+    return wakeup.WakeupSender(data)
 
 
 @pytest.fixture

@@ -101,9 +101,8 @@ def open_stream_conn() -> db.Connection:
 
 
 def close_connections() -> None:
-    """Close this thread's connection and the wakeup socket, when the application ends."""
+    """Close this thread's connection, when the application ends."""
     get_conn().close()
-    _get_app_state().wakeup_sender.close()
 
 
 def get_actor() -> Actor:
