@@ -96,24 +96,19 @@ def _rewrite_table(database: Database, table: str, **spaces: str) -> None:
 
     That takes a fraction of what it takes to change the keys of the rows, one by one in the table and in each index.
     """
-    statements = [
-        row[0]
-        for row in database.execute(
-            "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL ORDER BY type <> 'table', name",
-            [table],
-        )
-    ]
+    query = "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL ORDER BY type <> 'table', name"
+    create_table, *others = [row[0] for row in database.execute(query, [table])]
     columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
     values = [_short_sql(spaces[each], each) if each in spaces else each for each in columns]
     keys = [row[0] for row in database.execute(f"SELECT name FROM pragma_table_info('{table}') WHERE pk ORDER BY pk")]
-    database.execute(statements[0].replace(table, f"short_{table}", 1))
+    database.execute(create_table.replace(table, f"short_{table}", 1))
     database.execute(
         f"INSERT INTO short_{table} ({', '.join(columns)})"
         f" SELECT {', '.join(values)} FROM {table} ORDER BY {', '.join(keys)}"
     )
     database.execute(f"DROP TABLE {table}")
     database.execute(f"ALTER TABLE short_{table} RENAME TO {table}")
-    for statement in statements[1:]:
+    for statement in others:
         database.execute(statement)
 
 
@@ -234,11 +229,8 @@ def _move_early_totals(database: Database) -> None:
 
 def m0017_short_ids(database: Database) -> None:
     _find_exceptions(database, "message", _select_ids(_MESSAGE_IDS))
-    _find_exceptions(
-        database,
-        "movement",
-        [*_select_ids(_MOVEMENT_IDS), f"SELECT id, {_MOVEMENT_CANDIDATE} AS candidate FROM movements"],
-    )
+    movement_ids = [*_select_ids(_MOVEMENT_IDS), f"SELECT id, {_MOVEMENT_CANDIDATE} AS candidate FROM movements"]
+    _find_exceptions(database, "movement", movement_ids)
     _find_exceptions(database, "delivery", _select_ids({"deliveries": ("id",)}))
     _rewrite_table(database, "messages", id="message", joined_to="message")
     _rewrite_table(database, "received", id="message")
