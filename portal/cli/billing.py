@@ -2,15 +2,7 @@
 
 import click
 
-from portal.cli.shell import (
-    CommandContext,
-    CommandOutput,
-    add_group,
-    describe,
-    format_table,
-    list_rows,
-    named_argument,
-)
+from portal.cli.shell import CommandContext, CommandOutput, add_group, describe, format_table, list_rows, named_argument
 from portal.core import i18n
 from portal.core.db import write_transaction
 from portal.services.accounts import accounts

@@ -3,13 +3,7 @@
 import click
 
 from portal.cli.groups import CommandError
-from portal.cli.shell import (
-    CommandContext,
-    CommandOutput,
-    add_group,
-    format_timestamp,
-    wrong_usage,
-)
+from portal.cli.shell import CommandContext, CommandOutput, add_group, format_timestamp, wrong_usage
 from portal.core.db import write_transaction
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account

@@ -4,7 +4,7 @@ import logging
 import os
 import sqlite3
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,7 +28,7 @@ from portal.cli.shell import (
 from portal.core.config import SettingOrigin
 from portal.core.crypto import FILE_NAME as KEY_FILE_NAME
 from portal.core.crypto import KeyFileError
-from portal.core.progress import Progress, no_progress
+from portal.core.progress import no_progress
 from portal.services.operations import backup, daily_self_check, database_key, self_check
 from portal.services.operations.self_check import problem
 from portal.services.operations.self_check.problem import Problem
@@ -36,6 +36,7 @@ from portal.services.operations.self_check.problem import Problem
 _MASK = "•••"
 # Anybody who has something to do comes first.
 _LOW_PRIORITY = 19
+_CHECK_PROGRESS = ("Check", "it found out nothing, and the database is as it was")
 
 _file_argument = click.argument("file", metavar="FILE", type=click.Path(readable=False, path_type=Path))
 
@@ -155,7 +156,7 @@ def _run_self_check(context: CommandContext) -> list[Problem]:
     except KeyFileError as error:
         problems.append(problem.problem_from_error(error))
     with (
-        _show_check_progress() as progress,
+        show_progress(*_CHECK_PROGRESS) as progress,
         daily_self_check.open_database_copy(context.conn, context.config.data, progress) as copy,
     ):
         return problems + self_check.find_problems(copy, progress, keys=keys)
@@ -164,9 +165,5 @@ def _run_self_check(context: CommandContext) -> list[Problem]:
 def _run_daily_self_check(context: CommandContext, *, supervised: bool) -> list[Problem]:
     os.nice(_LOW_PRIORITY)
     # In the server's log it would be lines that nobody waits for.
-    with nullcontext(no_progress) if supervised else _show_check_progress() as progress:
+    with nullcontext(no_progress) if supervised else show_progress(*_CHECK_PROGRESS) as progress:
         return daily_self_check.run_daily_check(context.conn, context.keys, context.config.data, progress)
-
-
-def _show_check_progress() -> AbstractContextManager[Progress]:
-    return show_progress("Check", "it found out nothing, and the database is as it was")

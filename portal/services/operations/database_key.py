@@ -52,12 +52,13 @@ def count_unopened_secrets(conn: sqlite3.Connection, keys: Keys) -> int:
 def _try_secrets(conn: sqlite3.Connection, keys: Keys) -> list[bool]:
     """Of each TOTP secret whether the key opens it."""
     return [
-        _can_decrypt(keys, row[0])
+        can_open_secret(keys, row[0])
         for row in conn.execute("SELECT totp_secret FROM users WHERE totp_secret IS NOT NULL")
     ]
 
 
-def _can_decrypt(keys: Keys, sealed_secret: bytes) -> bool:
+def can_open_secret(keys: Keys, sealed_secret: bytes) -> bool:
+    """Whether a secret was sealed under a key, and is whole."""
     try:
         keys.decrypt_column(sealed_secret)
     except InvalidTag:

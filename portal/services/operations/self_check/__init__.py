@@ -105,5 +105,5 @@ _CHECKS = (
     partial(find_by_queries, checks=[in_messages.DELIVERY_CHECK]),
     in_upstreams.check_upstreams,
     in_upstreams.check_routes,
-    in_upstreams.check_waiting_messages,
+    partial(find_by_queries, checks=in_upstreams.WAITING_CHECKS),
 )
