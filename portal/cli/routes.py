@@ -4,15 +4,7 @@ from typing import Any
 
 import click
 
-from portal.cli.shell import (
-    CommandContext,
-    CommandOutput,
-    DatabaseCommand,
-    add_group,
-    fields_to_dict,
-    format_table,
-    named_argument,
-)
+from portal.cli.shell import CommandContext, CommandOutput, add_group, fields_to_dict, format_table, named_argument
 from portal.core.clock import now_ms
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
@@ -27,30 +19,12 @@ from portal.services.upstreams.health import FAILING
 
 route_group = add_group("route", route=named_argument("ID", routes.get_route, type=int))
 
-_FORMERLY = "Numbers that reach an account: see `number add`, `number remove` and `number list`."
-
-
-class RouteCommand(DatabaseCommand):
-    """A command that meant numbers which reach an account once. Who calls it as it was then is told the new name."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            is_of_option = isinstance(error, click.BadParameter) and isinstance(error.param, click.Option)
-            if is_of_option and not isinstance(error, click.MissingParameter):
-                raise  # The former commands had none of these.
-            raise click.UsageError(f"{error.format_message()} {_FORMERLY}", ctx) from error
-
-
 _before_option = click.option(
     "--before", "before_id", type=int, metavar="ID", help="In front of this route; without it, last."
 )
 
 
-@route_group.command(
-    "add", cls=RouteCommand, example="route add --customer Acme --country IT --upstream carrier:70,other:30,spare"
-)
+@route_group.command("add", example="route add --customer Acme --country IT --upstream carrier:70,other:30,spare")
 @click.option(
     "--upstream",
     "upstreams_text",
@@ -93,14 +67,14 @@ def _move_route(context: CommandContext, route: Route, *, before_id: int | None)
     return _describe_changed_route(context, routes.move_route(context.conn, SHELL, route, before_id))
 
 
-@route_group.command("remove", cls=RouteCommand, example="route remove 7")
+@route_group.command("remove", example="route remove 7")
 def _remove_route(context: CommandContext, route: Route) -> CommandOutput:
     """Remove one."""
     routes.remove_route(context.conn, SHELL, route)
     return CommandOutput({"id": route.id}, f"Route {route.id} removed ({_format_conditions(route)}).")
 
 
-@route_group.command("list", cls=RouteCommand, example="route list")
+@route_group.command("list", example="route list")
 def _list_routes(context: CommandContext) -> CommandOutput:
     """List all in their order, and which can't be reached."""
     listed = routes.list_routes(context.conn)

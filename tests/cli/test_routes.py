@@ -184,22 +184,6 @@ def test_what_is_wrong_is_told(refused, run_app, carriers):
     assert run_app("route", "add", "--country", "IT").returncode == 2
 
 
-@pytest.mark.parametrize(
-    ("command", "named"),
-    [
-        ("add smpp-acme-1 48484", "number add"),
-        ("add smpp-acme-1 48484 --keyword INFO", "number add"),
-        ("remove smpp-acme-1 48484", "number remove"),
-        ("list smpp-acme-1", "number list"),
-    ],
-)
-def test_the_old_form_for_numbers_names_the_new_one(run_app, ok, command, named):
-    done = run_app("route", *command.split())
-    assert (done.returncode, done.stdout) == (2, "")
-    assert f"`{named}`" in done.stderr
-    assert ok("number", "list", "smpp-acme-1") == []
-
-
 def test_an_option_that_is_wrong_names_no_other_command(run_app):
     done = run_app("route", "add", "--upstream", "A", "--before", "first")
     assert (done.returncode, done.stdout) == (2, "")
