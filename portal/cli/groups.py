@@ -71,11 +71,11 @@ def _build_common_option(name: str, **attributes: Any) -> click.Option:
     return click.Option([name], expose_value=False, callback=_store_common_option, **attributes)
 
 
-# A folder that can't be read is refused (1) and no wrong usage: PORTAL_DATA names it as well.
-_PATH = click.Path(readable=False, path_type=Path)
+# What can't be read is refused (1) and no wrong usage: PORTAL_DATA names a folder as well.
+PATH = click.Path(readable=False, path_type=Path)
 COMMON_OPTIONS = (
-    _build_common_option("--data", type=_PATH, metavar="DIR", help="Data folder (PORTAL_DATA; ./data)."),
-    _build_common_option("--config", type=_PATH, metavar="FILE", help="Settings (PORTAL_CONFIG; config.toml in DIR)."),
+    _build_common_option("--data", type=PATH, metavar="DIR", help="Data folder (PORTAL_DATA; ./data)."),
+    _build_common_option("--config", type=PATH, metavar="FILE", help="Settings (PORTAL_CONFIG; config.toml in DIR)."),
     _build_common_option("--json", is_flag=True, help="Print one JSON value and nothing else."),
 )
 """Of commands and groups; the last one not of commands that print no data. They go into the context's CommonOptions."""

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import click
 
 from portal import migrations, supervisor
-from portal.cli.groups import CommonOptions
+from portal.cli.groups import PATH, CommonOptions
 from portal.cli.progress import show_progress
 from portal.cli.shell import (
     Command,
@@ -38,7 +38,7 @@ _MASK = "•••"
 _LOW_PRIORITY = 19
 _CHECK_PROGRESS = ("Check", "it found out nothing, and the database is as it was")
 
-_file_argument = click.argument("file", metavar="FILE", type=click.Path(readable=False, path_type=Path))
+_file_argument = click.argument("file", metavar="FILE", type=PATH)
 
 
 @root_command("config", cls=Command, example="config --data /var/lib/smpp-portal")

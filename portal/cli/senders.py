@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from portal.cli.groups import CommandError
+from portal.cli.groups import PATH, CommandError
 from portal.cli.shell import CommandContext, CommandOutput, add_group, fields_to_dict, list_rows, named_argument
 from portal.core.db import write_transaction
 from portal.services.accounts.accounts import Account
@@ -29,12 +29,7 @@ sender_group = add_group("sender", sender=named_argument("SENDER", _get_sender))
 @click.argument("address", metavar="SENDER")
 @click.option("--description", default="", metavar="T")
 @click.option("--reason", default="", metavar="T", help="What it is for.")
-@click.option(
-    "--document",
-    type=click.Path(readable=False, path_type=Path),
-    metavar="FILE",
-    help="What supports it: PDF, PNG or JPEG, at most 5 MB.",
-)
+@click.option("--document", type=PATH, metavar="FILE", help="What supports it: PDF, PNG or JPEG, at most 5 MB.")
 @click.option("--approve", is_flag=True, help="And approve it at once.")
 def _add_sender(
     context: CommandContext,
@@ -101,7 +96,7 @@ def _remove_sender(context: CommandContext, account: Account, sender: Sender) ->
 
 
 @sender_group.command("document", example="sender document smpp-acme-1 ACME trademark.pdf")
-@click.argument("file", type=click.Path(readable=False, path_type=Path), metavar="FILE")
+@click.argument("file", type=PATH, metavar="FILE")
 def _save_document(context: CommandContext, account: Account, sender: Sender, file: Path) -> CommandOutput:
     """Write the document of one to a new file."""
     content = documents.read_document(context.conn, sender.document) if sender.document else None
