@@ -181,22 +181,13 @@ def _keep_old_database(database: Path, folder: Path) -> Path:
         os.link(database, target)
     except OSError:
         # Not every file system has hard links.
-        _copy_and_fsync(database, target)
+        with _open_partial_file(target) as partial_file:
+            shutil.copyfile(database, partial_file)
     if is_damaged and write_ahead_log.exists():
         write_ahead_log.rename(f"{target}-wal")
     write_ahead_log.unlink(missing_ok=True)
     database.with_name(f"{database.name}-shm").unlink(missing_ok=True)
     return target
-
-
-def _copy_and_fsync(source: Path, target: Path) -> None:
-    try:
-        target.touch(mode=0o600)
-        shutil.copyfile(source, target)
-        db.fsync(target)
-    except OSError:
-        target.unlink(missing_ok=True)
-        raise
 
 
 def _check_backup(source: Path, data: Path, progress: Progress) -> None:
