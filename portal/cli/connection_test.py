@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -18,7 +19,6 @@ from portal.smsc.protocol.constants import CommandId, CommandStatus, format_stat
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, PduHeader
 from portal.smsc.upstream.smpp_client.client_session import (
     BIND_UNANSWERED,
-    ClientCounters,
     ClientSession,
     ClientSettings,
     Respond,
@@ -328,7 +328,7 @@ async def _ask_whether_alive(session: _TestSession, settings: ClientSettings, re
 class _TestSession(ClientSession, SessionOwner):
     """A session that belongs to nobody else, submits nothing, and takes nothing.
 
-    bound, is_alive: done when the bind, and the enquire_link, are answered. is_unbound: whether the unbind was, too.
+    is_alive: done when the enquire_link is answered. is_unbound: whether the unbind was, too.
     refused_count: messages and receipts that came. lost_by: what has ended it.
     """
 
@@ -338,12 +338,8 @@ class _TestSession(ClientSession, SessionOwner):
 
     def __init__(self, kind: str, bind_octets: bytes, settings: ClientSettings) -> None:
         super().__init__(1, kind, (settings.host, settings.port), bind_octets, settings, self)
-        self.counters = ClientCounters()
-        self.bound: asyncio.Future[None] = self._loop.create_future()
+        self.counters = Counter()
         self.is_alive: asyncio.Future[None] = self._loop.create_future()
-
-    def handle_bound(self, session: ClientSession) -> None:
-        self.bound.set_result(None)
 
     def handle_delivery(self, message: DeliverSm | DataSm, respond: Respond) -> None:
         # Nothing stores it here, so it must not be taken: the carrier sends it again, to the server.

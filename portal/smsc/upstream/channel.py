@@ -21,6 +21,7 @@ from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessag
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import FAILING, TRYING, UpstreamHealth
+from portal.services.upstreams.upstreams import SIMULATOR
 from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.storage.sqlite_outbound import OutboundStorage
 from portal.smsc.upstream.health import HealthTracker
@@ -45,10 +46,6 @@ Resolve = Callable[[bool], None]
 
 class UpstreamConnection(Protocol):
     """What takes messages on to their destinations: one upstream. Runs on the event loop and never blocks it."""
-
-    is_simulated: bool
-    """Whether it sends nothing. After a restart it gets again all that it had, and nothing of it is unsure; what it has
-    when it is removed waits again."""
 
     def start(self) -> None:
         """Connect, and stay so."""
@@ -114,10 +111,11 @@ class ChannelOwner(Protocol):
 class UpstreamChannel:
     """One upstream: its connection, and how much it may be given. It is told what becomes of that.
 
-    is_simulated: that of its connections. connection: None where it is disabled, or has been removed. closing: the end
-    of the connection before, which comes before another one begins. available: how many more messages may be stored as
-    this upstream's. claimable: how many may be claimed for it, some of them ahead of the room. reserved: those that are
-    being stored as its. claiming: those that were asked for. unsaved: answers that are not on disk yet.
+    is_simulated: whether it sends nothing. After a restart it gets again all that it had, and nothing of it is unsure;
+    what it has when it is removed waits again. connection: None where it is disabled, or has been removed. closing: the
+    end of the connection before, which comes before another one begins. available: how many more messages may be stored
+    as this upstream's. claimable: how many may be claimed for it, some of them ahead of the room. reserved: those that
+    are being stored as its. claiming: those that were asked for. unsaved: answers that are not on disk yet.
     last_account_id: whose turn was the last. health: how well it does. trial_id: the message that it was given to see
     whether it is well again, as long as it has not answered that. has_lost_path: whether another one may have taken a
     path over, of which this one may have something still.
@@ -125,7 +123,7 @@ class UpstreamChannel:
 
     def __init__(self, config: UpstreamConfig, owner: ChannelOwner, storage: OutboundStorage) -> None:
         self.id = config.upstream.id
-        self.is_simulated = False
+        self.is_simulated = config.upstream.kind == SIMULATOR
         self.config = config
         self.connection: UpstreamConnection | None = None
         self.closing: asyncio.Task[None] | None = None

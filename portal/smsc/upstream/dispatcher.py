@@ -25,7 +25,6 @@ from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing.routes import RouteTable
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.paths import UpstreamPath
-from portal.services.upstreams.upstreams import SIMULATOR
 from portal.smsc.storage.interface import (
     CancelCallback,
     NoRoute,
@@ -403,11 +402,10 @@ class Dispatcher:
         elif channel.closing is not None:
             pass  # it begins anew when that has ended
         elif channel.connection is None:
-            if config.upstream.kind == SIMULATOR:
+            if channel.is_simulated:
                 channel.connection = Simulator(self._storage.store_outcomes)
             else:
                 channel.connection = SmppUpstream(config, channel)
-            channel.is_simulated = channel.connection.is_simulated
             channel.begin_health(self._loop.time())
             channel.connection.start()
             if channel.is_simulated:

@@ -67,7 +67,6 @@ class Simulator:
     `cancellable_ids`: the messages that stay on their way for long enough to be called back.
     """
 
-    is_simulated = True
     is_connected = True
     awaits_answer = False
     rate = 0.0

@@ -2,7 +2,7 @@
 
 import asyncio
 from bisect import insort
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
@@ -11,8 +11,6 @@ from portal.smsc.protocol.constants import CommandStatus
 from portal.smsc.protocol.pdu import SubmitSm
 from portal.smsc.upstream.smpp_client.client_session import (
     ANSWER_SECONDS,
-    BIND_COMMANDS,
-    ClientCounters,
     ClientSession,
     ClientSettings,
     Renew,
@@ -75,9 +73,9 @@ class SmppClient(ConnectorOwner):
         self._settings = settings
         self.status_map = build_status_map(settings.status_map)
         self._loop = asyncio.get_running_loop()
-        self.counters = ClientCounters()
+        self.counters: Counter[str] = Counter()
         self.resolver = HostResolver()
-        self.bind_turns = {kind: BindTurns() for kind in BIND_COMMANDS}
+        self.bind_turns: defaultdict[str, BindTurns] = defaultdict(BindTurns)
         self._connectors: dict[int, Connector] = {}
         self._closing_tasks: set[asyncio.Task[None]] = set()
         self.sessions: list[ClientSession] = []
@@ -114,8 +112,7 @@ class SmppClient(ConnectorOwner):
             self._pacer.change_settings(settings.throughput, settings.throttle_seconds, self._loop.time())
         if settings.bind != old.bind:
             # These are new ones, and the password may be, too.
-            for turns in self.bind_turns.values():
-                turns.allow_one()
+            self.bind_turns.clear()
         kept = len(settings.bind_kinds) if settings.bind == old.bind else 0
         for number, connector in list(self._connectors.items()):
             if number <= kept:
@@ -131,7 +128,7 @@ class SmppClient(ConnectorOwner):
     @property
     def bind_states(self) -> Sequence[BindState]:
         """How each bind is, in the order of their numbers."""
-        return [each.state for _, each in sorted(self._connectors.items())]
+        return [each.state for each in self._connectors.values()]
 
     @property
     def is_connected(self) -> bool:
@@ -270,8 +267,6 @@ class SmppClient(ConnectorOwner):
         if session.kind != "rx":
             self.sessions.append(session)
         self.bind_turns[session.kind].allow_all()
-        for connector in self._connectors.values():
-            connector.handle_bound(session)
         self._settle_soon()
 
     def handle_writable(self, session: ClientSession) -> None:
@@ -351,8 +346,9 @@ class SmppClient(ConnectorOwner):
 
     def _transmit(self, session: ClientSession, submit: Submit, now: float) -> None:
         self._pacer.count_sent(now, submit.parts)
-        self.counters.submitted += 1
-        self.counters.retried += submit.tries > 0
+        self.counters["submitted"] += 1
+        if submit.tries:
+            self.counters["retried"] += 1
         session.send_submit(submit, now)
 
     def _end_flow(self, submit: Submit) -> Sequence[Submit]:
@@ -407,7 +403,7 @@ class SmppClient(ConnectorOwner):
         else:
             # It may be this message alone, as where a handset's queue is full: others show that.
             self._pacer.forget_probe()
-        self.counters.throttled += 1
+        self.counters["throttled"] += 1
         self.submit_throttled(submit, status)
         submit.tries += 1
         submit.status = status

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -54,9 +54,10 @@ _SUBMIT_SM_RESP, _GENERIC_NACK = CommandId.SUBMIT_SM_RESP, CommandId.GENERIC_NAC
 _DELIVERIES = (CommandId.DELIVER_SM, CommandId.DATA_SM)
 # That a handset can be reached again (4.12). It has no response, and nothing here has asked for it.
 _ALERT_NOTIFICATION = 0x102
-# What the bind says, and TLS.
+BIND_SETTINGS = "system_id password system_type interface_version address_ton address_npi address_range".split()
+"""What the bind says, in its order (4.1.5)."""
 _CONNECTION_SETTINGS = (
-    *"system_id password system_type interface_version address_ton address_npi address_range".split(),
+    *BIND_SETTINGS,
     *"tls tls_verify tls_ca_file tls_server_name tls_certificate tls_key tls_minimum".split(),
 )
 
@@ -80,23 +81,6 @@ class ClientSettings(UpstreamSettings):
     def needs_other_connection(self, new: ClientSettings, host: Host) -> bool:
         """Whether a connection to `host` (one of `hosts`) that was made with these settings cannot go on with `new`."""
         return host not in new.hosts or any(getattr(self, each) != getattr(new, each) for each in _CONNECTION_SETTINGS)
-
-
-@dataclass(slots=True)
-class ClientCounters:
-    """What has happened since it was taken last.
-
-    submitted: submit_sm sent, those that were sent again included, which `retried` counts. unknown_answers: responses
-    to nothing that waits for one, late and double ones. answers_without_id: accepted messages whose receipt cannot be
-    recognized. malformed: PDUs that are not SMPP 3.4.
-    """
-
-    submitted: int = 0
-    throttled: int = 0
-    retried: int = 0
-    unknown_answers: int = 0
-    answers_without_id: int = 0
-    malformed: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -137,9 +121,15 @@ class Submit:
 
 
 class SessionOwner:
-    """What a session tells the client that it belongs to, which hears what it has a method of its own for."""
+    """What a session tells the client that it belongs to, which hears what it has a method of its own for.
 
-    counters: ClientCounters
+    counters: what has happened since it was taken last, by names of `counters.COUNTERS`. submitted: submit_sm sent,
+    those that were sent again included, which `retried` counts. unknown_answers: responses to nothing that waits for
+    one, late and double ones. answers_without_id: accepted messages whose receipt cannot be recognized. malformed: PDUs
+    that are not SMPP 3.4.
+    """
+
+    counters: Counter[str]
 
     def handle_bound(self, session: ClientSession) -> None:
         """The bind was accepted."""
@@ -182,8 +172,9 @@ class ClientSession(PduStream):
         bind_octets: the bind PDU, with BIND_SEQUENCE.
 
     `in_flight`: what was sent and is not answered, by sequence number, in the order of sending. `pending`: what has to
-    go out on this connection, and waits for room. `ended`: done when the connection is no more. `end_reason`: why, as a
-    sentence without its full stop. `bind_status`: the command_status that refused the bind, 0: none did.
+    go out on this connection, and waits for room. `bound`: done when the bind is accepted. `ended`: done when the
+    connection is no more. `end_reason`: why, as a sentence without its full stop. `bind_status`: the command_status
+    that refused the bind, 0: none did.
     """
 
     number: int
@@ -195,6 +186,7 @@ class ClientSession(PduStream):
     slow_reader_seconds: float = field(init=False)
     in_flight: dict[int, Submit] = field(default_factory=dict)
     pending: deque[Submit] = field(default_factory=deque)
+    bound: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     ended: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     end_reason: str = ""
     bind_status: int = 0
@@ -265,7 +257,7 @@ class ClientSession(PduStream):
         self.end_reason = self.end_reason or reason
 
     def _end_stream(self, malformed: MalformedPdu) -> None:
-        self._owner.counters.malformed += 1
+        self._owner.counters["malformed"] += 1
         self._note_end(f"the carrier has sent what is not SMPP: {malformed}")
         self._write(pdu.encode_generic_nack(malformed.sequence, malformed.status))
         self._flush_and_close()
@@ -314,7 +306,7 @@ class ClientSession(PduStream):
             self._count_malformed(f"command_id 0x{command:08X}")
 
     def _count_malformed(self, flaw: str) -> None:
-        self._owner.counters.malformed += 1
+        self._owner.counters["malformed"] += 1
         if self._turn_started_at - self._malformed_since > _MALFORMED_SECONDS:
             self._malformed_count, self._malformed_since = 0, self._turn_started_at
         self._malformed_count += 1
@@ -360,6 +352,7 @@ class ClientSession(PduStream):
             self._state = _BOUND
             self.bound_at = self._last_answer_at = self._loop.time()
             self._watch_timer = self._loop.call_later(self._watch_delay(self.bound_at), self._watch)
+            self.bound.set_result(None)
             self._owner.handle_bound(self)
 
     def change_settings(self, settings: ClientSettings) -> None:
@@ -395,7 +388,7 @@ class ClientSession(PduStream):
         submit = self.in_flight.pop(header.sequence, None)
         owner = self._owner
         if submit is None:
-            owner.counters.unknown_answers += 1
+            owner.counters["unknown_answers"] += 1
             self._log_oddity(f"a response with sequence_number {header.sequence}, which waits for none")
             return
         self._last_answer_at = self._turn_started_at
@@ -404,7 +397,7 @@ class ClientSession(PduStream):
             message_id = body.partition(b"\0")[0][:64].decode("latin-1")
             if not message_id:
                 # It says that it has the message, and sending it again would double it. No receipt can be matched.
-                owner.counters.answers_without_id += 1
+                owner.counters["answers_without_id"] += 1
                 self._log_oddity("accepted a message without a message_id, so its receipt will not be recognized")
         owner.handle_answer(self, submit, header.status, message_id)
         if header.status == CommandStatus.ESME_RINVBNDSTS:

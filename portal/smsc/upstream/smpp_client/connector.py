@@ -27,6 +27,7 @@ from portal.smsc.upstream.smpp_client.client_session import (
     ANSWER_SECONDS,
     BIND_COMMANDS,
     BIND_SEQUENCE,
+    BIND_SETTINGS,
     ClientSession,
     ClientSettings,
     SessionOwner,
@@ -217,13 +218,6 @@ class Connector:
             self._turns.allow_one()
             self._woken.set()
 
-    def handle_bound(self, session: ClientSession) -> None:
-        """A session is bound; not necessarily this one's."""
-        if session is self._session:
-            # Its settings are these, so that a loss, whenever it comes, has the usual pause.
-            self._woken.clear()
-            self._set_state(BindStatus.BOUND)
-
     async def _keep_bound(self, after: Collection[asyncio.Task[None]]) -> None:
         if after:
             await asyncio.wait(after)
@@ -282,8 +276,11 @@ class Connector:
         self._session = session
         self._host = f"{host}:{port}" if len(hosts) > 1 else ""
         session.change_settings(self._settings)  # they may have changed meanwhile
-        if session.is_bound:
-            self.handle_bound(session)
+        await asyncio.wait((session.bound, session.ended), return_when=asyncio.FIRST_COMPLETED)
+        if session.bound.done():
+            # Its settings are these, so that a loss, whenever it comes, has the usual pause.
+            self._woken.clear()
+            self._set_state(BindStatus.BOUND)
         await session.ended
         self._session = None
         return session, session.end_reason
@@ -344,17 +341,7 @@ def encode_bind(settings: ClientSettings, kind: str) -> bytes:
     Raises ValueError where a field is too long for SMPP, with a text that does not quote it: it may be the password.
     """
     try:
-        return Bind(
-            BIND_COMMANDS[kind],
-            BIND_SEQUENCE,
-            settings.system_id,
-            settings.password,
-            settings.system_type,
-            settings.interface_version,
-            settings.address_ton,
-            settings.address_npi,
-            settings.address_range,
-        ).encode()
+        return Bind(BIND_COMMANDS[kind], BIND_SEQUENCE, *(getattr(settings, each) for each in BIND_SETTINGS)).encode()
     except ValueError:
         raise ValueError(
             "system_id (15 characters at most), password (8), system_type (12) or address_range (40) is too long for"

@@ -37,11 +37,6 @@ class Pacer:
         self._last_count_rate = 0.0
         self.change_settings(throughput, throttle_seconds, now)
 
-    @property
-    def is_slowed(self) -> bool:
-        """Whether less may be sent than is set, because of refusals."""
-        return self.rate != self._throughput or self.is_closed
-
     def change_settings(self, throughput: int, throttle_seconds: float, now: float) -> None:
         """Go on with others; see the class. What was learnt by refusals is forgotten."""
         self._throttle_seconds = throttle_seconds
@@ -110,7 +105,7 @@ class Pacer:
         return max(self.rate * _BURST_SECONDS, 1.0)
 
     def _refill(self, now: float) -> None:
-        if self.is_slowed:
+        if self.rate != self._throughput:
             self._speed_up(now)
         self._tokens += (now - self._updated_at) * self.rate
         self._updated_at = now

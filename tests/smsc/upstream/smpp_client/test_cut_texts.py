@@ -6,8 +6,8 @@ from typing import Any
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol.constants import CommandStatus
-from portal.smsc.upstream.smpp_client.cut_texts import CutTexts
 from portal.smsc.upstream.smpp_client.submit_sm import split_text
+from portal.smsc.upstream.smpp_client.upstream import CutTexts
 from tests.smsc.esme import wait_until
 from tests.smsc.upstream.smpp_client.carrier import run_bound_client, submit_all
 
@@ -57,5 +57,5 @@ async def test_a_text_that_is_tried_again_slows_down_nobody():
         events: Any = None  # no part is decided
         send_text(CutTexts(client, events), 1, is_retry=True)
         carrier.answer(await carrier.read_submit(), CommandStatus.ESME_RMSGQFUL, "")
-        await wait_until(lambda: client.counters.throttled)
+        await wait_until(lambda: client.counters["throttled"])
         assert client.rate == 1_000

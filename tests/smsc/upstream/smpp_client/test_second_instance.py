@@ -64,7 +64,7 @@ async def test_its_throttling_loses_nothing(config, cast, conn, connect, change_
         other = connect()
         other.execute("BEGIN IMMEDIATE")
         reports.on_room = send_more
-        await wait_until(lambda: client.counters.throttled)
+        await wait_until(lambda: client.counters["throttled"])
         other.execute("COMMIT")
         await reports.wait_for(lambda: len(reports.answers) == 200)
         assert {status for _, status, _ in reports.answers} == {0}

@@ -9,9 +9,9 @@ import pytest
 from portal.services.common import ids
 from portal.services.messages.message_parts import CutText
 from portal.services.upstreams.settings import UpstreamSettings
-from portal.smsc.upstream.smpp_client import cut_texts
-from portal.smsc.upstream.smpp_client.cut_texts import CutTexts, get_cut_settings
+from portal.smsc.upstream.smpp_client import upstream
 from portal.smsc.upstream.smpp_client.submit_sm import split_text
+from portal.smsc.upstream.smpp_client.upstream import CutTexts, get_cut_settings
 from tests.smsc.upstream.smpp_client.carrier import run_bound_client
 from tests.support import prepare_submit
 
@@ -77,6 +77,6 @@ async def test_a_text_after_one_that_was_begun_earlier_has_another_number(send_t
 
 
 async def test_no_more_handsets_are_known_than_so_many(send_texts, monkeypatch):
-    monkeypatch.setattr(cut_texts, "_MAX_KNOWN_DESTINATIONS", 1)
+    monkeypatch.setattr(upstream, "_MAX_KNOWN_DESTINATIONS", 1)
     texts = [(FIRST_ID, TO_ONE), (get_later_id(256), TO_ANOTHER), (get_later_id(512), TO_ONE)]
     assert len({*await send_texts(texts)}) == 1
