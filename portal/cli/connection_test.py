@@ -23,8 +23,9 @@ from portal.smsc.upstream.smpp_client.client_session import (
     ClientSettings,
     Respond,
     SessionOwner,
+    encode_bind,
 )
-from portal.smsc.upstream.smpp_client.connector import HostResolver, create_tls_context, describe_error, encode_bind
+from portal.smsc.upstream.smpp_client.connector import HostResolver, create_tls_context, describe_error
 
 # What the session logs is in the steps as well: a command has one line on stderr.
 logging.getLogger("portal.smsc").addHandler(logging.NullHandler())

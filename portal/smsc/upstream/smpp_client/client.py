@@ -9,13 +9,7 @@ from operator import attrgetter
 from portal.services.upstreams.binds import BindState
 from portal.smsc.protocol.constants import CommandStatus
 from portal.smsc.protocol.pdu import SubmitSm
-from portal.smsc.upstream.smpp_client.client_session import (
-    ANSWER_SECONDS,
-    ClientSession,
-    ClientSettings,
-    Renew,
-    Submit,
-)
+from portal.smsc.upstream.smpp_client.client_session import ANSWER_SECONDS, ClientSession, ClientSettings, Renew, Submit
 from portal.smsc.upstream.smpp_client.connector import BindTurns, Connector, ConnectorOwner, HostResolver
 from portal.smsc.upstream.smpp_client.pacing import Pacer
 from portal.smsc.upstream.smpp_client.status_map import build_status_map
@@ -119,7 +113,7 @@ class SmppClient(ConnectorOwner):
                 connector.change_settings(settings)
             else:
                 del self._connectors[number]
-                task = self._loop.create_task(connector.close("its settings have changed"))
+                task = self._loop.create_task(connector.close("its settings have changed", ANSWER_SECONDS))
                 self._closing_tasks.add(task)
                 task.add_done_callback(self._closing_tasks.discard)
         self.start()

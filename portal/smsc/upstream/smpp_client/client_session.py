@@ -17,7 +17,7 @@ from portal.core import tls_client
 from portal.services.upstreams.settings import UpstreamSettings
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, format_status
-from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, MalformedPdu, PduHeader, SubmitSm
+from portal.smsc.protocol.pdu import Bind, DataSm, DeliverSm, HeaderOnlyPdu, MalformedPdu, PduHeader, SubmitSm
 from portal.smsc.protocol.pdu_stream import MAX_SEQUENCE_NUMBER, PduStream
 
 log = logging.getLogger(__name__)
@@ -30,10 +30,10 @@ ended."""
 Renew = Callable[[], SubmitSm | None]
 """Returns a message as it is to be sent by now; None where it has expired."""
 
-BIND_SEQUENCE = 1
+_BIND_SEQUENCE = 1
 BIND_UNANSWERED = "has not answered the bind"
 """Why a session ends to whose bind no answer came in time."""
-BIND_COMMANDS = {
+_BIND_COMMANDS = {
     "trx": CommandId.BIND_TRANSCEIVER,
     "tx": CommandId.BIND_TRANSMITTER,
     "rx": CommandId.BIND_RECEIVER,
@@ -54,10 +54,10 @@ _SUBMIT_SM_RESP, _GENERIC_NACK = CommandId.SUBMIT_SM_RESP, CommandId.GENERIC_NAC
 _DELIVERIES = (CommandId.DELIVER_SM, CommandId.DATA_SM)
 # That a handset can be reached again (4.12). It has no response, and nothing here has asked for it.
 _ALERT_NOTIFICATION = 0x102
-BIND_SETTINGS = "system_id password system_type interface_version address_ton address_npi address_range".split()
-"""What the bind says, in its order (4.1.5)."""
+# What the bind says, in its order (4.1.5).
+_BIND_SETTINGS = "system_id password system_type interface_version address_ton address_npi address_range".split()
 _CONNECTION_SETTINGS = (
-    *BIND_SETTINGS,
+    *_BIND_SETTINGS,
     *"tls tls_verify tls_ca_file tls_server_name tls_certificate tls_key tls_minimum".split(),
 )
 
@@ -152,6 +152,22 @@ class SessionOwner:
         """The connection is no more; `in_flight` and `pending` have what was not answered and what was not sent."""
 
 
+def encode_bind(settings: ClientSettings, kind: str) -> bytes:
+    """Return the bind PDU.
+
+    Raises ValueError where a field is too long for SMPP, with a text that does not quote it: it may be the password.
+    """
+    try:
+        return Bind(
+            _BIND_COMMANDS[kind], _BIND_SEQUENCE, *(getattr(settings, each) for each in _BIND_SETTINGS)
+        ).encode()
+    except ValueError:
+        raise ValueError(
+            "system_id (15 characters at most), password (8), system_type (12) or address_range (40) is too long for"
+            " SMPP, or has characters that are not Latin-1"
+        ) from None
+
+
 class _State(Enum):
     BINDING = auto()
     BOUND = auto()
@@ -169,7 +185,7 @@ class ClientSession(PduStream):
     Args:
         kind: "trx", "tx" or "rx".
         host: whom it is to: one of the settings' `hosts`.
-        bind_octets: the bind PDU, with BIND_SEQUENCE.
+        bind_octets: the bind PDU (`encode_bind`).
 
     `in_flight`: what was sent and is not answered, by sequence number, in the order of sending. `pending`: what has to
     go out on this connection, and waits for room. `bound`: done when the bind is accepted. `ended`: done when the
@@ -206,7 +222,7 @@ class ClientSession(PduStream):
 
     def __post_init__(self) -> None:
         self.slow_reader_seconds = self._settings.response_seconds
-        self._last_sequence_number = BIND_SEQUENCE
+        self._last_sequence_number = _BIND_SEQUENCE
 
     # --- the connection
 
@@ -323,7 +339,7 @@ class ClientSession(PduStream):
     def _handle_other_response(self, header: PduHeader) -> None:
         command = header.command
         # A carrier that can't read the bind's sequence_number answers with 0 (4.3).
-        if self._state is _State.BINDING and (header.sequence == BIND_SEQUENCE or command == _GENERIC_NACK):
+        if self._state is _State.BINDING and (header.sequence == _BIND_SEQUENCE or command == _GENERIC_NACK):
             self._handle_bind_answer(command, header.status)
         elif command == _GENERIC_NACK:
             # It has no body, and may answer whatever was sent.
@@ -339,7 +355,7 @@ class ClientSession(PduStream):
             self._count_malformed(f"command_id 0x{command:08X}")
 
     def _handle_bind_answer(self, command: int, status: int) -> None:
-        expected = BIND_COMMANDS[self.kind] | RESPONSE_BIT
+        expected = _BIND_COMMANDS[self.kind] | RESPONSE_BIT
         if command == _GENERIC_NACK or status:
             self.bind_status = status or CommandStatus.ESME_RUNKNOWNERR
             self._note_end(f"the carrier refuses the bind with {format_status(self.bind_status)}")

@@ -22,16 +22,7 @@ from portal.core.clock import now_ms
 from portal.services.upstreams import binds
 from portal.services.upstreams.binds import BindState
 from portal.smsc.protocol.constants import CommandStatus
-from portal.smsc.protocol.pdu import Bind
-from portal.smsc.upstream.smpp_client.client_session import (
-    ANSWER_SECONDS,
-    BIND_COMMANDS,
-    BIND_SEQUENCE,
-    BIND_SETTINGS,
-    ClientSession,
-    ClientSettings,
-    SessionOwner,
-)
+from portal.smsc.upstream.smpp_client.client_session import ClientSession, ClientSettings, SessionOwner, encode_bind
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +187,7 @@ class Connector:
         self._owner.handle_state(self)
         self._task = self._loop.create_task(self._keep_bound(after))
 
-    async def close(self, reason: str, answer_seconds: float = ANSWER_SECONDS) -> None:
+    async def close(self, reason: str, answer_seconds: float) -> None:
         """Unbind, once what was sent is answered or after so many seconds, and connect no more."""
         self._closing = True
         if self._session:
@@ -333,20 +324,6 @@ class Connector:
             self._owner.handle_state(self)
         except Exception:
             log.exception("%s: its state was not taken up, for", self._log_name)
-
-
-def encode_bind(settings: ClientSettings, kind: str) -> bytes:
-    """Return the bind PDU.
-
-    Raises ValueError where a field is too long for SMPP, with a text that does not quote it: it may be the password.
-    """
-    try:
-        return Bind(BIND_COMMANDS[kind], BIND_SEQUENCE, *(getattr(settings, each) for each in BIND_SETTINGS)).encode()
-    except ValueError:
-        raise ValueError(
-            "system_id (15 characters at most), password (8), system_type (12) or address_range (40) is too long for"
-            " SMPP, or has characters that are not Latin-1"
-        ) from None
 
 
 def create_tls_context(settings: ClientSettings) -> ssl.SSLContext:

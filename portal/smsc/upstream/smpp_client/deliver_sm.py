@@ -19,14 +19,8 @@ from portal.services.messages.validation import Segment, has_room_for_concatenat
 from portal.services.prices import countries
 from portal.services.upstreams import mappings
 from portal.services.upstreams.settings import GSM_CHARSETS, UpstreamSettings
-from portal.smsc.protocol import times
-from portal.smsc.protocol.constants import (
-    ESM_CLASS_RECEIPT,
-    ESM_CLASS_UDH,
-    MAX_SHORT_CODE_DIGITS,
-    TlvTag,
-    format_receipt_status,
-)
+from portal.smsc.protocol import constants, times
+from portal.smsc.protocol.constants import TlvTag
 from portal.smsc.protocol.pdu import DataSm, DeliverSm
 from portal.smsc.upstream.smpp_client.status_map import ptt_from_receipt
 
@@ -70,7 +64,7 @@ def parse_receipt(message: DeliverSm | DataSm, upstream_id: int, settings: Upstr
     """
     kind = message.esm_class & _ESM_CLASS_TYPE_BITS
     tlvs = message.tlvs
-    if kind not in (ESM_CLASS_RECEIPT, _ESM_CLASS_NOTIFICATION) and TlvTag.RECEIPTED_MESSAGE_ID not in tlvs:
+    if kind not in (constants.ESM_CLASS_RECEIPT, _ESM_CLASS_NOTIFICATION) and TlvTag.RECEIPTED_MESSAGE_ID not in tlvs:
         return None
     text = _decode_text(message, settings.receipt_charset)[:_MAX_TEXT_LENGTH]
     fields = _parse_text(text)
@@ -95,7 +89,7 @@ def parse_receipt(message: DeliverSm | DataSm, upstream_id: int, settings: Upstr
         and kind != _ESM_CLASS_NOTIFICATION
         and state not in mappings.parse_intermediate_states(settings.intermediate_states),
         # What it says, as the text of one says it.
-        f"stat:{stat} err:{error}" if stat or state is None else format_receipt_status(state, ptt),
+        f"stat:{stat} err:{error}" if stat or state is None else constants.format_receipt_status(state, ptt),
         _parse_date(fields.get("donedate", "")[: _MAX_DATE_LENGTH + 1], settings.receipt_timezone),
         message.source,
         message.destination,
@@ -124,7 +118,7 @@ def _find_ids(
 
 def _decode_text(message: DeliverSm | DataSm, charset: str) -> str:
     body, header_length = message.body, 0
-    if message.esm_class & ESM_CLASS_UDH and body:
+    if message.esm_class & constants.ESM_CLASS_UDH and body:
         header_length = 1 + body[0]
         body = body[header_length:]
     if message.data_coding != _DATA_CODING_UCS2 and (message.data_coding or charset == "auto"):
@@ -174,7 +168,7 @@ def inbound_from_deliver(message: DeliverSm | DataSm, upstream_id: int, settings
     """Return a message from a handset, or the part of one."""
     charset, country = settings.receipt_charset, settings.inbound_country
     content, udh = message.body, None
-    if message.esm_class & ESM_CLASS_UDH and content and content[0] < len(content):
+    if message.esm_class & constants.ESM_CLASS_UDH and content and content[0] < len(content):
         udh, content = content[: content[0] + 1], content[content[0] + 1 :]
     if gsm0338.ENCODINGS.get(message.data_coding) is gsm0338.Encoding.GSM:
         content = unpack_content(content, charset, len(udh or b""))
@@ -217,6 +211,6 @@ def normalize_number(address: str, ton: int, country: str) -> str:
     ):
         return digits
     is_national = ton == _TON_NATIONAL
-    if len(digits) <= MAX_SHORT_CODE_DIGITS and not is_national:
+    if len(digits) <= constants.MAX_SHORT_CODE_DIGITS and not is_national:
         return digits
     return countries.complete_number(digits, country.upper(), is_national=is_national)

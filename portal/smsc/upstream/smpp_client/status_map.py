@@ -59,24 +59,16 @@ _PTT_BY_STATE: Mapping[int, int] = {
     message_states.UNKNOWN: message_states.PTT_UNKNOWN,
     message_states.REJECTED: message_states.PTT_REJECTED,
 }
-
-
 # What receipts give as the reason of UNDELIV is mostly an error of the network's own protocol: 3GPP TS 29.002, 17.6.6.
 _PTT_BY_NETWORK_ERROR: Mapping[str, int] = {
-    "1": message_states.PTT_SUBSCRIBER,  # unknownSubscriber
-    "5": message_states.PTT_SUBSCRIBER,  # unidentifiedSubscriber
-    "6": message_states.PTT_UNREACHABLE,  # absentSubscriberSM
-    "9": message_states.PTT_SUBSCRIBER,  # illegalSubscriber
-    "11": message_states.PTT_SUBSCRIBER,  # teleserviceNotProvisioned
-    "12": message_states.PTT_EQUIPMENT,  # illegalEquipment
-    "13": message_states.PTT_SUBSCRIBER,  # callBarred
-    "21": message_states.PTT_NETWORK,  # facilityNotSupported
-    "27": message_states.PTT_UNREACHABLE,  # absentSubscriber
-    "31": message_states.PTT_UNREACHABLE,  # subscriberBusyForMT-SMS
-    "32": message_states.PTT_EQUIPMENT,  # sm-DeliveryFailure: mostly a memory that is full
-    "34": message_states.PTT_NETWORK,  # systemFailure
-    "35": message_states.PTT_NETWORK,  # dataMissing
-    "36": message_states.PTT_NETWORK,  # unexpectedDataValue
+    # unknownSubscriber, unidentifiedSubscriber, illegalSubscriber, teleserviceNotProvisioned, callBarred
+    **dict.fromkeys(("1", "5", "9", "11", "13"), message_states.PTT_SUBSCRIBER),
+    # absentSubscriberSM, absentSubscriber, subscriberBusyForMT-SMS
+    **dict.fromkeys(("6", "27", "31"), message_states.PTT_UNREACHABLE),
+    # illegalEquipment, and sm-DeliveryFailure: mostly a memory that is full
+    **dict.fromkeys(("12", "32"), message_states.PTT_EQUIPMENT),
+    # facilityNotSupported, systemFailure, dataMissing, unexpectedDataValue
+    **dict.fromkeys(("21", "34", "35", "36"), message_states.PTT_NETWORK),
 }
 
 
