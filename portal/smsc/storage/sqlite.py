@@ -29,7 +29,6 @@ from portal.services.prices.prices import PriceList
 from portal.smsc.limits import ServerLimits
 from portal.smsc.storage.delivery_queue import DeliveryQueue
 from portal.smsc.storage.interface import BindKind, ClientId, StatusCallback, StatusesCallback, StorageError
-from portal.smsc.storage.outbound_config import OutboundConfig
 from portal.smsc.storage.reading import DatabaseSearcher, handle_read_errors
 from portal.smsc.storage.sqlite_outbound import OutboundStorage
 from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJobKind
@@ -72,8 +71,8 @@ class Storage:
         self._writer_connection = db.connect(database, busy_timeout_ms=_WRITER_BUSY_TIMEOUT_MS, only_immediate=True)
         self.outbound = OutboundStorage(
             self._read_connection,
+            keys,
             self._simulated_searcher,
-            OutboundConfig(self._read_connection, keys),
             self._queue_receipts,
             self._mark_deliveries_due,
         )
@@ -110,7 +109,7 @@ class Storage:
         self._is_started = True
         self._writer.start()
         self.outbound.start(self._writer)
-        self.kept_tlv_tags = self.outbound.load_upstreams()
+        self.kept_tlv_tags = self.outbound.load_config()
         self._poll_simulated_messages()
         self._run_periodically(_CONFIG_POLL_SECONDS, self.poll_changes)
         self._run_periodically(self._server_limits.due_poll_seconds, self.outbound.poll_due_messages)
@@ -181,7 +180,7 @@ class Storage:
             self._load_prices()
         self._poll_simulated_messages()
         if self._is_started:
-            self.kept_tlv_tags = self.outbound.load_upstreams()
+            self.kept_tlv_tags = self.outbound.load_config()
         self._config_version = version
         for account in changed:
             self._accounts_by_name.pop(self._account_names.get(account.id, ""), None)

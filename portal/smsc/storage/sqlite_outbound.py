@@ -1,12 +1,16 @@
-"""The part of the storage that is about messages on their way out."""
+"""The part of the storage that is about messages on their way out, and about upstreams and routes, which it has in
+memory.
+"""
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from portal.core.clock import now_ms
+from portal.core.crypto import Keys
 from portal.services.messages import client_ids, inbound, intake, outcomes, query_cancel, sending
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.inbound import InboundItem, ReleasedParts
@@ -16,11 +20,15 @@ from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage, ClaimedMessages, UnsentMessage
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.upstreams import binds, counters, health, paths, queue
+from portal.services.routing import routes
+from portal.services.routing.routes import DecisiveRows, RouteTable
+from portal.services.upstreams import binds, counters, health, paths, queue, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.health import UpstreamHealth
-from portal.services.upstreams.paths import ReroutingPosition, UpstreamPath
+from portal.services.upstreams.mappings import InvalidEntry, parse_tags
+from portal.services.upstreams.paths import DEFAULT_PATH, ReroutingPosition, UpstreamPath
+from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.storage.interface import (
     CancelCallback,
     ClaimCallback,
@@ -31,12 +39,14 @@ from portal.smsc.storage.interface import (
     StorageError,
     StorageUnavailable,
     SubmitCallback,
+    UpstreamConfig,
     WaitingAccounts,
     WaitingCallback,
 )
-from portal.smsc.storage.outbound_config import OutboundConfig
 from portal.smsc.storage.reading import DatabaseSearcher, handle_read_errors
 from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJobKind
+
+log = logging.getLogger(__name__)
 
 _BATCH_SIZE = 1_000
 
@@ -51,7 +61,6 @@ class OutboundStorage:
 
     Args:
         simulated_searcher: looks for what simulators have.
-        config: upstreams and routes.
         queue_receipts: takes receipts that are on disk.
         mark_deliveries_due: is told the accounts for which something from a handset is on disk.
 
@@ -59,8 +68,8 @@ class OutboundStorage:
     """
 
     _read_connection: sqlite3.Connection
+    _keys: Keys
     _simulated_searcher: DatabaseSearcher
-    _config: OutboundConfig
     _queue_receipts: Callable[[Sequence[DeliveryReceipt]], None]
     _mark_deliveries_due: Callable[[Iterable[int]], None]
     # Whether accounts with automatic re-credit buy the packs that their messages need.
@@ -73,6 +82,11 @@ class OutboundStorage:
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _writer: DatabaseWriter = field(init=False)
     listener: OutboundListener = field(init=False)
+    _kept_tlv_tags: frozenset[int] = frozenset()
+    _upstream_versions: dict[int, int] = field(default_factory=dict)
+    _has_ever_had_upstream: bool = False
+    _route_rows: DecisiveRows = field(default_factory=lambda: DecisiveRows([], {}, None))
+    _routes: RouteTable = field(default_factory=lambda: RouteTable([], {}, None))
     _is_due_job_queued: bool = False
     # Of those who have asked that what waits takes other paths: one pass does it for all.
     _rerouted_callbacks: list[WaitingCallback] = field(default_factory=list)
@@ -83,13 +97,56 @@ class OutboundStorage:
         self._writer = writer
         writer.queue_write(WriteJobKind.RECOVER, None)
 
-    def load_upstreams(self) -> frozenset[int]:
-        """Tell the listener of upstreams and routes that have changed, if any have; returns the tags of optional
-        parameters that upstreams pass on. Raises sqlite3.Error.
+    # --- upstreams and routes, as they are in memory
+
+    def load_config(self) -> frozenset[int]:
+        """Tell the listener of upstreams and routes where the database has others. Raises sqlite3.Error.
+
+        Returns:
+            The tags of optional parameters that upstreams pass on.
         """
-        self._config.load_upstreams(self.listener, lambda: self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None))
-        self._config.load_routes(self.listener)
-        return self._config.kept_tlv_tags
+        self._load_upstreams()
+        self._load_routes()
+        return self._kept_tlv_tags
+
+    def _load_upstreams(self) -> None:
+        found = upstreams.list_upstreams(self._read_connection)
+        versions = {each.id: each.version for each in found}
+        has_ever_had = bool(found) or upstreams.has_ever_had_upstream(self._read_connection)
+        if (versions, has_ever_had) == (self._upstream_versions, self._has_ever_had_upstream):
+            return
+        configs = []
+        tlv_tags: set[int] = set()
+        for each in found:
+            try:
+                tlv_tags |= parse_tags(each.settings.pass_tlvs) if each.enabled else set()
+            except InvalidEntry as error:
+                log.error("upstream %s passes no optional parameters on: %s", each.name, error)
+            try:
+                password = upstreams.get_upstream_password(self._read_connection, self._keys, each)
+            except UpstreamPasswordUnreadable as error:
+                log.error("%s", error)
+                password = None
+            configs.append(UpstreamConfig(each, password))
+        if has_ever_had and not self._has_ever_had_upstream:
+            self._writer.queue_write(WriteJobKind.UPSTREAMS_BEGIN, None)
+        self._upstream_versions, self._has_ever_had_upstream = versions, has_ever_had
+        self._kept_tlv_tags = frozenset(tlv_tags)
+        self.listener.handle_upstreams_changed(configs, has_ever_had=has_ever_had)
+
+    def _load_routes(self) -> None:
+        # They are looked at at each change of whatever the server has in memory, and that must not take long.
+        before, rows = self._route_rows, routes.read_decisive_rows(self._read_connection)
+        if rows == before:
+            return
+        self._routes = routes.load_route_table(self._read_connection)
+        self._route_rows = rows
+        self.listener.handle_routes_changed(self._routes, moves_waiting=rows.routes != before.routes)
+
+    def choose_path(self, account_id: int, destination: str, country: str, source: str) -> UpstreamPath:
+        """The `ChoosePath` of the routes that there are. The writer's thread calls it."""
+        decision = self._routes.choose(account_id, destination, country, source)
+        return DEFAULT_PATH if decision.route_id is None else decision.upstream_ids
 
     # --- what the dispatcher asks
 
@@ -257,7 +314,7 @@ class OutboundStorage:
             ),
             WriteJobKind.ACCEPTED: WriteJobHandler(sending.store_accepted_messages, handle_sending_stored),
             WriteJobKind.UNSENT: WriteJobHandler(
-                lambda conn, unsent: sending.store_unsent_messages(conn, unsent, now_ms(), self._config.choose_path),
+                lambda conn, unsent: sending.store_unsent_messages(conn, unsent, now_ms(), self.choose_path),
                 handle_sending_stored,
             ),
             WriteJobKind.RECEIPT: WriteJobHandler(
@@ -273,7 +330,7 @@ class OutboundStorage:
                 lambda _, waiting: self.listener.handle_due_messages(DueMessages(waiting=waiting)),
             ),
             WriteJobKind.DUE_MESSAGES: WriteJobHandler(
-                lambda conn, _: outcomes.process_due_messages(conn, now_ms(), self._config.choose_path),
+                lambda conn, _: outcomes.process_due_messages(conn, now_ms(), self.choose_path),
                 self._with_receipts(self._handle_due_messages),
                 self._handle_due_messages_failure,
             ),
@@ -288,9 +345,9 @@ class OutboundStorage:
             WriteJobKind.OLD_PARTS: WriteJobHandler(
                 lambda conn, times: inbound.release_old_parts(conn, times[-1]), self._handle_parts_released
             ),
-            WriteJobKind.BIND_STATES: WriteJobHandler(_write_latest(binds.record_bind_states)),
-            WriteJobKind.UPSTREAM_HEALTH: WriteJobHandler(_write_latest(health.record_health)),
-            WriteJobKind.UPSTREAM_COUNTERS: WriteJobHandler(_add_upstream_counters),
+            WriteJobKind.BIND_STATES: WriteJobHandler(_write_each(binds.record_bind_states)),
+            WriteJobKind.UPSTREAM_HEALTH: WriteJobHandler(_write_each(health.record_health)),
+            WriteJobKind.UPSTREAM_COUNTERS: WriteJobHandler(_write_each(counters.add_to_counters)),
             WriteJobKind.UNROUTABLE: WriteJobHandler(
                 lambda conn, counts: counters.add_unroutable_submits(conn, sum(counts))
             ),
@@ -308,7 +365,7 @@ class OutboundStorage:
     def _recover_messages(self, conn: sqlite3.Connection, _: list[None]) -> DueMessages:
         binds.clear_bind_states(conn)
         health.clear_health(conn)
-        return sending.recover_messages(conn, now_ms(), self._config.choose_path)
+        return sending.recover_messages(conn, now_ms(), self.choose_path)
 
     def _store_messages(self, conn: sqlite3.Connection, items: _SubmitJobs) -> StoredMessages | None:
         if self.refuses_submits:
@@ -345,17 +402,17 @@ class OutboundStorage:
     def _put_back_abandoned_messages(self, conn: sqlite3.Connection, batches: list[Sequence[int]]) -> WaitingAccounts:
         now = now_ms()
         return set().union(
-            *(sending.put_back_abandoned_messages(conn, each, now, self._config.choose_path) for each in batches)
+            *(sending.put_back_abandoned_messages(conn, each, now, self.choose_path) for each in batches)
         )
 
     def _claim_messages(self, conn: sqlite3.Connection, items: list[_ClaimJob]) -> list[ClaimedMessages]:
-        return [sending.claim_messages(conn, claim, now_ms(), self._config.choose_path) for claim, _ in items]
+        return [sending.claim_messages(conn, claim, now_ms(), self.choose_path) for claim, _ in items]
 
     def _hold_followers(self, conn: sqlite3.Connection, items: list[_HoldJob]) -> list[WaitingAccounts]:
         now = now_ms()
         results: list[WaitingAccounts] = []
         for upstream_ids, retried_paths, _ in items:
-            results.append(paths.hold_followers(conn, upstream_ids, self._config.choose_path))
+            results.append(paths.hold_followers(conn, upstream_ids, self.choose_path))
             for each in retried_paths:
                 paths.retry_held_messages_now(conn, each, now)
         return results
@@ -364,7 +421,7 @@ class OutboundStorage:
         self, conn: sqlite3.Connection, positions: list[ReroutingPosition]
     ) -> ReroutingPosition | WaitingAccounts:
         (position,) = positions
-        next_position = paths.reroute_messages(conn, position, _BATCH_SIZE, self._config.choose_path)
+        next_position = paths.reroute_messages(conn, position, _BATCH_SIZE, self.choose_path)
         return next_position or queue.list_waiting_accounts(conn)
 
     def _handle_rerouted(self, _: list[ReroutingPosition], result: ReroutingPosition | WaitingAccounts) -> None:
@@ -402,21 +459,16 @@ class OutboundStorage:
             self.release_old_parts(times[-1])
 
 
-def _write_latest(
+def _write_each(
     write: Callable[[sqlite3.Connection, int, Any], None],
 ) -> Callable[[sqlite3.Connection, list[tuple[int, Any]]], None]:
-    """Return what writes the last state of each upstream."""
+    """Return what writes each item, which is something of an upstream."""
 
-    def write_states(conn: sqlite3.Connection, items: list[tuple[int, Any]]) -> None:
-        for upstream_id, state in dict(items).items():
-            write(conn, upstream_id, state)
+    def write_items(conn: sqlite3.Connection, items: list[tuple[int, Any]]) -> None:
+        for upstream_id, value in items:
+            write(conn, upstream_id, value)
 
-    return write_states
-
-
-def _add_upstream_counters(conn: sqlite3.Connection, items: list[tuple[int, Mapping[str, int]]]) -> None:
-    for upstream_id, amounts in items:
-        counters.add_to_counters(conn, upstream_id, amounts)
+    return write_items
 
 
 def _resolve_each(items: list[tuple[Any, ...]], results: list[Any]) -> None:

@@ -10,7 +10,8 @@ from portal.services.common.audit import SHELL
 from portal.services.messages import smpp_config
 from portal.services.routing import routes
 from portal.services.upstreams import upstreams
-from portal.smsc.storage.outbound_config import OutboundConfig
+from portal.smsc.storage.sqlite_outbound import OutboundStorage
+from portal.smsc.storage.writer import WriteJobKind
 from tests.services.upstreams.waiting import add_upstream
 
 
@@ -19,18 +20,29 @@ def acme_1(conn, cast):
     return accounts.get_account(conn, cast.smpp_acme_1.name)
 
 
-def test_routes_are_told_where_something_of_them_has_changed(conn, keys, acme_1):
+def make_storage(conn, keys, told, **handlers):
+    """One that tells a listener with these methods, and appends to `told` what it has the writer do."""
+    unused: Any = None
+    storage = OutboundStorage(conn, keys, unused, unused, unused)
+    writer: Any = SimpleNamespace(queue_write=lambda kind, _: told.append(kind))
+    storage.listener = SimpleNamespace(**handlers)
+    storage.start(writer)
+    told.clear()
+    return storage
+
+
+async def test_routes_are_told_where_something_of_them_has_changed(conn, keys, acme_1):
     carriers = [add_upstream(conn, keys, name) for name in ("A", "B")]
     told: list[bool] = []
-    listener: Any = SimpleNamespace(
+    storage = make_storage(
+        *(conn, keys, []),
         handle_routes_changed=lambda _, *, moves_waiting: told.append(moves_waiting),
         handle_upstreams_changed=lambda *_, **__: None,
     )
-    config = OutboundConfig(conn, keys)
 
     def load() -> list[bool]:
         told.clear()
-        config.load_routes(listener)
+        storage.load_config()
         return told
 
     assert load() == [False]
@@ -43,18 +55,18 @@ def test_routes_are_told_where_something_of_them_has_changed(conn, keys, acme_1)
     assert load() == []
     upstreams.set_default_upstream(conn, SHELL, carriers[1])
     assert load() == [False]
-    assert config.choose_path(acme_1.id, "393331234567", "IT", "ACME") == (carriers[0].id, carriers[1].id)
+    assert storage.choose_path(acme_1.id, "393331234567", "IT", "ACME") == (carriers[0].id, carriers[1].id)
 
 
-def test_tags_that_cannot_be_read_keep_no_upstream_from_being_told(conn, keys):
+async def test_tags_that_cannot_be_read_keep_no_upstream_from_being_told(conn, keys):
     add_upstream(conn, keys, "A")
     conn.execute("UPDATE upstreams SET settings = json_set(settings, '$.pass_tlvs', 'any')")
     add_upstream(conn, keys, "B", pass_tlvs="0x1400")
     told: list[object] = []
-    listener: Any = SimpleNamespace(
-        handle_upstreams_changed=lambda configs, **_: told.append([each.upstream.name for each in configs])
+    storage = make_storage(
+        *(conn, keys, told),
+        handle_upstreams_changed=lambda configs, **_: told.append([each.upstream.name for each in configs]),
+        handle_routes_changed=lambda *_, **__: None,
     )
-    config = OutboundConfig(conn, keys)
-    config.load_upstreams(listener, lambda: told.append("begun"))
-    assert config.kept_tlv_tags == {0x1400}
-    assert told == ["begun", ["A", "B"]]
+    assert storage.load_config() == {0x1400}
+    assert told == [WriteJobKind.UPSTREAMS_BEGIN, ["A", "B"]]
