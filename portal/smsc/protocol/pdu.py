@@ -1,10 +1,10 @@
 """The PDUs of SMPP 3.4 (Issue 1.2), octets to objects and back.
 
-Strict with requests: a field longer than the standard allows, a length that points past the end, a terminator that is
-missing, octets left over: each raises `MalformedPdu` with the command_status to answer. Nothing else is raised,
-whatever the octets. Of a response its command_status decides, and nobody could be told of a flaw: what there is of its
-body is taken. C-octet strings become `str`, octet by octet (latin-1): which characters an address may have is not the
-codec's rule.
+Strict: a field longer than the standard allows, a length that points past the end, a terminator that is missing, octets
+left over: each raises `MalformedPdu` with the command_status to answer. Nothing else is raised, whatever the octets. Of
+a response its command_status decides, and nobody could be told of a flaw, so sessions go by its header and don't have
+its body read here. C-octet strings become `str`, octet by octet (latin-1): which characters an address may have is not
+the codec's rule.
 
 A class of a PDU is its table of the standard: the fields of the body, in their order, each an `_octet` or a `_string`.
 What is read or written once a message does so by hand.
@@ -176,7 +176,7 @@ class _Response:
 
     @classmethod
     def decode(cls, header: PduHeader, body: bytes) -> Self:
-        return cls(header.command, header.sequence, header.status, *_decode_response_fields(cls, body))
+        return cls(header.command, header.sequence, header.status, *(_decode_fields(cls, body) if body else ()))
 
     def encode(self) -> bytes:
         return encode_pdu(self.command, self.status, self.sequence, b"" if self.status else _encode_fields(self))
@@ -190,7 +190,7 @@ class HeaderOnlyPdu(_Response):
 
     @classmethod
     def decode(cls, header: PduHeader, body: bytes) -> Self:
-        if body and not header.command & RESPONSE_BIT:
+        if body:
             raise RequestRefused(CommandStatus.ESME_RINVCMDLEN, "octets after a header that stands alone")
         return cls(header.command, header.sequence, header.status)
 
@@ -437,7 +437,7 @@ for _command, (_request, _response) in _REQUESTS_AND_RESPONSES.items():
 
 
 def _decode_fields(pdu_class: type, body: bytes, tlv_lengths: Mapping[int, int] = _NO_LENGTHS) -> list[Any]:
-    """Return the fields of a request's body, in their order, and its optional parameters where the class has them."""
+    """Return the fields of a body, in their order, and its optional parameters where the class has them."""
     values: list[Any] = []
     offset = 0
     for _, limit, too_long_status in _list_body_fields(pdu_class):
@@ -463,7 +463,7 @@ def _encode_fields(message: Any) -> bytes:
 
 
 def _decode_tlvs(body: bytes, offset: int, lengths: Mapping[int, int]) -> Tlvs:
-    """Return the optional parameters of a request from `offset` on.
+    """Return the optional parameters from `offset` on.
 
     Args:
         lengths: octets of those that its operation uses (5.3.2). Nothing is asked of the values of others, which it
@@ -492,33 +492,6 @@ def _decode_tlvs(body: bytes, offset: int, lengths: Mapping[int, int]) -> Tlvs:
             if tag in _COUNTED_FROM_1 and value == b"\0":
                 raise RequestRefused(CommandStatus.ESME_RINVOPTPARAMVAL, f"optional parameter 0x{tag:04X} is 0")
         tlvs[tag] = value
-    return tlvs
-
-
-def _decode_response_fields(pdu_class: type, body: bytes) -> list[Any]:
-    """Return the fields of a response's body, in their order, and its optional parameters where the class has them.
-
-    A response is not answered, so its sender can't be told that it is malformed: whatever is there is taken.
-    """
-    values: list[Any] = []
-    for _, limit, _ in _list_body_fields(pdu_class):
-        if limit:
-            text, _, body = body.partition(b"\0")
-            values.append(text[: limit - 1].decode("latin-1"))
-        else:
-            values.append(body[0] if body else 0)
-            body = body[1:]
-    return [*values, _decode_whole_tlvs(body)] if hasattr(pdu_class, "tlvs") else values
-
-
-def _decode_whole_tlvs(octets: bytes) -> Tlvs:
-    """Return the optional parameters of a response, as far as they are all there."""
-    tlvs: dict[int, bytes] = {}
-    while len(octets) >= 4:
-        tag, length = _TLV_HEADER_STRUCT.unpack_from(octets)
-        if len(octets) < 4 + length:
-            break
-        tlvs[tag], octets = octets[4 : 4 + length], octets[4 + length :]
     return tlvs
 
 
