@@ -10,10 +10,11 @@ import logging
 import select
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from portal.services.accounts.allowed_ips import IPAddress, IPNetwork, unmap_ipv4
 from portal.smsc.admission import proxy_protocol, tls
@@ -54,7 +55,7 @@ class SmppListener:
     connection_limits: ConnectionLimits
     make_session: Callable[[ConnectionSlot], asyncio.Protocol]
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    _handshakes: dict[asyncio.Task[None], ConnectionSlot] = field(default_factory=dict)
+    _handshakes: dict[asyncio.Task[object], ConnectionSlot] = field(default_factory=dict)
     _header_tasks: set[asyncio.Task[IPAddress]] = field(default_factory=set)
     _resume_timer: asyncio.TimerHandle | None = None
 
@@ -130,28 +131,24 @@ class SmppListener:
     # --- connections that are let in
 
     def _start_session(self, client: socket.socket, slot: ConnectionSlot) -> None:
-        task = self._loop.create_task(self._run_handshake(client, slot))
+        handshake: Coroutine[Any, Any, object]
+        if self.tls_context:
+            handshake = self._run_tls_handshake(client, slot, self.tls_context)
+        else:
+            handshake = self._loop.connect_accepted_socket(lambda: self.make_session(slot), client)
+        task = self._loop.create_task(handshake)
         slot.cancel_handshake = task.cancel
         self._handshakes[task] = slot
         task.add_done_callback(partial(self._handle_handshake_end, client, slot))
 
-    def _handle_handshake_end(self, client: socket.socket, slot: ConnectionSlot, task: asyncio.Task[None]) -> None:
+    def _handle_handshake_end(self, client: socket.socket, slot: ConnectionSlot, task: asyncio.Task[object]) -> None:
         del self._handshakes[task]
-        # Here, for a task that is cancelled before its first step never gets that far itself.
-        if task.cancelled():
-            _close_client(client, slot)
-
-    async def _run_handshake(self, client: socket.socket, slot: ConnectionSlot) -> None:
-        try:
-            if self.tls_context:
-                await self._run_tls_handshake(client, slot, self.tls_context)
-            else:
-                await self._loop.connect_accepted_socket(lambda: self.make_session(slot), client)
-        except ConnectionEnded:
-            _close_client(client, slot)
-        except OSError as error:
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or error:
+            slot.release()
+            client.close()
+        if error is not None and not isinstance(error, ConnectionEnded):
             log.info("no TLS with %s: %s", slot.address, str(error) or "it has not begun in time")
-            _close_client(client, slot)
 
     async def _run_tls_handshake(
         self, client: socket.socket, slot: ConnectionSlot, tls_context: ssl.SSLContext
@@ -192,11 +189,6 @@ class SmppListener:
                     await wait_until_readable(client)
                     if not client.recv(_READ_SIZE):
                         return
-
-
-def _close_client(client: socket.socket, slot: ConnectionSlot) -> None:
-    slot.release()
-    client.close()
 
 
 async def peek_first_octets(

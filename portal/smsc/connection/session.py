@@ -142,7 +142,7 @@ class SmppSession(PduStream):
     _has_sent_unbind: bool = False
     _in_flight: int = 0
     _unanswered_deliveries: dict[int, tuple[Deliverable, float]] = field(default_factory=dict)
-    _final_octets: bytearray | None = None
+    _final_octets: bytes | None = None
     _enquire_link_sent_at: float | None = None
     _liveness_timer: asyncio.TimerHandle | None = None
 
@@ -407,11 +407,9 @@ class SmppSession(PduStream):
 
     def _close_when_submits_answered(self, final_octets: bytes = b"") -> None:
         """Close once every accepted submit is answered; `final_octets` come last, after those of earlier calls."""
-        if self._final_octets is None:
-            self._final_octets = bytearray()
-        self._final_octets += final_octets
+        self._final_octets = (self._final_octets or b"") + final_octets
         if not self._in_flight:
-            self._write(bytes(self._final_octets))
+            self._write(self._final_octets)
             self._flush_and_close()
 
     def _check_liveness(self) -> None:

@@ -10,7 +10,7 @@ the one that doesn't answer in time has to go.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from operator import attrgetter
@@ -46,13 +46,13 @@ _END_SECONDS = 0.01
 class SessionRegistry:
     """All sessions of the process that are bound. The process has one of these.
 
-    `progress_saved_at`: when `save_progress` last did so.
+    `sessions_by_account`: by the account's id. `progress_saved_at`: when `save_progress` last did so.
     """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._loop = loop = asyncio.get_running_loop()
-        self._sessions_by_account: dict[int, set[SmppSession]] = defaultdict(set)
+        self.sessions_by_account: dict[int, set[SmppSession]] = defaultdict(set)
         self._delivery_schedulers: dict[int, DeliveryScheduler] = {}
         self._expiry_timers: dict[int, asyncio.TimerHandle] = {}
         self._meters_by_session: dict[int, _SessionRateMeter] = {}
@@ -64,7 +64,7 @@ class SessionRegistry:
         """Add a session that has just bound; returns the scheduler of its account's deliveries."""
         account = accepted_bind.account
         session.id = self._storage.allocate_session_id()
-        self._sessions_by_account[account.id].add(session)
+        self.sessions_by_account[account.id].add(session)
         self._meters_by_session[session.id] = _SessionRateMeter(session)
         now = now_ms()
         address, password_id = str(session.address), accepted_bind.password_id
@@ -73,26 +73,18 @@ class SessionRegistry:
         )
         # It may have run out since the bind was checked.
         self._schedule_access_expiry(account, now - _MAX_BIND_MS)
-        scheduler = self._delivery_schedulers.get(account.id)
-        if scheduler is None:
-            scheduler = self._delivery_schedulers[account.id] = DeliveryScheduler(account.id, self._storage)
-        return scheduler
-
-    def list_sessions(self, account_id: int) -> Collection[SmppSession]:
-        """Return an account's sessions, in no order."""
-        return self._sessions_by_account.get(account_id, ())
+        return self._delivery_schedulers.setdefault(account.id, DeliveryScheduler(account.id, self._storage))
 
     def remove_session(self, session: SmppSession, account_id: int) -> None:
         """Forget a session that has ended."""
-        sessions = self._sessions_by_account[account_id]
+        sessions = self.sessions_by_account[account_id]
         sessions.discard(session)
         del self._meters_by_session[session.id]
         self._storage.close_session(SmppSessionEnd(session.id, now_ms(), session.has_submitted))
         if not sessions:
-            del self._sessions_by_account[account_id]
+            del self.sessions_by_account[account_id]
             self._delivery_schedulers.pop(account_id, None)
-            timer = self._expiry_timers.pop(account_id, None)
-            if timer:
+            if timer := self._expiry_timers.pop(account_id, None):
                 timer.cancel()
 
     def close(self) -> None:
@@ -102,18 +94,17 @@ class SessionRegistry:
             timer.cancel()
 
     def _apply_account_change(self, account: AccountConfig) -> None:
-        if account.id not in self._sessions_by_account:
+        if account.id not in self.sessions_by_account:
             return
         # Before the sessions look: what runs out meanwhile has to be looked at again.
         now = now_ms()
-        for session in list(self._sessions_by_account[account.id]):
+        for session in list(self.sessions_by_account[account.id]):
             session.apply_account_change(account)
         self._schedule_access_expiry(account, now)
 
     def _schedule_access_expiry(self, account: AccountConfig, now: int) -> None:
         """Look again when an address or a password that was good at `now` (milliseconds) stops being so."""
-        timer = self._expiry_timers.pop(account.id, None)
-        if timer:
+        if timer := self._expiry_timers.pop(account.id, None):
             timer.cancel()
         expiry = account.next_access_expiry(now)
         if expiry is not None:
@@ -198,7 +189,7 @@ class WaitingBinds:
         """
         now = self._loop.time()
         # Those that have a place which the bind could have.
-        sessions = self._session_registry.list_sessions(no_place.account_id)
+        sessions = self._session_registry.sessions_by_account.get(no_place.account_id, ())
         rivals = [each for each in sessions if _need_same_place(each.kind, no_place.kind)]
         silent = (
             each for each in rivals if not (_is_uncertain(each) or each.last_received_at > now - self.probe_seconds)

@@ -94,7 +94,7 @@ class Storage:
         self._bind_counts: Counter[tuple[int, BindKind]] = Counter()
         self._delivery_queues: dict[int, DeliveryQueue] = {}
         self._retry_timers: dict[int, asyncio.TimerHandle] = {}
-        self._periodic_timers: list[asyncio.TimerHandle] = []
+        self._periodic_timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
 
     def load(self) -> None:
         """Read accounts and prices. Raises sqlite3.Error where the database can't be read."""
@@ -137,7 +137,7 @@ class Storage:
         # What the writer tells of its last batches is told after that.
         self.outbound.is_closing = True
         self._is_started = False
-        for timer in (*self._periodic_timers, *self._retry_timers.values()):
+        for timer in (*self._periodic_timers.values(), *self._retry_timers.values()):
             timer.cancel()
         if not self._writer.close(timeout):
             log.error("the database could not be written to the end")
@@ -153,13 +153,11 @@ class Storage:
         self._read_connection.close()
 
     def _run_periodically(self, seconds: float, callback: Callable[[], None]) -> None:
-        timer_index = len(self._periodic_timers)
-
         def run() -> None:
-            self._periodic_timers[timer_index] = self._loop.call_later(seconds, run)
+            self._run_periodically(seconds, callback)
             callback()
 
-        self._periodic_timers.append(self._loop.call_later(seconds, run))
+        self._periodic_timers[callback] = self._loop.call_later(seconds, run)
 
     # --- accounts and prices
 
@@ -284,8 +282,7 @@ class Storage:
 
     def _schedule_retry(self, account_id: int, retry_at: int | None) -> None:
         """Read what is due at `retry_at` (unix milliseconds; None: not at all), not at the time that was set before."""
-        timer = self._retry_timers.pop(account_id, None)
-        if timer:
+        if timer := self._retry_timers.pop(account_id, None):
             timer.cancel()
         if retry_at is not None:
             delay = max(retry_at - now_ms(), 1) / 1000
