@@ -131,9 +131,7 @@ class SmppServer(ServerContext):
         socket_lists: list[list[socket.socket]] = []
         for port in (smpp.port, smpp.tls_port):
             sockets = open_listening_sockets(smpp.host, port) if port else []
-            for each in sockets:
-                cleanup.callback(each.close)
-            socket_lists.append(sockets)
+            socket_lists.append([cleanup.enter_context(each) for each in sockets])
         plain_sockets, tls_sockets = socket_lists
         self.port, self.tls_port = (sockets[0].getsockname()[1] if sockets else 0 for sockets in socket_lists)
         return plain_sockets, tls_sockets

@@ -25,16 +25,13 @@ from portal.smsc.limits import ServerLimits
 class PendingConnection:
     """A connection that has been accepted and nothing more; it is let in, or rejected.
 
-    `address`: where the client is. `begin`: is called with the socket of a connection that is let in, and its place.
+    `address`: where the client is. `start_session`: is called with the socket of a connection that is let in, and its
+    place.
     """
 
     client: socket.socket
     address: IPAddress
-    begin: Callable[[socket.socket, ConnectionSlot], None]
-
-    def start_session(self, slot: ConnectionSlot) -> None:
-        """It is let in."""
-        self.begin(self.client, slot)
+    start_session: Callable[[socket.socket, ConnectionSlot], None]
 
     def reject(self) -> None:
         """It is not."""
@@ -171,7 +168,7 @@ class ConnectionLimits:
         slot = ConnectionSlot(self, pending.address)
         self.unbound_slots[slot] = None
         self._unbound_per_network[network] += 1
-        pending.start_session(slot)
+        pending.start_session(pending.client, slot)
 
     def free_unbound_place(self, slot: ConnectionSlot, *, has_failed: bool, is_taken: bool = False) -> None:
         """Free a connection's place among those without a bind, where it has one still.

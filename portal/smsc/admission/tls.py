@@ -2,7 +2,6 @@
 
 import datetime
 import ipaddress
-import os
 import ssl
 from contextlib import suppress
 from pathlib import Path
@@ -132,6 +131,6 @@ def _write_atomically(file: Path, content: bytes, mode: int) -> None:
     """Write by way of a second name, so that a crash leaves no half of a key behind."""
     temporary = file.with_name(file.name + ".new")
     temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
-        out.write(content)
+    temporary.touch(mode, exist_ok=False)
+    temporary.write_bytes(content)
     temporary.replace(file)

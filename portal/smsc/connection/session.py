@@ -326,14 +326,7 @@ class SmppSession(PduStream):
         self._set_deadline(limits.session_hours * 3600, self.unbind, "it is time for a new session")
         self._liveness_timer = loop.call_later(limits.enquire_link_seconds, self._check_liveness)
         self._delivery_scheduler = self._server_context.session_registry.add_session(self, accepted_bind)
-        log.info(
-            "%s bound as %s from %s %s, session %d",
-            account.name,
-            self.kind,
-            self.address,
-            self.tls or "unsecured",
-            self.id,
-        )
+        log.info("%s bound as %s, %s", self.log_name, self.kind, self.tls or "unsecured")
 
     def apply_account_change(self, account: AccountConfig) -> None:
         """Go on with the account as it is now; unbind where it allows this session no more."""

@@ -406,10 +406,8 @@ class Storage:
 
 
 def _save_applied_versions(conn: sqlite3.Connection, versions: list[Mapping[int, int]]) -> None:
-    latest: dict[int, int] = {}
     for each in versions:
-        latest.update(each)
-    smpp_config.save_applied_config_versions(conn, latest)
+        smpp_config.save_applied_config_versions(conn, each)
 
 
 def _ignore_write_failure(_: list[object], __: StorageError) -> None:

@@ -14,6 +14,7 @@ HERE, ELSEWHERE, THIRD = (ip_address(each) for each in ("203.0.113.7", "198.51.1
 class PendingConnection:
     """A connection that notes what becomes of it: "in" or "out", None while it waits."""
 
+    client = None
     slot: ConnectionSlot
 
     def __init__(self, address: IPv4Address | IPv6Address) -> None:
@@ -22,7 +23,7 @@ class PendingConnection:
         self.hung_up = False
         self.cancelled = False
 
-    def start_session(self, slot):
+    def start_session(self, _client, slot):
         self.result = "in"
         self.slot = slot
         slot.cancel_handshake = self.cancel
