@@ -5,15 +5,16 @@ Messages to them are not sent and not charged.
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from portal.core.clock import now_ms
 from portal.core.db import write_transaction
 from portal.core.i18n import N_, ngettext
 from portal.core.progress import Progress, no_progress
 from portal.services.accounts.accounts import Account
-from portal.services.common import audit
+from portal.services.common import audit, keyset
 from portal.services.common.audit import Actor
 from portal.services.common.csv_import import InvalidCsvLine, InvalidCsvLines, NotCsv, iterate_csv_lines
 from portal.services.common.errors import Refused
@@ -112,6 +113,7 @@ class BlacklistEntry:
 
 BlacklistCursor = tuple[int, str]
 """The place of an entry in the list: since when, and the number. The list is sorted by these, newest first."""
+_BEFORE_ALL: BlacklistCursor = (1 << 63) - 1, ""
 
 
 def parse_blacklist_cursor(text: str) -> BlacklistCursor:
@@ -181,13 +183,14 @@ def find_blacklisted_destinations(
     return {(account_id, number) for account_id, number in json.loads(matches_json)}
 
 
-def blacklist_stop_sender(conn: sqlite3.Connection, account_id: int, number: str, received_id: int, at: int) -> None:
-    """Add a number that sent STOP at a moment (`at`, milliseconds) to an account's blacklist, unless it is there."""
-    with write_transaction(conn):
-        conn.execute(
-            "INSERT INTO blacklist (account_id, number, since, received_id) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (account_id, number, at, received_id),
-        )
+def blacklist_stop_senders(conn: sqlite3.Connection, stops: Sequence[tuple[int, str, int, int]]) -> None:
+    """Add numbers that sent STOP to blacklists, unless they are there; each is given with its account's id, the moment
+    (milliseconds), and the id of the message. The caller is inside `write_transaction()`.
+    """
+    conn.executemany(
+        "INSERT INTO blacklist (account_id, number, since, received_id) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        stops,
+    )
 
 
 def add_blacklist_number(conn: sqlite3.Connection, actor: Actor, account: Account, number: str) -> BlacklistEntry:
@@ -336,10 +339,10 @@ def _parse_number_lines(lines: Iterable[tuple[int, str | NotCsv]]) -> tuple[list
 
 # --- reading the list
 
-# The columns of a `BlacklistEntry` without those of the message, which are read only for the entries that are shown.
-_ENTRY_COLUMNS = "number, since, received_id, added_by, said"
-_SELECT_WITH_TEXTS = """
-SELECT number, since, received_id, added_by, coalesce(received.text, said), received.kept FROM ({listed}) AS listed
+# What is read of the messages is read only for the entries that are shown.
+_SELECT_ENTRIES = """
+SELECT number, since, received_id, added_by, coalesce(received.text, said), received.kept
+FROM (SELECT number, since, received_id, added_by, said FROM blacklist WHERE account_id = :account AND {conditions})
 LEFT JOIN received ON received.id = received_id AND received.account_id = :account
 ORDER BY since {order}, number {order}
 """
@@ -364,50 +367,39 @@ def list_blacklist_page(
     digits = countries.strip_separators(prefix)
     if digits and not (digits.isascii() and digits.isdigit()):
         return []
-    # With a prefix the primary key (account, number) is searched; the plus keeps SQLite from using the index by time.
-    since = "+since" if digits else "since"
-    order = "DESC" if after is None else "ASC"
-    conditions = ["account_id = :account"]
-    if digits:
-        # In ASCII the colon follows the digits.
-        conditions.append("number >= :begins AND number < :begins || ':'")
-    cursor = before if after is None else after
-    if cursor is not None:
-        conditions.append(f"({since}, number) {'<' if after is None else '>'} (:since, :number)")
-    entries_sql = (
-        f"SELECT {_ENTRY_COLUMNS} FROM blacklist WHERE {' AND '.join(conditions)}"
+    # With a prefix the primary key (account, number) is searched, else the index by time: the plus keeps SQLite from
+    # using an index for a column.
+    since, listed = ("+since", "number") if digits else ("since", "+number")
+    order, beyond, cursor = ("DESC", "<", before or _BEFORE_ALL) if after is None else ("ASC", ">", after)
+    # In ASCII the colon follows the digits.
+    conditions = (
+        f"{listed} >= :begins AND {listed} < :begins || ':' AND ({since}, number) {beyond} (:since, :number)"
         f" ORDER BY {since} {order}, number {order} LIMIT :limit"
     )
-    values = {"account": account_id, "begins": digits, "limit": limit}
-    if cursor is not None:
-        values |= {"since": cursor[0], "number": cursor[1]}
-    entries = [
-        BlacklistEntry(*row) for row in conn.execute(_SELECT_WITH_TEXTS.format(listed=entries_sql, order=order), values)
-    ]
+    values = {"begins": digits, "since": cursor[0], "number": cursor[1], "limit": limit}
+    entries = _select_entries(conn, account_id, conditions, values, order)
     return entries if after is None else entries[::-1]
+
+
+def _select_entries(
+    conn: sqlite3.Connection, account_id: int, conditions: str, values: Mapping[str, object], order: str = "DESC"
+) -> list[BlacklistEntry]:
+    select = _SELECT_ENTRIES.format(conditions=conditions, order=order)
+    return [BlacklistEntry(*row) for row in conn.execute(select, {"account": account_id, **values})]
 
 
 def iterate_blacklist(
     conn: sqlite3.Connection, account_id: int, prefix: str = "", batch_size: int = 1000
 ) -> Iterator[BlacklistEntry]:
     """Yield all entries of an account's blacklist, newest first, in constant memory."""
-    before = None
-    while page := list_blacklist_page(conn, account_id, prefix, before=before, limit=batch_size):
-        yield from page
-        before = page[-1].cursor
+    list_page = partial(list_blacklist_page, conn, account_id, prefix)
+    return keyset.iterate_pages(list_page, batch_size, lambda each: each.cursor)
 
 
 def find_blacklist_entries(conn: sqlite3.Connection, account_id: int, numbers: Sequence[str]) -> list[BlacklistEntry]:
     """Return the entries of those of these numbers that are on an account's blacklist, newest first."""
-    entries_sql = (
-        f"SELECT {_ENTRY_COLUMNS} FROM blacklist WHERE account_id = :account"
-        " AND number IN (SELECT value FROM json_each(:numbers))"
-    )
-    values = {"account": account_id, "numbers": json.dumps([countries.strip_separators(each) for each in numbers])}
-    return [
-        BlacklistEntry(*row)
-        for row in conn.execute(_SELECT_WITH_TEXTS.format(listed=entries_sql, order="DESC"), values)
-    ]
+    values = {"numbers": json.dumps([countries.strip_separators(each) for each in numbers])}
+    return _select_entries(conn, account_id, "number IN (SELECT value FROM json_each(:numbers))", values)
 
 
 def list_blacklist(conn: sqlite3.Connection, account_id: int) -> list[BlacklistEntry]:

@@ -155,7 +155,7 @@ def _store_whole_messages(
     keywords_by_number = {each: inbound_numbers.get_accounts_by_keyword(conn, each) for each in numbers}
     unowned: list[tuple[int, int | None, str, str, str]] = []
     rows: list[tuple[object, ...]] = []
-    stops: list[tuple[int, str, int]] = []
+    stops: list[tuple[int, str, int, int]] = []
     # Those after it are of this batch, too.
     row_id = ids.allocate_id(conn, "received", now) - 1
     added: list[tuple[int, int]] = []
@@ -170,10 +170,9 @@ def _store_whole_messages(
             rows.append((row_id, account_id, matched.keyword, *columns))
             added.append((account_id, row_id))
             if matched.is_stop_request:
-                stops.append((account_id, each.source, row_id))
+                stops.append((account_id, each.source, at, row_id))
     _INSERT_RECEIVED.run(conn, rows)
-    for account_id, source, received_id in stops:
-        blacklist.blacklist_stop_sender(conn, account_id, source, received_id, at)
+    blacklist.blacklist_stop_senders(conn, stops)
     unclaimed.keep_unowned_messages(conn, unowned)
     return deliveries.enqueue_inbound_deliveries(conn, added, at)
 

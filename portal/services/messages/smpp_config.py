@@ -1,8 +1,8 @@
 """The configuration of accounts that the SMPP server holds in memory, and how it learns of changes."""
 
 import hmac
+import json
 import sqlite3
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -126,49 +126,38 @@ def read_config_version(conn: sqlite3.Connection) -> int:
     return int(conn.execute("SELECT value FROM counters WHERE name = 'config_version'").fetchone()[0])
 
 
+# One statement, so that all tables are read in the same state.
+_SELECT_CONFIGS = f"""
+SELECT accounts.id, accounts.name, kind, disabled_at IS NULL AND accounts.deleted_at IS NULL AS enabled, windowing,
+    throughput, binds, any_sender, config_version AS version, data_codings, packed_gsm, national_numbers,
+    coalesce(price_list_id, {price_lists.DEFAULT_LIST}) AS price_list_id,
+    (SELECT json_group_array(json_array(network, expires_at)) FROM allowed_ips WHERE account_id = accounts.id)
+        AS networks,
+    (SELECT json_group_array(json_array(id, hex(digest), expires_at)) FROM smpp_passwords
+        WHERE account_id = accounts.id) AS passwords,
+    (SELECT json_group_array(address) FROM senders WHERE account_id = accounts.id AND +status = '{senders.ENABLED}')
+        AS senders,
+    (SELECT json_group_array(id) FROM connections WHERE account_id = accounts.id AND ending_at IS NOT NULL)
+        AS ending_session_ids
+FROM accounts JOIN customers ON customers.id = customer_id WHERE config_version > ?
+"""
+
+
 def load_account_configs(conn: sqlite3.Connection, since_version: int = -1) -> list[AccountConfig]:
     """Load the accounts that changed after a version; with -1 all of them. Deleted ones are not `enabled`."""
-    # One read transaction, so that all tables are read in the same state.
-    conn.execute("BEGIN")
-    try:
-        rows = conn.execute(
-            "SELECT accounts.id, accounts.name, kind, disabled_at IS NULL AND accounts.deleted_at IS NULL AS enabled,"
-            " windowing, throughput, binds, any_sender, config_version AS version, data_codings, packed_gsm,"
-            " national_numbers, coalesce(price_list_id, ?) AS price_list_id"
-            " FROM accounts JOIN customers ON customers.id = customer_id WHERE config_version > ?",
-            (price_lists.DEFAULT_LIST, since_version),
-        ).fetchall()
-        networks, passwords, allowed_senders, ending_sessions = (
-            _group_by_account(conn, sql, since_version)
-            for sql in (
-                "SELECT account_id, network, expires_at FROM allowed_ips WHERE",
-                "SELECT account_id, id, digest, expires_at FROM smpp_passwords WHERE",
-                f"SELECT account_id, address FROM senders WHERE status = '{senders.ENABLED}' AND",
-                "SELECT account_id, id FROM connections WHERE ending_at IS NOT NULL AND",
-            )
+    configs = []
+    for row in conn.execute(_SELECT_CONFIGS, (since_version,)):
+        values = dict(row)
+        values |= {name: bool(row[name]) for name in ("enabled", "any_sender", "packed_gsm")}
+        values |= {name: frozenset(json.loads(row[name])) for name in ("senders", "ending_session_ids")}
+        values["data_codings"] = frozenset(map(int, row["data_codings"].split()))
+        values["networks"] = tuple(AllowedNetwork(ip_network(each), end) for each, end in json.loads(row["networks"]))
+        values["passwords"] = tuple(
+            SmppPassword(password_id, bytes.fromhex(digest), expires_at)
+            for password_id, digest, expires_at in json.loads(row["passwords"])
         )
-    finally:
-        conn.execute("COMMIT")
-    return [
-        AccountConfig(
-            **dict(row)
-            | {name: bool(row[name]) for name in ("enabled", "any_sender", "packed_gsm")}
-            | {"data_codings": frozenset(map(int, row["data_codings"].split()))},
-            networks=tuple(AllowedNetwork(ip_network(text), expires_at) for _, text, expires_at in networks[row["id"]]),
-            passwords=tuple(SmppPassword(*tuple(each)[1:]) for each in passwords[row["id"]]),
-            senders=frozenset(address for _, address in allowed_senders[row["id"]]),
-            ending_session_ids=frozenset(session_id for _, session_id in ending_sessions[row["id"]]),
-        )
-        for row in rows
-    ]
-
-
-def _group_by_account(conn: sqlite3.Connection, select: str, since_version: int) -> Mapping[int, list[sqlite3.Row]]:
-    grouped: dict[int, list[sqlite3.Row]] = defaultdict(list)
-    condition = "account_id IN (SELECT id FROM accounts WHERE config_version > ?)"
-    for row in conn.execute(f"{select} {condition}", (since_version,)):
-        grouped[row["account_id"]].append(row)
-    return grouped
+        configs.append(AccountConfig(**values))
+    return configs
 
 
 def save_applied_config_versions(conn: sqlite3.Connection, versions: Mapping[int, int]) -> None:

@@ -64,7 +64,7 @@ def test_what_changes_is_in_the_audit_log(conn, acme_1):
 
 def test_what_is_listed_says_who_put_it_there(conn, acme_1):
     blacklist.add_blacklist_number(conn, Actor("alice@acme.example"), acme_1, NUMBER)
-    blacklist.blacklist_stop_sender(conn, acme_1.id, OTHER, 4711, 1000)
+    blacklist.blacklist_stop_senders(conn, [(acme_1.id, OTHER, 1000, 4711)])
     assert [(each.reason, each.added_by) for each in blacklist.list_blacklist(conn, acme_1.id)] == [
         ("by hand", "alice@acme.example"),
         ("STOP", ""),
@@ -74,7 +74,7 @@ def test_what_is_listed_says_who_put_it_there(conn, acme_1):
 def test_pages_hold_each_number_once_in_both_directions(conn, acme_1, acme_2):
     for at in range(5):
         for number in range(10):
-            blacklist.blacklist_stop_sender(conn, acme_1.id, f"39340{at}{number:06}", 1, at)
+            blacklist.blacklist_stop_senders(conn, [(acme_1.id, f"39340{at}{number:06}", at, 1)])
     blacklist.add_blacklist_number(conn, SHELL, acme_2, NUMBER)
     everyone = [each.cursor for each in blacklist.iterate_blacklist(conn, acme_1.id, batch_size=7)]
     assert everyone == sorted(everyone, reverse=True)

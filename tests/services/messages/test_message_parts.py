@@ -391,7 +391,7 @@ def test_what_was_begun_goes_on_when_its_number_says_stop(conn, keys, account_id
     message_id = claim_text(conn, account_id)
     accept(conn, message_id, 1)
     leave_unsent(conn, message_id, account_id, UnsentReason.HELD, status="ESME_RSYSERR 0x08")
-    blacklist.blacklist_stop_sender(conn, account_id, NUMBER, 1, now_ms())
+    blacklist.blacklist_stop_senders(conn, [(account_id, NUMBER, now_ms(), 1)])
     assert [each.id for each in claim(conn, now=now_ms() + 10_000)] == [message_id]
     assert_sound(conn)
 
@@ -461,7 +461,7 @@ def test_a_text_whose_upstream_was_removed_fails_where_that_is_set_or_its_number
 ):
     message_id, other = remove_with_begun_text(unanswered="resend" if has_said_stop else "fail", refund="undelivered")
     if has_said_stop:
-        blacklist.blacklist_stop_sender(conn, account_id, NUMBER, 1, now_ms())
+        blacklist.blacklist_stop_senders(conn, [(account_id, NUMBER, now_ms(), 1)])
     (behind,) = queue_messages(conn, account_id)
     charged = get_balance(conn, account_id)
     later = now_ms() + 10_000

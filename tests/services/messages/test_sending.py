@@ -307,7 +307,7 @@ def test_what_an_upstream_may_have_costs_what_it_costs_when_its_number_says_stop
     leave_unsent(conn, unsure, cast.smpp_acme_1.id, UnsentReason.UNSURE)
     leave_unsent(conn, held, cast.smpp_acme_1.id, UnsentReason.HELD)
     for destination in ("393401234567", "393401111111"):
-        blacklist.blacklist_stop_sender(conn, cast.smpp_acme_1.id, destination, 1, now_ms())
+        blacklist.blacklist_stop_senders(conn, [(cast.smpp_acme_1.id, destination, now_ms(), 1)])
     claimed = sending.claim_messages(conn, Claim(1, [()], 10), now_ms() + 10_000)
     assert ({each.ptt for each in claimed.receipts}, claimed.messages) == ({PTT_BLACKLISTED}, [])
     assert get_balance(conn, cast.smpp_acme_1.id) == charged + price
@@ -394,7 +394,7 @@ def test_what_a_removed_simulator_has_waits_again_once(conn, keys, cast, upstrea
 def test_a_number_that_says_stop_while_a_message_waits_gets_none(conn, cast, upstream):
     before = get_balance(conn, cast.smpp_acme_1.id)
     (message_id,) = queue_messages(conn, cast.smpp_acme_1.id, destination="393401234567")
-    blacklist.blacklist_stop_sender(conn, cast.smpp_acme_1.id, "393401234567", 1, now_ms())
+    blacklist.blacklist_stop_senders(conn, [(cast.smpp_acme_1.id, "393401234567", now_ms(), 1)])
     claimed = sending.claim_messages(conn, Claim(1, [()], 10), now_ms())
     assert claimed.messages == []
     assert [(each.message_id, each.ptt) for each in claimed.receipts] == [(message_id, PTT_BLACKLISTED)]
