@@ -101,7 +101,7 @@ def parse_deletion_scope(kind: str, text: str) -> DeletionScope:
         query = inbound.InboundQuery(period, **fields)
     else:
         query = search.SearchQuery(period, **fields)
-        if query.status and query.status not in search.STATUSES and not _is_failure_code(query.status):
+        if query.status not in ("", *search.STATUSES, *map(str, search.list_failure_codes())):
             raise ValueError(text)
     return DeletionScope(kind, as_of, before, query=query)
 
@@ -118,10 +118,6 @@ def _require_string(value: object) -> str:
     # JSON can contain half a surrogate pair, which SQLite does not accept (UnicodeEncodeError is a ValueError).
     value.encode()
     return value
-
-
-def _is_failure_code(status: str) -> bool:
-    return status.isascii() and status.isdigit() and int(status) in search.list_failure_codes()
 
 
 def build_selection_scope(kind: str, message_ids: Sequence[int]) -> DeletionScope:

@@ -92,9 +92,9 @@ class SentMessage:
 
 
 class SegmentContent(NamedTuple):
-    """What a segment holds, as it is stored; see `SentMessage`."""
+    """What a segment holds, as it is stored; see `SentMessage`, which says it, too."""
 
-    number: int
+    segment_number: int
     text: str
     data_coding: int
     udh: bytes | None
@@ -203,7 +203,7 @@ class SentText:
         return "".join(pieces)
 
 
-def decode_segments(segments: Sequence[SegmentContent]) -> list[str]:
+def decode_segments(segments: Sequence[SegmentContent | SentMessage]) -> list[str]:
     """The text of each of these segments of one text, which are in its order and have not been removed.
 
     A character that was split between two segments is in the second one's.
@@ -223,7 +223,7 @@ def decode_segments(segments: Sequence[SegmentContent]) -> list[str]:
             continue
         continues = (
             position + 1 < len(segments)
-            and segments[position + 1].number == each.number + 1
+            and segments[position + 1].segment_number == (each.segment_number or 1) + 1
             and alphabets[position + 1] == alphabet
         )
         end = len(octets) - (gsm0338.count_incomplete_octets(octets, alphabet.encoding) if continues else 0)
@@ -288,10 +288,7 @@ def _list_later_segments(conn: sqlite3.Connection, first_ids: Sequence[int]) -> 
 def _text_from_segments(first: SentMessage, later_segments: Sequence[SentMessage]) -> SentText:
     messages = sorted((first, *later_segments), key=lambda each: each.segment_number or 1)
     kept = [each for each in messages if each.kept]
-    texts = decode_segments(
-        [SegmentContent(each.segment_number or 1, each.text, each.data_coding, each.udh, each.body) for each in kept]
-    )
-    for each, text in zip(kept, texts, strict=True):
+    for each, text in zip(kept, decode_segments(kept), strict=True):
         each.text = text
     return SentText(first.id, tuple(messages))
 
@@ -351,8 +348,8 @@ class MessageDetails:
     sent_at: int | None
     upstream_name: str
     is_simulated: bool
-    wait: WaitAfterRefusal | None
     hex_id: str | None
+    wait: WaitAfterRefusal | None
     parts: Sequence[MessagePart]
 
     @property
@@ -370,7 +367,8 @@ SELECT attempts - (attempts = 1 AND error = ''), not_before, error, messages.id,
        registered_delivery, reference, subunit, expires_at, session_id, upstream_id, upstream_status, bind, sent_at,
        coalesce(upstreams.name, ''),
        CASE WHEN upstream IS NULL THEN messages.id <= {_LAST_SIMULATED_SQL} AND NOT {queue.IS_WAITING_SQL}
-            ELSE kind = '{SIMULATOR}' END
+            ELSE kind = '{SIMULATOR}' END,
+       (SELECT printf('%08X', hex_id) FROM hex_ids WHERE message_id = messages.id)
 FROM messages LEFT JOIN upstreams ON upstreams.id = upstream
 LEFT JOIN held_messages AS held ON held.account_id = messages.account_id AND held.destination = messages.destination
                                    AND held.message_id = messages.id
@@ -381,15 +379,11 @@ WHERE messages.id IN (SELECT value FROM json_each(?))
 def read_message_details(conn: sqlite3.Connection, text: SentText) -> dict[int, MessageDetails]:
     """Read the details of each message of a text, by message id."""
     message_ids = [each.id for each in text.messages]
-    hex_ids = {
-        message_id: client_ids.format_hex_id(hex_id)
-        for message_id, hex_id in client_ids.read_hex_ids(conn, message_ids).items()
-    }
     parts = message_parts.read_message_parts(conn, message_ids)
     details = {}
     for attempts, not_before, error, message_id, *fields in conn.execute(_SELECT_DETAILS, (json.dumps(message_ids),)):
         wait = None if attempts is None else WaitAfterRefusal(attempts, not_before, error)
-        details[message_id] = MessageDetails(*(*fields, wait, hex_ids.get(message_id), parts.get(message_id, ())))
+        details[message_id] = MessageDetails(*(*fields, wait, parts.get(message_id, ())))
     return details
 
 

@@ -203,8 +203,8 @@ class _JoinSegments:
         self._segments.append(SegmentContent(*fields))
 
     def finalize(self) -> str:
-        self._segments.sort(key=lambda each: each.number)
-        numbers = [each.number for each in self._segments]
+        self._segments.sort(key=lambda each: each.segment_number)
+        numbers = [each.segment_number for each in self._segments]
         texts = history.decode_segments(self._segments)
         return "".join(
             text if number == previous + 1 else f" {text}"

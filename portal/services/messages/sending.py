@@ -198,11 +198,10 @@ def claim_messages(
     goes on there; where that was removed, its setting `unanswered` says whether the text goes out from its beginning.
     """
     with write_transaction(conn):
+        step = _Step(conn, now)
         claimed = claims.claim_message_ids(conn, claim, now, choose_path)
-        positions = {message_id: position for position, message_id in enumerate(claimed.message_ids)}
-        messages = outcomes.list_outbound_messages(conn, claimed.message_ids)
-        messages.sort(key=lambda each: positions[each.id])
-        receipts: list[DeliveryReceipt] = []
+        by_id = {each.id: each for each in outcomes.list_outbound_messages(conn, claimed.message_ids)}
+        messages = [by_id[each] for each in claimed.message_ids if each in by_id]
         blacklisted = blacklist.find_blacklisted_destinations(conn, messages) if messages else ()
         blocked, expired, sendable = [], [], []
         for each in messages:
@@ -219,11 +218,10 @@ def claim_messages(
             conn.executemany(
                 "UPDATE messages SET upstream = NULL, bind = NULL WHERE id = ?", [(each,) for each in unsent_ids]
             )
-            receipts = outcomes.reject_blacklisted_messages(conn, blocked, now)
-            receipts += outcomes.expire_messages(conn, [each.id for each in expired], now)
+            step.result.receipts += outcomes.reject_blacklisted_messages(conn, blocked, now)
+            step.result.receipts += outcomes.expire_messages(conn, [each.id for each in expired], now)
             # What these messages held up can be claimed now.
-            claimed.emptied_account_ids += queue.release_held_messages(conn, unsent_ids)
-            claimed.left_count = None
+            step.release_held_messages(unsent_ids)
         begun_elsewhere = []
         for each in sendable:
             each.upstream = claim.upstream_id
@@ -231,13 +229,12 @@ def claim_messages(
             if each.cut is not None and each.cut.upstream != claim.upstream_id:
                 begun_elsewhere.append(each)
         if begun_elsewhere:
-            step = _Step(conn, now)
             failed_ids = step.take_over_texts(claim.upstream_id, begun_elsewhere, blacklisted)
             sendable = [each for each in sendable if each.id not in failed_ids]
-            receipts += step.result.receipts
-            claimed.emptied_account_ids += step.result.emptied_account_ids
+        claimed.emptied_account_ids += step.result.emptied_account_ids
+        if len(sendable) < len(messages) or begun_elsewhere:
             claimed.left_count = None
-        return ClaimedMessages(sendable, claimed, queue.get_next_retry_time(conn, claim.paths), receipts)
+        return ClaimedMessages(sendable, claimed, queue.get_next_retry_time(conn, claim.paths), step.result.receipts)
 
 
 def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> SendingResult:
