@@ -155,10 +155,7 @@ class DeletionPreview:
 
 
 def preview_deletion(
-    conn: Connection,
-    account_id: int,
-    scope: DeletionScope,
-    seconds: float = float("inf"),
+    conn: Connection, account_id: int, scope: DeletionScope, seconds: float = float("inf")
 ) -> DeletionPreview:
     """Count the texts of a scope until all are counted or the time is over."""
     deadline = time.monotonic() + seconds
@@ -247,7 +244,6 @@ class Deletion:
     id: int
     kind: str
     asked_at: int
-    asked_by: str
     total: int | None
     removed: int
     underway: int
@@ -255,7 +251,7 @@ class Deletion:
     ended_at: int | None
 
 
-_COLUMNS = "id, kind, asked_at, asked_by, total, removed, underway, waiting, ended_at"
+_COLUMNS = "id, kind, asked_at, total, removed, underway, waiting, ended_at"
 
 
 def create_deletion(

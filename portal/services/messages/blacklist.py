@@ -219,11 +219,7 @@ def add_blacklist_numbers(conn: sqlite3.Connection, actor: Actor, account: Accou
 
 
 def import_blacklist_numbers(
-    conn: sqlite3.Connection,
-    actor: Actor,
-    account: Account,
-    numbers: Sequence[str],
-    progress: Progress = no_progress,
+    conn: sqlite3.Connection, actor: Actor, account: Account, numbers: Sequence[str], progress: Progress = no_progress
 ) -> int:
     """Like `add_blacklist_numbers`, for the numbers of a file: the audit log has only how many they are.
 

@@ -177,9 +177,9 @@ def store_messages(
             _blank_rejected_texts(conn, rejected, stored.receipts)
         for segment in segments:
             _link_to_first_segment(conn, *segment)
-        old_clients_submits = [each for each in submits if each.needs_hex_id]
-        if old_clients_submits:
-            _give_hex_ids(conn, old_clients_submits, stored, submitted_at)
+        of_old_clients = [each for each in submits if each.needs_hex_id and stored.message_ids[each.id - first_id]]
+        if of_old_clients:
+            _give_hex_ids(conn, of_old_clients, stored.receipts, submitted_at)
         _debit_accounts(conn, charges, submitted_at, lines_end_at)
         if stored.receipts:
             deliveries.enqueue_receipts(conn, stored.receipts, submitted_at)
@@ -339,14 +339,12 @@ def _receipt_from_submit(submit: SubmittedMessage, ptt: int) -> DeliveryReceipt:
 
 
 def _give_hex_ids(
-    conn: sqlite3.Connection, submits: Sequence[SubmittedMessage], stored: StoredMessages, at: int
+    conn: sqlite3.Connection, accepted: Sequence[SubmittedMessage], receipts: Sequence[DeliveryReceipt], at: int
 ) -> None:
-    accepted_ids = {each for each in stored.message_ids if each is not None}
-    accepted = [each for each in submits if each.id in accepted_ids]
     hex_ids = client_ids.add_hex_ids(conn, [each.id for each in accepted], at)
     for each in accepted:
         each.hex_id = hex_ids[each.id]
-    for receipt in stored.receipts:
+    for receipt in receipts:
         receipt.hex_id = hex_ids.get(receipt.message_id)
 
 

@@ -248,7 +248,11 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
         )
         accepted_by = {each.message_id: each.upstream for each in whole}
         cut_by = message_parts.store_accepted_parts(conn, accepted) if len(whole) < len(accepted) else {}
-        step.result.receipts = _match_early_receipts(conn, accepted)
+        early = receipt_matching.take_early_receipts(
+            conn, [(each.upstream, each.upstream_message_id) for each in accepted], now_ms() - EARLY_RECEIPT_MS
+        )
+        if early:
+            step.result.receipts = _end_messages_and_parts(conn, early)
         if cut_by:
             answered_ids = message_parts.store_answered_messages(conn, [*cut_by])
             accepted_by |= {message_id: cut_by[message_id] for message_id in answered_ids}
@@ -410,14 +414,6 @@ def _keep_unmatched_receipt(conn: sqlite3.Connection, receipt: UpstreamReceipt, 
         " other_id, state, text, tried) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (*as_it_came, now, first_id or "", other_id, state, text, tried),
     )
-
-
-def _match_early_receipts(conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage]) -> list[DeliveryReceipt]:
-    """Finish messages whose receipts came before they were known to be accepted."""
-    ended = receipt_matching.take_early_receipts(
-        conn, [(each.upstream, each.upstream_message_id) for each in accepted], now_ms() - EARLY_RECEIPT_MS
-    )
-    return _end_messages_and_parts(conn, ended) if ended else []
 
 
 def store_reported_outcomes(conn: sqlite3.Connection, ended: Sequence[MessageOutcome]) -> SendingResult:
