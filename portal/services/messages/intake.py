@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -114,7 +113,7 @@ def store_messages(
             if any(charge.has_blacklist for charge in charges.values())
             else ()
         )
-        if buys_packs:
+        if buys_packs and any(charge.recredit_below is not None for charge in charges.values()):
             _buy_recredit_packs(conn, charges, submits, blacklisted, submitted_at)
         rows: list[tuple[object, ...]] = []
         common_rows: list[tuple[object, ...]] = []
@@ -222,45 +221,30 @@ def _buy_recredit_packs(
 
     This comes before the messages are charged, so that none is refused for lack of credits that are bought right after.
     """
-    thresholds = {
-        account_id: charge.recredit_below for account_id, charge in charges.items() if charge.recredit_below is not None
-    }
-    if not thresholds:
-        return
-    chargeable = [
-        each
-        for each in submits
-        if each.account_id in thresholds and (each.account_id, each.destination) not in blacklisted
-    ]
-    total_prices: Counter[int] = Counter()
-    for each in chargeable:
-        total_prices[each.account_id] += each.price
-    below_threshold = [
-        account_id
-        for account_id, price in total_prices.items()
-        if charges[account_id].balance_before - price < thresholds[account_id]
-    ]
-    if not below_threshold:
-        return
-    recrediting = auto_recredit.find_accounts_to_recredit(conn, below_threshold, at)
-    spent: Counter[int] = Counter()
+    recrediting: set[int] | None = None
+    spent: dict[int, int] = {}
     # Message by message: what is bought must not depend on how many arrive together.
-    for each in chargeable:
-        if each.account_id not in recrediting:
+    for each in submits:
+        account_id = each.account_id
+        charge = charges[account_id]
+        if charge.recredit_below is None or (blacklisted and (account_id, each.destination) in blacklisted):
             continue
-        charge = charges[each.account_id]
-        balance_left = charge.balance_before - spent[each.account_id]
-        if balance_left - each.price < thresholds[each.account_id]:
-            balance = auto_recredit.buy_or_request_pack(conn, each.account_id, at)
-            if balance == charge.balance_before:
-                # Nothing was bought, and nothing will be bought for the account's other messages.
-                recrediting.remove(each.account_id)
-                continue
-            balance_left += balance - charge.balance_before
-            charge.balance_before = charge.balance_after = balance
-            charge.last_usage = None  # the pack's movement came after it
+        balance_left = charge.balance_before - spent.get(account_id, 0)
+        if balance_left - each.price < charge.recredit_below:
+            if recrediting is None:
+                with_rules = [each_id for each_id, other in charges.items() if other.recredit_below is not None]
+                recrediting = auto_recredit.find_accounts_to_recredit(conn, with_rules, at)
+            if account_id in recrediting:
+                balance = auto_recredit.buy_or_request_pack(conn, account_id, at)
+                if balance == charge.balance_before:
+                    # Nothing was bought, and nothing will be bought for the account's other messages.
+                    recrediting.remove(account_id)
+                else:
+                    balance_left += balance - charge.balance_before
+                    charge.balance_before = charge.balance_after = balance
+                    charge.last_usage = None  # the pack's movement came after it
         if each.price <= balance_left:
-            spent[each.account_id] += each.price
+            spent[account_id] = spent.get(account_id, 0) + each.price
 
 
 def _has_only_common_columns(submit: SubmittedMessage) -> bool:

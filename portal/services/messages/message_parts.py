@@ -32,11 +32,12 @@ NOT_SENT = N_("not sent")
 
 IS_CUT_SQL = "EXISTS (SELECT 1 FROM cut_messages AS c WHERE c.message_id = messages.id)"
 """Whether an upstream has taken a part of a row of `messages`, as an expression."""
-# Whether a part can have no receipt that says that it arrived: none is asked for, or the upstream has given it no id.
-_IS_SILENT_SQL = (
+IS_SILENT_SQL = (
     "(p.upstream_id = '' OR coalesce((SELECT json_extract(settings, '$.registered_delivery') FROM upstreams"
     " WHERE upstreams.id = p.upstream), 1) <> 1)"
 )
+"""Whether a part, or a message, `p` can have no receipt that says that it arrived: none is asked for, or the upstream
+has given it no id."""
 
 
 class CutText(NamedTuple):
@@ -198,8 +199,8 @@ def expire_open_parts(conn: sqlite3.Connection, message_ids: Collection[int], at
     if paths.has_cut_messages(conn):
         conn.execute(
             "UPDATE message_parts AS p SET done_at = ?,"
-            f" state = CASE WHEN {_IS_SILENT_SQL} THEN {UNKNOWN} ELSE {EXPIRED} END,"
-            f" ptt = CASE WHEN {_IS_SILENT_SQL} THEN {PTT_UNKNOWN} ELSE {PTT_EXPIRED} END"
+            f" state = CASE WHEN {IS_SILENT_SQL} THEN {UNKNOWN} ELSE {EXPIRED} END,"
+            f" ptt = CASE WHEN {IS_SILENT_SQL} THEN {PTT_UNKNOWN} ELSE {PTT_EXPIRED} END"
             f" WHERE message_id IN (SELECT value FROM json_each(?)) AND state = {ENROUTE}",
             (at, json.dumps([*message_ids])),
         )
@@ -212,7 +213,7 @@ def end_silent_parts(conn: sqlite3.Connection, message_ids: Collection[int], at:
         f" WHERE state = {ENROUTE} AND message_id IN (SELECT p.message_id FROM message_parts AS p"
         "  JOIN cut_messages AS c ON c.message_id = p.message_id WHERE p.message_id IN (SELECT value FROM json_each(?))"
         f"  GROUP BY p.message_id HAVING count(*) = total AND max(p.state NOT IN ({ENROUTE}, {DELIVERED}))"
-        f"   AND min(p.state <> {ENROUTE} OR {_IS_SILENT_SQL}))",
+        f"   AND min(p.state <> {ENROUTE} OR {IS_SILENT_SQL}))",
         (at, json.dumps([*message_ids])),
     )
 

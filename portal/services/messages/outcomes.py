@@ -303,10 +303,8 @@ def expire_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: i
     if not message_ids:
         return []
     rows = conn.execute(
-        "SELECT messages.id, upstream_id, upstream_id IS NOT NULL AND (upstream_id = ''"
-        "  OR coalesce(json_extract(settings, '$.registered_delivery'), 1) <> 1)"
-        " FROM messages LEFT JOIN upstreams ON upstreams.id = upstream"
-        " WHERE messages.id IN (SELECT value FROM json_each(?))",
+        f"SELECT id, upstream_id, upstream_id IS NOT NULL AND {message_parts.IS_SILENT_SQL} FROM messages AS p"
+        " WHERE id IN (SELECT value FROM json_each(?))",
         (json.dumps(message_ids),),
     ).fetchall()
     unanswered_ids = queue.list_unanswered_ids(conn, message_ids)
