@@ -58,7 +58,7 @@ _VIEWERS_BY_RULE = {
 }
 _VIEWERS_BY_ENDPOINT = {
     "login.verify_second_factor": AFTER_PASSWORD,
-    "profile.show_new_authenticator": CHANGING_AUTHENTICATOR,
+    "login.show_new_authenticator": CHANGING_AUTHENTICATOR,
 }
 
 # GET routes that are no pages, besides downloads: files, fragments, redirects.

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-from flask import Blueprint, abort, redirect, request, url_for
+from flask import Blueprint, abort, g, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import RadioField
 from wtforms.fields.choices import SelectChoice
@@ -17,9 +17,7 @@ from portal.core.config import bracket_ipv6
 from portal.core.i18n import N_, _
 from portal.services.accounts import allowed_ips, credentials, refused_binds, session_records
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.credentials import SmppPasswordInfo
 from portal.services.accounts.refused_binds import RefusedBindGroup
-from portal.services.accounts.session_records import SmppSessionRecord
 from portal.services.common import idempotency
 from portal.services.people import customers
 from portal.services.statistics import daily_totals
@@ -77,9 +75,9 @@ def show_account(account: Account) -> ResponseReturnValue:
     return live.render_live_page("accounts/home.html", "home", account)
 
 
-def require_smpp_account(account: Account) -> None:
-    """Answer 404 for a classic account, which has no SMPP login."""
-    if account.kind != "smpp":
+def require_smpp_account() -> None:
+    """Answer 404 for a classic account, which has no SMPP login: before each request of a blueprint."""
+    if "account" in g and g.account.kind != "smpp":
         abort(404)
 
 
@@ -118,23 +116,19 @@ def _status_context(account: Account) -> dict[str, Any]:
     password = credentials.find_smpp_password_info(conn, account.id) if account.kind == "smpp" else None
     has_sessions = live.read_change_counters()["open_sessions"]
     sessions = session_records.list_open_smpp_sessions(conn, account.id) if has_sessions else []
+    tls_versions = {each.tls for each in sessions}
     return {
         "password": password,
         # On the command line there is no user; to a customer it is the operator.
         "changed_by": password.changed_by if password and "@" in password.changed_by else _("the operator"),
-        "connected": _summarize_smpp_sessions(sessions, password),
+        # `old_password_count` of them use a password that has been replaced.
+        "connected": {
+            "count": len(sessions),
+            "addresses": sorted({each.address for each in sessions}, key=lambda text: (":" in text, ip_address(text))),
+            "tls": " ".join(tls_versions).replace("TLSv", "TLS ") if len(tls_versions) == 1 else "",
+            "old_password_count": sum(1 for each in sessions if password and each.password_id != password.id),
+        },
         "password_blocked_reason": password_blocked_reason(account),
-    }
-
-
-def _summarize_smpp_sessions(sessions: list[SmppSessionRecord], password: SmppPasswordInfo | None) -> dict[str, Any]:
-    """The open sessions; `old_password_count` of them use a password that has been replaced."""
-    tls_versions = {each.tls for each in sessions}
-    return {
-        "count": len(sessions),
-        "addresses": sorted({each.address for each in sessions}, key=lambda text: (":" in text, ip_address(text))),
-        "tls": " ".join(tls_versions).replace("TLSv", "TLS ") if len(tls_versions) == 1 else "",
-        "old_password_count": sum(1 for each in sessions if password and each.password_id != password.id),
     }
 
 

@@ -19,6 +19,7 @@ from portal.web.core import access, context, htmx, live
 from portal.web.core.forms import TranslatedForm, refusals_on
 
 blueprint = Blueprint("allowed_ips", __name__)
+blueprint.before_request(require_smpp_account)
 
 
 class AllowedIPForm(TranslatedForm):
@@ -47,7 +48,6 @@ class AllowedIPForm(TranslatedForm):
 @access.account_access_required
 def show_smpp_settings(account: Account) -> ResponseReturnValue:
     """General information, authorised IPs, service status; for htmx the authorised IPs."""
-    require_smpp_account(account)
     return _answer_form(account, AllowedIPForm())
 
 
@@ -55,7 +55,6 @@ def show_smpp_settings(account: Account) -> ResponseReturnValue:
 @access.account_change_required
 def add_allowed_ip(account: Account) -> ResponseReturnValue:
     """Authorise an address. The status is UPDATING_IP until the server has confirmed it."""
-    require_smpp_account(account)
     form = AllowedIPForm()
     with refusals_on(form):
         expiry_text = form.until.data if form.expires.data == "date" else form.expires.data

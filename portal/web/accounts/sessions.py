@@ -16,6 +16,7 @@ from portal.web.accounts.accounts import is_refused_for_unlisted_ip, require_smp
 from portal.web.core import access, context, htmx, live
 
 blueprint = Blueprint("sessions", __name__)
+blueprint.before_request(require_smpp_account)
 
 # An account without limits may have thousands, and the page is drawn every two seconds.
 _MAX_SESSIONS, _MAX_REFUSED_BINDS = 50, 25
@@ -26,7 +27,6 @@ GRAPH_WIDTH, GRAPH_HEIGHT = 2 * session_records.RATE_SAMPLE_COUNT, 20
 @blueprint.get("/accounts/<name>/sessions")
 @access.account_access_required
 def list_smpp_sessions(account: Account) -> ResponseReturnValue:
-    require_smpp_account(account)
     return live.render_live_page("accounts/sessions/page.html", "sessions", account, **_refused_bind_mails_context())
 
 
@@ -37,34 +37,23 @@ def list_smpp_sessions(account: Account) -> ResponseReturnValue:
 @access.account_change_required
 def end_smpp_session(account: Account, session_id: int) -> ResponseReturnValue:
     """Say how to keep a session's client out; once confirmed, have the SMPP server unbind it."""
-    require_smpp_account(account)
     conn = context.get_conn()
+    values: dict[str, Any]
     try:
-        if request.method != "POST":
-            session = session_records.get_open_smpp_session_by_id(conn, account.id, session_id)
-            return _render_end_session_dialog(account, session=session, entry=_find_sole_allowed_ip(account, session))
-        session = session_records.request_smpp_session_end(conn, context.get_actor(), account, session_id)
+        if request.method == "POST":
+            ended = session_records.request_smpp_session_end(conn, context.get_actor(), account, session_id)
+            return htmx.answer_done(
+                url_for(".list_smpp_sessions", name=account.name),
+                htmx.Toast(_("The session of %(address)s is being disconnected.", address=ended.address)),
+                *live.render_live_fragments(account, _OPEN_SESSIONS_PART),
+                *live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True),
+            )
+        session = session_records.get_open_smpp_session_by_id(conn, account.id, session_id)
+        values = {"session": session, "entry": _find_sole_allowed_ip(account, session)}
     except NoSuchSmppSession as refusal:
         # Sessions end by themselves too, while the confirmation is open.
-        return _render_end_session_dialog(account, status=422, has_ended=refusal.localized())
-    toast = htmx.Toast(_("The session of %(address)s is being disconnected.", address=session.address))
-    return htmx.answer_done(
-        url_for(".list_smpp_sessions", name=account.name),
-        toast,
-        *live.render_live_fragments(account, _OPEN_SESSIONS_PART),
-        *live.render_live_fragments(account, live.STATUS_FRAGMENT, oob=True),
-    )
-
-
-def _render_end_session_dialog(account: Account, status: int | None = None, **values: Any) -> ResponseReturnValue:
-    return htmx.render_dialog(
-        "accounts/sessions/_end.html",
-        account,
-        title=_("Disconnect"),
-        tab="sessions",
-        status=status,
-        **({"session": None} | values),
-    )
+        values = {"session": None, "has_ended": refusal.localized(), "status": 422}
+    return htmx.render_dialog("accounts/sessions/_end.html", account, title=_("Disconnect"), tab="sessions", **values)
 
 
 def _find_sole_allowed_ip(account: Account, session: SmppSessionRecord) -> allowed_ips.AllowedIP | None:

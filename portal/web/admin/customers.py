@@ -85,10 +85,6 @@ class AccountLimitsForm(TranslatedForm):
         countries_of_numbers = [SelectChoice(code, name, optgroup=group) for code, name in countries.list_countries()]
         self.national_numbers.choices = [*self.national_numbers.choices, *countries_of_numbers]
 
-    def selected_data_codings(self) -> set[int]:
-        """The data codings that are selected in the form."""
-        return {number for name, number in _DATA_CODING_FIELDS.items() if self[name].data}
-
 
 class InboundNumberForm(TranslatedForm):
     number = StringField(N_("Number or short code"))
@@ -290,7 +286,7 @@ def change_account_limits(account: Account) -> ResponseReturnValue:
             throughput=accounts.parse_account_limit("throughput", form.throughput.data),
             binds=accounts.parse_account_limit("binds", form.binds.data),
             any_sender=form.any_sender.data,
-            data_codings=form.selected_data_codings(),
+            data_codings={number for name, number in _DATA_CODING_FIELDS.items() if form[name].data},
             packed_gsm=form.packed_gsm.data,
             national_numbers=form.national_numbers.data,
         )

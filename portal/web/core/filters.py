@@ -123,17 +123,16 @@ def build_message_list_context(
         get_readable: the messages found, as this reader may see them.
         field_names: of the fields of the query.
     """
-    last_searched_ids: list[int] = []
+    reached: int | None = None
 
-    def fetch_rows(*, before: int | None = None, after: int | None = None, limit: int) -> Sequence[Any]:
-        result = search(before=before, after=after, limit=limit, seconds=context.get_limits().search_seconds)
-        last_searched_ids[:] = [] if result.reached is None else [result.reached]
+    def fetch_rows(**position: int | None) -> Sequence[Any]:
+        nonlocal reached
+        result = search(**position, seconds=context.get_limits().search_seconds)
+        reached = result.reached
         return get_readable(result)
 
     current_page = paging.paginate(fetch_rows, paging.get_page_size())
-    continue_before = (
-        last_searched_ids[0] if last_searched_ids and not current_page.older and current_page.after is None else None
-    )
+    continue_before = reached if not current_page.older and current_page.after is None else None
     list_args = (*periods.PERIOD_ARGS, *field_names, *paging.PAGING_ARGS, LINES_ARG)
     return {
         "page": current_page,

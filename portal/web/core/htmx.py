@@ -47,8 +47,7 @@ def render_page(template: str, *, status: int | None = None, **values: Any) -> R
         status: of HTTP; None: a refused form's, or 200.
         values: `account` among them where one is open, and as `sessions` how many it has, to be shown.
     """
-    status = status or get_form_status(values)
-    return render_template(template, toasts=_pop_toasts(), **(build_frame_context() | values)), status
+    return render_plain_page(template, status=status, **(build_frame_context() | values))
 
 
 def render_plain_page(template: str, *, status: int | None = None, **values: Any) -> ResponseReturnValue:

@@ -14,25 +14,18 @@ from portal.services.accounts.allowed_ips import IPAddress, unmap_ipv4
 _PREFIX_PATTERN = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
 def init_proxies(app: Flask, config: Config) -> None:
-    app.wsgi_app = _ProxyMiddleware(app.wsgi_app, config.trusted_proxy_networks)  # type: ignore[method-assign]
-
-
-class _ProxyMiddleware:
-    """Believes X-Forwarded-Proto, -Host and -Prefix from trusted proxies, and from nobody else.
+    """Believe X-Forwarded-Proto, -Host and -Prefix of trusted proxies, and of nobody else.
 
     flask-wtf compares referrers; the prefix is what such a proxy has taken from the path.
     """
+    wsgi_app, proxies = app.wsgi_app, config.trusted_proxy_networks
 
-    def __init__(self, wsgi_app: "WSGIApplication", proxies: Sequence[IPv4Network | IPv6Network]) -> None:
-        self._wsgi_app = wsgi_app
-        self._proxies = proxies
-
-    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        if self._proxies and _is_in_networks(environ.get("REMOTE_ADDR", ""), self._proxies):
+    def run_with_forwarded(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        if proxies and _is_in_networks(environ.get("REMOTE_ADDR", ""), proxies):
             scheme = environ.get("HTTP_X_FORWARDED_PROTO", "").split(",")[-1].strip()
             if scheme in ("http", "https"):
                 environ["wsgi.url_scheme"] = scheme
@@ -42,7 +35,9 @@ class _ProxyMiddleware:
             prefix = environ.get("HTTP_X_FORWARDED_PREFIX", "").strip().rstrip("/")
             if _PREFIX_PATTERN.fullmatch(prefix):
                 environ["SCRIPT_NAME"] = prefix
-        return self._wsgi_app(environ, start_response)
+        return wsgi_app(environ, start_response)
+
+    app.wsgi_app = run_with_forwarded  # type: ignore[method-assign]
 
 
 def resolve_client_address(environ: "WSGIEnvironment", proxies: Sequence[IPv4Network | IPv6Network]) -> str:

@@ -32,11 +32,11 @@ PUBLIC = {
 # What everyone who is logged in may change, viewers too: their own login and the mails they get, and nothing else.
 ONE_S_OWN = {
     "login.logout",
-    "profile.change_password",
-    "profile.start_authenticator_change",
-    "profile.replace_authenticator",
-    "profile.renew_recovery_codes",
-    "profile.end_login_session",
+    "login.change_password",
+    "login.start_authenticator_change",
+    "login.replace_authenticator",
+    "login.renew_recovery_codes",
+    "login.end_login_session",
     "sessions.set_refused_bind_mails",
 }
 # Addresses that are pages only with a query.
