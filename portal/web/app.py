@@ -17,15 +17,7 @@ from portal.core import paths
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.web.billing import payment_callback
-from portal.web.core import (
-    access,
-    context,
-    errors,
-    headers,
-    language,
-    proxies,
-    request_values,
-)
+from portal.web.core import access, context, errors, headers, language, proxies, request_values
 from portal.web.core.context import DEFAULT_PAGE_LIMITS, PageLimits
 
 # A file that is larger than it may be comes this far, so that the form says so, with what was typed. Fields alone may

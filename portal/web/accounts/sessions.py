@@ -27,7 +27,9 @@ GRAPH_WIDTH, GRAPH_HEIGHT = 2 * session_records.RATE_SAMPLE_COUNT, 20
 @blueprint.get("/accounts/<name>/sessions")
 @access.account_access_required
 def list_smpp_sessions(account: Account) -> ResponseReturnValue:
-    return live.render_live_page("accounts/sessions/page.html", "sessions", account, **_refused_bind_mails_context())
+    user = access.get_current_user()
+    mails = None if user.is_operator else refused_binds.has_refused_bind_mails_enabled(context.get_conn(), user)
+    return live.render_live_page("accounts/sessions/page.html", "sessions", account, mails=mails, mails_to=user.email)
 
 
 # --- ending one
@@ -81,13 +83,6 @@ def set_refused_bind_mails() -> ResponseReturnValue:
         _("Mails about refused attempts are on.") if enabled else _("Mails about refused attempts are off.")
     )
     return htmx.answer_done(access.get_safe_redirect_path(request.form.get("next")), toast)
-
-
-def _refused_bind_mails_context() -> dict[str, Any]:
-    user = access.get_current_user()
-    if user.is_operator:
-        return {"mails": None}
-    return {"mails": refused_binds.has_refused_bind_mails_enabled(context.get_conn(), user), "mails_to": user.email}
 
 
 # --- what the page shows

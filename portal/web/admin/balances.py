@@ -91,15 +91,9 @@ def download_balances_csv() -> ResponseReturnValue:
 
 
 def _to_csv_row(row: AccountBalance) -> list[object]:
-    amounts = (row.balance, row.spent_7_days, row.spent_30_days, row.owed)
-    alert_below = "" if row.alert_below is None else credit_amounts.credits_to_json_number(row.alert_below)
-    return [
-        row.account,
-        row.customer,
-        *map(credit_amounts.credits_to_json_number, amounts),
-        alert_below,
-        row.alert_state,
-    ]
+    amounts = (row.balance, row.spent_7_days, row.spent_30_days, row.owed, row.alert_below)
+    numbers = ["" if each is None else credit_amounts.credits_to_json_number(each) for each in amounts]
+    return [row.account, row.customer, *numbers, row.alert_state]
 
 
 def _search_balances(form: BalanceSearchForm) -> list[AccountBalance]:

@@ -131,7 +131,7 @@ def take_login_notice() -> str:
 def _is_from_another_site() -> bool:
     origin = request.headers.get("Origin")
     return request.headers.get("Sec-Fetch-Site") == "cross-site" or (
-        origin is not None and _get_host(origin) != request.host
+        origin is not None and _split_url(origin).netloc != request.host
     )
 
 
@@ -146,7 +146,7 @@ def _iterate_page_paths() -> Iterator[str]:
     else:
         referrer = request.referrer or ""
         # Pages with a token in their address tell no more than the host.
-        is_told = _get_host(referrer) == request.host and _get_path(referrer) != "/"
+        is_told = _split_url(referrer).netloc == request.host and _get_path(referrer) != "/"
         if is_told and request.method not in _READING_METHODS:
             yield _get_path(referrer)
         yield request.full_path.rstrip("?")
@@ -165,10 +165,6 @@ def _get_path(url: str) -> str:
     parts = _split_url(url)
     path = parts.path.removeprefix(request.script_root)
     return f"{path}?{parts.query}" if parts.query else path
-
-
-def _get_host(url: str) -> str:
-    return _split_url(url).netloc
 
 
 def _split_url(url: str) -> SplitResult:

@@ -16,11 +16,8 @@ blueprint = Blueprint("language", __name__)
 
 def init_language(app: Flask) -> None:
     app.before_request(_select_language)
-    app.jinja_env.add_extension("jinja2.ext.i18n")
-    app.jinja_env.install_gettext_callables(i18n.gettext, i18n.ngettext, newstyle=True)  # type: ignore[attr-defined]
-    app.jinja_env.globals["ngettext"] = _ngettext
-    # Jinja's own wrapper costs as much as the rest of a page: it looks the sentence up, and wraps it, at each call.
-    app.jinja_env.globals["_"] = _gettext
+    # Jinja's own wrappers cost as much as the rest of a page: they look a sentence up, and wrap it, at each call.
+    app.jinja_env.globals.update(_=_gettext, ngettext=_ngettext)
     app.jinja_env.filters.update(
         ago=lambda at: i18n.format_relative_time(at, clock.now_ms()),
         clock=lambda at: i18n.format_short_date_time(at, clock.now_ms(), context.get_config().timezone),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
-from flask import Blueprint, Response, abort, g, make_response, render_template, request
+from flask import Blueprint, abort, g, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
@@ -141,16 +141,8 @@ def poll_changes(account: Account) -> ResponseReturnValue:
     parts = _render_fragments((*_FRAME_FRAGMENTS, *fragments_by_page[page]), account, oob=True)
     versions = _compute_versions(parts)
     changed = [part for part, version in zip(parts.values(), versions, strict=True) if part and version not in seen]
-    response = htmx.render_fragments(
-        "_poll.html",
-        *changed,
-        poll=_build_poll_state(page, account, [state, *versions]),
-        account=account,
-    )
-    return _gzip_response(make_response(response))
-
-
-def _gzip_response(response: Response) -> Response:
+    poll = _build_poll_state(page, account, [state, *versions])
+    response = make_response(htmx.render_fragments("_poll.html", *changed, poll=poll, account=account))
     # A list that changes each time makes these by far the most of what is sent, and one line of it is like the next.
     # Fragments hold no secret, so their length can tell none (BREACH).
     response.vary.add("Accept-Encoding")
