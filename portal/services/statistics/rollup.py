@@ -21,7 +21,7 @@ HOUR, DAY, MONTH = 0, 1, 2
 """The lengths of time that are counted: hours and days since 1970, months by `daily_totals.month_from_day`; in UTC."""
 
 
-# Some 5 ms of reading, and a transaction of one or two.
+# Some 5 ms of reading, and a transaction of one or two; a few more where they ended together.
 _MESSAGES_PER_BATCH = 1_000
 # Where nearly each message has a sender of its own, fewer: so many rows take 10 ms, in which nobody else can write.
 _ROWS_PER_BATCH = 2_000
@@ -65,16 +65,10 @@ def record_ended_messages(conn: sqlite3.Connection, message_ids: Iterable[int]) 
     )
 
 
-def roll_up_batch(
-    conn: Connection, *, max_messages: int = _MESSAGES_PER_BATCH, max_rows: int = _ROWS_PER_BATCH
-) -> bool:
+def roll_up_batch(conn: Connection) -> bool:
     """Count what has come and ended since the last time; some of it, in one short transaction.
 
     In an open `write_transaction()` block it takes part in that.
-
-    Args:
-        max_messages: how many messages are counted; a few more where they ended together.
-        max_rows: how many counts of amounts are changed.
 
     Returns:
         Whether there may be more.
@@ -84,16 +78,16 @@ def roll_up_batch(
     """
     conn.register_function("bucket", 1, get_delivery_time_bucket)
     before = after, ended_before = _read_rollup_position(conn)
-    batch_size = max_messages
+    batch_size = _MESSAGES_PER_BATCH
     while True:
         last = _find_last_id_of_batch(conn, after, batch_size)
         last_ended_id, ended = _read_ended_messages(conn, ended_before, batch_size)
         if (last, last_ended_id) == before:
             return False
         amounts, statuses, times = _count_messages(conn, after, last, ended)
-        if len(amounts) <= max_rows or batch_size == 1:
+        if len(amounts) <= _ROWS_PER_BATCH or batch_size == 1:
             break
-        batch_size = max(batch_size * max_rows // len(amounts), 1)
+        batch_size = max(batch_size * _ROWS_PER_BATCH // len(amounts), 1)
     with write_transaction(conn):
         if _read_rollup_position(conn) != before:
             # Another process has counted these meanwhile.
@@ -106,22 +100,19 @@ def roll_up_batch(
     return len(ended) >= batch_size or _find_last_id_of_batch(conn, last, 1) != last
 
 
-def roll_up_in_batches(
-    conn: Connection, *, max_messages: int = _MESSAGES_PER_BATCH, max_rows: int = _ROWS_PER_BATCH
-) -> Iterator[None]:
+def roll_up_in_batches(conn: Connection) -> Iterator[None]:
     """Count all that has come and ended by now, step by step: however much comes meanwhile, it ends.
 
-    A step is a call of `roll_up_batch` with these limits.
+    A step is a call of `roll_up_batch`.
     """
-    (last, last_ended_id) = conn.execute(
-        "SELECT (SELECT max(id) FROM messages), (SELECT max(id) FROM ended)"
-    ).fetchone()
+    query = "SELECT (SELECT max(id) FROM messages), (SELECT max(id) FROM ended)"
+    (last, last_ended_id) = conn.execute(query).fetchone()
     more = True
     while more:
         message_id, ended_id = _read_rollup_position(conn)
         if message_id >= (last or 0) and ended_id >= (last_ended_id or 0):
             return
-        more = roll_up_batch(conn, max_messages=max_messages, max_rows=max_rows)
+        more = roll_up_batch(conn)
         yield
 
 

@@ -6,8 +6,8 @@ days, hours only where each is shown. All of it is in UTC.
 
 import json
 import sqlite3
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -21,7 +21,6 @@ from portal.services.statistics.daily_totals import SUMS_SQL, MessageCounts, mon
 from portal.services.statistics.rollup import DAY, HOUR, MONTH, get_delivery_bucket_bounds
 
 TIMEZONE = "UTC"
-GRAINS = (HOUR, DAY, MONTH)
 MAX_DAYS = {HOUR: 7, DAY: 92}
 """How many days a chart shows by hour and by day; more of them are shown by month."""
 
@@ -128,10 +127,14 @@ def read_statistics(
     Args:
         choice: of `periods.STATISTICS_PERIODS`; says what the period before is.
         period: what `periods.parse_period` makes of it in TIMEZONE.
-        grain: the length of the steps, of GRAINS; one that makes too many of them, or needs hours that are no longer
+        grain: the length of the steps, of `rollup`; one that makes too many of them, or needs hours that are no longer
             stored, gives way to a longer one. None: what suits the period.
         now: this moment (milliseconds).
     """
+
+    def query(sql: str, spans: Sequence[_TimeSpan]) -> sqlite3.Cursor:
+        return conn.execute(sql, {"account": account_id, "spans": json.dumps(spans)})
+
     today = _date_from_days(now // DAY_MS)
     # All that is read is of one moment: what has been gathered meanwhile would be in some of it only.
     conn.execute("BEGIN")
@@ -151,7 +154,7 @@ def read_statistics(
         )
         spans = _split_into_rollup_spans(first, last_counted_day)
         steps = _list_rollup_spans_by_step(first, last, last_counted_day, grain, now)
-        rows = _query_rollup_spans(conn, _BY_COUNTRY_AND_SENDER, account_id, spans)
+        rows = query(_BY_COUNTRY_AND_SENDER, spans)
         counted = [(country, source, MessageCounts(*amounts)) for country, source, *amounts in rows]
         totals = sum_counts(counts for _, _, counts in counted)
         return Statistics(
@@ -159,12 +162,12 @@ def read_statistics(
             last,
             grain,
             totals,
-            _count_steps(conn, account_id, steps),
+            _count_steps(query, steps),
             _build_breakdown((country, counts) for country, _, counts in counted),
             _build_breakdown((normalize_address(source), counts) for _, source, counts in counted),
-            _count_by_ptt(conn, account_id, spans, totals),
-            _read_delivery_times(conn, account_id, spans),
-            None if choice == periods.ALL else _read_previous_period(conn, account_id, choice, first, last, now),
+            _count_by_ptt(query, spans, totals),
+            _read_delivery_times(query, spans),
+            None if choice == periods.ALL else _read_previous_period(query, choice, first, last, now),
         )
     finally:
         conn.execute("COMMIT")
@@ -283,26 +286,22 @@ _BY_PTT = _build_sum_query("sum(messages)", "statistics_endings", "ptt")
 _BY_BUCKET = _build_sum_query("sum(messages)", "statistics_times", "bucket")
 
 
-def _query_rollup_spans(
-    conn: sqlite3.Connection, query: str, account_id: int, spans: Sequence[_TimeSpan]
-) -> sqlite3.Cursor:
-    return conn.execute(query, {"account": account_id, "spans": json.dumps(spans)})
+# Takes one of these, and the spans.
+_Query = Callable[[str, Sequence[_TimeSpan]], sqlite3.Cursor]
 
 
 def _count_steps(
-    conn: sqlite3.Connection, account_id: int, steps: Sequence[tuple[int, Sequence[_TimeSpan]]]
+    query: _Query, steps: Sequence[tuple[int, Sequence[_TimeSpan]]]
 ) -> Sequence[tuple[int, MessageCounts]]:
     numbered = [(number, span) for number, (_, spans) in enumerate(steps) for span in spans]
     counts = [[MessageCounts()] for _ in steps]
-    for index, *amounts in _query_rollup_spans(conn, _BY_SPAN, account_id, [span for _, span in numbered]):
+    for index, *amounts in query(_BY_SPAN, [span for _, span in numbered]):
         counts[numbered[index][0]].append(MessageCounts(*amounts))
     return [(at, sum_counts(each)) for (at, _), each in zip(steps, counts, strict=True)]
 
 
-def _count_by_ptt(
-    conn: sqlite3.Connection, account_id: int, spans: Sequence[_TimeSpan], totals: MessageCounts
-) -> Sequence[tuple[int, int]]:
-    messages_by_ptt = defaultdict(int, dict(_query_rollup_spans(conn, _BY_PTT, account_id, spans)))
+def _count_by_ptt(query: _Query, spans: Sequence[_TimeSpan], totals: MessageCounts) -> Sequence[tuple[int, int]]:
+    messages_by_ptt: Counter[int] = Counter(dict(query(_BY_PTT, spans)))
     messages_by_ptt[PTT_PENDING] += totals.pending
     messages_by_ptt[PTT_BLACKLISTED] += totals.stopped
     messages_by_ptt[PTT_NO_CREDIT] += totals.refused
@@ -310,10 +309,8 @@ def _count_by_ptt(
     return sorted(nonzero, key=lambda each: (-each[1], each[0]))
 
 
-def _read_delivery_times(conn: sqlite3.Connection, account_id: int, spans: Sequence[_TimeSpan]) -> DeliveryTimes:
-    return DeliveryTimes(
-        [(number, messages) for number, messages in _query_rollup_spans(conn, _BY_BUCKET, account_id, spans)]
-    )
+def _read_delivery_times(query: _Query, spans: Sequence[_TimeSpan]) -> DeliveryTimes:
+    return DeliveryTimes([(number, messages) for number, messages in query(_BY_BUCKET, spans)])
 
 
 def _build_breakdown(counted: Iterable[tuple[str, MessageCounts]]) -> Sequence[tuple[str, MessageCounts]]:
@@ -327,9 +324,7 @@ def _build_breakdown(counted: Iterable[tuple[str, MessageCounts]]) -> Sequence[t
 # --- the period before
 
 
-def _read_previous_period(
-    conn: sqlite3.Connection, account_id: int, choice: str, first: date, last: date, now: int
-) -> PreviousPeriod:
+def _read_previous_period(query: _Query, choice: str, first: date, last: date, now: int) -> PreviousPeriod:
     today = _date_from_days(now // DAY_MS)
     begins, ends = _get_previous_period_days(choice, first, last)
     # A period that still runs has had so much of its last day.
@@ -339,10 +334,8 @@ def _read_previous_period(
     else:
         spans = _split_into_rollup_spans(begins, ends - timedelta(1)) if begins < ends else []
         spans.append((HOUR, _days_since_epoch(ends) * _HOURS_PER_DAY, _days_since_epoch(ends) * _HOURS_PER_DAY + until))
-    totals = sum_counts(
-        MessageCounts(*amounts) for _, *amounts in _query_rollup_spans(conn, _BY_SPAN, account_id, spans)
-    )
-    return PreviousPeriod(begins, ends, until, totals, _read_delivery_times(conn, account_id, spans))
+    totals = sum_counts(MessageCounts(*amounts) for _, *amounts in query(_BY_SPAN, spans))
+    return PreviousPeriod(begins, ends, until, totals, _read_delivery_times(query, spans))
 
 
 def _get_previous_period_days(choice: str, first: date, last: date) -> tuple[date, date]:

@@ -71,16 +71,10 @@ def buy_pack(account: Account) -> ResponseReturnValue:
         return htmx.render_page("billing/orders/buy.html", account=account, tab="credits", packs=offer)
     # 0 where a hidden field was tampered with.
     size, price = (request.form.get(each, 0, type=parse_row_id) for each in ("pack", "price"))
+    pack, keys, actor = Pack(size, price, form.currency.data), context.get_crypto_keys(), context.get_actor()
     with refusals_on(form):
         try:
-            order = orders.purchase_pack(
-                conn,
-                context.get_crypto_keys(),
-                context.get_actor(),
-                account,
-                Pack(size, price, form.currency.data),
-                idempotency_key=form.form.data,
-            )
+            order = orders.purchase_pack(conn, keys, actor, account, pack, idempotency_key=form.form.data)
         except idempotency.FormAlreadySent as refusal:
             orders_url = url_for(".list_orders", name=account.name)
             return htmx.redirect_browser_or_htmx(orders_url, htmx.Toast(refusal.localized(), "info"))

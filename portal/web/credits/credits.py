@@ -70,9 +70,9 @@ def transfer_credits(account: Account) -> ResponseReturnValue:
     With `do=max` the form comes back with all that the source holds, with `do=look` it shows both balances as they
     would be; neither moves anything.
     """
-    form = TransferForm()
+    form, conn = TransferForm(), context.get_conn()
     # Those of the customer, also when an operator acts.
-    customer_accounts = accounts.list_accounts(context.get_conn(), account.customer_id)
+    customer_accounts = accounts.list_accounts(conn, account.customer_id)
     if not form.is_submitted():
         form.source.data = account.name
         return _render_transfer_form(account, form, customer_accounts)
@@ -90,13 +90,9 @@ def transfer_credits(account: Account) -> ResponseReturnValue:
         target = _get_transfer_account(account, form.target.data, "target")
         amount = credit_amounts.parse_amount(form.amount.data)
         try:
-            credits.transfer_credits(
-                context.get_conn(), context.get_actor(), source, target, amount, idempotency_key=form.form.data
-            )
-            words = _(
-                "%(amount)s credits moved to %(account)s.", amount=i18n.format_credits(amount), account=target.name
-            )
-            toast = htmx.Toast(words)
+            credits.transfer_credits(conn, context.get_actor(), source, target, amount, idempotency_key=form.form.data)
+            moved = i18n.format_credits(amount)
+            toast = htmx.Toast(_("%(amount)s credits moved to %(account)s.", amount=moved, account=target.name))
         except idempotency.FormAlreadySent as refusal:
             toast = htmx.Toast(refusal.localized(), "info")
         return htmx.redirect_browser_or_htmx(url_for("statement.show_statement", name=account.name), toast)
@@ -289,19 +285,15 @@ live.register_live_page(
 def change_credit_line(customer: Customer) -> ResponseReturnValue:
     """Set how many credits may be owed, and how old an account must be."""
     access.require_billing()
-    form = CreditLineForm()
+    form, conn, actor = CreditLineForm(), context.get_conn(), context.get_actor()
     if not form.is_submitted():
         form.credit_line.data = i18n.format_credits(customer.credit_line)
         form.min_age.data = str(customer.recredit_min_age_days)
     else:
         with refusals_on(form):
-            customers.change_customer(
-                context.get_conn(),
-                context.get_actor(),
-                customer,
-                credit_line=auto_recredit.parse_credit_line(form.credit_line.data),
-                min_age_days=customers.parse_recredit_min_age(form.min_age.data),
-            )
+            credit_line = auto_recredit.parse_credit_line(form.credit_line.data)
+            min_age = customers.parse_recredit_min_age(form.min_age.data)
+            customers.change_customer(conn, actor, customer, credit_line=credit_line, min_age_days=min_age)
             toast = htmx.Toast(_("The credit line of %(name)s was changed.", name=customer.name))
             address = url_for("admin_customers.show_customer", customer_id=customer.id)
             return htmx.redirect_browser_or_htmx(address, toast)
@@ -310,5 +302,5 @@ def change_credit_line(customer: Customer) -> ResponseReturnValue:
         title=_("Credit line of %(name)s", name=customer.name),
         customer=customer,
         form=form,
-        owed=auto_recredit.get_owed_credits(context.get_conn(), customer.id),
+        owed=auto_recredit.get_owed_credits(conn, customer.id),
     )

@@ -91,11 +91,9 @@ def _build_price_table(list_id: int) -> dict[str, Any]:
 
 
 def _build_table_row(row: PriceRow) -> PriceTableRow:
-    country = row.country
-    name = countries.get_country_name(country) if country else ""
-    return PriceTableRow(
-        row, name, f"+{row.destination if row.is_range else countries.get_calling_code(row.destination)}"
-    )
+    name = countries.get_country_name(row.country) if row.country else ""
+    prefix = row.destination if row.is_range else countries.get_calling_code(row.destination)
+    return PriceTableRow(row, name, f"+{prefix}")
 
 
 def _sort_key(table_row: PriceTableRow) -> tuple[str, bool, str]:
@@ -149,9 +147,8 @@ def change_price(price_list: PriceListSummary) -> ResponseReturnValue:
             valid_from = prices.parse_valid_from(form.valid_from.data, timezone)
             changes = [PriceChange(destination, price, valid_from)]
             prices.change_prices(context.get_conn(), context.get_actor(), price_list.id, changes, timezone)
-            toast = htmx.Toast(
-                _("The price of %(destination)s was saved.", destination=_format_destination(destination))
-            )
+            name = _format_destination(destination)
+            toast = htmx.Toast(_("The price of %(destination)s was saved.", destination=name))
             return htmx.redirect_after_post(_price_url(price_list, destination), toast)
     else:
         form.destination.data = request.args.get("destination", "")

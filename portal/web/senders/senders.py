@@ -145,10 +145,9 @@ def set_sender_enabled(account: Account) -> ResponseReturnValue:
     """Disable or enable one. Form, or query where a toast undoes: its id, as `disable` or `enable`."""
     enabled = "enable" in request.values
     sender_id = parse_row_id(request.values.get("enable" if enabled else "disable", ""))
+    conn, actor = context.get_conn(), context.get_actor()
     try:
-        sender = senders.set_sender_enabled(
-            context.get_conn(), context.get_actor(), account, sender_id, enabled=enabled
-        )
+        sender = senders.set_sender_enabled(conn, actor, account, sender_id, enabled=enabled)
     except senders.SenderNotApproved as refusal:
         return _render_list(account, htmx.Toast(refusal.localized(), "warn"))
     toast_text = (
@@ -195,10 +194,9 @@ def remove_senders(account: Account) -> ResponseReturnValue:
 @access.account_change_required
 def restore_senders(account: Account) -> ResponseReturnValue:
     """Undo a removal. Query: `id`, several times."""
+    sender_ids = request.args.getlist("id", type=parse_row_id)
     try:
-        restored = senders.restore_senders(
-            context.get_conn(), context.get_actor(), account, request.args.getlist("id", type=parse_row_id)
-        )
+        restored = senders.restore_senders(context.get_conn(), context.get_actor(), account, sender_ids)
     except (senders.SenderExists, senders.SenderListFull) as refusal:
         return _render_list(account, htmx.Toast(refusal.localized(), "err"))
     if len(restored) == 1:
@@ -336,21 +334,16 @@ def decide_sender_request(sender_id: int) -> ResponseReturnValue:
     """Show one sender; approve or refuse it. The form carries as `mark` the revision that was seen."""
     if request.method != "POST":
         return htmx.render_page("senders/requests/one.html", **_one_request_context(sender_id))
-    conn, approve = context.get_conn(), request.form.get("decision") == "approve"
+    conn, actor, keys = context.get_conn(), context.get_actor(), context.get_crypto_keys()
+    approve, revision = request.form.get("decision") == "approve", request.form.get("mark", "")
     list_url, comment = url_for(".list_sender_requests"), request.form.get("comment", "")
     toast = None
     values: dict[str, Any] = {}
     try:
         requested = senders.get_sender_request(conn, sender_id)
+        account = accounts.get_account(conn, requested.account)
         sender = senders.decide_sender(
-            conn,
-            context.get_actor(),
-            accounts.get_account(conn, requested.account),
-            requested.address,
-            approve=approve,
-            comment=comment,
-            revision=request.form.get("mark", ""),
-            mail_keys=context.get_crypto_keys(),
+            conn, actor, account, requested.address, approve=approve, comment=comment, revision=revision, mail_keys=keys
         )
         toast_text = _("%(sender)s was approved.") if approve else _("%(sender)s was refused.")
         toast = htmx.Toast(toast_text % {"sender": sender.address})

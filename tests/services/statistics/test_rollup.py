@@ -92,9 +92,10 @@ def sent(conn: Connection, rng: random.Random, account: Account, at: int) -> lis
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_they_are_what_the_messages_say_however_often_they_are_gathered(conn, acme_1, globex_1, seed):
+def test_they_are_what_the_messages_say_however_often_they_are_gathered(conn, acme_1, globex_1, seed, monkeypatch):
     # So that a step seldom has all.
-    limits = {"max_messages": 7, "max_rows": 9}
+    monkeypatch.setattr(rollup, "_MESSAGES_PER_BATCH", 7)
+    monkeypatch.setattr(rollup, "_ROWS_PER_BATCH", 9)
     rng = random.Random(seed)
     conn.execute("UPDATE accounts SET any_sender = 1")
     blacklist.add_blacklist_number(conn, SHELL, acme_1, "393337654321")
@@ -119,9 +120,8 @@ def test_they_are_what_the_messages_say_however_often_they_are_gathered(conn, ac
             ]
             query_cancel.cancel_messages(conn, [each for each in statuses if each])
         if rng.random() < 0.5:
-            rollup.roll_up_batch(conn, **limits)
-    for _ in rollup.roll_up_in_batches(conn, **limits):
-        pass
+            rollup.roll_up_batch(conn)
+    rollup.roll_up_all(conn)
     assert gathered(conn) == recounted(conn)
     amounts = recounted(conn)[0]
     assert {name for *_, name in amounts} == {"sent", "delivered", "failed", "stopped", "refused", "parts", "price"}
@@ -147,9 +147,10 @@ def test_two_that_gather_at_once_count_once(conn, connect, acme_1):
     assert gathered(conn) == recounted(conn)
 
 
-def test_what_comes_while_it_catches_up_is_not_waited_for(conn, acme_1):
+def test_what_comes_while_it_catches_up_is_not_waited_for(conn, acme_1, monkeypatch):
+    monkeypatch.setattr(rollup, "_MESSAGES_PER_BATCH", 1)
     intake.store_messages(conn, [prepare_submit(conn, acme_1.id)] * 2)
-    for step, _ in enumerate(rollup.roll_up_in_batches(conn, max_messages=1)):
+    for step, _ in enumerate(rollup.roll_up_in_batches(conn)):
         assert step < 2
         (message_id,) = store_messages(conn, [prepare_submit(conn, acme_1.id)])
         outcomes.finish_messages(conn, [MessageOutcome(message_id, DELIVERED, 0, now_ms())])
@@ -157,12 +158,13 @@ def test_what_comes_while_it_catches_up_is_not_waited_for(conn, acme_1):
     assert gathered(conn) == recounted(conn)
 
 
-def test_a_step_is_short_where_each_message_has_a_sender_of_its_own(conn, acme_1):
+def test_a_step_is_short_where_each_message_has_a_sender_of_its_own(conn, acme_1, monkeypatch):
+    monkeypatch.setattr(rollup, "_ROWS_PER_BATCH", 9)
     conn.execute("UPDATE accounts SET any_sender = 1")
     intake.store_messages(conn, [prepare_submit(conn, acme_1.id, source=f"Sender {number}") for number in range(20)])
 
     rows = [0]
-    for _ in rollup.roll_up_in_batches(conn, max_rows=9):
+    for _ in rollup.roll_up_in_batches(conn):
         rows.append(conn.execute("SELECT count(*) FROM statistics").fetchone()[0])
 
     assert rows == [0, 9, 18, 27, 36, 45, 54, 60]
