@@ -12,7 +12,7 @@ from portal.services.common.audit import SHELL
 from portal.services.messages import smpp_config, validation
 from portal.services.people import customers
 from portal.services.prices import countries, prices
-from portal.services.routing import routes, unreachable_routes
+from portal.services.routing import routes
 from portal.services.routing.routes import NoRoute, Route, RouteDecision
 from portal.services.upstreams import binds, upstreams
 from portal.services.upstreams.health import FAILING
@@ -78,7 +78,7 @@ def _remove_route(context: CommandContext, route: Route) -> CommandOutput:
 def _list_routes(context: CommandContext) -> CommandOutput:
     """List all in their order, and which can't be reached."""
     listed = routes.list_routes(context.conn)
-    unreachable = unreachable_routes.find_unreachable_routes(context.conn, listed)
+    unreachable = routes.find_unreachable_routes(context.conn, listed)
     rows = [
         (
             each.id,
@@ -169,7 +169,7 @@ def _explain_refusal(context: CommandContext, account: Account, digits: str, sen
 
 
 def _describe_changed_route(context: CommandContext, route: Route) -> CommandOutput:
-    unreachable = unreachable_routes.find_unreachable_routes(context.conn, routes.list_routes(context.conn))
+    unreachable = routes.find_unreachable_routes(context.conn, routes.list_routes(context.conn))
     # Those that this one is to blame for, and itself.
     warnings = [
         f"Route {each} can never be reached: route {earlier} takes all that it fits."

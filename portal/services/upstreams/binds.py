@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass, fields, replace
 
 from portal.core.db import write_transaction
 from portal.services.accounts import session_records
+from portal.services.common.errors import require_found
 from portal.services.upstreams import queue, upstreams
 from portal.services.upstreams.health import FAILING, GOOD, UpstreamHealth, list_health
 from portal.services.upstreams.paths import UpstreamPath
@@ -94,10 +95,8 @@ def list_upstream_states(conn: sqlite3.Connection) -> list[UpstreamState]:
 
 def get_upstream_state(conn: sqlite3.Connection, upstream_id: int) -> UpstreamState:
     """Raises: NoSuchUpstream"""
-    for each in list_upstream_states(conn):
-        if each.upstream.id == upstream_id:
-            return each
-    raise NoSuchUpstream(name=upstream_id)
+    found = next((each for each in list_upstream_states(conn) if each.upstream.id == upstream_id), None)
+    return require_found(found, NoSuchUpstream(name=upstream_id))
 
 
 def list_bind_states(conn: sqlite3.Connection) -> dict[int, list[BindState]]:

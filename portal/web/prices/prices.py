@@ -404,10 +404,9 @@ def _get_price_list_id(account: Account) -> int:
 @access.account_access_required
 def estimate_cost(account: Account) -> ResponseReturnValue:
     """What a text costs to some numbers. It is a POST only to keep the text out of addresses; it changes nothing."""
-    form = CostEstimateForm()
-    values: dict[str, Any] = {}
+    form, refusal = CostEstimateForm(), None
+    values: dict[str, Any] = {"country": countries.get_country_name}
     if form.is_submitted():
-        refusal = None
         try:
             values["estimate"] = estimates.estimate_cost(context.get_conn(), account, form.text.data, form.numbers.data)
         except Refused as error:
@@ -416,17 +415,8 @@ def estimate_cost(account: Account) -> ResponseReturnValue:
             # The form is still being filled in.
             refusal = None if isinstance(refusal, NoNumbers) else refusal
             status = 422 if refusal else 200
-            return htmx.render_fragments(
-                "prices/_cost.html", status=status, refusal=refusal, country=countries.get_country_name, **values
-            )
+            return htmx.render_fragments("prices/_cost.html", status=status, refusal=refusal, **values)
         if refusal:
             add_form_error(form, refusal)
-    return htmx.render_page(
-        "prices/cost.html",
-        account=account,
-        tab="credits",
-        form=form,
-        country=countries.get_country_name,
-        most=estimates.MAX_RECIPIENTS,
-        **values,
-    )
+    values |= {"form": form, "most": estimates.MAX_RECIPIENTS}
+    return htmx.render_page("prices/cost.html", account=account, tab="credits", **values)

@@ -46,12 +46,9 @@ _CHART_LAYERS: Sequence[tuple[str, str, Callable[[MessageCounts], int]]] = (
 )
 _CHART_HEIGHT = 120
 _SECOND_MS = 1_000
-_DELIVERY_TIME_LIMITS = (
-    *(_SECOND_MS * seconds for seconds in (1, 2, 5, 10, 30)),
-    *(MINUTE_MS * minutes for minutes in (1, 5, 15)),
-    *(HOUR_MS * hours for hours in (1, 6)),
-    *(DAY_MS * days for days in (1, 3)),
-)
+_DELIVERY_TIME_LIMITS = [
+    _SECOND_MS * each for each in (1, 2, 5, 10, 30, 60, 5 * 60, 15 * 60, 3_600, 6 * 3_600, 86_400, 3 * 86_400)
+]
 _DURATION_UNITS = (
     (DAY_MS, N_("%(number)s d")),
     (HOUR_MS, N_("%(number)s h")),
@@ -179,11 +176,7 @@ def _statistics_context(stats_filter: PeriodFilter, stats: Statistics) -> dict[s
         "before": _format_previous_period(stats.previous) if stats.previous else "",
         "figures": _build_key_figures(stats),
         "coarser": _GRAINS.get(stats_filter.choice, stats.grain) != stats.grain,
-        "most_days": (
-            statistics.MAX_DAYS[rollup.HOUR],
-            statistics.MAX_DAYS[rollup.DAY],
-            statistics.HOURLY_RETENTION_DAYS,
-        ),
+        "most_days": (*statistics.MAX_DAYS.values(), statistics.HOURLY_RETENTION_DAYS),
         "chart": _build_messages_chart(stats),
         "statuses": [(_describe_ptt(ptt), ptt, messages, messages / total) for ptt, messages in stats.messages_by_ptt],
         "countries": [
@@ -212,9 +205,8 @@ def _format_date_range(first: date, last: date) -> str:
     begins, ends = statistics.utc_day_start_ms(first), statistics.utc_day_start_ms(last)
     if first == last:
         return i18n.format_date(ends)
-    return (
-        f"{i18n.format_day(begins) if first.year == last.year else i18n.format_date(begins)} – {i18n.format_date(ends)}"
-    )
+    since = i18n.format_day(begins) if first.year == last.year else i18n.format_date(begins)
+    return f"{since} – {i18n.format_date(ends)}"
 
 
 def _format_previous_period(previous: PreviousPeriod) -> str:
