@@ -245,10 +245,7 @@ def parse_account_limit(field: str, text: str) -> int:
 
 
 def change_account(
-    conn: sqlite3.Connection,
-    actor: Actor,
-    account: Account,
-    **settings: Unpack[AccountSettings],
+    conn: sqlite3.Connection, actor: Actor, account: Account, **settings: Unpack[AccountSettings]
 ) -> None:
     """Set what an account may do; open sessions go on under it.
 

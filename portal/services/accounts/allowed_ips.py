@@ -4,7 +4,7 @@ import re
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -16,14 +16,13 @@ from portal.services.accounts.accounts import Account
 from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, Refused, require_found
+from portal.services.common.periods import LATEST_SHOWN_MS, day_start_ms, parse_moment
 
 _MAX_LABEL_LENGTH = 60
 # What a customer may open at most. Wider ranges are whole providers or the internet, so the list would protect nothing.
 _MIN_PREFIX_LENGTHS = {4: 8, 6: 16}
 _DURATION_PATTERN = re.compile(r"([1-9][0-9]{0,3})([mhd])")
 _UNIT_MS = {"m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
-# Later moments can't be shown: in some time zone they lie beyond the last year that dates have.
-_MAX_EXPIRY_MS = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) * 1000
 
 IPNetwork = IPv4Network | IPv6Network
 IPAddress = IPv4Address | IPv6Address
@@ -158,19 +157,10 @@ def parse_ip_expiry(text: str, timezone: str) -> int | None:
         return None
     if duration := _DURATION_PATTERN.fullmatch(text):
         return now_ms() + int(duration[1]) * _UNIT_MS[duration[2]]
-    zone = ZoneInfo(timezone)
     if text == "tonight":
-        ends = datetime.combine(datetime.now(zone).date() + timedelta(days=1), time.min, zone)
-    else:
-        try:
-            ends = datetime.fromisoformat(text)
-        except ValueError:
-            raise InvalidIPExpiry(text=text) from None
-        ends = ends if ends.tzinfo else ends.replace(tzinfo=zone)
-    at = int(ends.timestamp() * 1000)
-    if at > _MAX_EXPIRY_MS:
-        raise InvalidIPExpiry(text=text)
-    return at
+        zone = ZoneInfo(timezone)
+        return day_start_ms(datetime.now(zone).date() + timedelta(days=1), zone)
+    return parse_moment(text, timezone, InvalidIPExpiry(text=text))
 
 
 def add_allowed_ip(
@@ -202,7 +192,7 @@ def add_allowed_ip(
     if len(label) > _MAX_LABEL_LENGTH:
         raise IPLabelTooLong(length=_MAX_LABEL_LENGTH)
     now = now_ms()
-    if expires_at is not None and not now < expires_at <= _MAX_EXPIRY_MS:
+    if expires_at is not None and not now < expires_at <= LATEST_SHOWN_MS:
         raise IPExpiryNotInFuture()
     with write_transaction(conn):
         conn.execute("DELETE FROM allowed_ips WHERE account_id = ? AND expires_at <= ?", (account.id, now))

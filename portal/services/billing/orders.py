@@ -6,7 +6,7 @@ has its credits at once, and is owed until it is paid. What people do with order
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 
@@ -188,11 +188,9 @@ def insert_order(
         "orders",
         account_id=account_id,
         origin=origin,
-        credits=pack.credits,
-        price=pack.price,
-        currency=pack.currency,
         created_at=now_ms() if at is None else at,
         created_by=actor.name,
+        **asdict(pack),
     )
 
 

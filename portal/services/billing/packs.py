@@ -167,10 +167,7 @@ def replace_packs(conn: sqlite3.Connection, actor: Actor, packs: Sequence[Pack])
         if new == old:
             return new
         conn.execute("DELETE FROM packs")
-        conn.executemany(
-            "INSERT INTO packs (credits, price, currency) VALUES (?, ?, ?)",
-            map(astuple, new),
-        )
+        conn.executemany("INSERT INTO packs (credits, price, currency) VALUES (?, ?, ?)", map(astuple, new))
         audit.record_action(conn, actor, "packs.change", before=[*map(astuple, old)], after=[*map(astuple, new)])
     return new
 

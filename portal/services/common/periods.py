@@ -2,7 +2,7 @@
 
 from calendar import monthrange
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from portal.core.i18n import N_
@@ -16,6 +16,8 @@ STATISTICS_PERIODS = (TODAY, WEEK, DAYS_30, THIS_MONTH, LAST_MONTH, MONTHS_12, A
 # Later than the time in any id (milliseconds): in the year 2248.
 _MAX_TIME_MS = (1 << 43) - 1
 FIRST_DAY, LAST_DAY = date(1970, 1, 2), date(2200, 1, 1)
+LATEST_SHOWN_MS = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) * 1000
+"""Later moments can't be shown: in some time zone they lie beyond the last year that dates have."""
 
 
 class InvalidDate(Refused):
@@ -96,6 +98,22 @@ def _parse_day(text: str, field: str) -> date | None:
 def day_start_ms(day: date, zone: ZoneInfo) -> int:
     """When a day begins in a time zone (milliseconds)."""
     return int(datetime.combine(day, time.min, zone).timestamp() * 1000)
+
+
+def parse_moment(text: str, timezone: str, invalid: Refused) -> int:
+    """Read a date, or a date and time (ISO 8601), as milliseconds; raises `invalid` where it is none.
+
+    Args:
+        timezone: IANA name; that of what is written without one.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+        at = int((moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(timezone))).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise invalid from None
+    if at > LATEST_SHOWN_MS:
+        raise invalid
+    return at
 
 
 def period_from_month(month_number: int) -> Period:

@@ -10,7 +10,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from itertools import groupby
 from operator import itemgetter
@@ -25,6 +25,7 @@ from portal.core.progress import Progress, no_progress
 from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, Refused, require_found
+from portal.services.common.periods import parse_moment
 from portal.services.prices import countries, price_lists
 from portal.services.prices.price_lists import DEFAULT_LIST
 
@@ -32,8 +33,6 @@ EARLIEST_VALID_FROM = 0
 MAX_PRICE = 1000 * credit_amounts.THOUSANDTHS
 """More is a slip: a point where a comma was meant."""
 _RANGE = re.compile(r"[1-9][0-9]{1,14}")
-# Later moments can't be shown: in some time zone they lie beyond the last year that dates have.
-_LATEST_MS = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) * 1000
 
 
 class InvalidPriceDestination(Refused, field="destination"):
@@ -182,15 +181,13 @@ class PriceRow:
     """What a list says of one destination at one moment.
 
     `price` None: nothing is sent there; with `in_force` False nothing is said yet, and only a change is to come.
-    `own` is whether the list itself says what holds; `inherited` is what the default list says beside it (None also
-    where it says nothing).
+    `own` is whether the list itself says what holds.
     """
 
     destination: str
     price: int | None
     in_force: bool
     own: bool
-    inherited: int | None
     scheduled: tuple[ScheduledPrice, ...]
 
     @property
@@ -233,7 +230,6 @@ def _build_price_row(destination: str, entries: Sequence[ScheduledPrice], now: i
         in_force[0].price if in_force else None,
         bool(in_force),
         bool(own),
-        inherited[-1].price if inherited else None,
         tuple(each for each in entries if each.valid_from > now and (each.own or each.valid_from < own_from)),
     )
 
@@ -306,12 +302,8 @@ def parse_valid_from(text: str, timezone: str) -> int | None:
     text = text.strip()
     if not text:
         return None
-    try:
-        moment = datetime.fromisoformat(text)
-        at = int((moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(timezone))).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        raise InvalidPriceDate(text=text) from None
-    if not 0 <= at <= _LATEST_MS:
+    at = parse_moment(text, timezone, InvalidPriceDate(text=text))
+    if at < 0:
         raise InvalidPriceDate(text=text)
     return at
 

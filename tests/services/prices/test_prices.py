@@ -161,14 +161,14 @@ def test_what_is_inherited_and_what_is_to_come(conn, change, volume):
     change(volume, "IT", 700, now + 2 * DAY_MS)
     change(volume, "IT", None, now + 3 * DAY_MS)
     row = italy_row(conn, volume, now)
-    assert (row.price, row.in_force, row.own, row.has_own_entry, row.inherited) == (1000, True, False, True, 1000)
+    assert (row.price, row.in_force, row.own, row.has_own_entry) == (1000, True, False, True)
     assert row.scheduled == (
         ScheduledPrice(now + DAY_MS, 1500, own=False),
         ScheduledPrice(now + 2 * DAY_MS, 700, own=True),
         ScheduledPrice(now + 3 * DAY_MS, None, own=True),
     )
     later = italy_row(conn, volume, now + 2 * DAY_MS)
-    assert (later.price, later.own, later.inherited, len(later.scheduled)) == (700, True, 1500, 1)
+    assert (later.price, later.own, len(later.scheduled)) == (700, True, 1)
 
 
 def test_a_range_belongs_to_its_country(conn, change):
