@@ -8,7 +8,7 @@ from portal.core.crypto import Keys
 from portal.core.db import write_transaction
 from portal.services.billing import orders, packs
 from portal.services.common import ids, mail, rate_limit
-from portal.services.credits import alerts, forecast
+from portal.services.credits import alerts
 from portal.services.people import customers, users
 
 # To addresses that nobody has confirmed: who moves credits back and forth across the threshold must not flood them.
@@ -87,7 +87,7 @@ def _build_low_balance_values(conn: sqlite3.Connection, notice: sqlite3.Row) -> 
         "balance": i18n.format_credits(notice["balance"]),
         # The rule may have been removed since.
         "threshold": None if notice["alert_below"] is None else i18n.format_credits(notice["alert_below"]),
-        "forecast": forecast.compute_forecast(conn, notice["account_id"], notice["at"]).to_text(notice["at"]),
+        "forecast": alerts.compute_forecast(conn, notice["account_id"], notice["at"]).to_text(notice["at"]),
     }
 
 

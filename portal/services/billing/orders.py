@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import Unpack
 
 from portal.core import i18n
 from portal.core.clock import HOUR_MS, now_ms
@@ -20,6 +21,7 @@ from portal.services.billing.packs import Pack, get_pack
 from portal.services.common import audit, credit_amounts, idempotency, keyset, mail, rate_limit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, Refused
+from portal.services.common.keyset import PageBounds
 from portal.services.credits import ledger
 from portal.services.people import customers, users
 
@@ -144,20 +146,13 @@ _STATUS_CONDITIONS = {
 }
 
 
-def list_orders_page(
-    conn: sqlite3.Connection,
-    order_filter: OrderFilter,
-    *,
-    before: int | None = None,
-    after: int | None = None,
-    limit: int = 50,
-) -> list[Order]:
-    """A page of orders, newest first; `before`, `after` and `limit` as in `keyset.select_page`."""
+def list_orders_page(conn: sqlite3.Connection, order_filter: OrderFilter, **bounds: Unpack[PageBounds]) -> list[Order]:
+    """A page of orders, newest first."""
     owner_ids = {"account_id": order_filter.account_id, "customer_id": order_filter.customer_id}
     # Not "account_id = ? OR ? IS NULL": an account's orders are found by their index.
     conditions = [f"{name} = :{name}" for name, owner_id in owner_ids.items() if owner_id is not None]
     query = f"{_SELECT} WHERE {' AND '.join(['TRUE', *conditions, *_STATUS_CONDITIONS[order_filter.status]])}"
-    rows = keyset.select_page(conn, query, owner_ids, before=before, after=after, limit=limit, id_column="orders.id")
+    rows = keyset.select_page(conn, query, owner_ids, id_column="orders.id", **bounds)
     return [Order(*row) for row in rows]
 
 

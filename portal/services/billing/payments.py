@@ -9,7 +9,7 @@ import json
 import re
 import sqlite3
 from base64 import b64decode, b64encode
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from urllib.parse import urlencode
 
 from portal.core.config import WEBHOOK_SECRET_PREFIX, PaymentSettings
@@ -223,29 +223,16 @@ def _mail_unmatched_payment(
     refusal: CallbackRefused | None,
 ) -> None:
     reason = refusal.code if refusal else "paid_before"
-    audit.record_action(
-        conn,
-        actor,
-        "payment.unmatched",
-        customer_id=order.customer_id if order else None,
-        account_id=order.account_id if order else None,
-        reason=reason,
-        order=callback.order,
-        amount=callback.amount,
-        currency=callback.currency,
-        payment=callback.payment,
-    )
-    orders.queue_operator_mails(
-        conn,
-        keys,
-        "order_payment_unmatched",
-        order,
-        reason=reason,
-        named=callback.order,
-        came=callback.amount,
-        came_currency=callback.currency,
-        came_payment=callback.payment,
-    )
+    owner = {"customer_id": order.customer_id, "account_id": order.account_id} if order else {}
+    reported = {name: value for name, value in asdict(callback).items() if name != "status"}
+    audit.record_action(conn, actor, "payment.unmatched", **owner, reason=reason, **reported)
+    came = {
+        "named": callback.order,
+        "came": callback.amount,
+        "came_currency": callback.currency,
+        "came_payment": callback.payment,
+    }
+    orders.queue_operator_mails(conn, keys, "order_payment_unmatched", order, reason=reason, **came)
 
 
 def _get_signing_key(settings: PaymentSettings) -> bytes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import partial
 from itertools import pairwise
+from typing import Unpack
 from zoneinfo import ZoneInfo
 
 from portal.core.clock import DAY_MS, HOUR_MS, now_ms
@@ -19,6 +20,7 @@ from portal.core.db import Connection
 from portal.services.billing import orders
 from portal.services.common import ids, keyset
 from portal.services.common.addresses import normalize_address
+from portal.services.common.keyset import PageBounds
 from portal.services.common.periods import ALL_TIME_PERIOD, FIRST_DAY, LAST_DAY, Period, day_start_ms
 from portal.services.credits import ledger
 from portal.services.statistics.daily_totals import month_from_day
@@ -77,12 +79,9 @@ def list_movements_page(
     account_id: int,
     period: Period = ALL_TIME_PERIOD,
     kind: str = "",
-    *,
-    before: int | None = None,
-    after: int | None = None,
-    limit: int = 50,
+    **bounds: Unpack[PageBounds],
 ) -> list[Movement]:
-    """A page of the ledger, newest first; `before`, `after` and `limit` as in `keyset.select_page`.
+    """A page of the ledger, newest first.
 
     Args:
         period: only movements in it.
@@ -93,12 +92,10 @@ def list_movements_page(
         conn,
         _SELECT + of_kind,
         {"account": account_id, "kind": kind},
-        before=before,
-        after=after,
-        limit=limit,
         id_column="movements.id",
         first_id=ids.min_id_at_time(period.since),
         end_id=ids.min_id_at_time(period.until),
+        **bounds,
     )
     return [Movement(*row) for row in rows]
 

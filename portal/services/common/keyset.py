@@ -2,10 +2,23 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 _END_ID = (1 << 63) - 1
 _RowT = TypeVar("_RowT")
+
+
+class PageBounds(TypedDict, total=False):
+    """Which page of a list, newest first; without any the first one.
+
+    before: only rows with a smaller id than this (the last one of the page before).
+    after: the ones that follow upon this id, for the way back to newer ones.
+    limit: how many rows at most.
+    """
+
+    before: int | None
+    after: int | None
+    limit: int
 
 
 def select_page(
@@ -15,7 +28,7 @@ def select_page(
     *,
     before: int | None = None,
     after: int | None = None,
-    limit: int,
+    limit: int = 50,
     id_column: str = "id",
     first_id: int = 0,
     end_id: int = _END_ID,
@@ -24,8 +37,7 @@ def select_page(
 
     Args:
         query: SELECT … WHERE …, without an order.
-        before: only rows with a smaller id than this (the last one of the page before).
-        after: the ones that follow upon this id, for the way back to newer ones.
+        before, after, limit: see `PageBounds`.
         id_column: the ids' column, as the query calls it.
         first_id, end_id: only rows whose id is at least the one, and less than the other.
     """

@@ -16,7 +16,7 @@ from portal.services.billing import statement
 from portal.services.billing.statement import BalanceHistory, MonthlyUsage, Movement
 from portal.services.common import audit, credit_amounts
 from portal.services.common.periods import DAYS_30, period_from_month
-from portal.services.credits import expiry, forecast, ledger
+from portal.services.credits import alerts, expiry, ledger
 from portal.services.prices import countries
 from portal.web.core import access, charts, context, downloads, htmx, live, paging, periods
 from portal.web.core.charts import Chart, ChartSeries
@@ -218,7 +218,7 @@ def _expiring_credits_context(account: Account) -> dict[str, Any]:
 
 def _forecast_context(account: Account) -> dict[str, Any]:
     now = now_ms()
-    return {"words": forecast.compute_forecast(context.get_conn(), account.id, now).to_text(now)}
+    return {"words": alerts.compute_forecast(context.get_conn(), account.id, now).to_text(now)}
 
 
 live.register_live_page(

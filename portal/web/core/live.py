@@ -18,7 +18,7 @@ from markupsafe import Markup
 from portal.core import clock
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
-from portal.services.credits import forecast
+from portal.services.credits import alerts
 from portal.web.core import access, context, htmx
 
 blueprint = Blueprint("live", __name__)
@@ -70,7 +70,7 @@ _FRAME_FRAGMENTS = (STATUS_FRAGMENT, _FIGURES_FRAGMENT)
 
 
 def _credit_shortage_context(account: Account) -> dict[str, Any]:
-    kind = forecast.find_credit_shortage(context.get_conn(), account, read_change_counters()["latest_message"])
+    kind = alerts.find_credit_shortage(context.get_conn(), account, read_change_counters()["latest_message"])
     return {"kind": kind, "threshold": account.alert_below}
 
 

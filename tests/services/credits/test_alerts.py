@@ -9,7 +9,7 @@ from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL, Actor
-from portal.services.credits import alerts, credits, forecast
+from portal.services.credits import alerts, credits
 from portal.services.messages import intake
 from portal.services.people import customers
 from tests.services.audit_log import list_audit_entries
@@ -143,7 +143,7 @@ def shortage(conn: Connection) -> Callable[[Account], str]:
 
     def shortage(account: Account) -> str:
         latest = accounts.read_change_counters(conn, account.id)["latest_message"]
-        return forecast.find_credit_shortage(conn, accounts.get_account(conn, account.name), latest)
+        return alerts.find_credit_shortage(conn, accounts.get_account(conn, account.name), latest)
 
     return shortage
 
@@ -153,12 +153,12 @@ def test_below_the_threshold_is_low(conn, acme_1, alert, shortage):
     alert(1000)
     assert shortage(acme_1) == ""
     send(conn, acme_1)
-    assert shortage(acme_1) == forecast.LOW
+    assert shortage(acme_1) == alerts.LOW
 
 
 def test_a_message_that_was_refused_is_said_until_credits_come(conn, acme_1, shortage):
     send(conn, acme_1, 1001)
-    assert shortage(acme_1) == forecast.REFUSED
+    assert shortage(acme_1) == alerts.REFUSED
     credits.grant_credits(conn, SHELL, acme_1, K)
     assert shortage(acme_1) == ""
 

@@ -9,8 +9,8 @@ from portal.core.clock import DAY_MS
 from portal.core.db import Connection
 from portal.services.accounts.accounts import Account
 from portal.services.common import credit_amounts
-from portal.services.credits import forecast
-from portal.services.credits.forecast import Forecast
+from portal.services.credits import alerts
+from portal.services.credits.alerts import Forecast
 from portal.services.statistics import daily_totals
 
 K = credit_amounts.THOUSANDTHS
@@ -32,7 +32,7 @@ def spent(conn: Connection, acme_1: Account) -> Callable[..., None]:
 
 @pytest.fixture
 def lasts(conn: Connection, acme_1: Account) -> Callable[[], Forecast]:
-    return lambda: forecast.compute_forecast(conn, acme_1.id, NOON)
+    return lambda: alerts.compute_forecast(conn, acme_1.id, NOON)
 
 
 def test_the_rate_is_that_of_today_and_six_days_before(spent, lasts):
