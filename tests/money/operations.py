@@ -26,7 +26,7 @@ from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.billing import orders, packs
 from portal.services.billing.orders import Order
-from portal.services.common import message_states
+from portal.services.common import idempotency, message_states
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 from portal.services.credits import credits, expiry
@@ -85,24 +85,22 @@ def _perform_submit(conn: sqlite3.Connection, key: str, operation: Operation) ->
 
 def _perform_grant(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
     account = _get_account_by_id(conn, operation["account"])
-    form, expires_at = operation["form"], operation["expires_at"]
-    return credits.grant_credits(
-        conn, Actor(key), account, operation["amount"], key, expires_at=expires_at, idempotency_key=form
-    )
+    with idempotency.once(conn, operation["form"]):
+        return credits.grant_credits(
+            conn, Actor(key), account, operation["amount"], key, expires_at=operation["expires_at"]
+        )
 
 
 def _perform_correct(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
     account = _get_account_by_id(conn, operation["account"])
-    return credits.correct_balance(
-        conn, Actor(key), account, operation["amount"], key, idempotency_key=operation["form"]
-    )
+    with idempotency.once(conn, operation["form"]):
+        return credits.correct_balance(conn, Actor(key), account, operation["amount"], key)
 
 
 def _perform_refund(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
     account = _get_account_by_id(conn, operation["account"])
-    return credits.refund_credits(
-        conn, Actor(key), account, operation["amount"], key, idempotency_key=operation["form"]
-    )
+    with idempotency.once(conn, operation["form"]):
+        return credits.refund_credits(conn, Actor(key), account, operation["amount"], key)
 
 
 def _perform_refund_message(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
@@ -113,16 +111,14 @@ def _perform_refund_message(conn: sqlite3.Connection, key: str, operation: Opera
 
 def _perform_transfer(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
     source, target = _get_account_by_id(conn, operation["source"]), _get_account_by_id(conn, operation["target"])
-    return list(
-        credits.transfer_credits(
-            conn, Actor(key), source, target, operation["amount"], idempotency_key=operation["form"]
-        )
-    )
+    with idempotency.once(conn, operation["form"]):
+        return list(credits.transfer_credits(conn, Actor(key), source, target, operation["amount"]))
 
 
 def _perform_order(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:
     account, pack = _get_account_by_id(conn, operation["account"]), packs.get_pack(conn, operation["pack"])
-    return orders.place_order(conn, Actor(key), account, pack, idempotency_key=operation["form"]).id
+    with idempotency.once(conn, operation["form"]):
+        return orders.place_order(conn, Actor(key), account, pack).id
 
 
 def _perform_pay(conn: sqlite3.Connection, key: str, operation: Operation) -> Answer:

@@ -11,7 +11,7 @@ from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
-from portal.services.common import audit, idempotency, mail, rate_limit
+from portal.services.common import audit, mail, rate_limit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 from portal.services.people import customers
@@ -73,7 +73,6 @@ def regenerate_smpp_password(
     grace_ms: int = 0,
     send_mail: bool = True,
     require_ready: bool = False,
-    idempotency_key: str = "",
 ) -> str:
     """Replace an account's password.
 
@@ -82,7 +81,6 @@ def regenerate_smpp_password(
         send_mail: send the new one to the customer's contact address.
         require_ready: refuse unless the account's status is OK; what holds for customers, not for operators, who
             must be able to mend an account.
-        idempotency_key: from `idempotency.new_idempotency_key`; sent a second time, it makes no second password.
 
     Returns:
         The new password; it is not kept and can't be had again.
@@ -92,7 +90,6 @@ def regenerate_smpp_password(
         AccountNotReady
         TooManyAttempts: with `require_ready`, for each password is a mail to an address that somebody else reads.
         InvalidGracePeriod: longer than 24 hours, or negative.
-        FormAlreadySent
     """
     if account.kind != "smpp":
         raise NoSmppPassword(name=account.name)
@@ -100,7 +97,6 @@ def regenerate_smpp_password(
         raise InvalidGracePeriod()
     password = "".join(secrets.choice(_PASSWORD_ALPHABET) for _ in range(SMPP_PASSWORD_LENGTH))
     with write_transaction(conn):
-        idempotency.use_idempotency_key(conn, idempotency_key)
         # Read again: the account that the caller holds is from before the write lock.
         if require_ready and accounts.get_account(conn, account.name).status != accounts.SUCCESS:
             raise AccountNotReady(name=account.name)

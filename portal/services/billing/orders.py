@@ -18,7 +18,7 @@ from portal.core.db import insert_row, update_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.billing.packs import Pack, get_pack
-from portal.services.common import audit, credit_amounts, idempotency, keyset, mail, rate_limit
+from portal.services.common import audit, credit_amounts, keyset, mail, rate_limit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, Refused
 from portal.services.common.keyset import PageBounds
@@ -189,19 +189,9 @@ def insert_order(
     )
 
 
-def place_order(
-    conn: sqlite3.Connection, actor: Actor, account: Account, pack: Pack, *, idempotency_key: str = ""
-) -> Order:
-    """Order a pack for an account; its credits arrive when it is paid.
-
-    Args:
-        idempotency_key: of `idempotency.new_idempotency_key`: sent a second time, it orders nothing.
-
-    Raises:
-        FormAlreadySent
-    """
+def place_order(conn: sqlite3.Connection, actor: Actor, account: Account, pack: Pack) -> Order:
+    """Order a pack for an account; its credits arrive when it is paid."""
     with write_transaction(conn):
-        idempotency.use_idempotency_key(conn, idempotency_key)
         order = get_order_by_id(conn, insert_order(conn, actor, account.id, pack, CUSTOMER))
         record_order_action(conn, actor, "order.place", order)
     return order
@@ -309,23 +299,20 @@ def order_to_dict(order: Order) -> dict[str, object]:
 # --- with mails
 
 
-def purchase_pack(
-    conn: sqlite3.Connection, keys: Keys, actor: Actor, account: Account, pack: Pack, *, idempotency_key: str = ""
-) -> Order:
+def purchase_pack(conn: sqlite3.Connection, keys: Keys, actor: Actor, account: Account, pack: Pack) -> Order:
     """Order a pack for an account, and mail the customer's contact address and the operators.
 
     Args:
         pack: as the customer has seen it.
-        idempotency_key: of `idempotency.new_idempotency_key`: sent a second time, it orders nothing.
 
     Raises:
-        NoSuchPack, PackPriceChanged, FormAlreadySent
+        NoSuchPack, PackPriceChanged
         TooManyAttempts: twenty in an hour are enough.
     """
     with write_transaction(conn):
         if get_pack(conn, pack.credits) != pack:
             raise PackPriceChanged()
-        order = place_order(conn, actor, account, pack, idempotency_key=idempotency_key)
+        order = place_order(conn, actor, account, pack)
         rate_limit.take_token(conn, f"order:{account.id}", _MAX_ORDERS_PER_HOUR, HOUR_MS)
         contact = _queue_customer_mail(conn, keys, "order_placed", order)
         queue_operator_mails(conn, keys, "order_received", order, contact=contact)

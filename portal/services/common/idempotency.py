@@ -2,6 +2,8 @@
 
 import secrets
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import write_transaction
@@ -41,3 +43,11 @@ def use_idempotency_key(conn: sqlite3.Connection, key: str) -> None:
             conn.execute("INSERT INTO spent_forms VALUES (?, ?)", (key[:_MAX_KEY_LENGTH], now))
         except sqlite3.IntegrityError:
             raise FormAlreadySent() from None
+
+
+@contextmanager
+def once(conn: sqlite3.Connection, key: str) -> Iterator[None]:
+    """Run a block in a transaction that uses up an idempotency key. Raises: FormAlreadySent, before the block."""
+    with write_transaction(conn):
+        use_idempotency_key(conn, key)
+        yield

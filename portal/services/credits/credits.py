@@ -11,7 +11,7 @@ from portal.core.clock import now_ms
 from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
-from portal.services.common import audit, idempotency
+from portal.services.common import audit
 from portal.services.common.audit import SYSTEM, Actor
 from portal.services.common.errors import Refused
 from portal.services.credits import expiry, ledger
@@ -41,7 +41,6 @@ def grant_credits(
     note: str = "",
     *,
     expires_at: int | None = None,
-    idempotency_key: str = "",
     now: int | None = None,
 ) -> int:
     """Give an account credits out of nothing, as an operator.
@@ -49,21 +48,19 @@ def grant_credits(
     Args:
         note: stands in the ledger.
         expires_at: when what is left of them runs out (milliseconds); None: never.
-        idempotency_key: of `idempotency.new_idempotency_key`: sent a second time, it gives nothing.
         now: as in `ids.allocate_id`.
 
     Returns:
         The balance after it.
 
     Raises:
-        DateOutOfRange, FormAlreadySent
+        DateOutOfRange
     """
     expiry_dates = {}
     if expires_at is not None:
         expiry.check_credit_expiry_date(expires_at, now)
         expiry_dates[expires_at] = amount
     with write_transaction(conn):
-        idempotency.use_idempotency_key(conn, idempotency_key)
         _, balance_after = ledger.post_movement(
             conn, actor, account.id, ledger.GRANT, amount, note, expiry_dates=expiry_dates, now=now
         )
@@ -80,7 +77,6 @@ def correct_balance(
     *,
     kind: str = ledger.CORRECTION,
     message_id: int | None = None,
-    idempotency_key: str = "",
 ) -> int:
     """Put a balance right, as an operator; never below nothing.
 
@@ -89,19 +85,17 @@ def correct_balance(
         reason: stands in the ledger.
         kind: of the movement.
         message_id: the message that credits are given back for; see `refunds`, which makes sure that it is done once.
-        idempotency_key: as in `grant_credits`.
 
     Returns:
         The balance after it.
 
     Raises:
-        ReasonMissing, NotEnoughCredits, FormAlreadySent
+        ReasonMissing, NotEnoughCredits
     """
     reason = " ".join(reason.split())
     if not reason:
         raise ReasonMissing()
     with write_transaction(conn):
-        idempotency.use_idempotency_key(conn, idempotency_key)
         _, balance_after = ledger.post_movement(conn, actor, account.id, kind, amount, reason, message_id=message_id)
         _record_audit(conn, actor, f"credits.{kind}", account, amount=amount, reason=reason, message=message_id)
     return balance_after
@@ -133,25 +127,21 @@ def _record_audit(conn: sqlite3.Connection, actor: Actor, action: str, account: 
 
 
 def transfer_credits(
-    conn: sqlite3.Connection, actor: Actor, source: Account, target: Account, amount: int, *, idempotency_key: str = ""
+    conn: sqlite3.Connection, actor: Actor, source: Account, target: Account, amount: int
 ) -> tuple[int, int]:
     """Move credits between two accounts of one customer, at once. Those that run out go first, and keep their dates.
-
-    Args:
-        idempotency_key: of `idempotency.new_idempotency_key`: sent a second time, it moves nothing.
 
     Returns:
         Both balances after it, the source's first.
 
     Raises:
-        TransferToSameAccount, TransferToOtherCustomer, NotEnoughCredits, FormAlreadySent
+        TransferToSameAccount, CrossCustomerTransfer, NotEnoughCredits
     """
     if source.id == target.id:
         raise TransferToSameAccount()
     if source.customer_id != target.customer_id:
         raise CrossCustomerTransfer()
     with write_transaction(conn):
-        idempotency.use_idempotency_key(conn, idempotency_key)
         # One moment for all: credits whose date came in between would run out at both accounts.
         now = now_ms()
         lots = expiry.list_expiring_credit_lots(conn, source.id, now)

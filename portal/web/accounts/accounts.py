@@ -154,15 +154,15 @@ def generate_password(account: Account) -> ResponseReturnValue:
     masked_contact = customers.mask_email(contact)
     if form.is_submitted():
         with refusals_on(form):
-            password = credentials.regenerate_smpp_password(
-                context.get_conn(),
-                context.get_crypto_keys(),
-                context.get_actor(),
-                account,
-                grace_ms=credentials.parse_grace_period(form.grace.data),
-                require_ready=True,
-                idempotency_key=form.form.data,
-            )
+            with idempotency.once(context.get_conn(), form.form.data):
+                password = credentials.regenerate_smpp_password(
+                    context.get_conn(),
+                    context.get_crypto_keys(),
+                    context.get_actor(),
+                    account,
+                    grace_ms=credentials.parse_grace_period(form.grace.data),
+                    require_ready=True,
+                )
             return htmx.render_dialog(
                 "accounts/credentials/_shown.html",
                 account,

@@ -122,16 +122,10 @@ def grant_credits(account: Account) -> ResponseReturnValue:
     with refusals_on(form):
         amount = credit_amounts.parse_amount(form.amount.data)
         expires_at = expiry.parse_credit_expiry_date(form.until.data, context.get_config().timezone)
+        conn, actor = context.get_conn(), context.get_actor()
         try:
-            credits.grant_credits(
-                context.get_conn(),
-                context.get_actor(),
-                account,
-                amount,
-                form.note.data,
-                expires_at=expires_at,
-                idempotency_key=form.form.data,
-            )
+            with idempotency.once(conn, form.form.data):
+                credits.grant_credits(conn, actor, account, amount, form.note.data, expires_at=expires_at)
             toast = htmx.Toast(_("%(amount)s credits were granted.", amount=i18n.format_credits(amount)))
         except idempotency.FormAlreadySent as refusal:
             toast = htmx.Toast(refusal.localized(), "info")
@@ -193,7 +187,8 @@ def _change_balance(
         with refusals_on(form):
             amount = parse_amount(form.amount.data)
             try:
-                balance = change(conn, actor, account, amount, form.reason.data, idempotency_key=form.form.data)
+                with idempotency.once(conn, form.form.data):
+                    balance = change(conn, actor, account, amount, form.reason.data)
                 toast = htmx.Toast(describe(amount, balance))
             except idempotency.FormAlreadySent as refusal:
                 toast = htmx.Toast(refusal.localized(), "info")

@@ -74,7 +74,8 @@ def buy_pack(account: Account) -> ResponseReturnValue:
     pack, keys, actor = Pack(size, price, form.currency.data), context.get_crypto_keys(), context.get_actor()
     with refusals_on(form):
         try:
-            order = orders.purchase_pack(conn, keys, actor, account, pack, idempotency_key=form.form.data)
+            with idempotency.once(conn, form.form.data):
+                order = orders.purchase_pack(conn, keys, actor, account, pack)
         except idempotency.FormAlreadySent as refusal:
             orders_url = url_for(".list_orders", name=account.name)
             return htmx.redirect_browser_or_htmx(orders_url, htmx.Toast(refusal.localized(), "info"))

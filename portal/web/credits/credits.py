@@ -90,7 +90,8 @@ def transfer_credits(account: Account) -> ResponseReturnValue:
         target = _get_transfer_account(account, form.target.data, "target")
         amount = credit_amounts.parse_amount(form.amount.data)
         try:
-            credits.transfer_credits(conn, context.get_actor(), source, target, amount, idempotency_key=form.form.data)
+            with idempotency.once(conn, form.form.data):
+                credits.transfer_credits(conn, context.get_actor(), source, target, amount)
             moved = i18n.format_credits(amount)
             toast = htmx.Toast(_("%(amount)s credits moved to %(account)s.", amount=moved, account=target.name))
         except idempotency.FormAlreadySent as refusal:

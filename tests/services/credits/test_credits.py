@@ -130,18 +130,20 @@ def test_a_correction_never_takes_more_than_there_is(conn, acme_2):
 @pytest.mark.parametrize("what", [credits.correct_balance, credits.refund_credits])
 def test_without_a_reason_nothing_moves(conn, acme_2, what):
     number = idempotency.new_idempotency_key()
-    with pytest.raises(credits.ReasonMissing):
-        what(conn, SHELL, acme_2, 500, "  ", idempotency_key=number)
+    with pytest.raises(credits.ReasonMissing), idempotency.once(conn, number):
+        what(conn, SHELL, acme_2, 500, "  ")
     assert credits.get_balance(conn, acme_2.id) == 100_000
-    assert what(conn, SHELL, acme_2, 500, "a reason", idempotency_key=number) == 100_500
+    with idempotency.once(conn, number):
+        assert what(conn, SHELL, acme_2, 500, "a reason") == 100_500
 
 
 @pytest.mark.parametrize("what", [credits.correct_balance, credits.refund_credits])
 def test_a_form_that_is_sent_twice_moves_credits_once(conn, acme_2, what):
     number = idempotency.new_idempotency_key()
-    what(conn, SHELL, acme_2, 500, "a reason", idempotency_key=number)
-    with pytest.raises(idempotency.FormAlreadySent):
-        what(conn, SHELL, acme_2, 500, "a reason", idempotency_key=number)
+    with idempotency.once(conn, number):
+        what(conn, SHELL, acme_2, 500, "a reason")
+    with pytest.raises(idempotency.FormAlreadySent), idempotency.once(conn, number):
+        what(conn, SHELL, acme_2, 500, "a reason")
     assert credits.get_balance(conn, acme_2.id) == 100_500
 
 

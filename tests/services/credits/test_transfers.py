@@ -37,7 +37,8 @@ def _move(
         # Half of them begin with the way back; forms that are shared say the same in every process.
         source, target = pair if (turn if forms else turn + number) % 2 == 0 else pair[::-1]
         try:
-            credits.transfer_credits(conn, SHELL, source, target, 1_000 + turn, idempotency_key=form)
+            with idempotency.once(conn, form):
+                credits.transfer_credits(conn, SHELL, source, target, 1_000 + turn)
             made += 1
         except idempotency.FormAlreadySent:
             repeated += 1
