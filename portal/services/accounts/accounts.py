@@ -257,7 +257,14 @@ def change_account(
         return
     with write_transaction(conn):
         update_row(conn, "accounts", account.id, **changes)
-        audit.record_account_action(conn, actor, "account.change", account, **changes)
+        record_account_action(conn, actor, "account.change", account, **changes)
+
+
+def record_account_action(
+    conn: sqlite3.Connection, actor: Actor, action: str, account: Account, /, **details: object
+) -> None:
+    """Like `audit.record_action`, about an account and its customer."""
+    audit.record_action(conn, actor, action, customer_id=account.customer_id, account_id=account.id, **details)
 
 
 def get_account(conn: sqlite3.Connection, name: str, customer_id: int | None = None) -> Account:
@@ -304,7 +311,7 @@ def _set_disabled_at(
             (disabled_at, account.id, disabled_at is not None),
         ).rowcount
         if updated_rows:
-            audit.record_account_action(conn, actor, action, account)
+            record_account_action(conn, actor, action, account)
 
 
 # --- whether anything has changed

@@ -12,8 +12,7 @@ from zoneinfo import ZoneInfo
 from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
 from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
-from portal.services.accounts.accounts import Account
-from portal.services.common import audit
+from portal.services.accounts.accounts import Account, record_account_action
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, Refused, require_found
 from portal.services.common.periods import LATEST_SHOWN_MS, day_start_ms, parse_moment
@@ -207,7 +206,7 @@ def add_allowed_ip(
             "expires_at": expires_at,
         }
         ip_id = insert_row(conn, "allowed_ips", account_id=account.id, created_at=now, **columns)
-        audit.record_account_action(conn, actor, "ip.add", account, **columns)
+        record_account_action(conn, actor, "ip.add", account, **columns)
     return AllowedIP(ip_id, **columns)
 
 
@@ -234,7 +233,7 @@ def remove_allowed_ip(conn: sqlite3.Connection, actor: Actor, account: Account, 
     with write_transaction(conn):
         removed = get_allowed_ip_by_id(conn, account.id, ip_id)
         conn.execute("DELETE FROM allowed_ips WHERE id = ?", (ip_id,))
-        audit.record_account_action(conn, actor, "ip.remove", account, network=removed.network)
+        record_account_action(conn, actor, "ip.remove", account, network=removed.network)
     return removed
 
 

@@ -10,8 +10,8 @@ from portal.core.crypto import Keys
 from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts import accounts
-from portal.services.accounts.accounts import Account
-from portal.services.common import audit, mail, rate_limit
+from portal.services.accounts.accounts import Account, record_account_action
+from portal.services.common import mail, rate_limit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 from portal.services.people import customers
@@ -124,7 +124,7 @@ def regenerate_smpp_password(
             created_at=now,
             created_by=actor.name,
         )
-        audit.record_account_action(conn, actor, "password.regenerate", account, grace=grace_ms)
+        record_account_action(conn, actor, "password.regenerate", account, grace=grace_ms)
         if send_mail:
             contact = customers.get_customer_by_id(conn, account.customer_id).contact_email
             mail.queue_mail(

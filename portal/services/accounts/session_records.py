@@ -8,8 +8,7 @@ from dataclasses import astuple, dataclass
 from portal.core.clock import now_ms
 from portal.core.db import write_transaction
 from portal.core.i18n import N_
-from portal.services.accounts.accounts import Account
-from portal.services.common import audit
+from portal.services.accounts.accounts import Account, record_account_action
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, require_found
 
@@ -238,7 +237,7 @@ def request_smpp_session_end(
         session = get_open_smpp_session_by_id(conn, account.id, session_id)
         if session.ending_at is None:
             conn.execute("UPDATE connections SET ending_at = ? WHERE id = ?", (now_ms(), session_id))
-            audit.record_account_action(
+            record_account_action(
                 conn, actor, "session.end", account, client=session.address, bind_type=session.bind_type
             )
     return session

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import update_row, write_transaction
 from portal.core.i18n import N_
-from portal.services.accounts.accounts import Account
+from portal.services.accounts.accounts import Account, record_account_action
 from portal.services.billing import orders
 from portal.services.billing.packs import RECREDIT_PACK_SIZES, NoSuchPack, Pack, list_packs
-from portal.services.common import audit, credit_amounts, ids
+from portal.services.common import credit_amounts, ids
 from portal.services.common.audit import SYSTEM, Actor
 from portal.services.common.errors import Refused, parse_whole_number
 from portal.services.credits import alerts
@@ -212,7 +212,7 @@ def set_recredit_rule(
         pack, per_day = None, 1
     with write_transaction(conn):
         update_row(conn, "accounts", account.id, recredit_below=below, recredit_pack=pack, recredit_per_day=per_day)
-        audit.record_account_action(conn, actor, "recredit.set", account, below=below, pack=pack, per_day=per_day)
+        record_account_action(conn, actor, "recredit.set", account, below=below, pack=pack, per_day=per_day)
         open_order_id = get_recredit_status(conn, account.id).open_order_id
         if open_order_id is not None:
             order = orders.get_order_by_id(conn, open_order_id)

@@ -277,6 +277,8 @@ def format_month(number: int) -> str:
 
 
 _MONTHLY_USAGE = f"FROM statistics WHERE account_id = ? AND length = {MONTH} AND begins = ? AND sent > 0"
+# Of `MonthlyUsage.country` and `source`, in SQL: what usage is summed by. A sender is one however it was written.
+BY_COUNTRY, BY_SENDER = "country, ''", "'', normalize_address(source)"
 
 
 def list_monthly_usage(conn: sqlite3.Connection, account_id: int, number: int) -> list[MonthlyUsage]:
@@ -285,22 +287,17 @@ def list_monthly_usage(conn: sqlite3.Connection, account_id: int, number: int) -
     return [MonthlyUsage(*row) for row in rows.fetchall()]
 
 
-def list_usage_by_country(conn: sqlite3.Connection, account_id: int, number: int) -> list[MonthlyUsage]:
-    """What was used in a month by country, the dearest first."""
-    rows = conn.execute(
-        f"SELECT country, '', sum(sent), sum(parts), sum(price) {_MONTHLY_USAGE}"
-        " GROUP BY country ORDER BY sum(price) DESC, country",
-        (account_id, number),
-    )
-    return [MonthlyUsage(*row) for row in rows]
+def list_dearest_usage(conn: Connection, account_id: int, number: int, by: str, limit: int = -1) -> list[MonthlyUsage]:
+    """What was used in a month, the dearest first.
 
-
-def list_usage_by_sender(conn: Connection, account_id: int, number: int, limit: int) -> list[MonthlyUsage]:
-    """What was used in a month by sender, however it was written, the dearest first."""
+    Args:
+        by: BY_COUNTRY or BY_SENDER.
+        limit: how many at most; -1: all.
+    """
     conn.register_function("normalize_address", 1, normalize_address)
     rows = conn.execute(
-        f"SELECT '', normalize_address(source) AS sender, sum(sent), sum(parts), sum(price) {_MONTHLY_USAGE}"
-        " GROUP BY sender ORDER BY sum(price) DESC, sender LIMIT ?",
+        f"SELECT {by}, sum(sent), sum(parts), sum(price) {_MONTHLY_USAGE}"
+        " GROUP BY 1, 2 ORDER BY sum(price) DESC, 1, 2 LIMIT ?",
         (account_id, number, limit),
     )
     return [MonthlyUsage(*row) for row in rows]

@@ -3,7 +3,6 @@
 import json
 import sqlite3
 from dataclasses import dataclass
-from typing import Protocol
 
 from portal.core.clock import now_ms
 from portal.core.db import insert_row
@@ -20,13 +19,6 @@ class Actor:
 
 SHELL = Actor("shell")
 SYSTEM = Actor("system")
-
-
-class _Account(Protocol):
-    @property
-    def id(self) -> int: ...
-    @property
-    def customer_id(self) -> int: ...
 
 
 def record_action(
@@ -55,13 +47,6 @@ def record_action(
         action=action,
         details=json.dumps(details),
     )
-
-
-def record_account_action(
-    conn: sqlite3.Connection, actor: Actor, action: str, account: _Account, /, **details: object
-) -> None:
-    """Like `record_action`, about an account and its customer."""
-    record_action(conn, actor, action, customer_id=account.customer_id, account_id=account.id, **details)
 
 
 def purge_audit_log(conn: sqlite3.Connection, before: int) -> None:

@@ -12,8 +12,8 @@ from portal.core import i18n
 from portal.core.clock import DAY_MS, HOUR_MS, now_ms
 from portal.core.db import insert_row, update_row, write_transaction
 from portal.core.i18n import N_, gettext, ngettext
-from portal.services.accounts.accounts import Account
-from portal.services.common import audit, ids
+from portal.services.accounts.accounts import Account, record_account_action
+from portal.services.common import ids
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 from portal.services.common.message_states import PTT_NO_CREDIT
@@ -77,7 +77,7 @@ def set_alert_rule(
         raise TooManyAlertAddresses(most=MAX_ADDRESSES)
     with write_transaction(conn):
         update_row(conn, "accounts", account.id, alert_below=below, alert_to=" ".join(checked))
-        audit.record_account_action(conn, actor, "alert.set", account, below=below, to=checked)
+        record_account_action(conn, actor, "alert.set", account, below=below, to=checked)
 
 
 def parse_email_addresses(text: str) -> list[str]:

@@ -10,8 +10,7 @@ from functools import partial
 from portal.core.clock import now_ms
 from portal.core.db import write_transaction
 from portal.core.i18n import N_
-from portal.services.accounts.accounts import Account
-from portal.services.common import audit
+from portal.services.accounts.accounts import Account, record_account_action
 from portal.services.common.audit import SYSTEM, Actor
 from portal.services.common.errors import Refused
 from portal.services.credits import expiry, ledger
@@ -123,7 +122,7 @@ def refund_unsent_messages(conn: sqlite3.Connection, account_id: int, message_co
 
 def _record_audit(conn: sqlite3.Connection, actor: Actor, action: str, account: Account, **details: object) -> None:
     present_details = {name: value for name, value in details.items() if value is not None}
-    audit.record_account_action(conn, actor, action, account, **present_details)
+    record_account_action(conn, actor, action, account, **present_details)
 
 
 def transfer_credits(

@@ -13,8 +13,8 @@ from portal.core.clock import now_ms
 from portal.core.db import write_transaction
 from portal.core.i18n import N_, ngettext
 from portal.core.progress import Progress, no_progress
-from portal.services.accounts.accounts import Account
-from portal.services.common import audit, keyset
+from portal.services.accounts.accounts import Account, record_account_action
+from portal.services.common import keyset
 from portal.services.common.audit import Actor
 from portal.services.common.csv_import import InvalidCsvLine, InvalidCsvLines, NotCsv, iterate_csv_lines
 from portal.services.common.errors import Refused
@@ -201,7 +201,7 @@ def add_blacklist_number(conn: sqlite3.Connection, actor: Actor, account: Accoun
     number = normalize_phone_number(number)
     with write_transaction(conn):
         if _insert_blacklist_numbers(conn, actor, account, [number]):
-            audit.record_account_action(conn, actor, "blacklist.add", account, number=number)
+            record_account_action(conn, actor, "blacklist.add", account, number=number)
         return find_blacklist_entries(conn, account.id, [number])[0]
 
 
@@ -214,7 +214,7 @@ def add_blacklist_numbers(conn: sqlite3.Connection, actor: Actor, account: Accou
     with write_transaction(conn):
         added = _insert_blacklist_numbers(conn, actor, account, numbers)
         if added:
-            audit.record_account_action(conn, actor, "blacklist.add", account, numbers=list(numbers))
+            record_account_action(conn, actor, "blacklist.add", account, numbers=list(numbers))
         return added
 
 
@@ -238,7 +238,7 @@ def import_blacklist_numbers(
             progress(start, len(numbers))
             added += _insert_blacklist_numbers(conn, actor, account, numbers[start : start + _NUMBERS_A_STEP])
         if added:
-            audit.record_account_action(conn, actor, "blacklist.import", account, added=added, numbers=len(numbers))
+            record_account_action(conn, actor, "blacklist.import", account, added=added, numbers=len(numbers))
         return added
 
 
@@ -261,7 +261,7 @@ def remove_blacklist_numbers(
         removed = find_blacklist_entries(conn, account.id, numbers)
         for each in removed:
             conn.execute("DELETE FROM blacklist WHERE account_id = ? AND number = ?", (account.id, each.number))
-            audit.record_account_action(conn, actor, "blacklist.remove", account, number=each.number)
+            record_account_action(conn, actor, "blacklist.remove", account, number=each.number)
     return removed
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from portal.core.clock import now_ms
 from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
-from portal.services.accounts.accounts import Account
-from portal.services.common import audit
+from portal.services.accounts.accounts import Account, record_account_action
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, Refused, require_found
 from portal.services.messages import blacklist
@@ -91,7 +90,7 @@ def add_inbound_number(
         if taken:
             raise InboundNumberTaken(number=_format_inbound_number(number, keyword), account=taken[0])
         insert_row(conn, "inbound_numbers", account_id=account.id, number=number, keyword=keyword, created_at=now_ms())
-        audit.record_account_action(conn, actor, "number.add", account, number=number, keyword=keyword)
+        record_account_action(conn, actor, "number.add", account, number=number, keyword=keyword)
         return _get_inbound_number(conn, account, number, keyword)
 
 
@@ -107,7 +106,7 @@ def remove_inbound_number(
         removed = _get_inbound_number(conn, account, number, "".join(normalize_words(keyword)))
         conn.execute("DELETE FROM inbound_numbers WHERE id = ?", (removed.id,))
         details = {"number": removed.number, "keyword": removed.keyword}
-        audit.record_account_action(conn, actor, "number.remove", account, **details)
+        record_account_action(conn, actor, "number.remove", account, **details)
     return removed
 
 

@@ -347,11 +347,11 @@ def enrol_by_link(
         if not two_factor.verify_totp_code(conn, keys, user.id, code):
             raise WrongTotpCode()
         conn.execute("UPDATE one_time_links SET used_at = ? WHERE token_hash = ?", (now_ms(), hash_token(token)))
-        return _save_enrolment(conn, Actor(user.email, address), user, password_hash)
+        return enrol_user(conn, Actor(user.email, address), user, password_hash)
 
 
-def enrol_without_link(conn: sqlite3.Connection, actor: Actor, user: User, password_hash: str) -> list[str]:
-    """Enrol without a link (the shell): the TOTP secret that the user was created with is in force.
+def enrol_user(conn: sqlite3.Connection, actor: Actor, user: User, password_hash: str) -> list[str]:
+    """Let a user log in, with the TOTP secret that they were created with, or have proved.
 
     Args:
         password_hash: from `hash_password`.
@@ -360,14 +360,10 @@ def enrol_without_link(conn: sqlite3.Connection, actor: Actor, user: User, passw
         The recovery codes, shown once.
     """
     with write_transaction(conn):
-        return _save_enrolment(conn, actor, user, password_hash)
-
-
-def _save_enrolment(conn: sqlite3.Connection, actor: Actor, user: User, password_hash: str) -> list[str]:
-    update_row(conn, "users", user.id, password_hash=password_hash, totp_enrolled_at=now_ms())
-    conn.execute("DELETE FROM login_sessions WHERE user_id = ?", (user.id,))
-    audit.record_action(conn, actor, "user.enrol", customer_id=user.customer_id, email=user.email)
-    return two_factor.replace_recovery_codes(conn, user.id)
+        update_row(conn, "users", user.id, password_hash=password_hash, totp_enrolled_at=now_ms())
+        conn.execute("DELETE FROM login_sessions WHERE user_id = ?", (user.id,))
+        audit.record_action(conn, actor, "user.enrol", customer_id=user.customer_id, email=user.email)
+        return two_factor.replace_recovery_codes(conn, user.id)
 
 
 def replace_totp_secret(

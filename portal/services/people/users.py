@@ -66,7 +66,7 @@ SELECT_USERS = f"SELECT {USER_COLUMNS} FROM users LEFT JOIN customers ON custome
 def create_user(
     conn: sqlite3.Connection, keys: Keys, actor: Actor, email: str, role: str, customer_id: int | None
 ) -> User:
-    """Create a user who can't log in yet: `create_enrolment_link` or `enrol_without_link` comes next.
+    """Create a user who can't log in yet: `create_enrolment_link` or `enrol_user` comes next.
 
     Raises:
         InvalidEmail, InvalidRole, UserExists

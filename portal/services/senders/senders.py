@@ -10,8 +10,8 @@ from portal.core.clock import HOUR_MS, now_ms
 from portal.core.crypto import Keys
 from portal.core.db import write_transaction
 from portal.core.i18n import DEFAULT_LANGUAGE, N_
-from portal.services.accounts.accounts import Account
-from portal.services.common import audit, mail, rate_limit
+from portal.services.accounts.accounts import Account, record_account_action
+from portal.services.common import mail, rate_limit
 from portal.services.common.addresses import INTERNATIONAL_NUMBER
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, Refused, require_found
@@ -206,7 +206,7 @@ def add_sender(
                 " created_at = excluded.created_at, document_id = coalesce(excluded.document_id, document_id)",
                 (account.id, address, kind, WAITING, description, reason, at, document_id),
             )
-            audit.record_account_action(conn, actor, "sender.add", account, address=address, document=document_id)
+            record_account_action(conn, actor, "sender.add", account, address=address, document=document_id)
             added = get_sender(conn, account, address)
             if mail_keys is not None:
                 _mail_operators(conn, mail_keys, actor, added)
@@ -280,7 +280,7 @@ def decide_sender(
             (ENABLED if approve else REFUSED, comment, now_ms(), sender.id),
         )
         action = "sender.approve" if approve else "sender.refuse"
-        audit.record_account_action(conn, actor, action, account, address=address, comment=comment)
+        record_account_action(conn, actor, action, account, address=address, comment=comment)
         decided = get_sender(conn, account, address)
         if mail_keys is not None:
             contact = customers.get_customer_by_id(conn, account.customer_id)
@@ -305,7 +305,7 @@ def set_sender_enabled(
         if sender.status != status:
             conn.execute("UPDATE senders SET status = ? WHERE id = ?", (status, sender_id))
             action = "sender.enable" if enabled else "sender.disable"
-            audit.record_account_action(conn, actor, action, account, address=sender.address)
+            record_account_action(conn, actor, action, account, address=sender.address)
         return get_sender_by_id(conn, account, sender_id)
 
 
@@ -336,7 +336,7 @@ def remove_senders(conn: sqlite3.Connection, actor: Actor, account: Account, ids
                 (now_ms(), each.id),
             )
             conn.execute("DELETE FROM senders WHERE id = ?", (each.id,))
-            audit.record_account_action(conn, actor, "sender.remove", account, address=each.address)
+            record_account_action(conn, actor, "sender.remove", account, address=each.address)
     return removed
 
 
@@ -369,7 +369,7 @@ def restore_senders(
             except sqlite3.IntegrityError:
                 raise SenderExists(address=address) from None
             conn.execute("DELETE FROM removed_senders WHERE id = ?", (sender_id,))
-            audit.record_account_action(conn, actor, "sender.restore", account, address=address)
+            record_account_action(conn, actor, "sender.restore", account, address=address)
         return [each for each in list_senders(conn, account.id) if each.id in restored]
 
 

@@ -240,8 +240,8 @@ def show_monthly_costs(account: Account) -> ResponseReturnValue:
     conn = context.get_conn()
     month_numbers = statement.list_statement_months(conn, account.id)
     number = _read_month() or month_numbers[0]
-    by_country = statement.list_usage_by_country(conn, account.id, number)
-    by_sender = statement.list_usage_by_sender(conn, account.id, number, _MAX_SENDERS + 1)
+    by_country = statement.list_dearest_usage(conn, account.id, number, statement.BY_COUNTRY)
+    by_sender = statement.list_dearest_usage(conn, account.id, number, statement.BY_SENDER, _MAX_SENDERS + 1)
     summed = ("messages", "parts", "price")
     total = MonthlyUsage("", "", *(sum(getattr(each, name) for each in by_country) for name in summed))
     return htmx.render_page(

@@ -374,8 +374,8 @@ def test_what_a_month_s_messages_cost_is_what_the_ledger_says(conn, acme_1):
         ids.append(store_messages(conn, submits, now=moment))
     rollup.roll_up_all(conn)
     for month in (october, november):
-        countries = statement.list_usage_by_country(conn, acme_1.id, month)
-        senders = statement.list_usage_by_sender(conn, acme_1.id, month, 10)
+        countries = statement.list_dearest_usage(conn, acme_1.id, month, statement.BY_COUNTRY)
+        senders = statement.list_dearest_usage(conn, acme_1.id, month, statement.BY_SENDER, 10)
         each = statement.list_monthly_usage(conn, acme_1.id, month)
         ledger_says = -get_net_amount(
             statement.sum_movements(conn, acme_1.id, periods.period_from_month(month)), ledger.USAGE
@@ -384,14 +384,17 @@ def test_what_a_month_s_messages_cost_is_what_the_ledger_says(conn, acme_1):
         assert {line.country: (line.messages, line.parts) for line in countries} == {"IT": (3, 4), "DE": (1, 1)}
         assert {line.source: (line.messages, line.parts) for line in senders} == {"ACME": (2, 3), "SHOP": (2, 2)}
         assert len(each) == 3
-    assert [each.source for each in statement.list_usage_by_sender(conn, acme_1.id, october, 1)]
+    assert [each.source for each in statement.list_dearest_usage(conn, acme_1.id, october, statement.BY_SENDER, 1)]
     # A refund is a movement of its own: what was used stays.
     cancel_message(conn, acme_1.id, ids[1][0])
     assert (
         -get_net_amount(statement.sum_movements(conn, acme_1.id, periods.period_from_month(november)), ledger.USAGE)
         == ledger_says
     )
-    assert sum(each.price for each in statement.list_usage_by_country(conn, acme_1.id, november)) == ledger_says
+    assert (
+        sum(each.price for each in statement.list_dearest_usage(conn, acme_1.id, november, statement.BY_COUNTRY))
+        == ledger_says
+    )
 
 
 def test_a_number_is_one_sender_however_it_is_written(conn, acme_1):
@@ -399,7 +402,7 @@ def test_a_number_is_one_sender_however_it_is_written(conn, acme_1):
     sources = ("393401230000", "+393401230000", "00393401230000", "123")
     store_messages(conn, [prepare_submit(conn, acme_1.id, source=each) for each in sources], at("2026-10-01", "UTC"))
     rollup.roll_up_all(conn)
-    used = statement.list_usage_by_sender(conn, acme_1.id, month_of("2026-10"), 10)
+    used = statement.list_dearest_usage(conn, acme_1.id, month_of("2026-10"), statement.BY_SENDER, 10)
     assert [(each.source, each.messages, each.price) for each in used] == [
         ("393401230000", 3, 3_000),
         ("123", 1, 1_000),
