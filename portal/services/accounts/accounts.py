@@ -5,6 +5,7 @@ import secrets
 import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypedDict, Unpack
 
 from portal.core.clock import now_ms
@@ -292,26 +293,20 @@ def list_accounts(conn: sqlite3.Connection, customer_id: int | None = None) -> l
     return [_account_from_row(row) for row in rows]
 
 
-def disable_account(conn: sqlite3.Connection, actor: Actor, account: Account) -> None:
-    """Switch an account off: its sessions are unbound and nothing can bind until it is enabled."""
-    _set_disabled_at(conn, actor, account, now_ms(), "account.disable")
-
-
-def enable_account(conn: sqlite3.Connection, actor: Actor, account: Account) -> None:
-    """Switch an account on again."""
-    _set_disabled_at(conn, actor, account, None, "account.enable")
-
-
-def _set_disabled_at(
-    conn: sqlite3.Connection, actor: Actor, account: Account, disabled_at: int | None, action: str
-) -> None:
+def _set_account_enabled(conn: sqlite3.Connection, actor: Actor, account: Account, *, enabled: bool) -> None:
     with write_transaction(conn):
         updated_rows = conn.execute(
-            "UPDATE accounts SET disabled_at = ? WHERE id = ? AND (disabled_at IS NULL) = ?",
-            (disabled_at, account.id, disabled_at is not None),
+            "UPDATE accounts SET disabled_at = ? WHERE id = ? AND (disabled_at IS NOT NULL) = ?",
+            (None if enabled else now_ms(), account.id, enabled),
         ).rowcount
         if updated_rows:
-            record_account_action(conn, actor, action, account)
+            record_account_action(conn, actor, "account.enable" if enabled else "account.disable", account)
+
+
+disable_account = partial(_set_account_enabled, enabled=False)
+"""Switch an account off: its sessions are unbound and nothing can bind until it is enabled."""
+enable_account = partial(_set_account_enabled, enabled=True)
+"""Switch an account on again."""
 
 
 # --- whether anything has changed

@@ -48,11 +48,6 @@ class _AppState:
     wakeup_sender: WakeupSender
     thread_local: threading.local = field(default_factory=threading.local)
 
-    def notify_commit(self) -> None:
-        # At every commit, whatever it was about: a wakeup costs the SMPP server one row, a missing one leaves it out of
-        # date.
-        self.wakeup_sender.send()
-
 
 def init_request_context(app: Flask, config: Config, keys: Keys, limits: PageLimits) -> None:
     """Give requests what they work with. Called again, the application works on another data folder: tests do so."""
@@ -81,7 +76,10 @@ def get_conn() -> db.Connection:
     state = _get_app_state()
     connection: db.Connection | None = getattr(state.thread_local, "conn", None)
     if connection is None:
-        connection = state.thread_local.conn = db.connect(state.config.database_file, on_commit=state.notify_commit)
+        # At every commit, whatever it was about: a wakeup costs the SMPP server one row, a missing one leaves it out of
+        # date.
+        wake = state.wakeup_sender.send
+        connection = state.thread_local.conn = db.connect(state.config.database_file, on_commit=wake)
     return connection
 
 
