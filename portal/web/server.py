@@ -62,6 +62,13 @@ def run_web_server(config: Config, options: Sequence[str]) -> int:
             timeout_graceful_shutdown=_DRAIN_S,
         )
     )
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    # uvicorn's own are in force while it serves; these before and afterwards.
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     try:
         sockets = open_listening_sockets(config.web.host, config.web.port)
     except OSError as error:
@@ -72,13 +79,6 @@ def run_web_server(config: Config, options: Sequence[str]) -> int:
         each.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        server.should_exit = True
-
-    # uvicorn's own are in force while it serves; these before and afterwards.
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
     jobs.start_jobs(jobs.list_jobs(config, keys, options), config.database_file)
     _log.info("listening on http://%s:%d", bracket_ipv6(config.web.host), config.web.port)
     # The command has switched the collector off until here: what is there by now stays. Walking through it, a full
