@@ -17,7 +17,7 @@ from portal.core.db import Connection, insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts import account_messages
 from portal.services.accounts.accounts import Account
-from portal.services.common import audit, idempotency
+from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 from portal.services.common.periods import ALL_TIME_PERIOD, LAST_DAY, Period
@@ -261,19 +261,16 @@ def create_deletion(
     scope: DeletionScope,
     *,
     total: int | None = None,
-    idempotency_key: str = "",
 ) -> int:
     """Store a deletion, which `run_deletion` works off; returns its id.
 
     Args:
         total: how many texts the scope has, where they were counted.
-        idempotency_key: from `idempotency.new_idempotency_key`.
 
     Raises:
-        FormAlreadySent, TooManyDeletions
+        TooManyDeletions
     """
     with write_transaction(conn):
-        idempotency.use_idempotency_key(conn, idempotency_key)
         (open_count,) = conn.execute(
             "SELECT count(*) FROM deletions WHERE account_id = ? AND ended_at IS NULL", (account.id,)
         ).fetchone()

@@ -7,7 +7,7 @@ from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
-from portal.services.common import idempotency, ids
+from portal.services.common import ids
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused, require_found
 from portal.services.common.message_states import ENROUTE
@@ -76,25 +76,21 @@ def refund_message(conn: sqlite3.Connection, actor: Actor, account: Account, mes
     return int(row["price"])
 
 
-def refund_text(
-    conn: sqlite3.Connection, actor: Actor, account: Account, text: SentText, reason: str, *, idempotency_key: str = ""
-) -> int:
+def refund_text(conn: sqlite3.Connection, actor: Actor, account: Account, text: SentText, reason: str) -> int:
     """Give back what the messages of a text cost, in one transaction; those refunded before are left out.
 
     Args:
         reason: is stored in the ledger.
-        idempotency_key: from `idempotency.new_idempotency_key`; a second use of it refunds nothing.
 
     Returns:
         The amount (thousandths of a credit).
 
     Raises:
-        ReasonMissing, MessageNotFinished, FormAlreadySent
+        ReasonMissing, MessageNotFinished
         MessageWasFree, AlreadyRefunded: there is nothing to refund.
     """
     refunded_amount, last_refusal = 0, None
     with write_transaction(conn):
-        idempotency.use_idempotency_key(conn, idempotency_key)
         for each in text.messages:
             try:
                 refunded_amount += refund_message(conn, actor, account, each.id, reason)

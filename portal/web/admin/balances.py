@@ -213,9 +213,8 @@ def refund_message(message_id: int) -> ResponseReturnValue:
     if form.is_submitted():
         with refusals_on(form):
             try:
-                amount = refunds.refund_text(
-                    conn, actor, account, text, form.reason.data, idempotency_key=form.form.data
-                )
+                with idempotency.once(conn, form.form.data):
+                    amount = refunds.refund_text(conn, actor, account, text, form.reason.data)
                 toast = htmx.Toast(_describe_refund(amount))
             except idempotency.FormAlreadySent as refusal:
                 toast = htmx.Toast(refusal.localized(), "info")

@@ -63,7 +63,8 @@ def delete_messages(account: Account, kind: str) -> ResponseReturnValue:
     back = _append_query(_list_url(account, kind), _get_message_filter(kind))
     conn, actor, key = context.get_conn(), context.get_actor(), request.form.get("form", "")
     try:
-        deletion_id = deletion.create_deletion(conn, actor, account, scope, total=total, idempotency_key=key)
+        with idempotency.once(conn, key):
+            deletion_id = deletion.create_deletion(conn, actor, account, scope, total=total)
     except (idempotency.FormAlreadySent, deletion.TooManyDeletions) as refusal:
         return htmx.redirect_browser_or_htmx(back, htmx.Toast(refusal.localized(), "warn"))
     deadline = time.monotonic() + context.get_limits().delete_seconds

@@ -60,11 +60,9 @@ def small_batches(read: int, removed: int) -> Iterator[None]:
         yield
 
 
-def delete(
-    conn: Connection, account: Account, scope: DeletionScope, *, total: int | None = None, idempotency_key: str = ""
-) -> Deletion:
+def delete(conn: Connection, account: Account, scope: DeletionScope, *, total: int | None = None) -> Deletion:
     """Run a deletion to its end."""
-    deletion_id = deletion.create_deletion(conn, MARTA, account, scope, total=total, idempotency_key=idempotency_key)
+    deletion_id = deletion.create_deletion(conn, MARTA, account, scope, total=total)
     for _ in deletion.run_deletion(conn, deletion_id):
         pass
     return deletion.get_deletion_by_id(conn, deletion_id)

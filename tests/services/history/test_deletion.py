@@ -300,10 +300,12 @@ def test_the_audit_log_says_who_deleted_how_many(conn, acme_1):
 def test_a_form_that_is_sent_twice_deletes_once(conn, acme_1):
     scope = deletion.build_selection_scope(SENT, sent(conn, acme_1, "one"))
     form = idempotency.new_idempotency_key()
-    delete(conn, acme_1, scope, idempotency_key=form)
+    with idempotency.once(conn, form):
+        deletion.create_deletion(conn, MARTA, acme_1, scope)
 
-    with pytest.raises(idempotency.FormAlreadySent):
-        deletion.create_deletion(conn, MARTA, acme_1, scope, idempotency_key=form)
+    with pytest.raises(idempotency.FormAlreadySent), idempotency.once(conn, form):
+        deletion.create_deletion(conn, MARTA, acme_1, scope)
+    assert len(conn.execute("SELECT id FROM deletions").fetchall()) == 1
 
 
 NOBODYS_SEARCH = '{"at":1, "before":2, "since":%d, "until":9, "sender":"%s", "recipient":"", "status":"", "said":""}'

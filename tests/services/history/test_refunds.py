@@ -70,10 +70,11 @@ def test_of_a_text_that_was_cut_up_is_given_back_what_was_not_yet(conn: Connecti
         history.get_sent_text_by_message_id(conn, acme_1.id, message_ids[0]),
         idempotency.new_idempotency_key(),
     )
-    assert refunds.refund_text(conn, SHELL, acme_1, text, "a reason", idempotency_key=number) == 2_000
+    with idempotency.once(conn, number):
+        assert refunds.refund_text(conn, SHELL, acme_1, text, "a reason") == 2_000
     assert refunds.sum_refunds(conn, text) == text.price == 3_000
-    with pytest.raises(idempotency.FormAlreadySent):
-        refunds.refund_text(conn, SHELL, acme_1, text, "a reason", idempotency_key=number)
+    with pytest.raises(idempotency.FormAlreadySent), idempotency.once(conn, number):
+        refunds.refund_text(conn, SHELL, acme_1, text, "a reason")
     with pytest.raises(refunds.AlreadyRefunded):
         refunds.refund_text(conn, SHELL, acme_1, text, "a reason")
 
