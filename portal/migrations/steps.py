@@ -23,7 +23,7 @@ migrations = Migrations("portal")
 
 def _add_migration(name: str) -> None:
     sql, python = FOLDER / f"{name}.sql", FOLDER / f"{name}.py"
-    statements = sql.read_text() if sql.exists() else ""
+    statements = sql.read_text("utf-8") if sql.exists() else ""
     function = getattr(import_module(f"portal.migrations.{name}"), name) if python.exists() else None
 
     @migrations(name=name)
