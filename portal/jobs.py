@@ -67,16 +67,13 @@ class Job:
         except Exception as error:
             if str(error) != self._last_error:
                 # That the database is locked, or its disk full, is no news of this job: no line of its code helps.
-                _log.warning("%s will be tried again: %s", self.name, error, exc_info=not _is_disk_error(error))
+                code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+                is_news = not isinstance(error, sqlite3.OperationalError) or code == sqlite3.SQLITE_ERROR
+                _log.warning("%s will be tried again: %s", self.name, error, exc_info=is_news)
             self._last_error = str(error)
             return False
         self._last_error = ""
         return True
-
-
-def _is_disk_error(error: Exception) -> bool:
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-    return isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR
 
 
 def start_jobs(jobs: Iterable[Job], database: Path) -> None:

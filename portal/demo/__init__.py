@@ -106,10 +106,8 @@ def format_welcome(config: Config) -> str:
     smpp, password = config.smpp, logins.smpp_passwords[SENDING_ACCOUNT]
     is_valid = _is_password_valid(config, password)
     host = bracket_ipv6(wildcard_to_loopback(smpp.host))
-    ports = [
-        f"{host}:{smpp.port} (unsecured)" if smpp.port else "",
-        f"{host}:{smpp.tls_port} (TLS)" if smpp.tls_port else "",
-    ]
+    ports = ((smpp.port, "unsecured"), (smpp.tls_port, "TLS"))
+    endpoints = [f"{host}:{port} ({kind})" for port, kind in ports if port]
     return f"""
 {config.name} is ready. Ctrl-C stops it.
 
@@ -121,7 +119,7 @@ def format_welcome(config: Config) -> str:
   Also        {VIEWER} (sees, changes nothing), {OPERATOR} (operator):
               same password; code: {command} --code EMAIL
 
-  SMPP        {", ".join(filter(None, ports))}
+  SMPP        {", ".join(endpoints)}
   system_id   {SENDING_ACCOUNT}
   password    {password if is_valid else "the one that was generated in the page since"}
   Send        {command} {"" if is_valid else "--password PASSWORD "}--send 393401234567 "Hello from the demo"

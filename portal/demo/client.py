@@ -12,8 +12,8 @@ from portal.demo.fixtures import SENDER
 from portal.services.common.errors import Refused
 from portal.services.prices import countries
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, RESPONSE_BIT, CommandId, CommandStatus, TlvTag
-from portal.smsc.protocol.pdu import Bind, BindResp, DeliverSm, HeaderOnlyPdu, MessageResp, Pdu, SubmitSm
+from portal.smsc.protocol.constants import ESM_CLASS_RECEIPT, CommandId, CommandStatus, TlvTag
+from portal.smsc.protocol.pdu import Bind, BindResp, DeliverSm, HeaderOnlyPdu, MessageResp, SubmitSm
 
 _CONNECTION_HINT = "Is the demo running? If on another port, set PORTAL_SMPP_PORT here too."
 # SMPP 3.4, 5.2.5 and 5.2.6.
@@ -113,17 +113,13 @@ class _DemoSmppSession:
         """
         self._connection.sendall(request.encode())
         while True:
-            received = self._read_pdu()
-            if (
-                isinstance(received, BindResp | MessageResp | HeaderOnlyPdu)
-                and received.command & RESPONSE_BIT
-                and received.sequence == request.sequence
-            ):
-                if received.status:
+            response = self._read_pdu()
+            if response and response.sequence == request.sequence:
+                if response.status:
                     # The server of this program answers nothing that has no name.
-                    reason = f"refused with {CommandStatus(received.status).name}{_REMEDIES.get(received.status, '')}"
+                    reason = f"refused with {CommandStatus(response.status).name}{_REMEDIES.get(response.status, '')}"
                     raise DemoSendFailed(what=type(request).__name__, reason=reason)
-                return received
+                return response
 
     def wait_for_receipt(self, message_id: str, timeout_s: float) -> bool:
         """Wait until a message's receipt has come; returns whether it has, in time."""
@@ -134,8 +130,8 @@ class _DemoSmppSession:
                 self._read_pdu()
         return message_id in self.receipts
 
-    def _read_pdu(self) -> Pdu:
-        """Read the next PDU, and send the response if it is a request."""
+    def _read_pdu(self) -> BindResp | MessageResp | HeaderOnlyPdu | None:
+        """Read the next PDU; return it if it is a response, and answer it if it is a request."""
         header = pdu.decode_header(self._read_exactly(pdu.HEADER_LENGTH), 0)
         assert header is not None
         received = pdu.decode_pdu(header, self._read_exactly(header.length - pdu.HEADER_LENGTH))
@@ -148,7 +144,9 @@ class _DemoSmppSession:
             self._connection.sendall(MessageResp(CommandId.DELIVER_SM_RESP, received.sequence).encode())
         elif isinstance(received, HeaderOnlyPdu) and received.command in (CommandId.ENQUIRE_LINK, CommandId.UNBIND):
             self._connection.sendall(pdu.encode_response(received.command, received.sequence))
-        return received
+        elif isinstance(received, BindResp | MessageResp | HeaderOnlyPdu):
+            return received
+        return None
 
     def _read_exactly(self, octets: int) -> bytes:
         data = self._stream.read(octets)

@@ -149,21 +149,14 @@ def _seed_senders(conn: sqlite3.Connection, first: Account, classic: Account, ot
     ):
         senders.add_sender(conn, _OWNER_ACTOR, account, sender, description=description)
         senders.decide_sender(conn, _OPERATOR_ACTOR, account, sender, approve=True)
-    senders.set_sender_enabled(
-        conn, _OWNER_ACTOR, first, senders.get_sender(conn, first, "ACME Night").id, enabled=False
-    )
+    night = senders.get_sender(conn, first, "ACME Night")
+    senders.set_sender_enabled(conn, _OWNER_ACTOR, first, night.id, enabled=False)
     senders.add_sender(conn, _OWNER_ACTOR, first, "PARCELS", description="All parcels", reason="It is short")
     comment = "Every carrier sends parcels: choose a name with your own in it."
     senders.decide_sender(conn, _OPERATOR_ACTOR, first, "PARCELS", approve=False, comment=comment)
-    senders.add_sender(
-        conn,
-        _OWNER_ACTOR,
-        first,
-        "ACMESHOP",
-        description="Web shop",
-        reason="Order confirmations to those who have ordered in our web shop.",
-        document=documents.create_pdf("To whom it may concern", "Acme Logistics runs the web shop ACMESHOP."),
-    )
+    reason = "Order confirmations to those who have ordered in our web shop."
+    letter = documents.create_pdf("To whom it may concern", "Acme Logistics runs the web shop ACMESHOP.")
+    senders.add_sender(conn, _OWNER_ACTOR, first, "ACMESHOP", description="Web shop", reason=reason, document=letter)
     senders.add_sender(conn, _OWNER_ACTOR, first, "GL0BEX", description="A test", reason="Parcels for Globex")
 
 

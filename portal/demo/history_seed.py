@@ -145,15 +145,13 @@ def seed_inbound_messages(conn: sqlite3.Connection, account: Account, number: st
     now = now_ms()
     for days_ago, minutes, source, text in _INBOUND_MESSAGES:
         at = now - days_ago * DAY_MS + 37 * MINUTE_MS
-        inbound.store_inbound_messages(
-            conn, [MobileOriginatedMessage(source, number, text, gsm0338.choose_encoding(text))], at
-        )
+        message = MobileOriginatedMessage(source, number, text, gsm0338.choose_encoding(text))
+        inbound.store_inbound_messages(conn, [message], at)
         if minutes is None:
             deliveries.expire_deliveries(conn, at + validation.DELIVERY_VALIDITY_MS + 1)
         else:
-            deliveries.remove_accepted_deliveries(
-                conn, deliveries.list_due_deliveries(conn, account.id, at, 10).ready, at + minutes * MINUTE_MS
-            )
+            due = deliveries.list_due_deliveries(conn, account.id, at, 10).ready
+            deliveries.remove_accepted_deliveries(conn, due, at + minutes * MINUTE_MS)
 
 
 def _iterate_traffic_events(rng: random.Random, now: int) -> Iterator[tuple[int, _DemoTraffic, int]]:
