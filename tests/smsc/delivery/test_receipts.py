@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import sqlite3
 import struct
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -10,8 +12,9 @@ import pytest
 from portal.core import db, gsm0338
 from portal.core.clock import now_ms
 from portal.services.common import message_states
-from portal.services.messages import validation
+from portal.services.messages import outcomes, validation
 from portal.services.messages.deliveries import MAX_BLOCKING_ATTEMPTS, MAX_RETRY_DELAY_MS
+from portal.services.messages.outcomes import MessageOutcome
 from portal.smsc.limits import ServerLimits
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import HeaderOnlyPdu, MessageResp
@@ -163,6 +166,48 @@ async def test_receipts_are_in_order_and_windowed(config, cast, change_account):
         receiver.send(*[MessageResp(CommandId.DELIVER_SM_RESP, each.sequence) for each in seen])
         seen += [await receiver.receive_deliver_sm() for _ in range(7)]
         assert [each.tlvs[TlvTag.RECEIPTED_MESSAGE_ID].decode().rstrip("\0") for each in seen] == ids
+
+
+@pytest.mark.slow
+async def test_receipts_are_in_order_where_a_start_finds_a_message_that_was_just_submitted(
+    config, cast, conn, monkeypatch
+):
+    may_look, has_looked, may_tell = (threading.Event() for _ in range(3))
+    list_simulated_message_ids = outcomes.list_simulated_message_ids
+
+    def list_slowly(conn: sqlite3.Connection, upstream_id: int | None) -> list[int]:
+        may_look.wait(DEADLINE_S)
+        found = list_simulated_message_ids(conn, upstream_id)
+        has_looked.set()
+        may_tell.wait(DEADLINE_S)
+        return found
+
+    monkeypatch.setattr(outcomes, "list_simulated_message_ids", list_slowly)
+    async with run_smsc(config) as server:
+        transmitter = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_TRANSMITTER)
+        told: list[int] = []
+        store_outcomes = server.simulator._on_outcomes
+
+        def store_and_note(reported: list[MessageOutcome]) -> None:
+            store_outcomes(reported)
+            told.extend(each.message_id for each in reported)
+
+        server.simulator._on_outcomes = store_and_note
+        first = await transmitter.submit()
+        may_look.set()
+        await wait_until(has_looked.is_set)
+        second = await transmitter.submit()
+        # The writer waits with a third one, so that all outcomes are stored together.
+        conn.execute("BEGIN IMMEDIATE")
+        third = transmitter.build_submit_sm()
+        transmitter.send(third)
+        may_tell.set()
+        await wait_until(lambda: len(told) == 3)
+        conn.execute("ROLLBACK")
+        ids = [int(each.message_id) for each in (first, second, await transmitter.wait_for_response(third.sequence))]
+        assert told[:3] == [ids[0], ids[1], ids[0]]
+        receiver = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_RECEIVER)
+        assert [int(about(await receiver.receive_deliver_sm())) for _ in ids] == ids
 
 
 @pytest.mark.slow
