@@ -5,7 +5,7 @@ import re
 import sqlite3
 import struct
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
@@ -188,7 +188,7 @@ async def test_receipts_are_in_order_where_a_start_finds_a_message_that_was_just
         told: list[int] = []
         store_outcomes = server.simulator._on_outcomes
 
-        def store_and_note(reported: list[MessageOutcome]) -> None:
+        def store_and_note(reported: Sequence[MessageOutcome]) -> None:
             store_outcomes(reported)
             told.extend(each.message_id for each in reported)
 
@@ -204,7 +204,8 @@ async def test_receipts_are_in_order_where_a_start_finds_a_message_that_was_just
         may_tell.set()
         await wait_until(lambda: len(told) == 3)
         conn.execute("ROLLBACK")
-        ids = [int(each.message_id) for each in (first, second, await transmitter.wait_for_response(third.sequence))]
+        answers = [first, second, *await transmitter.wait_for_responses([third])]
+        ids = [int(each.message_id) for each in answers]
         assert told[:3] == [ids[0], ids[1], ids[0]]
         receiver = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1, CommandId.BIND_RECEIVER)
         assert [int(about(await receiver.receive_deliver_sm())) for _ in ids] == ids
