@@ -18,7 +18,6 @@ from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.web.billing import payment_callback
 from portal.web.core import access, context, errors, headers, language, proxies, request_values
-from portal.web.core.context import DEFAULT_PAGE_LIMITS, PageLimits
 
 # A file that is larger than it may be comes this far, so that the form says so, with what was typed. Fields alone may
 # have half a megabyte (Werkzeug's limit).
@@ -44,13 +43,12 @@ class _PlainGlobalsEnvironment(Environment):
         return super().make_globals(d) if d else self.globals
 
 
-def create_app(config: Config, keys: Keys, limits: PageLimits = DEFAULT_PAGE_LIMITS) -> Flask:
+def create_app(config: Config, keys: Keys) -> Flask:
     """Build the web application.
 
     Args:
         config: the settings.
         keys: the installation's keys.
-        limits: how long pages work; others are for tests.
     """
     app = Flask("portal.web", template_folder=str(paths.TEMPLATES), static_folder=None)
     app.jinja_environment = _PlainGlobalsEnvironment
@@ -68,7 +66,7 @@ def create_app(config: Config, keys: Keys, limits: PageLimits = DEFAULT_PAGE_LIM
         MAX_FORM_PARTS=100,
     )
     request_values.init_request_values(app)
-    context.init_request_context(app, config, keys, limits)
+    context.init_request_context(app, config, keys)
     # Order matters: the language comes first, so that even a refusal is in the reader's own.
     login_manager = LoginManager()
     login_manager.init_app(app, add_context_processor=False)

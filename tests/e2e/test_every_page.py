@@ -126,7 +126,7 @@ def test_the_first_load_is_light(open_tab: Callable[..., BrowserTab], gallery: P
 
 
 def test_the_theme_follows_the_system_until_one_is_chosen(browser: Browser, gallery: PageGallery) -> None:
-    background = "getComputedStyle(document.body).backgroundColor"
+    background = "getComputedStyle(document.documentElement).backgroundColor"
     with gallery.visit_pages(browser, color_scheme="dark") as visits:
         page = next(visits).page
         dark = page.evaluate(background)

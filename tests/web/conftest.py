@@ -109,7 +109,8 @@ def _open_app(app: Flask) -> Iterator[Flask]:
     app.test_client_class = Browser
     yield app
     with app.app_context():
-        context.close_connections()
+        context.get_conn().close()
+    app.extensions["smpp_portal"].wakeup_sender.close()
 
 
 @pytest.fixture

@@ -89,26 +89,21 @@ def _answer_form(account: Account, form: AllowedIPForm, toast: htmx.Toast | None
     )
 
 
-@blueprint.get("/accounts/<name>/ips/<int:ip_id>/delete")
-@access.account_change_required
-def ask_remove_allowed_ip(account: Account, ip_id: int) -> ResponseReturnValue:
-    """Ask for confirmation before an address is removed."""
-    entry = allowed_ips.get_allowed_ip_by_id(context.get_conn(), account.id, ip_id)
-    return htmx.render_dialog(
-        "accounts/allowed_ips/_delete.html",
-        account,
-        title=_("Delete %(network)s", network=entry.network),
-        tab="options",
-        entry=entry,
-        ending=_count_sessions_losing_access(account, entry),
-    )
-
-
 @blueprint.delete("/accounts/<name>/ips/<int:ip_id>")
-@blueprint.post("/accounts/<name>/ips/<int:ip_id>/delete", endpoint="remove_by_form")
+@blueprint.route("/accounts/<name>/ips/<int:ip_id>/delete", endpoint="remove_by_form", methods=["GET", "POST"])
 @access.account_change_required
 def remove_allowed_ip(account: Account, ip_id: int) -> ResponseReturnValue:
-    """Remove an address; sessions that only it allowed are closed."""
+    """Remove an address, once that has been confirmed; sessions that only it allowed are closed."""
+    if request.method in ("GET", "HEAD"):
+        entry = allowed_ips.get_allowed_ip_by_id(context.get_conn(), account.id, ip_id)
+        return htmx.render_dialog(
+            "accounts/allowed_ips/_delete.html",
+            account,
+            title=_("Delete %(network)s", network=entry.network),
+            tab="options",
+            entry=entry,
+            ending=_count_sessions_losing_access(account, entry),
+        )
     allowed_ip = allowed_ips.remove_allowed_ip(context.get_conn(), context.get_actor(), account, ip_id)
     undo_url = url_for(
         ".restore_allowed_ip",

@@ -118,7 +118,7 @@ def _read_sort_column(form: BalanceSearchForm) -> str:
 @blueprint.post("/accounts/<name>/credits")
 @access.operator_required
 def grant_credits(account: Account) -> ResponseReturnValue:
-    form = GrantCreditsForm()
+    conn, actor, form = context.get_conn(), context.get_actor(), GrantCreditsForm()
     with refusals_on(form):
         amount = credit_amounts.parse_amount(form.amount.data)
         expires_at = expiry.parse_credit_expiry_date(form.until.data, context.get_config().timezone)

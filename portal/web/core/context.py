@@ -49,7 +49,7 @@ class _AppState:
     thread_local: threading.local = field(default_factory=threading.local)
 
 
-def init_request_context(app: Flask, config: Config, keys: Keys, limits: PageLimits) -> None:
+def init_request_context(app: Flask, config: Config, keys: Keys, limits: PageLimits = DEFAULT_PAGE_LIMITS) -> None:
     """Give requests what they work with. Called again, the application works on another data folder: tests do so."""
     app.extensions[_EXTENSION_KEY] = _AppState(config, keys, limits, WakeupSender(config.data))
 
@@ -96,11 +96,6 @@ def open_stream_conn() -> db.Connection:
         return response
 
     return conn
-
-
-def close_connections() -> None:
-    """Close this thread's connection, when the application ends."""
-    get_conn().close()
 
 
 def get_actor() -> Actor:

@@ -214,10 +214,10 @@ def _clear_browser_session() -> None:
 @blueprint.get("/profile")
 @access.login_required
 def show_profile() -> ResponseReturnValue:
-    return _render_page()
+    return _render_profile()
 
 
-def _render_page(**forms: TranslatedForm) -> ResponseReturnValue:
+def _render_profile(**forms: TranslatedForm) -> ResponseReturnValue:
     """The whole profile, with the form that was refused, if one was."""
     # Each form has a prefix, for all of them are on one page.
     values = {
@@ -252,7 +252,7 @@ def change_password() -> ResponseReturnValue:
             )
             text = _("Your password has been changed. Wherever else you were logged in, you no longer are.")
             return htmx.redirect_after_post(url_for("login.show_profile"), htmx.Toast(text))
-    return _render_page(password=form)
+    return _render_profile(password=form)
 
 
 @blueprint.post("/profile/authenticator")
@@ -266,7 +266,7 @@ def start_authenticator_change() -> ResponseReturnValue:
         sealed_secret = two_factor.new_totp_secret(context.get_crypto_keys())
         session[_NEW_SECRET_KEY] = {"sealed": b64encode(sealed_secret).decode(), "at": clock.now_ms()}
         return redirect(url_for("login.show_new_authenticator"), 303)
-    return _render_page(authenticator=form)
+    return _render_profile(authenticator=form)
 
 
 @blueprint.get("/profile/authenticator")
@@ -322,7 +322,7 @@ def renew_recovery_codes() -> ResponseReturnValue:
         _confirm_password(form)
         codes = authentication.renew_recovery_codes(context.get_conn(), context.get_actor(), access.get_current_user())
         return htmx.render_page("people/profile/codes.html", codes=codes, moved=False)
-    return _render_page(recovery=form)
+    return _render_profile(recovery=form)
 
 
 @blueprint.post("/profile/sessions/<int:session_id>/end")
