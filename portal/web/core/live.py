@@ -47,7 +47,6 @@ class LiveFragment:
 
 # The server confirms a change within a few milliseconds: the page that waits for it polls more often.
 _POLL_INTERVAL, _FAST_POLL_INTERVAL = "2s", "500ms"
-_MINUTE_MS = 60_000
 _OOB_ATTRIBUTE = ' hx-swap-oob="true"'
 
 
@@ -172,8 +171,7 @@ def _compute_versions(parts: Mapping[str, Markup]) -> list[str]:
 
 def _build_poll_state(page: str, account: Account, seen: Sequence[str]) -> dict[str, str]:
     """Which page polls, what it has seen, and how often it polls."""
-    is_updating = account.status == accounts.UPDATING_IP
-    interval = _FAST_POLL_INTERVAL if is_updating else _POLL_INTERVAL
+    interval = _FAST_POLL_INTERVAL if account.status == accounts.UPDATING_IP else _POLL_INTERVAL
     return {"page": page, "seen": ".".join(seen), "interval": interval}
 
 
@@ -185,7 +183,7 @@ def _compute_page_state(page: str, account: Account) -> str:
         access.list_own_accounts(),
         access.get_current_user(),
         context.get_client_address(),
-        clock.now_ms() // _MINUTE_MS,
+        clock.now_ms() // clock.MINUTE_MS,
         [each.read_state(account) for each in fragments_by_page[page] if not each.is_frozen()],
     )
     return _compute_checksum(repr(state))
