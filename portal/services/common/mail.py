@@ -2,23 +2,23 @@
 
 import json
 import logging
-import smtplib
 import sqlite3
-import ssl
 from collections.abc import Iterator
 from email.message import EmailMessage
 from email.utils import formatdate, parseaddr
 from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from portal.core import i18n, paths
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.core.db import insert_row, update_row, write_transaction
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _log = logging.getLogger(__name__)
 
@@ -137,6 +137,10 @@ def _render_mail(config: Config, keys: Keys, row: sqlite3.Row) -> EmailMessage:
 
 
 def _send_smtp(url: str, message: EmailMessage) -> None:
+    # Imported here, as jinja2 is: whoever queues mails, such as a command or the SMPP server, needs none of them.
+    import smtplib
+    import ssl
+
     parts = urlsplit(url)
     host, secured = parts.hostname or "localhost", parts.scheme == "smtps"
     context = ssl.create_default_context()
@@ -165,11 +169,13 @@ def _write_to_outbox(outbox: Path, message: EmailMessage) -> None:
 
 
 @cache
-def _template_environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(paths.TEMPLATES / "mail"),
+def _template_environment() -> "Environment":
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(paths.TEMPLATES / "mail"),
         autoescape=lambda name: bool(name) and str(name).endswith(".html"),
-        undefined=StrictUndefined,
+        undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=["jinja2.ext.i18n"],
