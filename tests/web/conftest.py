@@ -110,7 +110,6 @@ def _open_app(app: Flask) -> Iterator[Flask]:
     yield app
     with app.app_context():
         context.get_conn().close()
-    app.extensions["smpp_portal"].wakeup_sender.close()
 
 
 @pytest.fixture
