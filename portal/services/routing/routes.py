@@ -338,23 +338,17 @@ def create_route(
         raise CustomerAndAccountGiven()
     if country is not None and prefix is not None:
         raise CountryAndPrefixGiven()
-    parsed_country = None if country is None else _parse_country(country)
-    parsed_prefix = None if prefix is None else _parse_prefix(prefix)
-    parsed_sender = None if sender is None else senders.parse_sender(sender)[0]
+    conditions = {
+        "customer_id": customer and customer.id,
+        "account_id": account and account.id,
+        "country": None if country is None else _parse_country(country),
+        "prefix": None if prefix is None else _parse_prefix(prefix),
+        "sender": None if sender is None else senders.parse_sender(sender)[0],
+    }
     with write_transaction(conn):
         chosen = parse_route_upstreams(conn, upstreams_text)
-        route_id = insert_row(
-            conn,
-            "routes",
-            position=0,
-            customer_id=customer.id if customer else None,
-            account_id=account.id if account else None,
-            country=parsed_country,
-            prefix=parsed_prefix,
-            sender=parsed_sender,
-            upstreams=json.dumps([{"id": each.id, "weight": each.weight} for each in chosen]),
-            created_at=now_ms(),
-        )
+        stored = json.dumps([{"id": each.id, "weight": each.weight} for each in chosen])
+        route_id = insert_row(conn, "routes", position=0, **conditions, upstreams=stored, created_at=now_ms())
         _store_position(conn, route_id, before_id)
         route = get_route(conn, route_id)
         _record_route_action(conn, actor, "route.add", route, before=before_id)

@@ -143,20 +143,13 @@ def store_document(conn: sqlite3.Connection, account_id: int, content: bytes, ki
         DocumentQuotaExceeded
     """
     with write_transaction(conn):
-        stored_bytes = conn.execute(
-            "SELECT sum(size) FROM sender_documents WHERE account_id = ?", (account_id,)
-        ).fetchone()[0]
-        if (stored_bytes or 0) + len(content) > _MAX_ACCOUNT_BYTES:
+        query, size = "SELECT total(size) FROM sender_documents WHERE account_id = ?", len(content)
+        if conn.execute(query, (account_id,)).fetchone()[0] + size > _MAX_ACCOUNT_BYTES:
             raise DocumentQuotaExceeded(most=_MAX_ACCOUNT_BYTES // _MB)
+        # Nothing of what the file was called is kept: it comes from outside, and is shown to operators.
+        name = f"{secrets.token_hex(16)}.{kind}"
         document_id = insert_row(
-            conn,
-            "sender_documents",
-            account_id=account_id,
-            # Nothing of what the file was called is kept: it comes from outside, and is shown to operators.
-            name=f"{secrets.token_hex(16)}.{kind}",
-            type=kind,
-            size=len(content),
-            created_at=now_ms(),
+            conn, "sender_documents", account_id=account_id, name=name, type=kind, size=size, created_at=now_ms()
         )
     for number, start in enumerate(range(0, len(content), _PIECE_BYTES)):
         piece = content[start : start + _PIECE_BYTES]

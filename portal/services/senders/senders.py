@@ -426,12 +426,9 @@ def search_decided_senders(conn: sqlite3.Connection, query: str, limit: int) -> 
         query: only those with this in their address, or the name of their account or customer; empty: all.
         limit: so many at most.
     """
-    return _select_senders(
-        conn,
-        "status <> ? AND deleted_at IS NULL"
+    conditions = (
+        "status <> ?1 AND deleted_at IS NULL"
         " AND (instr(lower(address), ?2) OR instr(lower(accounts.name), ?2) OR instr(lower(customers.name), ?2))"
-        " ORDER BY decided_at DESC, senders.id DESC LIMIT ?3",
-        WAITING,
-        query.lower(),
-        limit,
+        " ORDER BY decided_at DESC, senders.id DESC LIMIT ?3"
     )
+    return _select_senders(conn, conditions, WAITING, query.lower(), limit)

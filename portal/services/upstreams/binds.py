@@ -87,10 +87,14 @@ def list_upstream_states(conn: sqlite3.Connection) -> list[UpstreamState]:
     running = session_records.is_component_alive(conn, "smsc")
     stored = list_bind_states(conn) if running else {}
     known_health = list_health(conn)
-    return [
-        _build_state(each, stored.get(each.id, []), known_health.get(each.id, UpstreamHealth(GOOD)), running=running)
-        for each in upstreams.list_upstreams(conn)
-    ]
+    states = []
+    for each in upstreams.list_upstreams(conn):
+        kinds = each.settings.bind_kinds if each.kind == upstreams.SMPP else ()
+        bound = {bind.number: bind for bind in stored.get(each.id, [])}
+        binds = tuple(bound.get(at, BindState(at, kind, UNBOUND, 0)) for at, kind in enumerate(kinds, start=1))
+        state = _summarize(each, [bind.state for bind in binds], running=running)
+        states.append(UpstreamState(each, state, binds, known_health.get(each.id, UpstreamHealth(GOOD))))
+    return states
 
 
 def get_upstream_state(conn: sqlite3.Connection, upstream_id: int) -> UpstreamState:
@@ -112,17 +116,6 @@ def replace_state_by_pending(state: UpstreamState) -> UpstreamState:
     """What is known of an upstream just after a change: what is stored of its binds is from before it."""
     pending = tuple(BindState(each.number, each.kind, PENDING, 0) for each in state.binds)
     return UpstreamState(state.upstream, DISABLED if state.state == DISABLED else PENDING, pending, state.health)
-
-
-def _build_state(
-    upstream: Upstream, stored: Sequence[BindState], health: UpstreamHealth, *, running: bool
-) -> UpstreamState:
-    kinds = upstream.settings.bind_kinds if upstream.kind == upstreams.SMPP else ()
-    by_number = {each.number: each for each in stored}
-    binds = tuple(
-        by_number.get(number, BindState(number, kind, UNBOUND, 0)) for number, kind in enumerate(kinds, start=1)
-    )
-    return UpstreamState(upstream, _summarize(upstream, [each.state for each in binds], running=running), binds, health)
 
 
 def _summarize(upstream: Upstream, states: Sequence[str], *, running: bool) -> str:

@@ -50,11 +50,8 @@ class _UnownedLog:
         if self._count == 1:
             log.warning("no account takes a message to %s: it was kept (upstream unowned)", self._number)
         else:
-            log.warning(
-                "no account takes %d messages, the last one to %s: they were kept (upstream unowned)",
-                self._count,
-                self._number,
-            )
+            words = "no account takes %d messages, the last one to %s: they were kept (upstream unowned)"
+            log.warning(words, self._count, self._number)
         self._count = 0
 
 

@@ -6,6 +6,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 
@@ -307,15 +308,9 @@ def change_upstream(
             return current
         assignments = ", ".join(f"{column} = ?" for column in changes)
         conn.execute(f"UPDATE upstreams SET {assignments} WHERE id = ?", (*changes.values(), current.id))
-        audit.record_action(
-            conn,
-            actor,
-            "upstream.change",
-            name=current.name,
-            new_name=changes.get("name"),
-            settings=parsed,
-            password_changed=sealed is not None,
-        )
+        details: dict[str, Any] = {"settings": parsed, "password_changed": sealed is not None}
+        new_name = changes.get("name")
+        audit.record_action(conn, actor, "upstream.change", name=current.name, new_name=new_name, **details)
         return get_upstream_by_id(conn, current.id)
 
 

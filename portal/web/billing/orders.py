@@ -203,15 +203,13 @@ live.register_live_page(
 @access.operator_required
 def list_all_orders() -> ResponseReturnValue:
     """All customers' orders, newest first: `?status=`, `?customer=` (its id), `?before=` and `?after=`."""
-    order_filter = _read_filter()
-    conn = context.get_conn()
+    conn, order_filter = context.get_conn(), _read_filter()
+    chosen = {name: value for name, value in request.args.items() if name in ("status", "customer") and value}
     return htmx.render_page(
         "billing/all_orders/page.html",
         page=paging.paginate(partial(orders.list_orders_page, conn, order_filter)),
         order_filter=order_filter,
-        query=urlencode(
-            {name: value for name, value in request.args.items() if name in ("status", "customer") and value}
-        ),
+        query=urlencode(chosen),
         customers=customers.list_all_customers(conn),
         statuses={status: _(words) for status, (words, _kind, _sign) in _STATUS_BADGES.items()},
         describe_status=_describe_order_status,

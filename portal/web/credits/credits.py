@@ -220,23 +220,16 @@ def _build_page_values(account: Account, **refused_forms: TranslatedForm) -> dic
     alert_below, recredit_below = (
         "" if each is None else i18n.format_credits(each) for each in (account.alert_below, account.recredit_below)
     )
-    alert_form = CreditAlertForm(
-        prefix="alert-", formdata=None, data={"below": alert_below, "to": "\n".join(account.alert_to)}
-    )
+    alert = {"below": alert_below, "to": "\n".join(account.alert_to)}
+    alert_form = CreditAlertForm(prefix="alert-", formdata=None, data=alert)
     rule = {"below": recredit_below, "pack": account.recredit_pack or "", "per_day": account.recredit_per_day}
     recredit_form = AutoRecreditForm(prefix="recredit-", formdata=None, data=rule)
     forms = {"alert_form": alert_form, "recredit_form": recredit_form} | refused_forms
-    forms["recredit_form"].pack.choices = [SelectChoice("", _("Choose a pack"))] + [
-        SelectChoice(
-            str(each.credits),
-            _(
-                "%(credits)s credits · %(price)s",
-                credits=i18n.format_credits(each.credits),
-                price=i18n.format_money(each.price, each.currency),
-            ),
-        )
-        for each in auto_recredit.list_auto_recredit_packs(context.get_conn())
-    ]
+    choices = [SelectChoice("", _("Choose a pack"))]
+    for each in auto_recredit.list_auto_recredit_packs(context.get_conn()):
+        size, price = i18n.format_credits(each.credits), i18n.format_money(each.price, each.currency)
+        choices.append(SelectChoice(str(each.credits), _("%(credits)s credits · %(price)s", credits=size, price=price)))
+    forms["recredit_form"].pack.choices = choices
     return values | forms
 
 
@@ -244,13 +237,8 @@ def _build_page_values(account: Account, **refused_forms: TranslatedForm) -> dic
 
 
 def _alert_context(account: Account) -> dict[str, Any]:
-    return {
-        "below": account.alert_below,
-        "addresses": account.alert_to,
-        "contact": customers.mask_email(
-            customers.get_customer_by_id(context.get_conn(), account.customer_id).contact_email
-        ),
-    }
+    contact = customers.get_customer_by_id(context.get_conn(), account.customer_id).contact_email
+    return {"below": account.alert_below, "addresses": account.alert_to, "contact": customers.mask_email(contact)}
 
 
 def _recredit_context(account: Account) -> dict[str, Any]:

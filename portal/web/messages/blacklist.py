@@ -116,8 +116,8 @@ def preview_import(account: Account) -> ResponseReturnValue:
             if len(content) > blacklist.MAX_FILE_BYTES:
                 raise blacklist.BlacklistFileTooBig()
             numbers = blacklist.parse_numbers_csv(content)
-            known = blacklist.find_blacklist_entries(context.get_conn(), account.id, numbers)
-            known_numbers = {each.number for each in known}
+            entries = blacklist.find_blacklist_entries(context.get_conn(), account.id, numbers)
+            known_numbers = {each.number for each in entries}
             new_numbers = [each for each in numbers if each not in known_numbers]
             return htmx.render_page(
                 "messages/blacklist/plan.html",

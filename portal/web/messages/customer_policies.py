@@ -44,9 +44,8 @@ def change_retention(customer: Customer) -> ResponseReturnValue:
         with refusals_on(form, messages_months="months"):
             months = customers.parse_retention_months(form.months.data)
             customers.change_customer(context.get_conn(), context.get_actor(), customer, messages_months=months)
-            return _lead_to_customer(
-                customer, _("How long messages of %(name)s are kept: changed.", name=customer.name)
-            )
+            words = _("How long messages of %(name)s are kept: changed.", name=customer.name)
+            return _lead_to_customer(customer, words)
     return htmx.render_dialog(
         "messages/retention/_form.html",
         title=_("How long messages of %(name)s are kept", name=customer.name),

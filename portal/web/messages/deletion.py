@@ -85,9 +85,8 @@ def _get_message_filter(kind: str) -> MessageFilter:
 
 
 def _list_url(account: Account, kind: str) -> str:
-    return url_for(
-        "history.list_sent_messages" if kind == SENT else "inbound.list_received_messages", name=account.name
-    )
+    endpoint = "history.list_sent_messages" if kind == SENT else "inbound.list_received_messages"
+    return url_for(endpoint, name=account.name)
 
 
 def _append_query(url: str, message_filter: MessageFilter) -> str:

@@ -58,9 +58,8 @@ def _list_shown_deletions(account: Account) -> tuple[Deletion, ...]:
 
 def get_retention_months(account: Account) -> int:
     """For how many months the account's messages are stored."""
-    return retention.get_retention_months(
-        context.get_conn(), account.customer_id, context.get_config().retention.messages_months
-    )
+    default = context.get_config().retention.messages_months
+    return retention.get_retention_months(context.get_conn(), account.customer_id, default)
 
 
 DELETION_PROGRESS_PART = live.LiveFragment("messages/history/_deletions.html", _progress_context, _list_shown_deletions)

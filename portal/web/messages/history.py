@@ -96,10 +96,9 @@ def list_sent_messages(account: Account) -> ResponseReturnValue:
 
 def _build_filter_form(account: Account, history_filter: filters.MessageFilter) -> HistoryFilterForm:
     form = HistoryFilterForm(request.args)
-    common = [SelectChoice(name, _(words)) for name, words in _STATUS_LABELS.items()]
     form.status.choices = [
         SelectChoice("", _("Any")),
-        *common,
+        *(SelectChoice(name, _(words)) for name, words in _STATUS_LABELS.items()),
         *_list_failure_choices(account, history_filter.search_query.status),
     ]
     form.status.data = history_filter.search_query.status
@@ -127,11 +126,8 @@ def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
     past_refunds = refunds.list_refunds(context.get_conn(), text)
     refunded = sum(each["amount"] for each in past_refunds)
     # What a message cost is given back once, in whole or for parts of it.
-    may_refund = (
-        access.get_current_user().is_operator
-        and text.done_at is not None
-        and len(past_refunds) < sum(each.price > 0 for each in text.messages)
-    )
+    is_operator, charged_count = access.get_current_user().is_operator, sum(each.price > 0 for each in text.messages)
+    may_refund = is_operator and text.done_at is not None and len(past_refunds) < charged_count
     details = history.read_message_details(context.get_conn(), text)
     session_ids = {each.session_id for each in details.values() if each.session_id is not None}
     origins = session_records.find_smpp_session_summaries(context.get_conn(), account.id, session_ids)
@@ -149,7 +145,7 @@ def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
         course=_build_course(text, details),
         was_never_sent=_was_never_sent(text, details),
         # Which carriers there are is the operators' business.
-        shows_upstreams=access.get_current_user().is_operator,
+        shows_upstreams=is_operator,
         encoding=_(validation.get_encoding_label(first.data_coding)),
         is_flash=first.data_coding in gsm0338.FLASH_DATA_CODINGS or details[first.id].subunit == _SUBUNIT_DISPLAY,
         refunds=past_refunds,
@@ -358,10 +354,7 @@ def download_history(account: Account) -> ResponseReturnValue:
 
 def _iterate_messages(texts: Iterable[SentText]) -> Iterator[SentMessage]:
     for text in map(_hide_unreadable_text, texts):
-        if len(text.messages) == 1:
-            yield text.messages[0]
-        else:
-            yield from sorted(text.messages, key=lambda message: -message.id)
+        yield from sorted(text.messages, key=lambda message: -message.id)
 
 
 def _to_csv_row(message: SentMessage) -> list[object]:

@@ -117,13 +117,7 @@ def _matches_search(table_row: PriceTableRow, search_text: str) -> bool:
 # --- the operator's lists
 
 
-@blueprint.get("/admin/prices")
-@access.operator_required
-def show_default_prices() -> ResponseReturnValue:
-    """The default list."""
-    return show_prices(price_lists.get_price_list_by_id(context.get_conn(), price_lists.DEFAULT_LIST))
-
-
+@blueprint.get("/admin/prices", endpoint="show_default_prices", defaults={"list_id": price_lists.DEFAULT_LIST})
 @blueprint.get("/admin/prices/<int:list_id>")
 @access.operator_required
 def show_prices(price_list: PriceListSummary) -> ResponseReturnValue:
@@ -239,11 +233,9 @@ def _price_list_name(price_list: PriceListSummary) -> str:
 
 def _price_list_url(price_list: PriceListSummary) -> str:
     """The address of a list's prices."""
-    return (
-        url_for("prices.show_default_prices")
-        if price_list.is_default
-        else url_for("prices.show_prices", list_id=price_list.id)
-    )
+    if price_list.is_default:
+        return url_for("prices.show_default_prices")
+    return url_for("prices.show_prices", list_id=price_list.id)
 
 
 def _list_price_lists_with_urls() -> list[tuple[PriceListSummary, str]]:

@@ -176,7 +176,7 @@ def remove_senders(account: Account) -> ResponseReturnValue:
             tab="senders",
             senders=[each for each in senders.list_senders(conn, account.id) if each.id in selected_ids],
             any_sender=account.any_sender,
-            query=_list_query_string(),
+            query=_build_list_query(),
         )
     sender_ids = request.form.getlist("id", type=parse_row_id)
     removed = senders.remove_senders(conn, context.get_actor(), account, sender_ids)
@@ -184,9 +184,8 @@ def remove_senders(account: Account) -> ResponseReturnValue:
         toast_text = _("%(sender)s was removed.", sender=removed[0].address)
     else:
         toast_text = i18n.ngettext("%(num)s sender was removed.", "%(num)s senders were removed.", len(removed))
-    undo_url = url_for(
-        ".restore_senders", name=account.name, id=[each.id for each in removed], **_current_list_params()
-    )
+    removed_ids = [each.id for each in removed]
+    undo_url = url_for(".restore_senders", name=account.name, id=removed_ids, **_current_list_params())
     return _render_list(account, htmx.Toast(toast_text, undo=undo_url))
 
 
@@ -217,7 +216,7 @@ def _build_page_values(account: Account, form: SenderForm) -> dict[str, Any]:
         "form": form,
         "inbound_numbers": inbound_numbers.list_inbound_numbers(context.get_conn(), account.id),
         "args": _current_list_params(),
-        "query": _list_query_string(),
+        "query": _build_list_query(),
         "search": SenderSearchForm(request.args) if has_many or request.args.get("q") else None,
         "most_bytes": documents.MAX_DOCUMENT_BYTES,
         **live.build_live_page_values("senders", account),
@@ -237,10 +236,6 @@ def _render_list(account: Account, toast: htmx.Toast) -> ResponseReturnValue:
 def _current_list_params() -> dict[str, Any]:
     """The request's parameters of the list. Each form repeats them, so that the list stays as the user has set it."""
     return {name: request.args[name] for name in _LIST_PARAMS if request.args.get(name)}
-
-
-def _list_query_string() -> str:
-    return _list_query_string_with() if _current_list_params() else ""
 
 
 def _describe_sender_type(sender: Sender) -> str:
@@ -268,11 +263,7 @@ _SORT_KEYS: dict[str, Callable[[Sender], Any]] = {
 def _list_context(account: Account) -> dict[str, Any]:
     search_text = request.args.get("q", "").strip().casefold()
     all_senders = senders.list_senders(context.get_conn(), account.id)
-    matches = [
-        each
-        for each in all_senders
-        if search_text in each.address.casefold() or search_text in each.description.casefold()
-    ]
+    matches = [each for each in all_senders if search_text in f"{each.address}\n{each.description}".casefold()]
     sort = request.args.get("sort", "")
     if sort.removeprefix("-") not in _SORT_KEYS:
         sort = _NEWEST_FIRST
@@ -287,16 +278,17 @@ def _list_context(account: Account) -> dict[str, Any]:
         "any_sender": account.any_sender,
         "sort": sort,
         "args": _current_list_params(),
-        "sorted_by": lambda column: _list_query_string_with(sort=f"-{column}" if sort == column else column, p=""),
-        "newer": _list_query_string_with(p=page_number - 1) if page_number > 1 else "",
-        "older": _list_query_string_with(p=page_number + 1) if page_number < last_page else "",
+        "sorted_by": lambda column: _build_list_query(sort=f"-{column}" if sort == column else column, p=""),
+        "newer": _build_list_query(p=page_number - 1) if page_number > 1 else "",
+        "older": _build_list_query(p=page_number + 1) if page_number < last_page else "",
     }
 
 
-def _list_query_string_with(**changes: object) -> str:
-    """The list's query string with some parameters changed; empty ones are left out."""
+def _build_list_query(**changes: object) -> str:
+    """The list's query string with some parameters changed; empty ones are left out, and the ? where all are."""
     params = _current_list_params() | changes
-    return "?" + urlencode({name: value for name, value in params.items() if value})
+    query = urlencode({name: value for name, value in params.items() if value})
+    return f"?{query}" if query else ""
 
 
 def _read_virtual_numbers(account: Account) -> tuple[str, ...]:

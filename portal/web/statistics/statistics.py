@@ -141,12 +141,8 @@ def download_statistics_csv(account: Account) -> ResponseReturnValue:
     table_name = table_name if table_name in _CSV_COLUMNS else "time"
     stats = _read_statistics(account, stats_filter)
     filename = f"{account.name}-statistics-{table_name}.csv"
-    return downloads.stream_csv(
-        filename,
-        _CSV_COLUMNS[table_name],
-        _iterate_csv_rows(stats, table_name) if stats else [],
-        with_bom=request.args.get("bom") == "1",
-    )
+    rows = _iterate_csv_rows(stats, table_name) if stats else []
+    return downloads.stream_csv(filename, _CSV_COLUMNS[table_name], rows, with_bom=request.args.get("bom") == "1")
 
 
 def _iterate_csv_rows(stats: Statistics, table_name: str) -> Iterable[list[object]]:
