@@ -464,16 +464,12 @@ def find_unreachable_routes(conn: sqlite3.Connection, routes: Sequence[Route]) -
     first: dict[_Conditions, Route] = {}
     unreachable = {}
     for route in routes:
-        wider = [
-            first[each]
-            for each in _iterate_wider_conditions(route, customers_by_account, named_countries)
-            if each in first
-        ]
+        conditions = _iterate_wider_conditions(route, customers_by_account, named_countries)
+        wider = [first[each] for each in conditions if each in first]
         if wider:
             unreachable[route.id] = min(wider, key=lambda each: each.position).id
-        first.setdefault(
-            ((route.customer_id, route.account_id), route.prefix or route.country or "", route.sender or ""), route
-        )
+        own = ((route.customer_id, route.account_id), route.prefix or route.country or "", route.sender or "")
+        first.setdefault(own, route)
     return unreachable
 
 

@@ -161,10 +161,8 @@ def store_document(conn: sqlite3.Connection, account_id: int, content: bytes, ki
 
 def read_document(conn: sqlite3.Connection, document: Document) -> bytes | None:
     """All of a document; None where it has been forgotten meanwhile."""
-    pieces = conn.execute(
-        "SELECT content FROM sender_document_pieces WHERE document_id = ? ORDER BY number", (document.id,)
-    )
-    data = b"".join(piece for (piece,) in pieces)
+    query = "SELECT content FROM sender_document_pieces WHERE document_id = ? ORDER BY number"
+    data = b"".join(piece for (piece,) in conn.execute(query, (document.id,)))
     return data if len(data) == document.size else None
 
 

@@ -354,10 +354,9 @@ def restore_senders(
     """
     sender_ids = set(ids)
     with write_transaction(conn):
-        rows = conn.execute(
-            "SELECT id, address FROM removed_senders WHERE account_id = ? AND removed_at > ?",
-            (account.id, (now_ms() if now is None else now) - _UNDO_MS),
-        )
+        since = (now_ms() if now is None else now) - _UNDO_MS
+        query = "SELECT id, address FROM removed_senders WHERE account_id = ? AND removed_at > ?"
+        rows = conn.execute(query, (account.id, since))
         restored = {each["id"]: each["address"] for each in rows if each["id"] in sender_ids}
         if not restored:
             raise NoSuchSender(address=", ".join(map(str, sorted(sender_ids))))

@@ -108,18 +108,15 @@ def build_month_sql(day_sql: str) -> str:
 def sum_daily_totals(conn: sqlite3.Connection, account_id: int, days: int | None) -> MessageCounts:
     """Totals of the last days, today (UTC) included; None: of all time."""
     first = now_ms() // DAY_MS - days + 1 if days is not None else 0
-    row = conn.execute(
-        f"SELECT {SUMS_SQL} FROM daily_totals WHERE account_id = ? AND day >= ?", (account_id, first)
-    ).fetchone()
+    query = f"SELECT {SUMS_SQL} FROM daily_totals WHERE account_id = ? AND day >= ?"
+    row = conn.execute(query, (account_id, first)).fetchone()
     return MessageCounts(*(value or 0 for value in row))
 
 
 def list_daily_totals(conn: sqlite3.Connection, account_id: int, days: int) -> list[tuple[int, MessageCounts]]:
     """One (start of the day in milliseconds, totals) for each of the last days, oldest first, empty ones included."""
     today = now_ms() // DAY_MS
-    rows = conn.execute(
-        f"SELECT day, {COLUMNS_SQL} FROM daily_totals WHERE account_id = ? AND day > ?",
-        (account_id, today - days),
-    )
+    query = f"SELECT day, {COLUMNS_SQL} FROM daily_totals WHERE account_id = ? AND day > ?"
+    rows = conn.execute(query, (account_id, today - days))
     counts_by_day = {row["day"]: MessageCounts(*tuple(row)[1:]) for row in rows}
     return [(day * DAY_MS, counts_by_day.get(day, MessageCounts())) for day in range(today - days + 1, today + 1)]

@@ -295,10 +295,8 @@ def find_held_messages(conn: sqlite3.Connection, message_ids: Collection[int], c
 
 def count_queued_messages(conn: sqlite3.Connection, path_id: int, most: int) -> int:
     """How many messages of a path could be claimed at once; no more than `most` are counted."""
-    row = conn.execute(
-        "SELECT count(*) FROM (SELECT 1 FROM queued_messages WHERE path = ? LIMIT ?)", (path_id, most)
-    ).fetchone()
-    return int(row[0])
+    query = "SELECT count(*) FROM (SELECT 1 FROM queued_messages WHERE path = ? LIMIT ?)"
+    return int(conn.execute(query, (path_id, most)).fetchone()[0])
 
 
 def remove_waiting_messages(conn: sqlite3.Connection, message_ids: Sequence[int]) -> None:
@@ -355,12 +353,8 @@ def get_next_retry_time(conn: sqlite3.Connection, waiting_paths: Collection[Upst
         waiting_paths: None: all.
     """
     path_ids = paths.list_paths(conn) if waiting_paths is None else paths.find_path_ids(conn, waiting_paths).values()
-    times = (
-        conn.execute(
-            "SELECT min(not_before) FROM held_messages WHERE path = ? AND not_before IS NOT NULL", (each,)
-        ).fetchone()[0]
-        for each in path_ids
-    )
+    query = "SELECT min(not_before) FROM held_messages WHERE path = ? AND not_before IS NOT NULL"
+    times = (conn.execute(query, (each,)).fetchone()[0] for each in path_ids)
     return min((each for each in times if each is not None), default=None)
 
 
