@@ -13,7 +13,7 @@ from portal.services.upstreams.settings import DEFAULTS
 from portal.smsc.protocol.pdu import SubmitSm
 from portal.smsc.upstream.smpp_client.connector import BindStatus
 from portal.smsc.upstream.smpp_client.deliver_sm import parse_receipt
-from tests.smsc.upstream.smpp_client.carrier import run_client
+from tests.smsc.upstream.smpp_client.carrier import run_client, submit
 
 NODE_SMSC = ("node", str(Path(__file__).parent / "node" / "smsc.js"))
 DEADLINE_S = 30
@@ -70,9 +70,9 @@ async def test_messages_receipts_and_an_unbind():
         }
         await reports.wait_for(lambda: client.room == 10)
         for each in range(10):
-            client.submit(each, build_submit(f"text {each}"))
-        submit = await smsc.wait_for_event("submit")
-        assert submit == {
+            submit(client, each, build_submit(f"text {each}"))
+        event = await smsc.wait_for_event("submit")
+        assert event == {
             "event": "submit",
             "text": "text 0",
             "udh": "",
@@ -93,15 +93,15 @@ async def test_messages_receipts_and_an_unbind():
 async def test_it_comes_back_after_a_loss_and_after_an_unbind():
     async with run_node_smsc() as (smsc, port), run_client(port) as (client, reports):
         await reports.wait_for(lambda: client.room == 10)
-        client.submit(1, build_submit("close"))
+        submit(client, 1, build_submit("close"))
         assert (await reports.wait_for_state(BindStatus.UNBOUND)).error.endswith("closed the connection")
         assert reports.unsure == [1]
         await reports.wait_for(lambda: client.room == 10)
-        client.submit(2, build_submit("unbind"))
+        submit(client, 2, build_submit("unbind"))
         assert (await smsc.wait_for_event("unbind answered"))["status"] == 0
         assert (await reports.wait_for_state(BindStatus.UNBOUND)).error == "the carrier has unbound"
         assert [each[0] for each in reports.answers] == [2]
         await reports.wait_for(lambda: client.room == 10)
-        client.submit(3, build_submit("once more"))
+        submit(client, 3, build_submit("once more"))
         await reports.wait_for(lambda: len(reports.answers) == 2)
         assert reports.unsure == [1]

@@ -376,8 +376,8 @@ class Dispatcher:
             if channel is None:
                 channel = self._channels[config.upstream.id] = UpstreamChannel(config, self, self._storage)
             self._apply_config(channel, config)
-        default_ids = [config.upstream.id for config in configs if config.upstream.is_default]
-        self._takers.set_default_upstream(default_ids[0] if default_ids else None)
+        default_id = next((each.upstream.id for each in configs if each.upstream.is_default), None)
+        self._takers.set_default_upstream(default_id)
         self._claim_held_up()
 
     def handle_routes_changed(self, routes: RouteTable, *, moves_waiting: bool) -> None:

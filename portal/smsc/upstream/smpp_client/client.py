@@ -8,8 +8,7 @@ from operator import attrgetter
 
 from portal.services.upstreams.binds import BindState
 from portal.smsc.protocol.constants import CommandStatus
-from portal.smsc.protocol.pdu import SubmitSm
-from portal.smsc.upstream.smpp_client.client_session import ANSWER_SECONDS, ClientSession, ClientSettings, Renew, Submit
+from portal.smsc.upstream.smpp_client.client_session import ANSWER_SECONDS, ClientSession, ClientSettings, Submit
 from portal.smsc.upstream.smpp_client.connector import BindTurns, Connector, ConnectorOwner, HostResolver
 from portal.smsc.upstream.smpp_client.pacing import Pacer
 from portal.smsc.upstream.smpp_client.status_map import build_status_map
@@ -153,30 +152,13 @@ class SmppClient(ConnectorOwner):
             return 0
         return max(min(free, self._pacer.count_available(self._loop.time()) - waiting), 0)
 
-    def submit(
-        self,
-        message_id: int,
-        message: SubmitSm,
-        parts: int = 1,
-        renew: Renew | None = None,
-        *,
-        is_retry: bool = False,
-        number: int = 0,
-    ) -> None:
+    def submit(self, submit: Submit) -> None:
         """Send a message; only while `room` is positive. `submit_answered` or `submits_lost` tells what came of it.
 
-        `throughput` counts it as so many parts. `renew` is called where it had to wait; one that has expired is lost,
-        unsent. Without `renew` it stays as it is. `is_retry`: it was given back before, so that its refusal says less
-        about others. `number`: which part it is of a text that is cut.
-
         Messages to one destination go out in the order in which they come here, and on one bind, as long as one of them
-        is under way. Its sequence number does not matter.
-
-        Raises ValueError where it cannot be encoded: a string too long for its field.
+        is under way.
         """
-        octets = message.encode()
-        self._order += 1
-        submit = Submit(message_id, message.destination, octets, self._order, parts, renew, is_retry, number)
+        submit.order = self._order = self._order + 1
         flow = self._flows.get(submit.destination)
         if flow is None:
             flow = self._flows[submit.destination] = _DestinationFlow(submit.destination)
@@ -284,8 +266,7 @@ class SmppClient(ConnectorOwner):
     def handle_timeout(self, session: ClientSession, submit: Submit) -> None:
         self._pacer.forget_probe()
         # Nothing may overtake what is lost.
-        followers = self._end_flow(submit)
-        self._give_back(followers, unsure=[submit])
+        self._give_back(self._end_flow(submit), unsure=[submit])
         self._settle_soon()
 
     def handle_end(self, session: ClientSession) -> None:

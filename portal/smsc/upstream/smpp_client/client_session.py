@@ -87,20 +87,21 @@ class ClientSettings(UpstreamSettings):
 class Submit:
     """A message on its way.
 
-    octets: the submit_sm, with any sequence number. order: counts up as messages are submitted. parts: what it counts
-    as. renew: None where it stays as it is. is_retry: whether it was given back before. number: which part of a text it
-    is that is cut, 0: all of it. tries: how often it was refused for being too much; status: with what the last time,
-    0: never. sent_at: seconds of the event loop's clock.
+    octets: the submit_sm, with any sequence number. parts: what `throughput` counts it as. renew: is called where it
+    had to wait; one that has expired is lost, unsent. None: it stays as it is. is_retry: whether it was given back
+    before, so that its refusal says less about others. number: which part of a text it is that is cut, 0: all of it.
+    order: counts up as messages are submitted. tries: how often it was refused for being too much; status: with what
+    the last time, 0: never. sent_at: seconds of the event loop's clock.
     """
 
     message_id: int
     destination: str
     octets: bytes
-    order: int
-    parts: int
-    renew: Renew | None
-    is_retry: bool
+    parts: int = 1
+    renew: Renew | None = None
+    is_retry: bool = False
     number: int = 0
+    order: int = 0
     tries: int = 0
     status: int = 0
     sent_at: float = 0.0

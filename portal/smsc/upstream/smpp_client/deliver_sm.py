@@ -79,7 +79,7 @@ def parse_receipt(message: DeliverSm | DataSm, upstream_id: int, settings: Upstr
         error = str(int.from_bytes(network_error[1:]))
     else:
         error = fields.get("err", "")[:_MAX_WORD_LENGTH]
-    ptt = ptt_from_receipt(state, error, mappings.parse_error_map(settings.error_map))
+    ptt = ptt_from_receipt(state, error, settings.error_map)
     return UpstreamReceipt(
         upstream_id,
         _find_ids(tlvs, text, fields, settings),

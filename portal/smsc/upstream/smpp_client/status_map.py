@@ -17,10 +17,9 @@ THROTTLING_STATUSES = (CommandStatus.ESME_RTHROTTLED, CommandStatus.ESME_RMSGQFU
 """What a message is refused with that comes too fast: it is sent again."""
 TEMPORARY_STATUSES = frozenset(
     (
+        *THROTTLING_STATUSES,
         CommandStatus.ESME_RINVBNDSTS,
         CommandStatus.ESME_RSYSERR,
-        CommandStatus.ESME_RMSGQFUL,
-        CommandStatus.ESME_RTHROTTLED,
         CommandStatus.ESME_RX_T_APPN,
         _ESME_RDELIVERYFAILURE,
     )
@@ -92,27 +91,23 @@ class StatusMap:
 @lru_cache(maxsize=100)
 def build_status_map(text: str = "") -> StatusMap:
     """Return the usual map, with what an upstream's `status_map` says otherwise."""
-    throttling: set[int] = set(THROTTLING_STATUSES)
-    temporary, ptts = set(TEMPORARY_STATUSES), dict(_PTT_BY_STATUS)
-    for status, rule in mappings.parse_status_map(text).items():
-        throttling.discard(status)
-        temporary.discard(status)
-        if rule.action is not StatusAction.FAIL:
-            temporary.add(status)
-        if rule.action is StatusAction.THROTTLE:
-            throttling.add(status)
-        if rule.ptt is not None:
-            ptts[status] = rule.ptt
-    return StatusMap(frozenset(throttling), frozenset(temporary), ptts)
+    rules = mappings.parse_status_map(text)
+    throttled = [status for status, rule in rules.items() if rule.action is StatusAction.THROTTLE]
+    retried = [status for status, rule in rules.items() if rule.action is not StatusAction.FAIL]
+    return StatusMap(
+        frozenset((set(THROTTLING_STATUSES) - rules.keys()).union(throttled)),
+        frozenset((TEMPORARY_STATUSES - rules.keys()).union(retried)),
+        {**_PTT_BY_STATUS, **{status: rule.ptt for status, rule in rules.items() if rule.ptt is not None}},
+    )
 
 
-def ptt_from_receipt(state: int | None, error: str, error_map: Mapping[str, int]) -> int:
+def ptt_from_receipt(state: int | None, error: str, error_map: str) -> int:
     """Return the ptt of a message whose receipt says this message_state; PTT_PENDING for one that ends nothing.
 
     Args:
         error: the error code of the receipt, as it came.
-        error_map: what the upstream's own codes mean, by `mappings.fold_error_code`; the usual ones are looked up where
-            the receipt says no more than UNDELIV.
+        error_map: the setting, what the upstream's own codes mean; the usual ones are looked up where the receipt says
+            no more than UNDELIV.
     """
     ptt = message_states.PTT_PENDING if state is None else _PTT_BY_STATE.get(state, message_states.PTT_PENDING)
     if ptt in (message_states.PTT_PENDING, message_states.PTT_NONE):
@@ -120,4 +115,4 @@ def ptt_from_receipt(state: int | None, error: str, error_map: Mapping[str, int]
     code = mappings.fold_error_code(error)
     if state == message_states.UNDELIVERABLE:
         ptt = _PTT_BY_NETWORK_ERROR.get(code, ptt)
-    return error_map.get(code, ptt)
+    return mappings.parse_error_map(error_map).get(code, ptt)

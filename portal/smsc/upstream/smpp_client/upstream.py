@@ -17,8 +17,7 @@ from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.inbound_parts import is_too_long
 from portal.services.messages.message_parts import NOT_SENT, TextPart
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.upstreams import binds
-from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.binds import UNBOUND, BindState
 from portal.services.upstreams.settings import UpstreamSettings
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.protocol.constants import CommandStatus, format_status
@@ -124,18 +123,15 @@ class CutTexts:
         """
         sending = _Sending(message, settings, text, self._choose_reference(message))
         now = now_ms()
-        submits = {
-            number: sending.build(number, now)
-            for number in range(1, sending.total + 1)
-            if number not in sending.answered
-        }
-        for each in submits.values():
-            each.encode()
+        submits = []
+        for number in range(1, sending.total + 1):
+            if number not in sending.answered:
+                octets, renew = sending.build(number, now).encode(), partial(sending.renew, number)
+                submits.append(Submit(message.id, message.destination, octets, 1, renew, message.is_retry, number))
         self._sendings[message.id] = sending
-        sending.open = {*submits}
-        for number, submit_sm in submits.items():
-            renew = partial(sending.renew, number)
-            self._client.submit(message.id, submit_sm, 1, renew, is_retry=message.is_retry, number=number)
+        sending.open = {each.number for each in submits}
+        for each in submits:
+            self._client.submit(each)
 
     def _choose_reference(self, message: SubmittedMessage) -> int:
         """Return the reference number of a text: the one with which parts of it were sent, or one that the latest texts
@@ -250,37 +246,33 @@ class CutTexts:
         return unsure_ids, unsent_ids
 
 
+def _get_client_settings(config: UpstreamConfig) -> ClientSettings:
+    upstream = config.upstream
+    return ClientSettings(**asdict(upstream.settings), name=upstream.name, password=config.password or "")
+
+
 class SmppUpstream(SmppClient):
     """Implements `UpstreamConnection`, and hears what it does as a client."""
 
     def __init__(self, config: UpstreamConfig, channel: UpstreamChannel) -> None:
         self._channel = channel
-        super().__init__(self._read_config(config))
+        super().__init__(_get_client_settings(config))
         self._cut_texts = CutTexts(self, channel)
 
     # --- what the dispatcher calls
 
     def start(self) -> None:
-        if self._config.password is not None:
+        if self._channel.config.password is not None:
             super().start()
             return
         # To bind with another password, again and again, would have the carrier lock the account.
         error = str(UpstreamPasswordUnreadable(name=self._settings.name))
-        self._channel.handle_binds(
-            [
-                BindState(number, kind, binds.UNBOUND, now_ms(), error)
-                for number, kind in enumerate(self._settings.bind_kinds, start=1)
-            ]
-        )
+        kinds, now = enumerate(self._settings.bind_kinds, start=1), now_ms()
+        self._channel.handle_binds([BindState(number, kind, UNBOUND, now, error) for number, kind in kinds])
 
     def change_config(self, config: UpstreamConfig) -> None:
-        settings = self._read_config(config)
         if config.password is not None:
-            self.change_settings(settings)
-
-    def _read_config(self, config: UpstreamConfig) -> ClientSettings:
-        self._config, settings = config, config.upstream.settings
-        return ClientSettings(**asdict(settings), name=config.upstream.name, password=config.password or "")
+            self.change_settings(_get_client_settings(config))
 
     @property
     def window(self) -> int:
@@ -307,9 +299,9 @@ class SmppUpstream(SmppClient):
         if len(text.pieces) > 1:
             self._cut_texts.send(message, text, settings)
         else:
-            submit_sm = build_submit_sm(message, text, settings, now_ms())
+            octets = build_submit_sm(message, text, settings, now_ms()).encode()
             renew = partial(self._renew_submit_sm, message)
-            self.submit(message.id, submit_sm, text.piece_parts, renew, is_retry=message.is_retry)
+            self.submit(Submit(message.id, message.destination, octets, text.piece_parts, renew, message.is_retry))
 
     def _renew_submit_sm(self, message: SubmittedMessage) -> SubmitSm | None:
         """Return a message as it is to be sent now; None where it has expired."""
@@ -354,11 +346,12 @@ class SmppUpstream(SmppClient):
                 # The carrier is to bring it again.
                 self._refuse_delivery(respond, CommandStatus.ESME_RX_T_APPN)
 
-        receipt = parse_receipt(message, self._config.upstream.id, self._settings)
+        upstream = self._channel.config.upstream
+        receipt = parse_receipt(message, upstream.id, upstream.settings)
         if receipt is not None:
             self._channel.handle_receipt(receipt, resolve)
             return
-        inbound = inbound_from_deliver(message, self._config.upstream.id, self._settings)
+        inbound = inbound_from_deliver(message, upstream.id, upstream.settings)
         if len(inbound.source) > _MAX_SOURCE_LENGTH:
             self._refuse_delivery(respond, CommandStatus.ESME_RINVSRCADR)
         elif isinstance(inbound, MobileOriginatedMessage) and is_too_long(

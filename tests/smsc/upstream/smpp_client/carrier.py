@@ -180,10 +180,14 @@ def build_submit(text: str, destination: str = "393331234567") -> SubmitSm:
     return SubmitSm(0, source="ACME", source_ton=5, destination=destination, short_message=text.encode())
 
 
+def submit(client: SmppClient, message_id: int, message: SubmitSm, **fields: Any) -> None:
+    client.submit(Submit(message_id, message.destination, message.encode(), **fields))
+
+
 def submit_all(client: SmppClient, ids: Iterable[int], destination: str = "") -> None:
     """Submit messages whose text is their id, each to a destination of its own where none is given."""
     for each in ids:
-        client.submit(each, build_submit(str(each), destination or f"39333{each:07d}"))
+        submit(client, each, build_submit(str(each), destination or f"39333{each:07d}"))
 
 
 @asynccontextmanager

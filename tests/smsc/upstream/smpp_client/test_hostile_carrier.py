@@ -12,7 +12,7 @@ from portal.smsc.protocol.pdu import DeliverSm, HeaderOnlyPdu, MessageResp, enco
 from portal.smsc.upstream.smpp_client.connector import BindStatus
 from tests.smsc.esme import wait_until
 from tests.smsc.fuzzing import COMMAND_IDS, UNKNOWN_COMMAND_IDS, make_pdu
-from tests.smsc.upstream.smpp_client.carrier import build_submit, run_bound_client, submit_all
+from tests.smsc.upstream.smpp_client.carrier import build_submit, run_bound_client, submit, submit_all
 
 ENQUIRE_LINK = HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 4242)
 NOT_SMPP = "the carrier has sent what is not SMPP: command_length "
@@ -140,7 +140,7 @@ async def test_a_carrier_that_never_reads_costs_little_memory_and_is_left():
         message_id = 0
         # Until it takes nothing more: what is on its way fills the sockets' buffers, and then the client's.
         while client.room:
-            client.submit(message_id, build_submit(text, f"39333{message_id:07d}"))
+            submit(client, message_id, build_submit(text, f"39333{message_id:07d}"))
             message_id += 1
             if message_id % 100 == 0:
                 await asyncio.sleep(0)

@@ -9,7 +9,7 @@ from portal.smsc.protocol.pdu import DeliverSm, SubmitSm
 from portal.smsc.upstream.smpp_client.connector import BindStatus
 from portal.smsc.upstream.smpp_client.deliver_sm import parse_receipt
 from tests.smsc.esme import run_smsc, wait_until
-from tests.smsc.upstream.smpp_client.carrier import run_client
+from tests.smsc.upstream.smpp_client.carrier import run_client, submit
 from tests.support import find_free_port
 
 
@@ -36,7 +36,7 @@ async def test_messages_and_their_receipts_over_tls(config, cast, change_account
     ):
         await reports.wait_for(lambda: all(each.state == BindStatus.BOUND for each in client.bind_states))
         for each in range(50):
-            client.submit(each, build_submit(f"text {each}"))
+            submit(client, each, build_submit(f"text {each}"))
         await reports.wait_for(lambda: len(reports.answers) == 50 and len(reports.deliveries) == 50)
         assert [(each, status) for each, status, _ in reports.answers] == [(each, 0) for each in range(50)]
         receipts = [parse_receipt(each, 1, DEFAULTS) for each in reports.deliveries]
@@ -58,7 +58,7 @@ async def test_its_throttling_loses_nothing(config, cast, conn, connect, change_
 
         def send_more():
             for each in islice(to_send, client.room):
-                client.submit(each, build_submit(str(each), 0, f"39333{each:07d}"))
+                submit(client, each, build_submit(str(each), 0, f"39333{each:07d}"))
 
         # As long as nothing can be written nothing is answered, and the sixth is too much.
         other = connect()
@@ -81,7 +81,7 @@ async def test_a_restart_under_load_loses_nothing(config, cast, conn, change_acc
         def send_more():
             while to_send and client.room:
                 each = to_send.pop()
-                client.submit(each, build_submit(str(each), 0))
+                submit(client, each, build_submit(str(each), 0))
 
         reports.on_room = send_more
         async with run_smsc(config):

@@ -37,11 +37,11 @@ def test_what_is_throttled_is_tried_again():
 
 
 def test_each_state_has_a_ptt_that_customers_can_read():
-    ptts = {each: ptt_from_receipt(each, "", {}) for each in range(message_states.ENROUTE, message_states.REJECTED + 1)}
+    ptts = {each: ptt_from_receipt(each, "", "") for each in range(message_states.ENROUTE, message_states.REJECTED + 1)}
     assert {each for each, ptt in ptts.items() if ptt == PTT_PENDING} == mappings.ALWAYS_INTERMEDIATE
     assert set(ptts.values()) <= PTT_DESCRIPTIONS.keys()
     assert [ptts[each] for each in (2, 3, 4, 5, 7, 8)] == [0, 801, 802, 800, 804, 803]
-    assert ptt_from_receipt(None, "1", {"1": 100}) == PTT_PENDING
+    assert ptt_from_receipt(None, "1", "1=100") == PTT_PENDING
 
 
 def test_what_an_upstream_says_otherwise():
@@ -72,4 +72,4 @@ def test_what_an_upstream_says_otherwise():
     ],
 )
 def test_the_error_of_a_receipt_says_why(state, error, ptt):
-    assert ptt_from_receipt(state, error, mappings.parse_error_map("6=54, 0x1F=100")) == ptt
+    assert ptt_from_receipt(state, error, "6=54, 0x1F=100") == ptt

@@ -15,6 +15,7 @@ from tests.smsc.upstream.smpp_client.carrier import (
     run_bound_client,
     run_carrier,
     run_client,
+    submit,
     submit_all,
 )
 
@@ -42,7 +43,7 @@ async def test_a_message_is_sent_as_it_was_given():
             short_message=b"\x05\x00\x03\x07\x02\x01\0a",
             tlvs={0x1400: b"tag"},
         )
-        client.submit(7, message)
+        submit(client, 7, message)
         received = await connection.read_submit()
         message.sequence = received.sequence
         assert received == message
@@ -272,14 +273,14 @@ async def test_what_waits_goes_out_though_time_passes_while_what_is_ahead_of_it_
         return build_submit("2", "393330000002")
 
     async with run_bound_client(throughput=10) as (client, _, connection, _):
-        client.submit(1, build_submit("1", "393330000001"))
-        client.submit(2, build_submit("2", "393330000002"), renew=renew_slowly)
-        client.submit(3, build_submit("3", "393330000003"))
+        submit(client, 1, build_submit("1", "393330000001"))
+        submit(client, 2, build_submit("2", "393330000002"), renew=renew_slowly)
+        submit(client, 3, build_submit("3", "393330000003"))
         assert [each.short_message for each in await connection.read_submits(3)] == [b"1", b"2", b"3"]
 
 
 async def test_what_cannot_be_encoded_is_refused_at_once():
     async with run_bound_client() as (client, _, __, ___):
         with pytest.raises(ValueError):
-            client.submit(1, build_submit("x", "3" * 21))
+            submit(client, 1, build_submit("x", "3" * 21))
         assert client.room == 10

@@ -18,6 +18,7 @@ from tests.smsc.upstream.smpp_client.carrier import (
     run_bound_client,
     run_carrier,
     run_client,
+    submit,
     submit_all,
 )
 
@@ -164,7 +165,7 @@ async def test_while_a_handset_is_full_the_one_to_see_is_for_another():
 
 async def test_a_full_handset_that_was_given_back_before_slows_down_nobody():
     async with run_bound_client(throttle_seconds=0.5, throughput=1_000) as (client, _, connection, _):
-        client.submit(1, build_submit("1", NUMBER), is_retry=True)
+        submit(client, 1, build_submit("1", NUMBER), is_retry=True)
         connection.answer(await connection.read_submit(), QUEUE_FULL)
         await wait_until(lambda: client.counters["throttled"])
         assert client.rate == 1_000
@@ -425,7 +426,7 @@ def submit_renewed(client, ids, expired_id):
     """Submit messages to one number; where they have had to wait, one has expired, and the others say so."""
     for each in ids:
         renewed = None if each == expired_id else build_submit(f"{each} later", NUMBER)
-        client.submit(each, build_submit(str(each), NUMBER), renew=lambda renewed=renewed: renewed)
+        submit(client, each, build_submit(str(each), NUMBER), renew=lambda renewed=renewed: renewed)
 
 
 async def test_what_waits_for_room_is_written_anew_or_has_expired():
@@ -440,7 +441,7 @@ async def test_what_can_be_written_no_more_goes_out_as_it_was():
     async with run_bound_client(window=1) as (client, _, connection, __):
         submit_all(client, [1], NUMBER)
         # As where a setting has put more in front of its number.
-        client.submit(2, build_submit("2", NUMBER), renew=lambda: build_submit("2", "3" * 21))
+        submit(client, 2, build_submit("2", NUMBER), renew=lambda: build_submit("2", "3" * 21))
         connection.answer(await connection.read_submit())
         assert (await connection.read_submit()).short_message == b"2"
 
