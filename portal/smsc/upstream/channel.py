@@ -132,7 +132,6 @@ class UpstreamChannel:
         self.health = HealthTracker(0)
         self.trial_id: int | None = None
         self.has_lost_path = False
-        self._answer_count = 0
         self._owner = owner
         self._storage = storage
         # What is stored as this upstream's, in the order of sending, and waits for room.
@@ -171,7 +170,7 @@ class UpstreamChannel:
     def begin_health(self, now: float) -> None:
         """A connection begins (seconds, on the event loop's clock): nothing is known of it."""
         old_state = self.health.state
-        self.health = HealthTracker(now, self._answer_count)
+        self.health = HealthTracker(now)
         if self.health.state != old_state:
             self.record_health()
 
@@ -191,7 +190,6 @@ class UpstreamChannel:
             now,
             self.config.upstream.settings.failover_seconds,
             is_connected=connection is not None and connection.is_connected,
-            answers=self._answer_count,
             has_unanswered=bool(self._flows),
             awaits_answer=connection is not None and connection.awaits_answer,
         )
@@ -282,11 +280,6 @@ class UpstreamChannel:
             self._flows.update({each.id: (each.account_id, each.destination) for each in sent})
         connection.send_messages(sent)
 
-    def resume_messages(self, messages: Sequence[SubmittedMessage]) -> None:
-        """Give the connection again what an earlier one, of this process or another, had not ended."""
-        if self.connection is not None:
-            self.connection.send_messages(messages)
-
     def cancel_message(self, message_id: int) -> bool:
         """Send a message no more; returns whether that was still possible."""
         message = next((each for each in self._ready if each.id == message_id), None)
@@ -303,9 +296,8 @@ class UpstreamChannel:
 
     def put_back_ready_messages(self) -> None:
         """What is ready cannot be sent: it waits again, for whichever upstream can."""
-        messages = [*self._ready]
-        self._ready.clear()
-        self.put_back_messages(messages)
+        ready, self._ready = self._ready, deque()
+        self.put_back_messages(ready)
 
     def check_strays(self) -> None:
         """Look whether the database has messages as this upstream's that nobody here knows: a commit in doubt leaves
@@ -378,7 +370,7 @@ class UpstreamChannel:
         `is_complete`: whether nothing more of that message is under way, or was to be sent.
         """
         self.unsaved += 1
-        self._answer_count += 1
+        self.health.has_answered = True
         if is_complete:
             self._flows.pop(message_id, None)
         # Others may share the commit, unless the answers on their way to the disk hold up what could be sent. That a
@@ -392,7 +384,7 @@ class UpstreamChannel:
     ) -> None:
         """It has refused a message for good; or parts of it, with this, by their numbers."""
         self._flows.pop(message_id, None)
-        self._answer_count += 1
+        self.health.has_answered = True
         self.count_refusals(status)
         self._store_unsent(UnsentMessage(self.id, message_id, UnsentReason.REFUSED, None, status, ptt, part_statuses))
 

@@ -432,8 +432,8 @@ class Dispatcher:
                 self.cancel_message(*each)
         elif upstream_id is None:
             self._simulator.send_messages(messages)
-        elif upstream_id in self._channels:
-            self._channels[upstream_id].resume_messages(messages)
+        elif upstream_id in self._channels and (connection := self._channels[upstream_id].connection):
+            connection.send_messages(messages)
 
     def _close_channel(self, channel: UpstreamChannel, seconds: float) -> None:
         connection, channel.connection = channel.connection, None

@@ -16,14 +16,14 @@ class HealthTracker:
 
     It is FAILING once it has not been bound, has answered nothing, or has answered nothing but refusals of the moment,
     of messages to several numbers, for `failover_seconds`. Bound again, or after as long a time, it is TRYING: it gets
-    one message, and more once that is answered. state, reason: as in `UpstreamHealth`.
+    one message, and more once that is answered. state, reason: as in `UpstreamHealth`. has_answered: whether it has
+    accepted a message, or refused one for good, since the last look.
     """
 
-    def __init__(self, now: float, answers: int = 0) -> None:
-        """Args: `answers`: how many `update` would be told of by now; they say nothing of what comes."""
+    def __init__(self, now: float) -> None:
         self.state = GOOD
         self.reason = ""
-        self._answers = answers
+        self.has_answered = False
         self._changed_at = now
         # The last numbers whose messages were refused, and when, the latest one last; those since the last look.
         self._errors: dict[str, float] = {}
@@ -44,20 +44,18 @@ class HealthTracker:
         failover_seconds: float,
         *,
         is_connected: bool,
-        answers: int,
         has_unanswered: bool,
         awaits_answer: bool,
     ) -> bool:
         """Look at it at a moment (seconds, on the event loop's clock); returns whether its state has changed.
 
         Args:
-            answers: how many messages it has accepted, or refused for good, since the start.
             has_unanswered: whether it has any message that is not decided, also one that waits to be tried again.
             awaits_answer: whether it owes the answer to any that was sent.
         """
         old_state = self.state
-        has_answered, has_erred = answers > self._answers, bool(self._new_errors)
-        self._answers = answers
+        has_answered, self.has_answered = self.has_answered, False
+        has_erred = bool(self._new_errors)
         self._note_errors(now, has_answered=has_answered)
         signs = {
             _NOT_BOUND: not is_connected,

@@ -17,7 +17,6 @@ class Watched:
         self.tracker = HealthTracker(0)
         self.signs: dict[str, Any] = {
             "is_connected": True,
-            "answers": 0,
             "has_unanswered": False,
             "awaits_answer": False,
         }
@@ -34,7 +33,7 @@ class Watched:
         self.signs |= changes
         for _ in range(seconds):
             self.now += 1
-            self.signs["answers"] += answers
+            self.tracker.has_answered = bool(answers)
             for _ in range(errors):
                 self.errors += 1
                 self.tracker.note_error(number or f"3933300{self.errors:05}", "ESME_RSYSERR 0x08")

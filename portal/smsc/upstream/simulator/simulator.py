@@ -22,8 +22,8 @@ What becomes of a message is chosen by the last three digits of its destination:
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 from portal.core.clock import now_ms
 from portal.services.common.message_states import DELETED, DELIVERED, EXPIRED, REJECTED, UNDELIVERABLE, UNKNOWN
@@ -36,8 +36,7 @@ from portal.smsc.storage.interface import UpstreamConfig
 _ID_SHIFT = 8
 
 
-@dataclass(frozen=True, slots=True)
-class SimulatedOutcome:
+class SimulatedOutcome(NamedTuple):
     """What becomes of a message (message_state, ptt), and after how many seconds."""
 
     delay: float

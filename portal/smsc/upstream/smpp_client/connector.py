@@ -173,9 +173,8 @@ class Connector:
         self._closing = False
         self._woken = asyncio.Event()
         self._failures = 0
-        # Which of two hosts is tried first, and which one the connection is to.
+        # Which of two hosts is tried first.
         self._first_host = 0
-        self._host = ""
         self.state = BindState(number, kind, BindStatus.CONNECTING, now_ms())
 
     @property
@@ -265,13 +264,12 @@ class Connector:
         else:
             return None, "; ".join(errors)
         self._session = session
-        self._host = f"{host}:{port}" if len(hosts) > 1 else ""
         session.change_settings(self._settings)  # they may have changed meanwhile
         await asyncio.wait((session.bound, session.ended), return_when=asyncio.FIRST_COMPLETED)
         if session.bound.done():
             # Its settings are these, so that a loss, whenever it comes, has the usual pause.
             self._woken.clear()
-            self._set_state(BindStatus.BOUND)
+            self._set_state(BindStatus.BOUND, host=f"{host}:{port}" if len(hosts) > 1 else "")
         await session.ended
         self._session = None
         return session, session.end_reason
@@ -307,10 +305,11 @@ class Connector:
         factor = min(first * 2**doublings, longest) if self._failures else _SHORT_PAUSE
         return self._settings.reconnect_seconds * factor * random.uniform(1 - _JITTER, 1 + _JITTER)
 
-    def _set_state(self, state: BindStatus, error: str = "", status: int = 0, next_attempt_at: int = 0) -> None:
+    def _set_state(
+        self, state: BindStatus, error: str = "", status: int = 0, next_attempt_at: int = 0, host: str = ""
+    ) -> None:
         old, number, kind = self.state, self.state.number, self.state.kind
         has_turned = BindStatus.BOUND in (state, old.state)
-        host = self._host if state == BindStatus.BOUND else ""
         since = now_ms() if has_turned else old.since
         self.state = BindState(number, kind, state, since, error, status, next_attempt_at, host)
         if self.state == old:

@@ -75,10 +75,8 @@ def parse_receipt(message: DeliverSm | DataSm, upstream_id: int, settings: Upstr
         state = mappings.find_state(stat)
     # network_error_code (5.3.2.31): behind an octet that says which network it is of.
     network_error = tlvs.get(TlvTag.NETWORK_ERROR_CODE, b"")
-    if len(network_error) == 3:
-        error = str(int.from_bytes(network_error[1:]))
-    else:
-        error = fields.get("err", "")[:_MAX_WORD_LENGTH]
+    has_error = len(network_error) == 3
+    error = str(int.from_bytes(network_error[1:])) if has_error else fields.get("err", "")[:_MAX_WORD_LENGTH]
     ptt = ptt_from_receipt(state, error, settings.error_map)
     return UpstreamReceipt(
         upstream_id,

@@ -225,11 +225,10 @@ def encode_text(message: SubmittedMessage, settings: UpstreamSettings) -> Carrie
     """
     encoding = gsm0338.ENCODINGS[message.data_coding]
     udh = message.udh
-    if encoding is Encoding.GSM:
-        has_table = udh is not None and gsm0338.has_shift_elements(udh)
-        keeps = settings.other_alphabets == choices.KEEP if has_table else settings.charset in choices.GSM_CHARSETS
+    has_table = encoding is Encoding.GSM and udh is not None and gsm0338.has_shift_elements(udh)
+    if encoding is Encoding.GSM and not has_table:
+        keeps = settings.charset in choices.GSM_CHARSETS
     else:
-        has_table = False
         keeps = encoding in (Encoding.UCS2, Encoding.BINARY) or settings.other_alphabets == choices.KEEP
     if keeps:
         content = message.body
@@ -239,8 +238,7 @@ def encode_text(message: SubmittedMessage, settings: UpstreamSettings) -> Carrie
             choices.GSM_PACKED if encoding is Encoding.GSM and settings.charset == choices.GSM_PACKED else choices.GSM
         )
         return CarrierText(message.data_coding, udh, encoding, content, charset)
-    if has_table:
-        assert udh is not None
+    if has_table and udh is not None:
         udh = gsm0338.remove_shift_elements(udh)
     return _convert_text(message, udh, settings)
 
