@@ -459,15 +459,6 @@ class Dispatcher:
         elif channel.is_simulated:
             self._storage.put_back_abandoned_messages()
 
-    def _save_counters(self) -> None:
-        for channel in self._channels.values():
-            channel.retry_receipts()
-            if channel.connection is not None:
-                channel.save_counters(channel.connection)
-        if self._uncounted_count:
-            self._storage.count_unroutable_submits(self._uncounted_count)
-            self._uncounted_count = 0
-
     def handle_commit_in_doubt(self) -> None:
         self._unread_ids |= {None, *(each.id for each in self._channels.values() if each.is_simulated)}
 
@@ -487,7 +478,13 @@ class Dispatcher:
         if not self._is_closing:
             self._takers.check_health(self._loop.time())
         if self._check_count % _COUNTERS_CHECKS == 0:
-            self._save_counters()
+            for channel in self._channels.values():
+                channel.retry_receipts()
+                if channel.connection is not None:
+                    channel.save_counters(channel.connection)
+            if self._uncounted_count:
+                self._storage.count_unroutable_submits(self._uncounted_count)
+                self._uncounted_count = 0
         if self._check_count % _STRAYS_CHECKS == 0:
             for channel in self._channels.values():
                 channel.log_counts()

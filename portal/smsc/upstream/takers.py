@@ -313,8 +313,7 @@ class PathTakers:
         self._claim()
 
     def _add_waiting(self, waiting: Collection[tuple[UpstreamPath, int]]) -> None:
-        for upstream_ids, account_id in waiting:
-            self._get_path(upstream_ids).add_waiting([account_id])
+        self.add_waiting(waiting)
         # What is held on one path holds up what its account sends on any.
         account_ids = self._list_waiting_accounts()
         for path in self._paths.values():

@@ -253,14 +253,14 @@ class SmppClient(ConnectorOwner):
             self._hold(submit, status)
         else:
             self._pacer.record_answer(submit.sent_at, self._loop.time())
-            # What it is refused with for the moment holds up what comes behind it to the same destination.
-            followers: Sequence[Submit] = ()
             if status in self.status_map.temporary:
+                # That holds up what comes behind it to the same destination.
                 followers = self._end_flow(submit)
+                self.submit_answered(submit, status, upstream_message_id, session.number)
+                self._give_back(followers)
             else:
                 self._leave_flow(submit)
-            self.submit_answered(submit, status, upstream_message_id, session.number)
-            self._give_back(followers)
+                self.submit_answered(submit, status, upstream_message_id, session.number)
         self._settle_soon()
 
     def handle_timeout(self, session: ClientSession, submit: Submit) -> None:

@@ -231,9 +231,7 @@ def encode_text(message: SubmittedMessage, settings: UpstreamSettings) -> Carrie
     else:
         keeps = encoding in (Encoding.UCS2, Encoding.BINARY) or settings.other_alphabets == choices.KEEP
     if keeps:
-        content = message.body
-        if content is None:
-            content = gsm0338.encode_body(message.text, encoding)
+        content = gsm0338.encode_body(message.text, encoding) if message.body is None else message.body
         charset = (
             choices.GSM_PACKED if encoding is Encoding.GSM and settings.charset == choices.GSM_PACKED else choices.GSM
         )
