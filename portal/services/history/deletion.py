@@ -44,6 +44,7 @@ _QUERY_FIELDS = {
     RECEIVED: {"sender": "sender", "recipient": "recipient", "keyword": "keyword", "state": "state", "said": "text"},
 }
 _MAX_FIELD_LENGTH = 200
+_QUERY_CLASSES = {SENT: search.SearchQuery, RECEIVED: inbound.InboundQuery}
 
 MessageQuery = search.SearchQuery | inbound.InboundQuery
 
@@ -96,13 +97,9 @@ def parse_deletion_scope(kind: str, text: str) -> DeletionScope:
         fields = {name: _require_string(values[key]) for key, name in _QUERY_FIELDS[kind].items()}
     except (LookupError, TypeError, RecursionError):
         raise ValueError(text) from None
-    query: MessageQuery
-    if kind == RECEIVED:
-        query = inbound.InboundQuery(period, **fields)
-    else:
-        query = search.SearchQuery(period, **fields)
-        if query.status not in ("", *search.STATUSES, *map(str, search.list_failure_codes())):
-            raise ValueError(text)
+    if fields.get("status", "") not in ("", *search.STATUSES, *map(str, search.list_failure_codes())):
+        raise ValueError(text)
+    query = _QUERY_CLASSES[kind](period, **fields)
     return DeletionScope(kind, as_of, before, query=query)
 
 

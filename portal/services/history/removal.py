@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
-from math import inf
 
 from portal.core.db import write_transaction
 from portal.services.accounts import account_messages
@@ -39,9 +38,7 @@ class RemovalPlan:
     waiting: list[int] = field(default_factory=list)
 
 
-def plan_removal(
-    conn: sqlite3.Connection, account_id: int, first_ids: Sequence[int], as_of: float = inf
-) -> RemovalPlan:
+def plan_removal(conn: sqlite3.Connection, account_id: int, first_ids: Sequence[int], as_of: int) -> RemovalPlan:
     """Find out which of the texts that begin with these messages of an account may be removed.
 
     Args:

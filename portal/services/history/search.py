@@ -137,13 +137,7 @@ def search_texts(
 
 
 def search_text_ids(
-    conn: Connection,
-    account_id: int,
-    query: SearchQuery = MATCH_ALL,
-    *,
-    before: int | None = None,
-    limit: int,
-    seconds: float = float("inf"),
+    conn: Connection, account_id: int, query: SearchQuery, *, before: int, limit: int, seconds: float
 ) -> tuple[list[int], int | None]:
     """Like `search_texts`, but returns only the ids, and `SearchResult.reached`: for searches that find millions."""
     rows, reached = _Search(conn, account_id, query, "line.id", newest_first=True).run(before, None, limit, seconds)

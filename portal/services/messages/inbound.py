@@ -46,11 +46,6 @@ class MobileOriginatedMessage:
     upstream: int | None = None
     opening: str | None = None
 
-    @property
-    def content(self) -> str:
-        """The text, or the octets as hexadecimal digits of what can't be shown as text."""
-        return gsm0338.format_content(self.text, self.body, gsm0338.get_alphabet(self.data_coding, self.udh))
-
 
 InboundItem = MobileOriginatedMessage | InboundPart
 """What upstreams bring from handsets."""
@@ -163,7 +158,8 @@ def _store_whole_messages(
         text = each.text if each.opening is None else each.opening
         matched = match_recipients(keywords_by_number[each.destination], text)
         if not matched.account_ids:
-            unowned.append((at, each.upstream, each.source, each.destination, each.content))
+            content = gsm0338.format_content(each.text, each.body, gsm0338.get_alphabet(each.data_coding, each.udh))
+            unowned.append((at, each.upstream, each.source, each.destination, content))
         columns = (each.source, each.destination, each.text, each.body, each.udh, each.data_coding)
         for account_id in matched.account_ids:
             row_id += 1

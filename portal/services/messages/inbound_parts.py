@@ -148,7 +148,6 @@ class PartJoiner:
         self._waiting = _read_parts(conn, keys)
         self._known_hashes = _read_hashes(conn, keys)
         self._joined_keys: set[_Key] = set()
-        self._changed_keys: set[_Key] = set()
         # Of these, what is stored gives way to what waits now.
         self._outdated_keys: set[_Key] = set()
 
@@ -178,7 +177,6 @@ class PartJoiner:
             if not other.is_repeated:
                 ended = self._end(key)
         waiting[number] = part
-        self._changed_keys.add(key)
         if _is_whole(waiting):
             self._outdated_keys.add(key)
             if not any(each.is_repeated for each in waiting.values()):
@@ -201,12 +199,12 @@ class PartJoiner:
         """
         _delete_keys(self._conn, "inbound_parts", self._outdated_keys)
         rows: list[tuple[object, ...]] = []
-        for key in self._changed_keys:
-            for number, part in self._waiting[key].items():
+        for key, waiting in self._waiting.items():
+            for number, part in waiting.items():
                 if part.received_at and key not in self._outdated_keys:
                     continue
                 # One that is whole waits only for what may come in the place of a repeated part.
-                received_at = at - PART_WAIT_MS + HOLD_MS if _is_whole(self._waiting[key]) else part.received_at or at
+                received_at = at - PART_WAIT_MS + HOLD_MS if _is_whole(waiting) else part.received_at or at
                 rows.append((*key, number, received_at, part.charset, part.udh, part.content, part.is_repeated))
         _INSERT_PARTS.run(self._conn, rows)
         _INSERT_JOINED.run(self._conn, [(*key, at, self._known_hashes[key]) for key in self._joined_keys])

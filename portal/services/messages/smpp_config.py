@@ -16,12 +16,6 @@ from portal.services.senders import senders
 
 
 @dataclass(frozen=True, slots=True)
-class AllowedNetwork:
-    network: IPNetwork
-    expires_at: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class SmppPassword:
     """A current or former password: a few replaced ones are known, so that a bind with one can be explained."""
 
@@ -47,7 +41,8 @@ class AccountConfig:
     binds: int
     any_sender: bool
     version: int
-    networks: tuple[AllowedNetwork, ...]
+    networks: tuple[tuple[IPNetwork, int | None], ...]
+    """Those that clients may bind from, each with when that ends (milliseconds); None: never."""
     passwords: tuple[SmppPassword, ...]
     senders: frozenset[str]
     ending_session_ids: frozenset[int] = frozenset()
@@ -66,7 +61,7 @@ class AccountConfig:
         return allowed_ips.is_address_in(self._list_valid_networks(now), address)
 
     def _list_valid_networks(self, now: int) -> list[IPNetwork]:
-        return [each.network for each in self.networks if _is_unexpired(each.expires_at, now)]
+        return [network for network, expires_at in self.networks if _is_unexpired(expires_at, now)]
 
     def find_bind_refusal(self, password: SmppPassword | None, address: IPAddress, now: int) -> str:
         """Return why a client with this password (None: a wrong one) at this address can't bind, or be bound any more.
@@ -98,7 +93,7 @@ class AccountConfig:
 
     def next_access_expiry(self, now: int) -> int | None:
         """When (milliseconds) the next of its addresses or passwords expires; None: none of them does."""
-        ends = [each.expires_at for each in self.networks] + [each.expires_at for each in self.passwords]
+        ends = [expires_at for _, expires_at in self.networks] + [each.expires_at for each in self.passwords]
         return min((end for end in ends if end is not None and end > now), default=None)
 
 
@@ -151,7 +146,7 @@ def load_account_configs(conn: sqlite3.Connection, since_version: int = -1) -> l
         values |= {name: bool(row[name]) for name in ("enabled", "any_sender", "packed_gsm")}
         values |= {name: frozenset(json.loads(row[name])) for name in ("senders", "ending_session_ids")}
         values["data_codings"] = frozenset(map(int, row["data_codings"].split()))
-        values["networks"] = tuple(AllowedNetwork(ip_network(each), end) for each, end in json.loads(row["networks"]))
+        values["networks"] = tuple((ip_network(text), expires_at) for text, expires_at in json.loads(row["networks"]))
         values["passwords"] = tuple(
             SmppPassword(password_id, bytes.fromhex(digest), expires_at)
             for password_id, digest, expires_at in json.loads(row["passwords"])

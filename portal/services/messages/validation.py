@@ -181,7 +181,10 @@ def validate_submit(
     check_source(account, source)
     destination, country, price = find_destination(account, price_list, message.destination, message.dest_ton)
     if message.esm_class & _UDH_INDICATOR:
-        udh, content = _split_udh(content)
+        # GSM 03.40, 9.2.3.24: the first octet of the header is its length.
+        if not content or content[0] + 1 > len(content):
+            raise BodyTooLong()
+        udh, content = content[: content[0] + 1], content[content[0] + 1 :]
     if segment and segment.total == 1:
         segment = None
     header_octets = gsm0338.CONCATENATION_UDH_OCTETS if segment else 0
@@ -272,14 +275,6 @@ def read_destination(account: AccountConfig, destination: str, ton: int) -> str:
     if account.national_numbers == NATIONAL_REFUSED:
         raise NationalDestination(destination=destination)
     return digits if digits != destination else countries.expand_national_number(digits, account.national_numbers)
-
-
-def _split_udh(body: bytes) -> tuple[bytes, bytes]:
-    """Split a body into user data header and content; the first octet is the header's length (GSM 03.40, 9.2.3.24)."""
-    if not body or body[0] + 1 > len(body):
-        raise BodyTooLong()
-    end = body[0] + 1
-    return body[:end], body[end:]
 
 
 def parse_concatenation(udh: bytes) -> Segment | None:
