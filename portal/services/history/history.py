@@ -15,7 +15,7 @@ from portal.core import gsm0338
 from portal.core.i18n import N_
 from portal.services.common import ids
 from portal.services.common.errors import NotFound, require_found
-from portal.services.common.message_states import DELIVERED, ENROUTE, PTT_DESCRIPTIONS, PTT_NONE
+from portal.services.common.message_states import ENROUTE, PTT_DESCRIPTIONS, PTT_NONE
 from portal.services.messages import client_ids, message_parts, text_policy
 from portal.services.messages.message_parts import MessagePart
 from portal.services.upstreams import queue
@@ -311,19 +311,6 @@ def get_sent_text_by_message_id(conn: sqlite3.Connection, account_id: int, messa
 
 
 @dataclass(frozen=True, slots=True)
-class WaitAfterRefusal:
-    """Why a message waits for another try: an upstream has refused it for the moment, or an earlier one to its number.
-
-    `attempts`: how often it was tried; 0: it waits behind another one. `not_before`: when it is tried again
-    (milliseconds; None: when that other one is, or at this moment). `error`: what the upstream said last.
-    """
-
-    attempts: int
-    not_before: int | None
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
 class MessageDetails:
     """Further fields of a message, which only the page of one message shows.
 
@@ -333,6 +320,11 @@ class MessageDetails:
     `upstream_name`: empty where no upstream by name has had it. `is_simulated`: a simulator has it, the built-in one or
     another, which takes all at once. `hex_id`: the id by which its client knows it, where that keeps no longer ones
     (SMPP 3.3 and older). `parts`: where it was cut on its way to the upstream.
+
+    Where it waits for another try, since an upstream has refused it for the moment, or an earlier one to its number:
+    `attempts`: how often it was tried; 0: it waits behind another one; None: it waits for none. `not_before`: when it
+    is tried again (milliseconds; None: when that other one is, or at this moment). `error`: what the upstream said
+    last.
     """
 
     source_ton: int
@@ -349,12 +341,10 @@ class MessageDetails:
     upstream_name: str
     is_simulated: bool
     hex_id: str | None
-    wait: WaitAfterRefusal | None
+    attempts: int | None
+    not_before: int | None
+    error: str | None
     parts: Sequence[MessagePart]
-
-    @property
-    def delivered_parts(self) -> int:
-        return sum(each.state == DELIVERED for each in self.parts)
 
 
 # All that there are while there is no upstream, and until the SMPP server has seen the first one.
@@ -363,12 +353,12 @@ _LAST_SIMULATED_SQL = """
  WHERE name = 'last_simulated_message')
 """
 _SELECT_DETAILS = f"""
-SELECT attempts - (attempts = 1 AND error = ''), not_before, error, messages.id, source_ton, source_npi,
-       registered_delivery, reference, subunit, expires_at, session_id, upstream_id, upstream_status, bind, sent_at,
-       coalesce(upstreams.name, ''),
+SELECT messages.id, source_ton, source_npi, registered_delivery, reference, subunit, expires_at, session_id,
+       upstream_id, upstream_status, bind, sent_at, coalesce(upstreams.name, ''),
        CASE WHEN upstream IS NULL THEN messages.id <= {_LAST_SIMULATED_SQL} AND NOT {queue.IS_WAITING_SQL}
             ELSE kind = '{SIMULATOR}' END,
-       (SELECT printf('%08X', hex_id) FROM hex_ids WHERE message_id = messages.id)
+       (SELECT printf('%08X', hex_id) FROM hex_ids WHERE message_id = messages.id),
+       attempts - (attempts = 1 AND error = ''), not_before, error
 FROM messages LEFT JOIN upstreams ON upstreams.id = upstream
 LEFT JOIN held_messages AS held ON held.account_id = messages.account_id AND held.destination = messages.destination
                                    AND held.message_id = messages.id
@@ -380,11 +370,8 @@ def read_message_details(conn: sqlite3.Connection, text: SentText) -> dict[int, 
     """Read the details of each message of a text, by message id."""
     message_ids = [each.id for each in text.messages]
     parts = message_parts.read_message_parts(conn, message_ids)
-    details = {}
-    for attempts, not_before, error, message_id, *fields in conn.execute(_SELECT_DETAILS, (json.dumps(message_ids),)):
-        wait = None if attempts is None else WaitAfterRefusal(attempts, not_before, error)
-        details[message_id] = MessageDetails(*(*fields, wait, parts.get(message_id, ())))
-    return details
+    rows = conn.execute(_SELECT_DETAILS, (json.dumps(message_ids),))
+    return {message_id: MessageDetails(*(*fields, parts.get(message_id, ()))) for message_id, *fields in rows}
 
 
 def read_queue_mark(conn: sqlite3.Connection, account_id: int) -> Hashable:

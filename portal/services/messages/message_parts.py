@@ -99,13 +99,13 @@ class MessagePart:
     """A part as its message's page shows it; times in milliseconds. `state`: None where it is not sent yet."""
 
     number: int
-    state: int | None = None
-    ptt: int = PTT_PENDING
-    upstream_id: str | None = None
-    upstream_status: str | None = None
-    bind: int | None = None
-    sent_at: int | None = None
-    done_at: int | None = None
+    state: int | None
+    ptt: int
+    upstream_id: str | None
+    upstream_status: str | None
+    bind: int | None
+    sent_at: int | None
+    done_at: int | None
 
 
 def find_cut_messages(conn: sqlite3.Connection, message_ids: Iterable[int]) -> dict[int, CutText]:
@@ -290,20 +290,20 @@ def forget_parts(conn: sqlite3.Connection, message_ids: Collection[int]) -> None
             conn.execute(f"DELETE FROM {table} WHERE message_id IN (SELECT value FROM json_each(?))", (ids_json,))
 
 
+# Parts are counted in one octet (GSM 03.40, 9.2.3.24.1).
+_PART_NUMBERS = json.dumps([*range(1, 256)])
+_SELECT_ALL_PARTS = f"""
+SELECT c.message_id, place.value, state, coalesce(ptt, {PTT_PENDING}), upstream_id, upstream_status, bind, sent_at,
+    done_at
+FROM cut_messages AS c JOIN json_each(?) AS place ON place.value <= total
+LEFT JOIN message_parts AS p ON p.message_id = c.message_id AND p.number = place.value
+WHERE c.message_id IN (SELECT value FROM json_each(?)) ORDER BY c.message_id, place.value
+"""
+
+
 def read_message_parts(conn: sqlite3.Connection, message_ids: Sequence[int]) -> dict[int, list[MessagePart]]:
     """All parts of those of these messages that were cut, by message id, in their order."""
-    cut = find_cut_messages(conn, message_ids)
-    if not cut:
-        return {}
-    known: dict[int, dict[int, MessagePart]] = defaultdict(dict)
-    for message_id, *fields in conn.execute(
-        "SELECT message_id, number, state, ptt, upstream_id, upstream_status, bind, sent_at, done_at FROM message_parts"
-        " WHERE message_id IN (SELECT value FROM json_each(?))",
-        (json.dumps([*cut]),),
-    ):
-        part = MessagePart(*fields)
-        known[message_id][part.number] = part
-    return {
-        message_id: [known[message_id].get(number) or MessagePart(number) for number in range(1, text.total + 1)]
-        for message_id, text in cut.items()
-    }
+    parts: dict[int, list[MessagePart]] = defaultdict(list)
+    for message_id, *fields in conn.execute(_SELECT_ALL_PARTS, (_PART_NUMBERS, json.dumps(message_ids))):
+        parts[message_id].append(MessagePart(*fields))
+    return parts

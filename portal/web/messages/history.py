@@ -161,7 +161,8 @@ def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
 
 def _describe_delivered_parts(details: MessageDetails) -> str:
     """How many parts of a message that was cut on its way have arrived; nothing of one that wasn't."""
-    return _format_delivered(details.delivered_parts, len(details.parts)) if details.parts else ""
+    delivered = sum(each.state == message_states.DELIVERED for each in details.parts)
+    return _format_delivered(delivered, len(details.parts)) if details.parts else ""
 
 
 def _format_delivered(count: int, total: int) -> str:
@@ -222,8 +223,8 @@ def _was_never_sent(text: SentText, details: dict[int, MessageDetails]) -> bool:
 
 def _describe_waiting(queued: Sequence[MessageDetails]) -> CourseStep:
     """How messages wait for an upstream: what it said of them is for operators."""
-    waits = [each.wait for each in queued if each.wait is not None]
-    tried = max(waits, key=lambda wait: wait.attempts, default=None)
+    held = [each for each in queued if each.attempts is not None]
+    tried = max(held, key=lambda each: each.attempts or 0, default=None)
     words = []
     if tried is not None and tried.attempts:
         words.append(i18n.ngettext("Tried %(num)s time", "Tried %(num)s times", tried.attempts))
