@@ -16,13 +16,14 @@ from portal.core.db import write_transaction
 from portal.services.accounts import account_messages
 from portal.services.common.message_states import ENROUTE
 from portal.services.history import search_index
-from portal.services.messages import message_parts, text_policy
+from portal.services.messages import text_policy
 
 BATCH_SIZE = 250
 """How many messages are removed in one transaction: it takes a few milliseconds, and the SMPP server has to wait."""
 
 _DELETED_COLUMNS = "account_id, id, country, source, state, ptt, parts, price"
-_SIDE_TABLES = ("hex_ids", "message_tlvs")
+# What is stored of some messages only, by their ids.
+_SIDE_TABLES = ("hex_ids", "message_tlvs", "message_parts", "cut_messages")
 
 
 @dataclass(slots=True)
@@ -128,12 +129,9 @@ def delete_sent_messages(
             )
         rows = conn.execute(f"DELETE FROM messages WHERE {condition} RETURNING id", values).fetchall()
         removed_ids = {row[0] for row in rows}
+        removed_json = json.dumps([*removed_ids])
         for table in _SIDE_TABLES:
-            conn.execute(
-                f"DELETE FROM {table} WHERE message_id IN (SELECT value FROM json_each(?))",
-                (json.dumps([*removed_ids]),),
-            )
-        message_parts.forget_parts(conn, removed_ids)
+            conn.execute(f"DELETE FROM {table} WHERE message_id IN (SELECT value FROM json_each(?))", (removed_json,))
         account_messages.remove_from_index(conn, account_id, sorted(removed_ids))
         _delete_empty_search_chunks(conn, account_id, removed_ids)
         _increment_removed_count(conn, account_id, len(removed_ids))

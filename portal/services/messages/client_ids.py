@@ -114,10 +114,6 @@ def add_hex_ids(conn: sqlite3.Connection, message_ids: Sequence[int], now: int) 
     return dict(zip(message_ids, hex_ids, strict=True))
 
 
-HAS_HEX_IDS_SQL = "EXISTS (SELECT 1 FROM hex_ids)"
-"""Whether any message has one, as an expression: so that others' statements need not look for those of each message."""
-
-
 def read_hex_ids(conn: sqlite3.Connection, message_ids: Sequence[int]) -> dict[int, int]:
     """The hex ids of those of these messages that have one, by message id."""
     # One row for all: Python releases the GIL for each row.

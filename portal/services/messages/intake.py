@@ -108,11 +108,9 @@ def store_messages(
         first_id, lines_end_at, charges = _read_ids_and_accounts(conn, submits, now)
         submitted_at = ids.time_from_id(first_id)
         stored = StoredMessages([*range(first_id, first_id + len(submits))])
-        blacklisted = (
-            blacklist.find_blacklisted_destinations(conn, submits)
-            if any(charge.has_blacklist for charge in charges.values())
-            else ()
-        )
+        blacklisted: Collection[tuple[int, str]] = ()
+        if any(charge.has_blacklist for charge in charges.values()):
+            blacklisted = blacklist.find_blacklisted_destinations(conn, submits)
         if buys_packs and any(charge.recredit_below is not None for charge in charges.values()):
             _buy_recredit_packs(conn, charges, submits, blacklisted, submitted_at)
         rows: list[tuple[object, ...]] = []
@@ -361,23 +359,11 @@ def _debit_accounts(
     """Write the debits of one batch: for each account its balance, its usage in the ledger, and the day's totals."""
     charged = {account_id: charge for account_id, charge in charges.items() if charge.sent}
     if charged:
-        ledger.add_usage(
-            conn,
-            [
-                Usage(
-                    account_id,
-                    charge.last_usage,
-                    charge.amount,
-                    charge.balance_after,
-                    charge.sent,
-                    charge.first_id,
-                    charge.last_id,
-                )
-                for account_id, charge in charged.items()
-            ],
-            at,
-            lines_end_at,
-        )
+        usages = []
+        for account_id, charge in charged.items():
+            messages = charge.sent, charge.first_id, charge.last_id
+            usages.append(Usage(account_id, charge.last_usage, charge.amount, charge.balance_after, *messages))
+        ledger.add_usage(conn, usages, at, lines_end_at)
         for account_id, charge in charged.items():
             if alerts.is_threshold_crossed(charge.alert_below, charge.balance_before, charge.balance_after):
                 alerts.add_credit_notice(conn, account_id, alerts.LOW, at, charge.balance_after)

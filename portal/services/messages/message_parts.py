@@ -282,12 +282,10 @@ def compute_share(price: int, count: int, total: int) -> int:
     return price * count // total
 
 
-def forget_parts(conn: sqlite3.Connection, message_ids: Collection[int]) -> None:
-    """Remove what is known of the parts of messages: these are removed, or go out whole, from the beginning."""
-    if paths.has_cut_messages(conn):
-        ids_json = json.dumps([*message_ids])
-        for table in ("message_parts", "cut_messages"):
-            conn.execute(f"DELETE FROM {table} WHERE message_id IN (SELECT value FROM json_each(?))", (ids_json,))
+def forget_parts(conn: sqlite3.Connection, message_id: int) -> None:
+    """Remove what is known of the parts of a message that goes out whole, from the beginning."""
+    for table in ("message_parts", "cut_messages"):
+        conn.execute(f"DELETE FROM {table} WHERE message_id = ?", (message_id,))
 
 
 # Parts are counted in one octet (GSM 03.40, 9.2.3.24.1).

@@ -49,10 +49,10 @@ class DueMessages:
     receipts: list[DeliveryReceipt] = field(default_factory=list)
 
 
-# The columns of all ending messages in one row: Python releases the GIL for each row, and next to a busy event loop
-# that costs more than reading all of them.
+# Whether there is anything seldom, and the columns of all ending messages. In one row: Python releases the GIL for
+# each, and next to a busy event loop that costs more than reading all of them.
 _SELECT_ENDING = f"""
-SELECT {text_policy.HAS_DISCARDING_CUSTOMERS_SQL}, {client_ids.HAS_HEX_IDS_SQL}, EXISTS (SELECT 1 FROM message_tlvs),
+SELECT {text_policy.HAS_DISCARDING_CUSTOMERS_SQL}, EXISTS (SELECT 1 FROM hex_ids), EXISTS (SELECT 1 FROM message_tlvs),
     json_group_array(iif(registered_delivery = 0,
     json_array(messages.id, account_id, 0),
     json_array(messages.id, account_id, registered_delivery,
@@ -82,26 +82,18 @@ def finish_messages(conn: sqlite3.Connection, outcomes: Sequence[MessageOutcome]
     counts: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
     with write_transaction(conn):
         ids_json = json.dumps([*first_outcomes])
-        has_discarding_customers, has_hex_ids, has_tlvs, ending_json = conn.execute(
-            _SELECT_ENDING, (ids_json,)
-        ).fetchone()
+        row = conn.execute(_SELECT_ENDING, (ids_json,)).fetchone()
+        has_discarding_customers, has_hex_ids, has_tlvs, ending_json = row
         ending_rows = json.loads(ending_json)
-        discarding_ids = (
-            text_policy.find_accounts_discarding_texts(conn, {row[1] for row in ending_rows})
-            if has_discarding_customers
-            else set()
-        )
+        discarding_ids: set[int] = set()
+        if has_discarding_customers:
+            discarding_ids = text_policy.find_accounts_discarding_texts(conn, {row[1] for row in ending_rows})
         for message_id, account_id, registered_delivery, *fields in ending_rows:
             each = first_outcomes[message_id]
             receipt_wanted = bool(registered_delivery) and deliveries.wants_receipt(registered_delivery, each.state)
             # A receipt quotes the text.
-            result_key = (
-                each.state,
-                each.ptt,
-                each.ended_at,
-                each.upstream_status,
-                receipt_wanted or account_id not in discarding_ids,
-            )
+            keeps_text = receipt_wanted or account_id not in discarding_ids
+            result_key = (each.state, each.ptt, each.ended_at, each.upstream_status, keeps_text)
             ids_by_result[result_key][message_id] = each.upstream_id
             day = ids.time_from_id(message_id) // DAY_MS
             counts[account_id, day][each.state != DELIVERED] += 1
@@ -270,14 +262,11 @@ def process_due_messages(
             due.waiting = queue.route_messages(conn, rows, choose_path)
             due.outbound = []
         conn.executemany("UPDATE messages SET due_at = ? WHERE id = ?", late)
+        valid_since = now - DEFAULT_VALIDITY_MS
         overdue = conn.execute(
             f"SELECT id FROM messages WHERE state = {ENROUTE} AND due_at IS NULL AND id < ?"
             " AND (upstream_id IS NULL OR id < ?) LIMIT ?",
-            (
-                ids.min_id_at_time(now - DEFAULT_VALIDITY_MS),
-                ids.min_id_at_time(now - DEFAULT_VALIDITY_MS - RECEIPT_GRACE_MS),
-                _BATCH_SIZE,
-            ),
+            (ids.min_id_at_time(valid_since), ids.min_id_at_time(valid_since - RECEIPT_GRACE_MS), _BATCH_SIZE),
         )
         due.expired_ids += [row[0] for row in overdue]
         due.receipts += expire_messages(conn, due.expired_ids, now)
@@ -307,7 +296,7 @@ def expire_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: i
         " WHERE id IN (SELECT value FROM json_each(?))",
         (json.dumps(message_ids),),
     ).fetchall()
-    unanswered_ids = queue.list_unanswered_ids(conn, message_ids)
+    said = dict.fromkeys(queue.list_unanswered_ids(conn, message_ids), NO_ANSWER)
     message_parts.expire_open_parts(conn, [row[0] for row in rows if row[1] is not None], now)
     # What an upstream has said of one that it was given stays.
     expired, unknown = [], []
@@ -316,8 +305,7 @@ def expire_messages(conn: sqlite3.Connection, message_ids: Sequence[int], now: i
         if is_blind and message_id not in cut:
             unknown.append(MessageOutcome(message_id, UNKNOWN, PTT_UNKNOWN, now, known_id))
         else:
-            status = NO_ANSWER if message_id in unanswered_ids else None
-            expired.append(MessageOutcome(message_id, EXPIRED, PTT_EXPIRED, now, known_id, status))
+            expired.append(MessageOutcome(message_id, EXPIRED, PTT_EXPIRED, now, known_id, said.get(message_id)))
     receipts = finish_and_refund_messages(conn, expired) + finish_messages(conn, unknown)
     queue.remove_waiting_messages(conn, message_ids)
     return receipts
@@ -331,19 +319,10 @@ def reject_blacklisted_messages(
 
     The caller is inside `write_transaction()`. Returns the receipts that were queued.
     """
-    unanswered_ids = queue.list_unanswered_ids(conn, [each.id for each in messages])
-    receipts = finish_messages(
-        conn,
-        [
-            MessageOutcome(
-                each.id, REJECTED, PTT_BLACKLISTED, now, None, NO_ANSWER if each.id in unanswered_ids else None
-            )
-            for each in messages
-        ],
-    )
-    refund_messages(
-        conn, [(each.account_id, each.id, each.price) for each in messages if each.id not in unanswered_ids]
-    )
+    said = dict.fromkeys(queue.list_unanswered_ids(conn, [each.id for each in messages]), NO_ANSWER)
+    ended = [MessageOutcome(each.id, REJECTED, PTT_BLACKLISTED, now, None, said.get(each.id)) for each in messages]
+    receipts = finish_messages(conn, ended)
+    refund_messages(conn, [(each.account_id, each.id, each.price) for each in messages if each.id not in said])
     return receipts
 
 
@@ -362,8 +341,7 @@ def finish_and_refund_messages(
     conn: sqlite3.Connection,
     outcomes: Sequence[MessageOutcome],
     *,
-    are_refused: bool = False,
-    part_statuses: Mapping[int, Mapping[int, str]] | None = None,
+    refused_parts: Mapping[int, Mapping[int, str]] | None = None,
 ) -> list[DeliveryReceipt]:
     """`finish_messages`, and the price of those that were not delivered is given back where the setting `refund` of
     their upstream says so; of one that no upstream has, that of the first one of its path.
@@ -371,12 +349,12 @@ def finish_and_refund_messages(
     Of a text of which an upstream has taken parts already, the others end so (`finish_cut_messages`).
 
     Args:
-        are_refused: whether the upstream has refused them, instead of taking them and not delivering.
-        part_statuses: what it has said of parts of a text, by their numbers, by message id.
+        refused_parts: where the upstream has refused them, instead of taking them and not delivering: what it has said
+            of parts of texts, by their numbers, by message id.
     """
     if all(each.state == DELIVERED for each in outcomes):
         return finish_messages(conn, outcomes)
-    part_statuses = part_statuses or {}
+    part_statuses = refused_parts or {}
     with write_transaction(conn):
         if part_statuses:
             message_parts.store_unsure_messages(conn, part_statuses)
@@ -389,9 +367,8 @@ def finish_and_refund_messages(
         whole = [each for each in outcomes if each.message_id not in cut]
         first_states = {each.message_id: each.state for each in reversed(whole)}
         failed_ids = [message_id for message_id, state in first_states.items() if state != DELIVERED]
-        refundable = conn.execute(
-            _SELECT_REFUNDABLE, (json.dumps(failed_ids), REFUND_REFUSED if are_refused else None)
-        ).fetchall()
+        values = (json.dumps(failed_ids), None if refused_parts is None else REFUND_REFUSED)
+        refundable = conn.execute(_SELECT_REFUNDABLE, values).fetchall()
         receipts += finish_messages(conn, whole)
         refund_messages(conn, refundable)
     return receipts

@@ -128,8 +128,7 @@ class _Step:
         self.result.receipts += outcomes.finish_and_refund_messages(
             self.conn,
             [MessageOutcome(each.message_id, REJECTED, each.ptt, self.now, None, each.status) for each in refused],
-            are_refused=True,
-            part_statuses={each.message_id: each.part_statuses for each in refused if each.part_statuses is not None},
+            refused_parts={each.message_id: each.part_statuses for each in refused if each.part_statuses is not None},
         )
         self.release_held_messages([each.message_id for each in refused])
         for upstream_id, count in Counter(each.upstream for each in refused).items():
@@ -170,7 +169,7 @@ class _Step:
             if is_blocked or upstreams.get_stored_settings(self.conn, each.cut.upstream).unanswered == FAIL:
                 failed_ids.add(each.id)
             else:
-                message_parts.forget_parts(self.conn, [each.id])
+                message_parts.forget_parts(self.conn, each.id)
                 queue.count_as_unanswered(self.conn, each.id)
                 each.cut = None
         self._finish_unsure_messages(upstream_id, failed_ids, len(texts), len(texts) - len(failed_ids))
