@@ -131,7 +131,10 @@ def delete_sent_messages(
         removed_ids = {row[0] for row in rows}
         removed_json = json.dumps([*removed_ids])
         for table in _SIDE_TABLES:
-            conn.execute(f"DELETE FROM {table} WHERE message_id IN (SELECT value FROM json_each(?))", (removed_json,))
+            # Most are empty, which is seen sooner than that none of these messages has anything there.
+            if conn.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone():
+                of_these = "message_id IN (SELECT value FROM json_each(?))"
+                conn.execute(f"DELETE FROM {table} WHERE {of_these}", (removed_json,))
         account_messages.remove_from_index(conn, account_id, sorted(removed_ids))
         _delete_empty_search_chunks(conn, account_id, removed_ids)
         _increment_removed_count(conn, account_id, len(removed_ids))

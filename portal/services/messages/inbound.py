@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 from portal.core import gsm0338
 from portal.core.clock import now_ms
@@ -98,22 +97,18 @@ def store_inbound_messages(
 RELEASE_BATCH_SIZE = 500
 
 
-class ReleasedParts(NamedTuple):
-    """The ids of the accounts for which something was queued, and whether there may be more to release."""
-
-    account_ids: set[int]
-    has_more: bool
-
-
-def release_old_parts(conn: sqlite3.Connection, now: int) -> ReleasedParts:
+def release_old_parts(conn: sqlite3.Connection, now: int) -> tuple[set[int], bool]:
     """Store parts that have waited too long for the others at a moment (milliseconds), as they came: some
     RELEASE_BATCH_SIZE messages' at most. The log tells of unowned messages that it has not told of.
+
+    Returns:
+        The ids of the accounts for which something was queued, and whether there may be more to release.
     """
     unclaimed.unowned_log.tell()
     with write_transaction(conn):
         parts, has_more_parts = inbound_parts.take_old_parts(conn, now, RELEASE_BATCH_SIZE)
         has_more = inbound_parts.forget_joined_messages(conn, now, RELEASE_BATCH_SIZE) or has_more_parts
-        return ReleasedParts(_store_whole_messages(conn, _messages_from_parts(parts), None, now), has_more)
+        return _store_whole_messages(conn, _messages_from_parts(parts), None, now), has_more
 
 
 def _messages_from_parts(parts: Iterable[InboundPart]) -> list[MobileOriginatedMessage]:

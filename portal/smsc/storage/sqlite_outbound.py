@@ -13,7 +13,7 @@ from portal.core.clock import now_ms
 from portal.core.crypto import Keys
 from portal.services.messages import client_ids, inbound, intake, outcomes, query_cancel, sending
 from portal.services.messages.deliveries import DeliveryReceipt
-from portal.services.messages.inbound import InboundItem, ReleasedParts
+from portal.services.messages.inbound import InboundItem
 from portal.services.messages.intake import StoredMessages
 from portal.services.messages.outcomes import DueMessages, MessageOutcome
 from portal.services.messages.query_cancel import MessageStatus
@@ -452,9 +452,10 @@ class OutboundStorage:
         _resolve_all(items, True)
         self._mark_deliveries_due(account_ids)
 
-    def _handle_parts_released(self, times: list[int], released: ReleasedParts) -> None:
-        self._mark_deliveries_due(released.account_ids)
-        if released.has_more:
+    def _handle_parts_released(self, times: list[int], released: tuple[Collection[int], bool]) -> None:
+        account_ids, has_more = released
+        self._mark_deliveries_due(account_ids)
+        if has_more:
             # More than one batch a minute may come that belong to nothing. What is received has its turn in between.
             self.release_old_parts(times[-1])
 
