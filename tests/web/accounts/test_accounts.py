@@ -272,6 +272,7 @@ def test_nothing_of_another_login_is_shown_from_what_was_drawn_before(
     client: Client, cast: Cast, conn: db.Connection
 ) -> None:
     acting.confirm_changes(conn)
+    acting.age_smpp_passwords(conn)
     owner, viewer = client(cast.alice), client(cast.bob)
     token = re.compile(r"[\w-]+\.[\w-]{6}\.[\w-]{27}")  # says when it was made
     pages = [token.sub("", each.get(HOME).text) for each in (owner, viewer, owner, viewer)]

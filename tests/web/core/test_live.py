@@ -58,6 +58,7 @@ class OpenPage:
 
 @pytest.fixture
 def alice(client: Client, cast: Cast, conn: db.Connection) -> Browser:
+    acting.age_smpp_passwords(conn)
     acting.confirm_changes(conn)
     return client(cast.alice)
 
@@ -170,6 +171,8 @@ def test_what_changes_without_being_seen_replaces_nothing(alice: Browser, conn: 
 def test_an_answer_is_small_where_the_browser_can_read_it(alice: Browser, conn: db.Connection) -> None:
     for number in range(1, 11):
         acting.open_session(conn, NAME, number)
+    # "Since 4 seconds" would be another text a second later.
+    conn.execute("UPDATE connections SET bound_at = bound_at - ?", (2 * clock.DAY_MS,))
     address = f"{HOME}/live?page=sessions"
     plain = alice.get(address, htmx="live")
     small = alice.get(address, htmx="live", headers={"Accept-Encoding": "gzip, deflate"})
