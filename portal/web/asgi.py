@@ -17,8 +17,6 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from werkzeug.test import run_wsgi_app
-
 from portal.web.core.proxies import resolve_client_address
 
 if TYPE_CHECKING:
@@ -134,9 +132,15 @@ class ThreadedApplication:
 
 def _iterate_pieces(wsgi_app: "WSGIApplication", environ: "WSGIEnvironment", head: _Message) -> Generator[bytes]:
     """Run the application, and fill `head` in; each piece has `_PIECE_BYTES` or more, and the last one fewer."""
-    chunks, status, headers = run_wsgi_app(wsgi_app, environ)
-    head["status"] = int(status[:3])
-    head["headers"] = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+    def start_response(
+        status: str, headers: list[tuple[str, str]], exc_info: object = None, /
+    ) -> Callable[[bytes], object]:
+        head["status"] = int(status[:3])
+        head["headers"] = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        return _refuse_write
+
+    chunks = wsgi_app(environ, start_response)
     piece = b""
     try:
         for chunk in chunks:
@@ -148,6 +152,10 @@ def _iterate_pieces(wsgi_app: "WSGIApplication", environ: "WSGIEnvironment", hea
         if hasattr(chunks, "close"):
             chunks.close()
     yield piece
+
+
+def _refuse_write(data: bytes) -> object:
+    raise NotImplementedError("Flask returns what it answers (PEP 3333 has write() for older programs)")
 
 
 def _build_environ(scope: _Message) -> "WSGIEnvironment":
