@@ -89,6 +89,8 @@ def start_jobs(jobs: Iterable[Job], database: Path) -> None:
 
 sending_mail = threading.Lock()
 """Held while a mail is being sent: a process that ends takes it first, since what is cut off is sent again."""
+is_ending = threading.Event()
+"""Set by a process that ends: no other mail is begun."""
 
 
 def list_jobs(config: Config, keys: Keys, options: Sequence[str]) -> list[Job]:
@@ -220,7 +222,7 @@ def _send_mails(config: Config, keys: Keys, conn: Connection) -> Iterator[None]:
     attempts = mail.send_due_mails(conn, config, keys)
     while True:
         with sending_mail:
-            if next(attempts, None) is None:
+            if is_ending.is_set() or next(attempts, None) is None:
                 return
         yield
 

@@ -86,5 +86,6 @@ def run_web_server(config: Config, options: Sequence[str]) -> int:
     gc.freeze()
     gc.enable()
     server.run(sockets)
+    jobs.is_ending.set()
     jobs.sending_mail.acquire(timeout=_MAIL_S)
     return 0

@@ -57,6 +57,20 @@ def test_a_process_that_ends_waits_for_the_mail_that_is_being_sent(
         thread.join()
 
 
+def test_a_process_that_ends_begins_no_other_mail(conn: db.Connection, config: Config, keys: Keys) -> None:
+    mail.queue_mail(conn, keys, "marta@acme.example", "check", "en", problems=[], more=0)
+    mail.queue_mail(conn, keys, "alice@acme.example", "check", "en", problems=[], more=0)
+    (job,) = [each for each in jobs.list_jobs(config, keys, []) if each.name == "mails"]
+    steps = job.steps(conn)
+    next(steps)
+    jobs.is_ending.set()
+    try:
+        assert list(steps) == []
+    finally:
+        jobs.is_ending.clear()
+    assert conn.execute("SELECT count(sent_at), count(*) FROM mails").fetchone()[:] == (1, 2)
+
+
 @pytest.mark.slow
 def test_nobodys_deletion_waits_for_the_end_of_anothers(conn: db.Connection, cast: Cast) -> None:
     names = ("smpp-acme-1", "smpp-globex-1")
