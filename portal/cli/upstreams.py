@@ -25,7 +25,7 @@ from portal.cli.shell import (
 )
 from portal.services.accounts import session_records
 from portal.services.common.audit import SHELL, Actor
-from portal.services.upstreams import binds, health, message_ids, queue, unclaimed, upstreams
+from portal.services.upstreams import binds, counters, message_ids, queue, unclaimed, upstreams
 from portal.services.upstreams.binds import BindState, UpstreamState
 from portal.services.upstreams.health import GOOD, UpstreamHealth
 from portal.services.upstreams.paths import DEFAULT_PATH
@@ -411,7 +411,7 @@ def _format_changed_settings(settings: UpstreamSettings, before: Upstream | None
 def _describe_state(context: CommandContext, state: UpstreamState) -> CommandOutput:
     upstream = state.upstream
     queued = upstreams.count_waiting_messages(context.conn).get(upstream.id, 0)
-    counted = health.get_counters(context.conn, upstream.id)
+    counted = counters.get_counters(context.conn, upstream.id)
     names = RULES if upstream.kind == upstreams.SMPP else SIMULATOR_SETTINGS
     formatted = {name: text for name, text in format_settings(upstream.settings).items() if name in names}
     under_way = upstreams.count_messages_under_way(context.conn, upstream)

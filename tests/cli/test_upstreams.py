@@ -8,7 +8,7 @@ from portal.core.db import write_transaction
 from portal.services.accounts import session_records
 from portal.services.messages import message_parts
 from portal.services.messages.message_parts import AcceptedMessage, TextPart
-from portal.services.upstreams import binds, health, message_ids, unclaimed, upstreams
+from portal.services.upstreams import binds, counters, health, message_ids, unclaimed, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import UpstreamHealth
 from portal.services.upstreams.message_ids import LEARNED_AFTER, IdForms
@@ -260,7 +260,7 @@ def test_what_the_server_has_recorded_is_shown(ok, run_app, conn):
             BindState(2, "trx", "refused", 0, "wrong password", 14, 1_700_000_005_000),
         ],
     )
-    health.add_to_counters(conn, 1, {"submitted": 7})
+    counters.add_to_counters(conn, 1, {"submitted": 7})
     assert ok("upstream", "list")[0]["state"] == "partly"
     shown = ok("upstream", "show", "carrier")
     assert shown["binds"] == [

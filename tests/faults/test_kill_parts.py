@@ -8,7 +8,7 @@ from portal.core import db
 from portal.core.crypto import Keys
 from portal.services.common import message_states
 from portal.services.operations import self_check
-from portal.services.upstreams import health, paths
+from portal.services.upstreams import counters, paths
 from portal.smsc.protocol.constants import CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import CancelSm
 from tests.faults.test_kill import kill_all
@@ -79,7 +79,7 @@ async def test_kill_9_while_a_text_is_held_and_a_part_is_under_way_leaves_it_uns
         await close_connections()
         serve()
         connection = await carrier.accept()
-        await wait_until(lambda: health.get_counters(conn, 1)["unsure"] == 1)
+        await wait_until(lambda: counters.get_counters(conn, 1)["unsure"] == 1)
         if unanswered == "resend":
             again = await connection.read_submits(3)
             assert [each.short_message for each in again] == [each.short_message for each in parts]

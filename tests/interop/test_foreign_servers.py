@@ -16,7 +16,7 @@ from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, ENROUTE
 from portal.services.messages import inbound_numbers
 from portal.services.operations import self_check
-from portal.services.upstreams import binds, health, upstreams
+from portal.services.upstreams import binds, counters, upstreams
 from portal.smsc.protocol.constants import TlvTag
 from portal.smsc.protocol.pdu import SubmitSm
 from tests.interop.foreign_server import NET_SMPP, NODE, SMPP34, ForeignServer, run_foreign_server
@@ -102,7 +102,7 @@ async def exchange_messages(
         *submits, last = [each for parts in sent.values() for each in parts]
         esme.send(*submits)
         assert {each.status for each in await esme.wait_for_responses(submits)} == {0}
-        await wait_until(lambda: health.get_counters(conn, 1)["accepted"] >= len(submits))
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] >= len(submits))
         assert (await esme.request(last)).status == 0
         submits.append(last)
         delivered = [await esme.receive_deliver_sm() for _ in range(len(submits) * kind.sends_receipts + 1)]

@@ -18,7 +18,7 @@ from portal.services.messages.message_parts import AcceptedMessage as AcceptedMe
 from portal.services.messages.outcomes import DueMessages, MessageOutcome
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.upstreams import claims, health, paths, queue, unclaimed, upstreams
+from portal.services.upstreams import claims, counters, paths, queue, unclaimed, upstreams
 from portal.services.upstreams.claims import Claim, ClaimedIds
 from portal.services.upstreams.message_ids import UNANSWERED_SQL
 from portal.services.upstreams.paths import SIMULATED_BIND, ChoosePath, UpstreamPath, choose_default_path
@@ -132,7 +132,7 @@ class _Step:
         )
         self.release_held_messages([each.message_id for each in refused])
         for upstream_id, count in Counter(each.upstream for each in refused).items():
-            health.add_to_counters(self.conn, upstream_id, {"failed": count})
+            counters.add_to_counters(self.conn, upstream_id, {"failed": count})
 
     def resolve_unsure_messages(self, upstream_id: int, message_ids: Sequence[int]) -> None:
         """Decide about messages of which nobody knows whether the upstream has them: by its setting `unanswered`. One
@@ -184,7 +184,7 @@ class _Step:
             )
             self.release_held_messages(failed_ids)
         amounts = {"unsure": unsure, "resent": resent, "failed": len(failed_ids)}
-        health.add_to_counters(self.conn, upstream_id, amounts)
+        counters.add_to_counters(self.conn, upstream_id, amounts)
 
 
 def claim_messages(
@@ -257,7 +257,7 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
             accepted_by |= {message_id: cut_by[message_id] for message_id in answered_ids}
             step.result.receipts += outcomes.finish_cut_messages(conn, [*cut_by], step.now)
         for upstream_id, count in Counter(accepted_by.values()).items():
-            health.add_to_counters(conn, upstream_id, {"accepted": count})
+            counters.add_to_counters(conn, upstream_id, {"accepted": count})
         step.release_held_messages([*accepted_by])
     return step.result
 
@@ -375,7 +375,7 @@ def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[Upstrea
         if cut_ids:
             result.receipts += outcomes.finish_cut_messages(conn, cut_ids, now)
         for upstream_id, amounts_of_upstream in amounts.items():
-            health.add_to_counters(conn, upstream_id, amounts_of_upstream)
+            counters.add_to_counters(conn, upstream_id, amounts_of_upstream)
             if amounts_of_upstream["unmatched"]:
                 unclaimed.remove_too_many(conn, unclaimed.UNMATCHED_RECEIPTS)
     return result

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from portal.core.clock import now_ms
 from portal.services.accounts import session_records
 from portal.services.common import ids
-from portal.services.upstreams import binds, health, queue, upstreams
+from portal.services.upstreams import binds, counters, queue, upstreams
 from portal.services.upstreams.health import FAILING
 
 # The names without what all begin with; by the convention of Prometheus those of counters end with `_total`.
@@ -32,7 +32,7 @@ _METRICS = {
 }
 
 
-# What is counted of each upstream, by the names of `health.COUNTERS`.
+# What is counted of each upstream, by the names of `counters.COUNTERS`.
 _UPSTREAM_COUNTERS = {
     "submitted": "submit_sm sent to an upstream, those sent again included",
     "accepted": "Messages that an upstream has accepted",
@@ -111,6 +111,6 @@ def _iterate_upstream_metrics(
         "Messages that wait for an upstream, or to be tried again there",
         {each.upstream.name: waiting.get(each.upstream.id, 0) for each in states},
     )
-    counted = {each.upstream.name: health.get_counters(conn, each.upstream.id) for each in states}
+    counted = {each.upstream.name: counters.get_counters(conn, each.upstream.id) for each in states}
     for counter, help in _UPSTREAM_COUNTERS.items():
         yield f"upstream_{counter}_total", help, {name: each[counter] for name, each in counted.items()}

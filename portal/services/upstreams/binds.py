@@ -1,28 +1,21 @@
-"""The binds of upstreams: their states, which the SMPP server writes and pages and commands show, and what keeps
-messages from reaching phones: that they go to a simulator, or that no upstream takes them.
-"""
+"""The binds of upstreams: their states, which the SMPP server writes and pages and commands show."""
 
 import sqlite3
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields
 
 from portal.core.db import write_transaction
 from portal.services.accounts import session_records
 from portal.services.common.errors import require_found
-from portal.services.upstreams import queue, upstreams
-from portal.services.upstreams.health import FAILING, GOOD, UpstreamHealth, list_health
-from portal.services.upstreams.paths import UpstreamPath
+from portal.services.upstreams import upstreams
+from portal.services.upstreams.health import GOOD, UpstreamHealth, list_health
 from portal.services.upstreams.upstreams import NoSuchUpstream, Upstream
 
 # The states of a bind; the first, and `unbound` and `refused`, are those of an upstream, too.
 BOUND, PARTLY, UNBOUND, REFUSED, DISABLED = "bound", "partly", "unbound", "refused", "disabled"
 # The state after a change, until the SMPP server has taken that over; it is never stored.
 PENDING = "pending"
-# Why messages wait, beside the states above: there is no upstream, none is the default one, the upstream takes no
-# new messages, the SMPP server isn't running, the upstream is bound and takes nothing.
-NO_UPSTREAM, NO_DEFAULT, DRAINING, SERVER_STOPPED = "no upstream", "no default", "draining", "server stopped"
-TAKES_NOTHING = "takes nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,99 +120,3 @@ def _summarize(upstream: Upstream, states: Sequence[str], *, running: bool) -> s
     if BOUND in states:
         return PARTLY
     return REFUSED if REFUSED in states else UNBOUND
-
-
-# --- what keeps messages from reaching phones
-
-
-@dataclass(frozen=True, slots=True)
-class Obstacle:
-    """Why messages that wait go on waiting, and how many they are.
-
-    `reason` is one of the five beside them, or DISABLED, REFUSED or UNBOUND: the state of `upstream`, the first
-    one that they could take; empty where the reason is of no upstream. `error` is what keeps it from being bound, or
-    from taking anything.
-    """
-
-    reason: str
-    waiting_count: int
-    upstream: str = ""
-    error: str = ""
-
-
-def is_simulator_default(conn: sqlite3.Connection) -> bool:
-    """Whether messages that come now end in a simulator: the built-in one, or one that is the default upstream and
-    takes them.
-    """
-    (is_simulator,) = conn.execute(
-        "SELECT coalesce((SELECT kind = ? AND enabled AND NOT draining FROM upstreams WHERE is_default),"
-        " NOT EXISTS (SELECT 1 FROM upstreams))",
-        (upstreams.SIMULATOR,),
-    ).fetchone()
-    return bool(is_simulator)
-
-
-def list_obstacles(conn: sqlite3.Connection) -> list[Obstacle]:
-    """Why what waits isn't sent, what keeps most messages first: one for each upstream, or other reason, that messages
-    wait for. None where nothing waits, or an upstream takes it.
-
-    Cheap while nothing waits, and while what waits is taken; otherwise it takes as long as
-    `queue.count_waiting_messages_by_path`.
-    """
-    if not queue.has_queue(conn):
-        return []
-    is_running = session_records.is_component_alive(conn, "smsc")
-    states = {each.upstream.id: each for each in list_upstream_states(conn)}
-    default_path = tuple(upstream_id for upstream_id, each in states.items() if each.upstream.is_default)
-    blocked: dict[UpstreamPath, Obstacle] = {}
-    for path in queue.list_waiting_paths(conn):
-        obstacle = _find_obstacle_of(
-            [states[each] for each in path or default_path if each in states],
-            NO_DEFAULT if states else NO_UPSTREAM,
-            is_running=is_running,
-        )
-        if obstacle is not None:
-            blocked[path] = obstacle
-    if not blocked:
-        return []
-    counts: Counter[Obstacle] = Counter()
-    for path, count in queue.count_waiting_messages_by_path(conn).items():
-        if path in blocked:
-            counts[blocked[path]] += count
-    return [replace(each, waiting_count=count) for each, count in counts.most_common() if count]
-
-
-def _find_obstacle_of(states: Sequence[UpstreamState], reason: str, *, is_running: bool) -> Obstacle | None:
-    """What is in the way of messages that these upstreams may take, in this order; None where one does.
-
-    Args:
-        reason: why there is none.
-    """
-    reasons = [_find_reason(each, is_running=is_running) for each in states]
-    if "" in reasons:
-        return None
-    if not reasons:
-        return Obstacle(reason, 0)
-    first, found = states[0], reasons[0]
-    error = next((bind.error for bind in first.binds if bind.error and bind.state == found), "")
-    if found == TAKES_NOTHING:
-        error = first.health.reason
-    # That the server isn't running is the same for all upstreams.
-    return Obstacle(found, 0, "" if found == SERVER_STOPPED else first.upstream.name, error)
-
-
-def _find_reason(state: UpstreamState, *, is_running: bool) -> str:
-    """Why an upstream takes nothing; empty where it does."""
-    if state.upstream.draining:
-        return DRAINING
-    if state.state == DISABLED:
-        return state.state
-    if not is_running:
-        return SERVER_STOPPED
-    # Nothing is sent on a receiver.
-    sending_states = {each.state for each in state.binds if each.kind != "rx"}
-    if state.state == BOUND or BOUND in sending_states:
-        return TAKES_NOTHING if state.health.state == FAILING else ""
-    if state.state != PARTLY:
-        return state.state
-    return REFUSED if REFUSED in sending_states else UNBOUND

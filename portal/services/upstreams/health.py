@@ -1,9 +1,6 @@
-"""Whether upstreams are given messages, as the SMPP server sees it and pages and commands show it; and what it counts
-of each, since that was created.
-"""
+"""Whether upstreams are given messages, as the SMPP server sees it and pages and commands show it."""
 
 import sqlite3
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from portal.core.db import write_transaction
@@ -45,43 +42,3 @@ def list_health(conn: sqlite3.Connection) -> dict[int, UpstreamHealth]:
         return {}
     rows = conn.execute("SELECT upstream, state, since, reason FROM upstream_health")
     return {upstream_id: UpstreamHealth(*values) for upstream_id, *values in rows}
-
-
-# --- what is counted
-
-COUNTERS = (
-    "submitted",
-    "accepted",
-    "throttled",
-    "retried",
-    "failed",
-    "unsure",
-    "resent",
-    "receipts",
-    "unmatched",
-    "unknown_answers",
-    "answers_without_id",
-    "malformed",
-)
-
-
-def add_to_counters(conn: sqlite3.Connection, upstream_id: int, amounts: Mapping[str, int]) -> None:
-    """Add to an upstream's counters, by their names in COUNTERS."""
-    with write_transaction(conn):
-        conn.executemany(
-            "INSERT INTO upstream_counters (upstream, name, value) VALUES (?1, ?2, ?3)"
-            " ON CONFLICT DO UPDATE SET value = value + ?3",
-            [(upstream_id, name, amount) for name, amount in amounts.items() if amount],
-        )
-
-
-def add_unroutable_submits(conn: sqlite3.Connection, count: int) -> None:
-    """Count messages that were refused because no route takes their number, and there is no default upstream."""
-    with write_transaction(conn):
-        conn.execute("UPDATE counters SET value = value + ? WHERE name = 'unroutable_submits'", (count,))
-
-
-def get_counters(conn: sqlite3.Connection, upstream_id: int) -> dict[str, int]:
-    """All of COUNTERS, in their order."""
-    stored = dict(conn.execute("SELECT name, value FROM upstream_counters WHERE upstream = ?", (upstream_id,)))
-    return {name: stored.get(name, 0) for name in COUNTERS}

@@ -127,7 +127,7 @@ def _check_by(parse: Callable[[str], object], refusal: type[InvalidUpstreamSetti
     def check(name: str, value: str) -> None:
         try:
             parse(value)
-        except (OSError, ValueError, KeyError) as error:
+        except ValueError as error:
             # Of a map the entry that can't be read.
             wrong = getattr(error, "entry", value)
             raise refusal(name, value=wrong, codes=_CODES, limit=mappings.MAX_PATTERN_LENGTH) from None
@@ -142,7 +142,13 @@ check_intermediate_states = _check_by(mappings.parse_intermediate_states, Invali
 check_id_pattern = _check_by(mappings.parse_id_pattern, InvalidIdPattern)
 check_tlvs = _check_by(mappings.parse_tlvs, InvalidUpstreamTlvs)
 check_tags = _check_by(mappings.parse_tags, InvalidUpstreamTags)
-check_time_zone = _check_by(ZoneInfo, InvalidTimeZone)
+
+
+def check_time_zone(name: str, value: str) -> None:
+    try:
+        ZoneInfo(value)
+    except (OSError, ValueError, KeyError):
+        raise InvalidTimeZone(name, value=value) from None
 
 
 def check_tls_file(name: str, value: str) -> None:

@@ -73,7 +73,7 @@ _DELIVER_SM_RESP = CommandId.DELIVER_SM_RESP
 
 
 class BoundSessions(Protocol):
-    """What a session asks of `SessionRegistry`."""
+    """What a session asks of `SessionRegistry`, whose module imports this one."""
 
     def add_session(self, session: SmppSession, accepted_bind: AcceptedBind) -> DeliveryScheduler:
         """Add a session that has just bound; returns the scheduler of its account's deliveries."""
@@ -83,7 +83,7 @@ class BoundSessions(Protocol):
 
 
 class BindQueue(Protocol):
-    """What a session asks of `WaitingBinds`."""
+    """What a session asks of `WaitingBinds`, whose module imports this one."""
 
     def is_waiting(self, client: SmppSession) -> bool:
         """Whether a client's bind waits."""

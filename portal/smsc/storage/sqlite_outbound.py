@@ -22,7 +22,7 @@ from portal.services.messages.sending import AcceptedMessage, ClaimedMessages, U
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing import routes
 from portal.services.routing.routes import DecisiveRows, RouteTable
-from portal.services.upstreams import binds, health, paths, queue, upstreams
+from portal.services.upstreams import binds, counters, health, paths, queue, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.health import UpstreamHealth
@@ -347,9 +347,9 @@ class OutboundStorage:
             ),
             WriteJobKind.BIND_STATES: WriteJobHandler(_write_each(binds.record_bind_states)),
             WriteJobKind.UPSTREAM_HEALTH: WriteJobHandler(_write_each(health.record_health)),
-            WriteJobKind.UPSTREAM_COUNTERS: WriteJobHandler(_write_each(health.add_to_counters)),
+            WriteJobKind.UPSTREAM_COUNTERS: WriteJobHandler(_write_each(counters.add_to_counters)),
             WriteJobKind.UNROUTABLE: WriteJobHandler(
-                lambda conn, counts: health.add_unroutable_submits(conn, sum(counts))
+                lambda conn, counts: counters.add_unroutable_submits(conn, sum(counts))
             ),
         }
 

@@ -82,7 +82,7 @@ class UpstreamConnection(Protocol):
         """Send those of these no more with which that is still possible; returns their ids. Nothing is told of them."""
 
     def take_counters(self) -> Mapping[str, int]:
-        """Return what was counted since the last call, by names of `health.COUNTERS`."""
+        """Return what was counted since the last call, by names of `counters.COUNTERS`."""
 
     async def close(self, seconds: float) -> None:
         """Take no more, wait for what is under way for so many seconds, and disconnect. What has no answer by then is

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from portal.core import i18n
 from portal.core.i18n import N_, _
 from portal.core.tls_client import TlsFault
-from portal.services.upstreams import binds, upstreams
-from portal.services.upstreams.binds import Obstacle
+from portal.services.upstreams import binds, obstacles, upstreams
+from portal.services.upstreams.obstacles import Obstacle
 from portal.web.core import access, context
 
 
@@ -24,11 +24,11 @@ class Notice:
 _ADD_UPSTREAM = "upstream add NAME"
 # What each obstacle is called, and the command that mends it.
 _OBSTACLES = {
-    binds.NO_UPSTREAM: (N_("There is no upstream that could take them."), _ADD_UPSTREAM),
-    binds.NO_DEFAULT: (N_("No upstream is the default one."), "upstream default {upstream}"),
-    binds.DRAINING: (N_("“%(upstream)s” is being drained: it takes no new ones."), "upstream enable {upstream}"),
-    binds.SERVER_STOPPED: (N_("The SMPP server isn’t running."), "serve"),
-    binds.TAKES_NOTHING: (N_("“%(upstream)s” takes nothing."), "upstream show {upstream}"),
+    obstacles.NO_UPSTREAM: (N_("There is no upstream that could take them."), _ADD_UPSTREAM),
+    obstacles.NO_DEFAULT: (N_("No upstream is the default one."), "upstream default {upstream}"),
+    obstacles.DRAINING: (N_("“%(upstream)s” is being drained: it takes no new ones."), "upstream enable {upstream}"),
+    obstacles.SERVER_STOPPED: (N_("The SMPP server isn’t running."), "serve"),
+    obstacles.TAKES_NOTHING: (N_("“%(upstream)s” takes nothing."), "upstream show {upstream}"),
     binds.DISABLED: (N_("“%(upstream)s” is disabled."), "upstream enable {upstream}"),
     binds.REFUSED: (N_("The carrier refuses the binds of “%(upstream)s”."), "upstream test {upstream}"),
     binds.UNBOUND: (N_("“%(upstream)s” is not connected."), "upstream test {upstream}"),
@@ -66,8 +66,8 @@ _REASONS = {
 def get_notices() -> Sequence[Notice]:
     """What the page of this request says over everything else."""
     is_operator = access.get_current_user().is_operator
-    listed = binds.list_obstacles(context.get_conn()) if is_operator else []
-    if listed or not binds.is_simulator_default(context.get_conn()):
+    listed = obstacles.list_obstacles(context.get_conn()) if is_operator else []
+    if listed or not obstacles.is_simulator_default(context.get_conn()):
         return tuple(_describe_obstacles(listed))
     sentence = _("Messages go to the simulator: nothing reaches a phone.")
     return (Notice("info", sentence, command=_format_command(_find_remedy()) if is_operator else ""),)

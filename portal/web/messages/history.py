@@ -25,7 +25,7 @@ from portal.services.messages import validation
 from portal.services.messages.message_parts import MessagePart
 from portal.services.prices import countries
 from portal.services.senders import senders
-from portal.services.upstreams import binds
+from portal.services.upstreams import obstacles
 from portal.web.core import access, context, filters, htmx, live, paging, periods
 from portal.web.messages import deletion_progress
 
@@ -230,7 +230,7 @@ def _describe_waiting(queued: Sequence[MessageDetails]) -> CourseStep:
         words.append(i18n.ngettext("Tried %(num)s time", "Tried %(num)s times", tried.attempts))
         if access.get_current_user().is_operator:
             words.append(_(tried.error) if tried.error else "")
-    if binds.list_obstacles(context.get_conn()):
+    if obstacles.list_obstacles(context.get_conn()):
         words.append(_("Messages aren’t sent on at this moment"))
     elif tried is None:
         words.append(_("It waits for its turn"))

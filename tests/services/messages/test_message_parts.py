@@ -26,7 +26,7 @@ from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage, SendingResult, UnsentMessage, UnsentReason
 from portal.services.operations import self_check
 from portal.services.statistics import rollup
-from portal.services.upstreams import health, queue, upstreams
+from portal.services.upstreams import counters, queue, upstreams
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.upstreams import MessagesWaitForUpstream, Upstream
 from tests.services.upstreams.waiting import add_upstream, queue_messages
@@ -105,7 +105,7 @@ def test_pain_2_receipts_of_all_parts_in_any_order_make_one_of_the_text(conn, ke
     assert read_message(conn, message_id)["upstream_id"] is None
     accept(conn, message_id, 3)
     assert read_message(conn, message_id)["upstream_id"] == ""
-    assert health.get_counters(conn, 1)["accepted"] == 1
+    assert counters.get_counters(conn, 1)["accepted"] == 1
     results = []
     for number in order:
         assert read_message(conn, message_id)["state"] == ENROUTE
@@ -223,7 +223,7 @@ def test_pain_2_after_a_crash_only_parts_without_an_answer_are_sent_again(conn, 
     message_id = claim_text(conn, account_id)
     accept(conn, message_id, 2)
     sending.recover_messages(conn, now_ms())
-    counted = health.get_counters(conn, 1)
+    counted = counters.get_counters(conn, 1)
     assert (counted["unsure"], counted["resent"]) == (1, 1)
     (again,) = claim(conn)
     assert again.id == message_id
@@ -363,7 +363,7 @@ def test_a_text_that_is_interrupted_while_parts_are_under_way_stays_its_upstream
     # A crash leaves it unsure.
     later = now_ms() + 10_000
     sending.recover_messages(conn, later)
-    assert health.get_counters(conn, 1)["unsure"] == 1
+    assert counters.get_counters(conn, 1)["unsure"] == 1
     assert get_balance(conn, account_id) == charged - read_message(conn, follower)["price"]
     if unanswered == "fail":
         assert read_message(conn, message_id)["state"] == UNKNOWN
@@ -382,7 +382,7 @@ def test_a_refusal_of_the_moment_counts_once_however_many_parts_are_under_way(co
     held = conn.execute("SELECT attempts, unanswered, error FROM held_messages").fetchone()
     assert tuple(held) == (1, 0, "ESME_RSYSERR 0x08")
     assert [each.id for each in claim(conn, now=now_ms() + 10_000)] == [message_id]
-    assert health.get_counters(conn, 1)["unsure"] == 0
+    assert counters.get_counters(conn, 1)["unsure"] == 0
     assert_sound(conn)
 
 
@@ -433,7 +433,7 @@ def test_a_text_whose_upstream_was_removed_goes_out_whole_and_is_unsure(conn, ac
     message_id, other = remove_with_begun_text()
     (whole,) = claim(conn, other.id, now_ms() + 10_000)
     assert (whole.id, whole.cut) == (message_id, None)
-    counted = health.get_counters(conn, other.id)
+    counted = counters.get_counters(conn, other.id)
     assert (counted["unsure"], counted["resent"], counted["failed"]) == (1, 1, 0)
     assert message_parts.find_cut_messages(conn, [message_id]) == {}
     # It costs what it costs, also where its number says STOP.
@@ -468,7 +468,7 @@ def test_a_text_whose_upstream_was_removed_fails_where_that_is_set_or_its_number
     # What waits behind it may go now, or is refused, and paid back, for the STOP.
     assert [each.id for _ in range(2) for each in claim(conn, other.id, later)] == [behind][has_said_stop:]
     paid_back = read_message(conn, behind)["price"] if has_said_stop else 0
-    counted = health.get_counters(conn, other.id)
+    counted = counters.get_counters(conn, other.id)
     assert (counted["unsure"], counted["resent"], counted["failed"]) == (1, 0, 1)
     assert list_states(conn, message_id) == [ENROUTE, UNKNOWN, UNKNOWN]
     (receipt,) = receive(conn, 1).receipts

@@ -23,7 +23,7 @@ from portal.services.messages import blacklist, intake, outcomes, query_cancel, 
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage, SendingResult, UnsentMessage, UnsentReason
 from portal.services.operations import self_check
-from portal.services.upstreams import health, queue, upstreams
+from portal.services.upstreams import counters, queue, upstreams
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.upstreams import Upstream
 from tests.services.upstreams.waiting import add_upstream, prepare_waiting, queue_messages, queue_of_each
@@ -94,7 +94,7 @@ def test_an_accepted_message_stays_on_its_way_until_its_receipt(conn, cast, upst
     message = read_message(conn, message_id)
     assert (message["state"], message["upstream_id"]) == (DELIVERED, "ab12")
     assert message["upstream_status"] == "stat:DELIVRD err:000"
-    assert health.get_counters(conn, 1)["accepted"] == 1
+    assert counters.get_counters(conn, 1)["accepted"] == 1
     assert self_check.list_problem_texts(conn) == []
 
 
@@ -116,7 +116,7 @@ def test_a_receipt_of_nothing_known_is_kept_with_what_was_tried(conn, cast, upst
     row = conn.execute("SELECT * FROM unmatched_receipts").fetchone()
     assert (row["message_id"], row["other_id"], row["tried"]) == ("ab12", "43794", "ab12, 43794, 276372")
     assert (row["status"], row["source"], row["destination"]) == ("stat:EXPIRED err:006", "393401234567", "ACME")
-    assert health.get_counters(conn, 1)["unmatched"] == 1
+    assert counters.get_counters(conn, 1)["unmatched"] == 1
 
 
 def test_a_second_receipt_is_not_kept(conn, cast, upstream):
@@ -169,7 +169,7 @@ def test_a_refused_message_has_failed_with_what_the_upstream_says(conn, cast, up
     assert (receipt.state, receipt.ptt) == (REJECTED, 100)
     message = read_message(conn, message_id)
     assert (message["upstream"], message["upstream_status"]) == (1, "ESME_RINVDSTADR 0x0B")
-    assert health.get_counters(conn, 1)["failed"] == 1
+    assert counters.get_counters(conn, 1)["failed"] == 1
     assert self_check.list_problem_texts(conn) == []
 
 
@@ -215,7 +215,7 @@ def test_what_is_unsure_is_sent_again_or_has_failed(conn, keys, cast, unanswered
     (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
     claim(conn)
     result = leave_unsent(conn, message_id, cast.smpp_acme_1.id, UnsentReason.UNSURE)
-    counted = health.get_counters(conn, 1)
+    counted = counters.get_counters(conn, 1)
     assert counted["unsure"] == 1
     if unanswered == "resend":
         assert (counted["resent"], claim(conn)) == (1, [message_id])
@@ -232,7 +232,7 @@ def test_what_has_ended_meanwhile_is_neither_sent_again_nor_given_up(conn, keys,
     conn.execute("UPDATE messages SET due_at = 1, expires_at = 1")
     outcomes.process_due_messages(conn, now_ms())
     assert leave_unsent(conn, message_id, cast.smpp_acme_1.id, UnsentReason.UNSURE).receipts == []
-    assert health.get_counters(conn, 1) == {**dict.fromkeys(health.get_counters(conn, 1), 0), "unsure": 1}
+    assert counters.get_counters(conn, 1) == {**dict.fromkeys(counters.get_counters(conn, 1), 0), "unsure": 1}
     assert read_message(conn, message_id)["state"] == EXPIRED
     assert self_check.list_problem_texts(conn) == []
 
@@ -254,7 +254,7 @@ def test_what_is_never_answered_is_not_sent_for_ever(conn, cast, upstream):
         now = result.next_retry_at or now
     assert pauses == [0, 10_000, 20_000, 0]
     assert [(each.message_id, each.state, each.ptt) for each in result.receipts] == [(message_id, UNKNOWN, PTT_UNKNOWN)]
-    counted = health.get_counters(conn, 1)
+    counted = counters.get_counters(conn, 1)
     assert (counted["unsure"], counted["resent"], counted["failed"]) == (4, 3, 1)
     message = read_message(conn, message_id)
     assert (message["upstream"], message["upstream_status"]) == (1, "no answer")
@@ -321,7 +321,7 @@ def test_a_start_decides_about_what_was_under_way(conn, cast, upstream):
     accept(conn, answered)
     recovered = sending.recover_messages(conn, now_ms())
     assert recovered.waiting == {((), cast.smpp_acme_1.id)}
-    assert health.get_counters(conn, 1)["unsure"] == 1
+    assert counters.get_counters(conn, 1)["unsure"] == 1
     assert sorted(claim(conn)) == [unsure, waiting]
 
 
@@ -346,7 +346,7 @@ def test_a_start_leaves_to_simulators_what_is_theirs(conn, keys, cast):
     claim(conn)
     sending.recover_messages(conn, now_ms())
     assert outcomes.list_simulated_message_ids(conn, 1) == [message_id]
-    assert health.get_counters(conn, 1)["unsure"] == 0
+    assert counters.get_counters(conn, 1)["unsure"] == 0
 
 
 @pytest.mark.parametrize("values", [{}, {"reference": 5}, {"priority": 1}])

@@ -13,9 +13,9 @@ from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.operations import metrics
 from portal.services.operations.metrics import render_metrics
-from portal.services.upstreams import binds, health, upstreams
+from portal.services.upstreams import binds, counters, upstreams
 from portal.services.upstreams.binds import BindState
-from portal.services.upstreams.health import COUNTERS
+from portal.services.upstreams.counters import COUNTERS
 from tests.services.submitting import store_messages
 from tests.support import prepare_submit
 
@@ -138,7 +138,7 @@ def test_upstreams_are_told_by_name(conn, keys):
     session_records.record_component_heartbeat(conn, "smsc", 0)
     states = [BindState(1, "trx", "bound", 1), BindState(2, "trx", "bound", 1), BindState(3, "trx", "refused", 1)]
     binds.record_bind_states(conn, 1, states)
-    health.add_to_counters(conn, 1, {name: number for number, name in enumerate(COUNTERS, 10)})
+    counters.add_to_counters(conn, 1, {name: number for number, name in enumerate(COUNTERS, 10)})
     for name, bound in (("carrier", 2), ("second", 0)):
         assert read_value(conn, f'smpp_portal_upstream_binds_bound{{upstream="{name}"}}') == bound
         assert read_value(conn, f'smpp_portal_upstream_binds{{upstream="{name}"}}') == 3

@@ -8,7 +8,7 @@ from portal.core.db import Connection
 from portal.services.accounts import session_records
 from portal.services.common.audit import SHELL
 from portal.services.messages import smpp_config
-from portal.services.upstreams import binds, health, upstreams
+from portal.services.upstreams import binds, counters, upstreams
 from portal.services.upstreams.binds import BindState, UpstreamState
 from portal.services.upstreams.upstreams import NoSuchUpstream, Upstream
 
@@ -130,9 +130,9 @@ def test_one_that_is_removed_has_no_binds_and_no_state(conn, create):
 
 def test_counters_add_up_by_upstream(conn, create):
     upstream, other = create("carrier"), create("other")
-    health.add_to_counters(conn, upstream.id, {"submitted": 2, "unsure": 1})
-    health.add_to_counters(conn, upstream.id, {"submitted": 3})
-    counted = health.get_counters(conn, upstream.id)
-    assert tuple(counted) == health.COUNTERS
+    counters.add_to_counters(conn, upstream.id, {"submitted": 2, "unsure": 1})
+    counters.add_to_counters(conn, upstream.id, {"submitted": 3})
+    counted = counters.get_counters(conn, upstream.id)
+    assert tuple(counted) == counters.COUNTERS
     assert {name: value for name, value in counted.items() if value} == {"submitted": 5, "unsure": 1}
-    assert not any(health.get_counters(conn, other.id).values())
+    assert not any(counters.get_counters(conn, other.id).values())

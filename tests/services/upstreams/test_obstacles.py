@@ -9,8 +9,9 @@ from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.accounts import session_records
 from portal.services.common.audit import SHELL
-from portal.services.upstreams import binds, upstreams
-from portal.services.upstreams.binds import BindState, Obstacle, is_simulator_default, list_obstacles
+from portal.services.upstreams import binds, obstacles, upstreams
+from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.obstacles import Obstacle, is_simulator_default, list_obstacles
 from portal.services.upstreams.upstreams import Upstream
 from tests.services.submitting import store_messages
 from tests.support import prepare_submit
@@ -101,10 +102,10 @@ def test_what_is_bound_as_receiver_only_takes_nothing(conn, create, states, reas
 
 def test_without_an_upstream(conn, create, acme_1):
     wait(conn, 2, store_messages(conn, [prepare_submit(conn, acme_1.id)] * 3))
-    assert list_obstacles(conn) == [Obstacle(binds.NO_UPSTREAM, 5)]
+    assert list_obstacles(conn) == [Obstacle(obstacles.NO_UPSTREAM, 5)]
     create()
     conn.execute("UPDATE upstreams SET is_default = 0")
-    assert list_obstacles(conn) == [Obstacle(binds.NO_DEFAULT, 5)]
+    assert list_obstacles(conn) == [Obstacle(obstacles.NO_DEFAULT, 5)]
 
 
 def test_what_waits_after_a_refusal_waits_too(conn, create, acme_1):
@@ -122,7 +123,7 @@ def test_what_waits_after_a_refusal_waits_too(conn, create, acme_1):
 def test_the_default_upstream_s_state_says_why(conn, create):
     carrier = create(binds=2)
     wait(conn)
-    assert list_obstacles(conn) == [Obstacle(binds.SERVER_STOPPED, 1)]
+    assert list_obstacles(conn) == [Obstacle(obstacles.SERVER_STOPPED, 1)]
     record(conn, "unbound", "refused")
     assert list_obstacles(conn) == [Obstacle("refused", 1, "carrier", "why refused")]
     record(conn, "unbound", "connecting")
@@ -133,4 +134,4 @@ def test_the_default_upstream_s_state_says_why(conn, create):
     record(conn, "bound", "bound")
     assert list_obstacles(conn) == []
     upstreams.drain_upstream(conn, SHELL, carrier)
-    assert list_obstacles(conn) == [Obstacle(binds.DRAINING, 1, "carrier")]
+    assert list_obstacles(conn) == [Obstacle(obstacles.DRAINING, 1, "carrier")]

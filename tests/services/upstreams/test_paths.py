@@ -15,10 +15,10 @@ from portal.services.messages import outcomes, query_cancel, sending
 from portal.services.messages.message_parts import TextPart
 from portal.services.messages.sending import AcceptedMessage, UnsentMessage, UnsentReason
 from portal.services.operations import self_check
-from portal.services.upstreams import binds, claims, health, paths, queue, upstreams
-from portal.services.upstreams.binds import Obstacle, list_obstacles
+from portal.services.upstreams import claims, health, obstacles, paths, queue, upstreams
 from portal.services.upstreams.claims import Claim, ClaimedIds
 from portal.services.upstreams.health import FAILING, GOOD, TRYING, UpstreamHealth
+from portal.services.upstreams.obstacles import Obstacle, list_obstacles
 from portal.services.upstreams.paths import ReroutingPosition, UpstreamPath
 from tests.services.submitting import store_messages
 from tests.services.upstreams.waiting import add_upstream, prepare_waiting
@@ -362,22 +362,22 @@ def test_it_is_told_that_all_upstreams_of_a_route_fail(conn, acme_1, enqueue, id
         "INSERT INTO upstream_binds (upstream, number, kind, state, since) VALUES (?, 1, 'trx', 'bound', 1)", (first,)
     )
     health.record_health(conn, first, UpstreamHealth(FAILING, NOW, "it answers nothing"))
-    assert list_obstacles(conn) == [Obstacle(binds.TAKES_NOTHING, 2, "first", "it answers nothing")]
+    assert list_obstacles(conn) == [Obstacle(obstacles.TAKES_NOTHING, 2, "first", "it answers nothing")]
     # Where messages of several routes wait, each reason is told with its own, that of most of them first.
     enqueue(acme_1.id, (), NUMBER)
     upstreams.set_default_upstream(conn, SHELL, None)
     assert list_obstacles(conn) == [
-        Obstacle(binds.TAKES_NOTHING, 2, "first", "it answers nothing"),
-        Obstacle(binds.NO_DEFAULT, 1),
+        Obstacle(obstacles.TAKES_NOTHING, 2, "first", "it answers nothing"),
+        Obstacle(obstacles.NO_DEFAULT, 1),
     ]
     enqueue(acme_1.id, (), *[NUMBER] * 2)
     assert list_obstacles(conn) == [
-        Obstacle(binds.NO_DEFAULT, 3),
-        Obstacle(binds.TAKES_NOTHING, 2, "first", "it answers nothing"),
+        Obstacle(obstacles.NO_DEFAULT, 3),
+        Obstacle(obstacles.TAKES_NOTHING, 2, "first", "it answers nothing"),
     ]
     conn.execute("DELETE FROM components")
     upstreams.set_default_upstream(conn, SHELL, upstreams.get_upstream(conn, "first"))
-    assert list_obstacles(conn) == [Obstacle(binds.SERVER_STOPPED, 5)]
+    assert list_obstacles(conn) == [Obstacle(obstacles.SERVER_STOPPED, 5)]
 
 
 def test_states_of_health_are_forgotten_with_the_upstream_and_the_server(conn, ids):

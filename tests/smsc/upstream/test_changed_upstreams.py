@@ -9,7 +9,7 @@ from portal.services.common import message_states
 from portal.services.common.audit import SYSTEM
 from portal.services.messages import intake, smpp_config
 from portal.services.operations import self_check
-from portal.services.upstreams import binds, health, upstreams
+from portal.services.upstreams import binds, counters, upstreams
 from portal.smsc.protocol.pdu import CancelSm, SubmitSm
 from portal.smsc.server import SmppServer
 from tests.smsc.esme import RawEsme, close_connections, run_smsc, wait_until
@@ -32,7 +32,7 @@ async def test_before_there_is_any_upstream_the_simulator_answers_and_afterwards
         submit = await bind.read_submit()
         assert submit.short_message == b"now to the carrier"
         bind.answer(submit)
-        await wait_until(lambda: health.get_counters(conn, 1)["accepted"] == 1)
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 1)
         upstreams.disable_upstream(conn, SYSTEM, upstream)
         upstreams.remove_upstream(conn, SYSTEM, upstream)
         await bind.wait_for_close()
@@ -75,7 +75,7 @@ async def test_a_simulator_by_name_goes_on_after_a_restart(config, cast, conn):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         cancel = CancelSm(next(esme.sequences), message_id=slow.message_id, source="ACME", destination="393331234006")
         assert (await esme.request(cancel)).status == 0
-        assert health.get_counters(conn, 1)["unsure"] == 0
+        assert counters.get_counters(conn, 1)["unsure"] == 0
 
 
 async def test_a_disabled_upstream_unbinds_and_what_comes_meanwhile_waits(
@@ -102,7 +102,7 @@ async def test_a_draining_upstream_gets_nothing_new_and_its_receipts_come(
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         sent = await esme.submit()
         connection.answer(await connection.read_submit(), message_id="1")
-        await wait_until(lambda: health.get_counters(conn, 1)["accepted"] == 1)
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 1)
         upstreams.drain_upstream(conn, SYSTEM, upstreams.get_upstream(conn, "carrier"))
         # What is changed later is in force only after that.
         change_account(windowing=50)
@@ -181,7 +181,7 @@ async def test_what_a_simulator_gets_while_it_is_removed_waits_again(config, cas
         submit = await connection.read_submit()
         assert submit.short_message == b"stray"
         connection.answer(submit)
-        await wait_until(lambda: health.get_counters(conn, 2)["accepted"] == 1)
+        await wait_until(lambda: counters.get_counters(conn, 2)["accepted"] == 1)
         assert not count_waiting(conn)
         assert read_message(conn, str(*stray_ids))["upstream"] == 2
 

@@ -11,7 +11,7 @@ from portal.services.common import message_states
 from portal.services.common.audit import SYSTEM
 from portal.services.messages import inbound_numbers, intake
 from portal.services.operations import self_check
-from portal.services.upstreams import health, upstreams
+from portal.services.upstreams import counters, upstreams
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import CancelSm, DataSm, DeliverSm, MessageResp, QuerySm, SubmitSm
 from portal.smsc.storage.interface import UpstreamConfig
@@ -68,7 +68,7 @@ async def test_without_a_bind_messages_wait_and_go_out_in_their_order(config, ca
             assert submits[0].priority == 3
             for each in submits:
                 bind.answer(each)
-            await wait_until(lambda: health.get_counters(conn, 1)["accepted"] == 4)
+            await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 4)
             assert upstreams.count_waiting_messages(conn) == {}
             # The same holds for one that waits for nothing.
             await esme.submit(text=b"direct", priority=9)
@@ -102,8 +102,8 @@ async def test_clients_that_never_pause_keep_their_order_for_each_number(
             connection.answer(received)
         await client
         assert arrived == {each: sorted(numbers) for each, numbers in arrived.items()}
-        await wait_until(lambda: health.get_counters(conn, 1)["accepted"] == 600)
-        assert health.get_counters(conn, 1)["unsure"] == 0
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 600)
+        assert counters.get_counters(conn, 1)["unsure"] == 0
 
 
 async def test_what_the_upstream_refuses_for_good_has_failed(config, cast, conn, add_upstream):
@@ -128,8 +128,8 @@ async def test_a_lost_connection_sends_again_what_was_not_answered(config, cast,
         submit = await connection.read_submit()
         assert submit.short_message == b"lost"
         connection.answer(submit)
-        await wait_until(lambda: health.get_counters(conn, 1)["accepted"])
-        counted = health.get_counters(conn, 1)
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"])
+        counted = counters.get_counters(conn, 1)
         assert (counted["unsure"], counted["resent"]) == (1, 1)
 
 
@@ -148,8 +148,8 @@ async def test_what_is_claimed_ahead_waits_again_when_the_connection_is_lost(con
             connection.answer(submit)
             taken.append(submit.short_message)
         assert taken == [b"0", b"1", *(str(each).encode() for each in range(10))]
-        await wait_until(lambda: health.get_counters(conn, 1)["accepted"] == 10)
-        assert health.get_counters(conn, 1)["unsure"] == 2
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 10)
+        assert counters.get_counters(conn, 1)["unsure"] == 2
 
 
 async def test_a_temporary_refusal_holds_up_its_destination_and_no_other(config, cast, conn, add_upstream):
@@ -179,7 +179,7 @@ async def test_while_a_message_is_held_others_of_its_account_go_out_at_once(conf
         await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0])
         await esme.submit(text=b"first")
         carrier.answer(await carrier.read_submit())
-        await wait_until(lambda: health.get_counters(conn, 1)["accepted"])
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"])
         conn.execute("CREATE TABLE waited AS SELECT * FROM queued_messages")
         conn.execute(
             "CREATE TRIGGER note_waiting AFTER INSERT ON queued_messages"
@@ -269,7 +269,7 @@ async def test_what_waits_is_called_back_and_what_is_sent_is_not(config, cast, c
             submit = await carrier.read_submit()
             assert submit.short_message == b"before it"
             carrier.answer(submit)
-        await wait_until(lambda: health.get_counters(conn, 1)["accepted"] == 1 + others)
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 1 + others)
         assert not count_waiting(conn)
         query = QuerySm(next(esme.sequences), message_id=sent.message_id, source="ACME")
         assert (await esme.request(query)).message_state == message_states.ENROUTE
@@ -282,7 +282,7 @@ async def test_what_the_upstream_may_have_goes_on_when_it_is_called_back(config,
         unsure = await esme.submit(text=b"unsure")
         await connection.read_submit()
         await connection.close()
-        await wait_until(lambda: health.get_counters(conn, 1)["unsure"])
+        await wait_until(lambda: counters.get_counters(conn, 1)["unsure"])
         # This account's turn comes first, whoever had the last one.
         other = await RawEsme.connect_and_bind(server.port, cast.smpp_globex_1)
         await other.submit(source="GLOBEX", text=b"elsewhere")
@@ -297,7 +297,7 @@ async def test_what_the_upstream_may_have_goes_on_when_it_is_called_back(config,
         submit = await connection.read_submit()
         assert submit.short_message == b"unsure"
         connection.answer(submit)
-        await wait_until(lambda: health.get_counters(conn, 1)["accepted"] == 2)
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 2)
         assert not count_waiting(conn)
 
 
@@ -335,7 +335,7 @@ async def test_what_waits_to_be_tried_again_is_called_back(config, cast, conn, a
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         waiting = await esme.submit()
         carrier.answer(await carrier.read_submit(), CommandStatus.ESME_RTHROTTLED)
-        await wait_until(lambda: health.get_counters(conn, 1)["throttled"])
+        await wait_until(lambda: counters.get_counters(conn, 1)["throttled"])
         cancel = CancelSm(1, message_id=waiting.message_id, source="ACME", destination="393331234567")
         assert (await esme.request(replace(cancel, sequence=next(esme.sequences)))).status == CommandStatus.ESME_ROK
         assert "stat:DELETED" in (await esme.receive_deliver_sm()).short_message.decode()
@@ -386,7 +386,7 @@ async def test_as_many_receipts_are_known_again_as_are_said_to_be(config, cast, 
             await esme.submit()
             submit = await carrier.read_submit()
             carrier.answer(submit, message_id=f"{each}")
-            await wait_until(lambda: health.get_counters(conn, 1)["accepted"] == each + 1)  # noqa: B023
+            await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == each + 1)  # noqa: B023
             receipts.append(build_receipt(submit, f"{each}"))
             carrier.send(receipts[-1])
             assert (await carrier.read_response()).status == 0
@@ -466,12 +466,12 @@ async def test_what_was_under_way_at_the_end_is_unsure_at_the_start(config, cast
             esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
             await esme.submit(text=b"never answered")
             await connection.read_submit()
-        assert health.get_counters(conn, 1)["unsure"] == 1
+        assert counters.get_counters(conn, 1)["unsure"] == 1
         async with run_smsc(config):
             connection = await carrier.accept()
             assert (await connection.read_submit()).short_message == b"never answered"
             # Once at the end, and nothing since: what was claimed meanwhile, and not sent, is not unsure.
-            assert health.get_counters(conn, 1)["unsure"] == 1
+            assert counters.get_counters(conn, 1)["unsure"] == 1
 
 
 async def test_pain_3_throttling_slows_down_and_loses_nothing(config, cast, conn, change_account, add_upstream):
@@ -492,8 +492,8 @@ async def test_pain_3_throttling_slows_down_and_loses_nothing(config, cast, conn
                 taken[submit.short_message] = taken.get(submit.short_message, 0) + 1
                 connection.answer(submit)
         assert set(taken.values()) == {1}
-        await wait_until(lambda: health.get_counters(conn, 1)["throttled"] == 5)
-        await wait_until(lambda: health.get_counters(conn, 1)["accepted"] == 30)
+        await wait_until(lambda: counters.get_counters(conn, 1)["throttled"] == 5)
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 30)
 
 
 async def test_another_account_s_message_passes_a_hundred_thousand_that_wait(
@@ -533,7 +533,7 @@ async def test_what_cannot_be_stored_is_to_come_again(config, cast, conn, connec
         await esme.submit()
         submit = await carrier.read_submit()
         carrier.answer(submit, message_id="1")
-        await wait_until(lambda: health.get_counters(conn, 1)["accepted"] == 1)
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 1)
         other = connect()
         other.execute("BEGIN IMMEDIATE")
         # Longer than the writer waits for its turn.
@@ -572,11 +572,11 @@ async def test_what_a_commit_in_doubt_has_left_is_found(config, cast, conn, add_
         def is_found() -> bool:
             # Twice where nothing is being written meanwhile.
             server.dispatcher.check_strays()
-            return health.get_counters(conn, 1)["unsure"] == 1
+            return counters.get_counters(conn, 1)["unsure"] == 1
 
         await wait_until(is_found)
         assert (await carrier.read_submit()).short_message == b"stray"
-        assert health.get_counters(conn, 1)["unsure"] == 1
+        assert counters.get_counters(conn, 1)["unsure"] == 1
         carrier.answer(submit)
 
 

@@ -20,7 +20,7 @@ from portal.services.operations import self_check
 from portal.services.operations.metrics import render_metrics
 from portal.services.routing import routes
 from portal.services.senders import senders
-from portal.services.upstreams import binds, health, upstreams
+from portal.services.upstreams import binds, counters, health, upstreams
 from portal.services.upstreams.upstreams import Upstream
 from portal.smsc.protocol.constants import CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import CancelSm, SubmitSm
@@ -203,7 +203,7 @@ async def test_pain_4_the_next_upstream_takes_what_waits_for_one_that_is_not_bou
         await two.wait_for_health(health.FAILING)
         await esme.submit(text=b"at once")
         assert await answer_all(two.second, 1) == [b"at once"]
-        await wait_until(lambda: health.get_counters(conn, 2)["accepted"] == 4)
+        await wait_until(lambda: counters.get_counters(conn, 2)["accepted"] == 4)
         assert two.list_upstreams() == [2, 2, 2, 2]
         assert self_check.list_problem_texts(conn) == []
 
@@ -268,7 +268,7 @@ async def test_a_trial_that_is_throttled_is_taken_back(run, cast, conn):
         two.first.answer(await two.first.read_submit(), CommandStatus.ESME_RTHROTTLED)
         # Otherwise it would wait for an hour there, and what comes behind it, too.
         assert await answer_all(two.second, 2) == [b"trial", b"behind"]
-        assert health.get_counters(conn, 1)["unsure"] == 0
+        assert counters.get_counters(conn, 1)["unsure"] == 0
 
 
 async def test_nothing_passes_what_a_silent_upstream_has(run, cast, conn):
@@ -282,13 +282,13 @@ async def test_nothing_passes_what_a_silent_upstream_has(run, cast, conn):
         await esme.submit(text=b"second")
         await esme.submit(OTHER_NUMBER, text=b"elsewhere")
         assert await answer_all(two.second, 1) == [b"elsewhere"]
-        await wait_until(lambda: health.get_counters(conn, 2)["accepted"] == 1)
+        await wait_until(lambda: counters.get_counters(conn, 2)["accepted"] == 1)
         assert two.count_held() == 2
         await two.lose_first()
         assert await answer_all(two.second, 1) == [b"first"]
         assert await answer_all(two.second, 1) == [b"second"]
         await two.wait_for_held(0)
-        assert health.get_counters(conn, 1)["unsure"] == 1
+        assert counters.get_counters(conn, 1)["unsure"] == 1
         assert self_check.list_problem_texts(conn) == []
 
 
@@ -300,7 +300,7 @@ async def test_what_a_silent_upstream_has_not_begun_goes_to_the_next_one(run, ca
             await esme.submit(f"39333000000{each}", text=b"%d" % each)
         assert (await two.first.read_submit()).short_message == b"0"
         assert sorted(await answer_all(two.second, 3)) == [b"1", b"2", b"3"]
-        assert health.get_counters(conn, 1)["unsure"] == 0
+        assert counters.get_counters(conn, 1)["unsure"] == 0
 
 
 async def test_what_a_drained_upstream_has_not_begun_goes_to_the_next_one(run, cast, conn):
@@ -309,11 +309,11 @@ async def test_what_a_drained_upstream_has_not_begun_goes_to_the_next_one(run, c
         esme = await bind(two, cast)
         await esme.submit(text=b"throttled")
         two.first.answer(await two.first.read_submit(), CommandStatus.ESME_RTHROTTLED)
-        await wait_until(lambda: health.get_counters(conn, 1)["throttled"] == 1)
+        await wait_until(lambda: counters.get_counters(conn, 1)["throttled"] == 1)
         upstreams.drain_upstream(conn, SYSTEM, upstreams.get_upstream(conn, "first"))
         two.reload()
         assert await answer_all(two.second, 1) == [b"throttled"]
-        assert health.get_counters(conn, 1)["unsure"] == 0
+        assert counters.get_counters(conn, 1)["unsure"] == 0
 
 
 async def test_what_an_upstream_has_of_a_path_that_it_takes_no_more_is_taken_back_where_it_fails(run, cast, conn):
@@ -324,13 +324,13 @@ async def test_what_an_upstream_has_of_a_path_that_it_takes_no_more_is_taken_bac
             await esme.submit(each, each.encode())
         for submit in await two.first.read_submits(3):
             two.first.answer(submit, CommandStatus.ESME_RTHROTTLED)
-        await wait_until(lambda: health.get_counters(conn, 1)["throttled"] == 3)
+        await wait_until(lambda: counters.get_counters(conn, 1)["throttled"] == 3)
         # The first one stays the default upstream, and takes what goes elsewhere though it fails.
         two.add_route("second", prefix="39333")
         assert sorted(await answer_all(two.second, 3)) == [each.encode() for each in numbers]
         (reason,) = conn.execute("SELECT reason FROM upstream_health WHERE upstream = 1").fetchone()
         assert reason == "it answers nothing but ESME_RTHROTTLED 0x58"
-        assert health.get_counters(conn, 1)["unsure"] == 0
+        assert counters.get_counters(conn, 1)["unsure"] == 0
 
 
 async def test_what_an_upstream_refuses_for_the_moment_goes_to_the_next_one(run, cast, conn):
@@ -346,7 +346,7 @@ async def test_what_an_upstream_refuses_for_the_moment_goes_to_the_next_one(run,
         assert sorted(await answer_all(two.second, 4)) == [each.encode() for each in numbers]
         (reason,) = conn.execute("SELECT reason FROM upstream_health WHERE upstream = 1").fetchone()
         assert reason == "it answers nothing but ESME_RSYSERR 0x08"
-        await wait_until(lambda: health.get_counters(conn, 2)["accepted"] == 4)
+        await wait_until(lambda: counters.get_counters(conn, 2)["accepted"] == 4)
         assert self_check.list_problem_texts(conn) == []
 
 
@@ -410,7 +410,7 @@ async def test_a_text_that_was_begun_waits_for_the_upstream_that_has_parts_of_it
         assert again.short_message == refused.short_message
         two.first.answer(again, message_id="part 2")
         assert await answer_all(two.first, 1) == [b"behind it"]
-        await wait_until(lambda: health.get_counters(conn, 1)["accepted"] == 2)
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 2)
         assert two.list_upstreams() == [1, 2, 1]
         assert self_check.list_problem_texts(conn) == []
 
@@ -450,7 +450,7 @@ async def test_what_waits_takes_a_route_that_is_added(run, cast, conn):
         await esme.submit(text=b"3")
         assert await answer_all(two.second, 4) == [b"0", b"1", b"2", b"3"]
         assert upstreams.count_waiting_messages(conn) == {1: 1}
-        await wait_until(lambda: health.get_counters(conn, 2)["accepted"] == 4)
+        await wait_until(lambda: counters.get_counters(conn, 2)["accepted"] == 4)
         assert self_check.list_problem_texts(conn) == []
 
 

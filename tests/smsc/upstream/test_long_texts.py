@@ -9,7 +9,7 @@ from portal.core.clock import now_ms
 from portal.services.common import message_states
 from portal.services.messages import message_parts
 from portal.services.operations import self_check
-from portal.services.upstreams import health
+from portal.services.upstreams import counters
 from portal.smsc.protocol.constants import CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import CancelSm, HeaderOnlyPdu, SubmitSm
 from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc, wait_until
@@ -96,8 +96,8 @@ async def test_pain_2_a_connection_that_ends_in_the_middle_sends_only_the_other_
         submit = await connection.read_submit()
         assert submit.short_message == b"behind it"
         connection.answer(submit)
-        await wait_until(lambda: health.get_counters(conn, 1)["accepted"] == 2)
-        assert health.get_counters(conn, 1)["unsure"] == 1
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 2)
+        assert counters.get_counters(conn, 1)["unsure"] == 1
         assert list_states(conn, message_id) == [message_states.ENROUTE] * 3
         assert read_message(conn, follower.message_id)["upstream_id"] == "id of behind it"
         assert not count_waiting(conn)
@@ -164,7 +164,7 @@ async def test_a_text_that_is_refused_whole_is_one_message_that_has_failed(confi
             answer(carrier, each, CommandStatus.ESME_RINVDSTADR)
         assert "stat:REJECTD err:100" in (await esme.receive_deliver_sm()).short_message.decode()
         assert read_message(conn, message_id)["upstream_status"] == "ESME_RINVDSTADR 0x0B"
-        assert health.get_counters(conn, 1)["failed"] == 1
+        assert counters.get_counters(conn, 1)["failed"] == 1
         assert self_check.list_problem_texts(conn) == []
 
 
@@ -213,7 +213,7 @@ async def test_a_text_is_not_called_back_of_which_a_part_was_lost_while_it_waite
         await connection.close()
         await carrier.accept()
         # The first part may be at the handset.
-        await wait_until(lambda: health.get_counters(conn, 1)["unsure"] == 1)
+        await wait_until(lambda: counters.get_counters(conn, 1)["unsure"] == 1)
         cancel = CancelSm(next(esme.sequences), message_id=message_id, source="ACME", destination=DESTINATION)
         assert (await esme.request(cancel)).status == CommandStatus.ESME_RCANCELFAIL
         assert read_message(conn, message_id)["state"] == message_states.ENROUTE
@@ -233,7 +233,7 @@ async def test_a_stop_while_parts_are_under_way_leaves_a_text_unsure_that_was_re
             answer(connection, submits[1], CommandStatus.ESME_RSYSERR)
             await wait_until(lambda: conn.execute("SELECT count(*) FROM held_messages").fetchone()[0] == 1)
             await connection.close()
-        counted = health.get_counters(conn, 1)
+        counted = counters.get_counters(conn, 1)
         assert (counted["unsure"], counted["resent"]) == (1, int(unanswered == "resend"))
         state = message_states.UNKNOWN if unanswered == "fail" else message_states.ENROUTE
         assert read_message(conn, message_id)["state"] == state
@@ -253,7 +253,7 @@ async def test_throttled_parts_go_on_in_their_order(config, cast, conn, add_upst
             answer(carrier, submit)
         assert numbers == [2, 3]
         await wait_until(lambda: read_message(conn, message_id)["upstream_id"] == "")
-        assert health.get_counters(conn, 1)["unsure"] == 0
+        assert counters.get_counters(conn, 1)["unsure"] == 0
 
 
 async def test_the_window_counts_parts(config, cast, conn, add_upstream):

@@ -16,7 +16,7 @@ from portal.services.common import ids, message_states
 from portal.services.common.audit import SYSTEM
 from portal.services.messages import inbound_numbers
 from portal.services.operations import self_check
-from portal.services.upstreams import health
+from portal.services.upstreams import counters
 from portal.services.upstreams.message_ids import LEARNED_AFTER
 from portal.services.upstreams.upstreams import Upstream
 from portal.smsc.protocol.constants import CommandId, TlvTag
@@ -80,7 +80,7 @@ async def test_pain_1_ids_of_receipts_in_another_form(config, cast, conn, add_up
         # Under the id that the carrier gave.
         stored = {row[0] for row in conn.execute("SELECT upstream_id FROM messages")}
         assert upstream_id.format(0x5EED) in stored
-        assert health.get_counters(conn, 1)["unmatched"] == 0
+        assert counters.get_counters(conn, 1)["unmatched"] == 0
         (matches,) = conn.execute("SELECT matches FROM learned_ids").fetchone()
         assert matches == LEARNED_AFTER
 
@@ -112,7 +112,7 @@ async def test_pain_1_an_id_that_is_not_new_in_a_receipt_before_the_answer(
         if order == "same as before":
             # A carrier that begins its ids anew.
             _, submit = await exchange(esme, carrier, "77")
-            await wait_until(lambda: health.get_counters(conn, 1)["accepted"] == 1)
+            await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 1)
             await bring(submit)
             await esme.receive_deliver_sm()
             await esme.submit()
@@ -134,7 +134,7 @@ async def test_pain_1_an_id_that_is_not_new_in_a_receipt_before_the_answer(
         carrier.answer(submit, message_id="77")
         assert "stat:DELIVRD" in (await esme.receive_deliver_sm()).short_message.decode()
         assert read_states(conn) == {message_states.DELIVERED}
-        amounts = health.get_counters(conn, 1)
+        amounts = counters.get_counters(conn, 1)
         assert (amounts["receipts"], amounts["unmatched"]) == (2, int(order == "both early"))
         assert conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0] == 0
         assert self_check.list_problem_texts(conn) == []
@@ -148,7 +148,7 @@ async def test_pain_7_receipts_that_come_while_the_client_is_away(config, cast, 
             bind = await carrier.accept()
             esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
             sent = [await exchange(esme, bind, str(number)) for number in range(1, 6)]
-            await wait_until(lambda: health.get_counters(conn, 1)["accepted"] == len(sent))
+            await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == len(sent))
             await esme.close()
             bind.send(*(build_receipt(submit, str(number)) for number, (_, submit) in enumerate(sent, start=1)))
             assert {(await bind.read_response()).status for _ in sent} == {0}
@@ -210,7 +210,7 @@ async def test_pain_9_the_final_state_and_its_reason_reach_the_customer(
     async with run_forwarding(config, add_upstream, **settings) as (server, _, carrier):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         client_id, submit = await exchange(esme, carrier, "a1")
-        await wait_until(lambda: health.get_counters(conn, 1)["accepted"] == 1)
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 1)
         # On its way, whatever word that is; then the end; then what nobody asks for any more.
         for word, code in (("BUFFERED", "000"), ("UNKNOWN", "000"), (stat, err), ("DELIVRD", "000"), ("REJECTD", "1")):
             carrier.send(build_receipt(submit, "a1", word, code))
@@ -226,7 +226,7 @@ async def test_pain_9_a_receipt_of_yesterday_has_the_carriers_date(config, cast,
     async with run_forwarding(config, add_upstream, receipt_timezone="Asia/Tokyo") as (server, _, carrier):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         _, submit = await exchange(esme, carrier, "1")
-        await wait_until(lambda: health.get_counters(conn, 1)["accepted"] == 1)
+        await wait_until(lambda: counters.get_counters(conn, 1)["accepted"] == 1)
         # It was sent the day before yesterday, and delivered half an hour later, as it is told now.
         sent_at = (now_ms() - 2 * DAY_MS) // MINUTE_MS * MINUTE_MS
         conn.execute("UPDATE messages SET id = ?", (ids.min_id_at_time(sent_at),))

@@ -23,7 +23,7 @@ _UPSTREAM_CHECKS = (
     ),
     Check(
         "%(upstream)s: upstreams row %(row)s is of the kind %(kind)s, which there isn't",
-        f"{_SELECT_UPSTREAMS} NULL AND kind NOT IN {upstreams.KINDS}",
+        f"{_SELECT_UPSTREAMS} NULL AND kind NOT IN ('{upstreams.SMPP}', '{upstreams.SIMULATOR}')",
     ),
     Check(
         "%(upstream)s: upstreams row %(row)s has a password too much or too little",

@@ -124,7 +124,7 @@ class Submit:
 class SessionOwner:
     """What a session tells the client that it belongs to, which hears what it has a method of its own for.
 
-    counters: what has happened since it was taken last, by names of `health.COUNTERS`. submitted: submit_sm sent,
+    counters: what has happened since it was taken last, by names of `counters.COUNTERS`. submitted: submit_sm sent,
     those that were sent again included, which `retried` counts. unknown_answers: responses to nothing that waits for
     one, late and double ones. answers_without_id: accepted messages whose receipt cannot be recognized. malformed: PDUs
     that are not SMPP 3.4.
