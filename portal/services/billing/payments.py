@@ -38,21 +38,25 @@ _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 
 
 class CallbackRefused(Refused):
-    """A callback that changes nothing; `code` is the reason for programs, the sentence (English) for developers."""
+    """A callback that changes nothing, for one of the reasons below.
+
+    `code` is the reason for programs, `status` that of HTTP, and the sentence (English) is for developers.
+    """
 
     def __init__(self, code: str, **params: object) -> None:
         super().__init__()
-        self.code, self.sentence, self.params = code, _REFUSALS[code], params
+        self.code, self.params = code, params
+        self.status, self.sentence = _REFUSALS[code]
 
 
 _REFUSALS = {
-    "headers": "The headers webhook-id, webhook-timestamp and webhook-signature are needed.",
-    "signature": "None of the signatures is right.",
-    "timestamp": "The timestamp is more than five minutes off.",
-    "body": "The body isn't a JSON object with order, amount, currency, status and payment.",
-    "unknown_order": "There is no order %(number)s.",
-    "amount": "Order %(number)s costs %(price)s %(currency)s in the smallest unit.",
-    "cancelled": "Order %(number)s was cancelled.",
+    "headers": (400, "The headers webhook-id, webhook-timestamp and webhook-signature are needed."),
+    "signature": (401, "None of the signatures is right."),
+    "timestamp": (401, "The timestamp is more than five minutes off."),
+    "body": (400, "The body isn't a JSON object with order, amount, currency, status and payment."),
+    "unknown_order": (422, "There is no order %(number)s."),
+    "amount": (422, "Order %(number)s costs %(price)s %(currency)s in the smallest unit."),
+    "cancelled": (409, "Order %(number)s was cancelled."),
 }
 
 

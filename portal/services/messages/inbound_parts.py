@@ -1,8 +1,8 @@
 """What carriers send from handsets: what its octets mean, and long messages, which come in parts and are joined.
 
 The parts come in any order, over any bind of an upstream, and before or after a restart. A letter may begin in one and
-end in the next, so their octets are joined, not their texts. What takes a
-connection is called inside `write_transaction()`.
+end in the next, so their octets are joined, not their texts. What takes a connection is called inside
+`write_transaction()`.
 """
 
 import hashlib

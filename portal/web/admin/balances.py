@@ -122,7 +122,6 @@ def grant_credits(account: Account) -> ResponseReturnValue:
     with refusals_on(form):
         amount = credit_amounts.parse_amount(form.amount.data)
         expires_at = expiry.parse_credit_expiry_date(form.until.data, context.get_config().timezone)
-        conn, actor = context.get_conn(), context.get_actor()
         try:
             with idempotency.once(conn, form.form.data):
                 credits.grant_credits(conn, actor, account, amount, form.note.data, expires_at=expires_at)

@@ -13,9 +13,6 @@ _log = logging.getLogger(__name__)
 
 blueprint = Blueprint("payment_callback", __name__)
 
-# HTTP status codes of refused callbacks; 400 for all others.
-_STATUS_CODES = {"signature": 401, "timestamp": 401, "unknown_order": 422, "amount": 422, "cancelled": 409}
-
 
 @blueprint.post("/payments/callback")
 @access.public_view
@@ -38,5 +35,5 @@ def receive_payment_callback() -> ResponseReturnValue:
     except payments.CallbackRefused as refusal:
         # The audit log holds what came from the payment page; this may have come from anybody.
         _log.warning("a callback from %s was refused: %s", address, refusal)
-        return {"error": refusal.code, "message": str(refusal)}, _STATUS_CODES.get(refusal.code, 400)
+        return {"error": refusal.code, "message": str(refusal)}, refusal.status
     return {"result": result}

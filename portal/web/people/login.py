@@ -117,7 +117,10 @@ def verify_second_factor() -> ResponseReturnValue:
 
 @blueprint.errorhandler(CSRFError)
 def _handle_csrf_error(error: CSRFError) -> ResponseReturnValue:
-    """A login form whose cookie has gone is shown again; where another tab has logged in meanwhile, that is enough."""
+    """A login form whose cookie has gone is shown again; where another tab has logged in meanwhile, that is enough.
+
+    Other forms of these pages are treated as everywhere.
+    """
     is_login = request.endpoint in ("login.login", "login.verify_second_factor")
     if not is_login or not errors.is_stale(error):
         return errors.handle_csrf_error(error)
