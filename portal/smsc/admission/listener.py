@@ -160,7 +160,7 @@ class SmppListener:
         """
         deadline = self._loop.time() + self.handshake_seconds
         client_hello = await peek_first_octets(
-            client, tls.ClientHelloProbe().count_needed, tls.MAX_CLIENT_HELLO_LENGTH, deadline
+            client, tls.ClientHelloCounter().count_needed, tls.MAX_CLIENT_HELLO_LENGTH, deadline
         )
         with client.dup() as same_client:
             try:

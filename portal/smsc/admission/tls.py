@@ -19,9 +19,10 @@ MAX_CLIENT_HELLO_LENGTH = 16 * 1024
 """Octets of a ClientHello, with the headers of its records, that are looked at. Usual ones have some hundred, or two
 thousand where the keys are safe from quantum computers."""
 _VALIDITY = datetime.timedelta(days=10 * 365)
-# The types of records (RFC 8446, 5.1).
-_ALERT, _HANDSHAKE = 21, 22
-_PROBING_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+# Of records and their messages (RFC 8446, 4 and 5.1).
+_ALERT, _HANDSHAKE, _CLIENT_HELLO = 21, 22, 1
+_RECORD_HEADER_LENGTH, _MESSAGE_HEADER_LENGTH = 5, 4
+_MAX_RECORD_LENGTH = 1 << 14
 
 
 def create_tls_context(certificate: Path, key: Path, minimum: str) -> ssl.SSLContext:
@@ -35,32 +36,47 @@ def create_tls_context(certificate: Path, key: Path, minimum: str) -> ssl.SSLCon
     return tls_context
 
 
-class ClientHelloProbe:
-    """Finds out whether a ClientHello is all there, as its octets come: OpenSSL reads them for a handshake without a
-    certificate, which ends there.
+class ClientHelloCounter:
+    """Finds out how many octets a ClientHello has, as they come.
 
-    Each octet is read once: those who send many small records cost no more than others.
+    Each record is looked at once: those who send many small ones cost no more than others.
     """
 
     def __init__(self) -> None:
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._handshake = _PROBING_CONTEXT.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._read_count = 0
+        self._record_start = 0
+        self._message_header = b""
+        self._message_length = 0
 
     def count_needed(self, octets: bytes) -> int:
-        """Return one more than there are where these, no less than at the call before, are only its beginning; else
-        their number, also where they are no ClientHello.
+        """Return how many octets the ClientHello has, with the headers of its records.
+
+        Args:
+            octets: its beginning, or all of it, no less than at the call before. Where they don't tell the length yet,
+                so many are returned as are needed to tell more. Where they are no ClientHello, their own number is
+                returned: no more are needed.
         """
-        self._incoming.write(octets[self._read_count :])
-        self._read_count = len(octets)
-        try:
-            self._handshake.do_handshake()
-        except ssl.SSLWantReadError:
-            # It may want another ClientHello (RFC 8446, 4.1.4).
-            return self._read_count + (not self._outgoing.pending)
-        except ssl.SSLError:
-            pass
-        return self._read_count
+        while True:
+            start = self._record_start
+            fragment_start = start + _RECORD_HEADER_LENGTH
+            if octets[start : start + 1] not in (b"", bytes((_HANDSHAKE,))):
+                return len(octets)
+            if len(octets) < fragment_start:
+                return fragment_start
+            length = int.from_bytes(octets[start + 3 : fragment_start])
+            if not 0 < length <= _MAX_RECORD_LENGTH:
+                return len(octets)
+            if not start and octets[fragment_start : fragment_start + 1] not in (b"", bytes((_CLIENT_HELLO,))):
+                return len(octets)
+            end = fragment_start + length
+            if len(octets) < end:
+                return end
+            self._message_header += octets[fragment_start:end][: _MESSAGE_HEADER_LENGTH - len(self._message_header)]
+            self._message_length += length
+            self._record_start = end
+            has_header = len(self._message_header) == _MESSAGE_HEADER_LENGTH
+            body_length = int.from_bytes(self._message_header[1:])
+            if has_header and self._message_length >= _MESSAGE_HEADER_LENGTH + body_length:
+                return end
 
 
 def find_alert(tls_context: ssl.SSLContext, client_hello: bytes) -> bytes | None:
