@@ -2,6 +2,7 @@
 
 import re
 
+from portal.services.messages import blacklist
 from tests.support import wait_until
 
 
@@ -45,6 +46,14 @@ def test_a_blacklist_is_exported_and_imported(ok, refused, run_app, tmp_path):
         " Line 2: “x” is no phone number: digits with the country code first (393401234567).\n"
     )
     assert len(ok("blacklist", "list", "smpp-acme-2")) == 2
+
+
+def test_a_sender_that_is_no_number_is_listed_and_exported(ok, run_app, conn):
+    (account_id,) = conn.execute("SELECT id FROM accounts WHERE name = 'smpp-acme-1'").fetchone()
+    blacklist.blacklist_stop_senders(conn, [(account_id, "ACME", 0, 4711)])
+    assert [(each["number"], each["reason"]) for each in ok("blacklist", "list", "smpp-acme-1")] == [("ACME", "STOP")]
+    exported = run_app("blacklist", "export", "smpp-acme-1").stdout
+    assert exported == "number;since;reason;added_by;message\nACME;1970-01-01T00:00:00Z;STOP;;4711\n"
 
 
 def test_a_message_from_a_handset_is_simulated(ok, refused, run_app):

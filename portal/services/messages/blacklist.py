@@ -363,13 +363,13 @@ def list_blacklist_page(
     digits = countries.strip_separators(prefix)
     if digits and not (digits.isascii() and digits.isdigit()):
         return []
-    # With a prefix the primary key (account, number) is searched, else the index by time: the plus keeps SQLite from
-    # using an index for a column.
-    since, listed = ("+since", "number") if digits else ("since", "+number")
+    # With a prefix the primary key (account, number) is searched; the plus keeps SQLite from using the index by time.
+    since = "+since" if digits else "since"
     order, beyond, cursor = ("DESC", "<", before or _BEFORE_ALL) if after is None else ("ASC", ">", after)
     # In ASCII the colon follows the digits.
+    prefix_condition = "number >= :begins AND number < :begins || ':' AND" if digits else ""
     conditions = (
-        f"{listed} >= :begins AND {listed} < :begins || ':' AND ({since}, number) {beyond} (:since, :number)"
+        f"{prefix_condition} ({since}, number) {beyond} (:since, :number)"
         f" ORDER BY {since} {order}, number {order} LIMIT :limit"
     )
     values = {"begins": digits, "since": cursor[0], "number": cursor[1], "limit": limit}

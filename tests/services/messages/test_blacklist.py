@@ -71,6 +71,16 @@ def test_what_is_listed_says_who_put_it_there(conn, acme_1):
     ]
 
 
+def test_a_sender_that_is_no_number_is_listed_where_no_digits_are_asked_for(conn, acme_1):
+    for at, source in enumerate(("ACME", NUMBER)):
+        blacklist.blacklist_stop_senders(conn, [(acme_1.id, source, at, 4711)])
+    assert [each.number for each in blacklist.list_blacklist_page(conn, acme_1.id)] == [NUMBER, "ACME"]
+    assert [each.number for each in blacklist.iterate_blacklist(conn, acme_1.id, batch_size=1)] == [NUMBER, "ACME"]
+    assert numbers(conn, acme_1) == [(NUMBER, 4711), ("ACME", 4711)]
+    assert [each.number for each in blacklist.list_blacklist_page(conn, acme_1.id, "39")] == [NUMBER]
+    assert blacklist.list_blacklist_page(conn, acme_1.id, "A") == []
+
+
 def test_pages_hold_each_number_once_in_both_directions(conn, acme_1, acme_2):
     for at in range(5):
         for number in range(10):

@@ -311,6 +311,15 @@ def test_the_file_has_what_the_page_shows(alice: Browser, conn: db.Connection, s
     assert len(alice.get(f"{PAGE}.csv?q={OTHER}").text.splitlines()) == 2
 
 
+def test_a_sender_that_is_no_number_is_on_the_page_and_in_the_file(alice: Browser, conn: db.Connection) -> None:
+    inbound_numbers.add_inbound_number(conn, SHELL, acting.get_account(conn, "smpp-acme-1"), "48484")
+    inbound.store_inbound_messages(conn, [MobileOriginatedMessage("ACME", "48484", "STOP")])
+    (line,) = shown(alice.get(PAGE).text)
+    assert line.startswith("ACME ")
+    lines = list(csv.reader(io.StringIO(alice.get(f"{PAGE}.csv").text), delimiter=";"))
+    assert [each[0] for each in lines] == ["number", "ACME"]
+
+
 # --- who may
 
 
