@@ -258,7 +258,7 @@ def _build_early_select(column: str, index: str) -> str:
 
 
 _SELECT_EARLY = f"""
-SELECT id, received_at, upstream, message_id, coalesce(other_id, ''), state, ptt, state IS NOT NULL, status, done_at,
+SELECT id, received_at, upstream, message_id, other_id, state, ptt, state IS NOT NULL, status, done_at,
     source, destination, text
 FROM unmatched_receipts WHERE id IN ({_build_early_select("message_id", "unmatched_receipts_message")}
     UNION ALL {_build_early_select("other_id", "unmatched_receipts_other")}) ORDER BY id
@@ -288,8 +288,10 @@ def take_early_receipts(
         for key in message_ids.build_receipt_keys(upstream_message_id, forms[upstream_id].possible)
     ]
     early = conn.execute(_SELECT_EARLY, {"given": json.dumps(given), "since": since}).fetchall()
+    if not early:
+        return []
     receipts = [
-        UpstreamReceipt(upstream_id, (first_id, other_id), *fields)
+        UpstreamReceipt(upstream_id, tuple(filter(None, (first_id, other_id))), *fields)
         for _, _, upstream_id, first_id, other_id, *fields in early
     ]
     taken_ids: list[int] = []

@@ -201,6 +201,16 @@ def test_once_a_form_is_learned_it_is_looked_for_alone_and_another_one_is_not_lo
     assert tuple(conn.execute("SELECT form, matches FROM learned_ids").fetchone()) == ("as-is", 1)
 
 
+def test_an_early_receipt_with_one_id_is_of_no_message_whose_id_is_zero(conn, keys, cast):
+    add_upstream(conn, keys)
+    receive(conn, build("ab12"))
+    account_id = cast.smpp_acme_1.id
+    (zero,) = send(conn, account_id, ["0"])
+    (elsewhere,) = send(conn, account_id, ["ab12"], OTHER_NUMBER)
+    assert states(conn, [zero, elsewhere]) == [ENROUTE, ENROUTE]
+    assert len(tried(conn)) == 1
+
+
 def test_early_receipts_teach_too(conn, keys, cast):
     add_upstream(conn, keys)
     numbers = range(1_000, 1_000 + LEARNED_AFTER)
