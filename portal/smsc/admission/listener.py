@@ -147,8 +147,11 @@ class SmppListener:
         if task.cancelled() or error:
             slot.release()
             client.close()
-        if error is not None and not isinstance(error, ConnectionEnded):
-            log.info("no TLS with %s: %s", slot.address, str(error) or "it has not begun in time")
+        if isinstance(error, OSError):
+            if not isinstance(error, ConnectionEnded):
+                log.info("no TLS with %s: %s", slot.address, str(error) or "it has not begun in time")
+        elif error:
+            log.error("the connection of %s could not be let in", slot.address, exc_info=error)
 
     async def _run_tls_handshake(
         self, client: socket.socket, slot: ConnectionSlot, tls_context: ssl.SSLContext

@@ -9,6 +9,9 @@ import pytest
 
 from portal.core import db
 from portal.core.config import Config
+from portal.smsc.admission.connection_limits import ConnectionLimits, ConnectionSlot
+from portal.smsc.admission.listener import SmppListener
+from portal.smsc.limits import DEFAULT_SERVER_LIMITS
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import Bind, SubmitSm
 from portal.smsc.server import SmppServer
@@ -37,6 +40,28 @@ async def test_those_that_are_sent_away_at_once_keep_no_place(config: Config, ca
         await wait_until(lambda: not server.connection_limits.connection_count)
     finally:
         await server.close()
+
+
+async def test_a_program_error_closes_the_connection_and_is_logged_with_its_traceback(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    def make_session(slot: ConnectionSlot) -> asyncio.Protocol:
+        raise LookupError("a program error")
+
+    limits = ConnectionLimits(config.limits, DEFAULT_SERVER_LIMITS)
+    with socket.create_server(("127.0.0.1", 0)) as listening_socket:
+        listening_socket.setblocking(False)
+        listener = SmppListener(listening_socket, None, 1, (), limits, make_session)
+        listener.start()
+        reader, writer = await asyncio.open_connection(*listening_socket.getsockname())
+        assert await reader.read() == b""
+        writer.close()
+        listener.close()
+    assert not limits.connection_count
+    (record,) = caplog.records
+    assert (record.levelname, record.getMessage()) == ("ERROR", "the connection of 127.0.0.1 could not be let in")
+    assert record.exc_info
+    assert record.exc_info[0] is LookupError
 
 
 @pytest.mark.slow
