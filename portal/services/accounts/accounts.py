@@ -12,7 +12,6 @@ from portal.core.clock import now_ms
 from portal.core.db import insert_row, update_row, write_transaction
 from portal.core.gsm0338 import Encoding
 from portal.core.i18n import N_
-from portal.services.accounts.account_messages import LATEST_MESSAGE_ID_SQL
 from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, Refused, parse_whole_number, require_found
@@ -307,37 +306,3 @@ disable_account = partial(_set_account_enabled, enabled=False)
 """Switch an account off: its sessions are unbound and nothing can bind until it is enabled."""
 enable_account = partial(_set_account_enabled, enabled=True)
 """Switch an account on again."""
-
-
-# --- whether anything has changed
-
-# Of its own row, of indexes and of the messages that aren't in theirs yet: a few dozen microseconds, however much an
-# account has sent; under load a few hundred.
-_SELECT_CHANGE_COUNTERS = f"""
-SELECT config_version, removed_messages,
-       (SELECT count(*) FROM allowed_ips WHERE account_id = :account AND (expires_at IS NULL OR expires_at > :now))
-       AS allowed_ips,
-       (SELECT count(*) FROM smpp_passwords WHERE account_id = :account AND expires_at > :now) AS grace_passwords,
-       {LATEST_MESSAGE_ID_SQL} AS latest_message,
-       (SELECT max(id) FROM movements WHERE account_id = :account) AS latest_movement,
-       open.*, refused.*, total.*
-FROM accounts,
-     (SELECT count(*) AS open_sessions, max(id) AS latest_session, sum(submitted) AS submitted,
-             sum(delivered) AS delivered, sum(window) AS in_flight
-      FROM connections WHERE account_id = :account) AS open,
-     (SELECT count(*) AS refused_binds, max(last_at) AS latest_refused_bind
-      FROM refused_binds WHERE account_id = :account) AS refused,
-     (SELECT sum(sent), sum(delivered), sum(failed), sum(stopped), sum(refused)
-      FROM daily_totals WHERE account_id = :account) AS total
-WHERE accounts.id = :account
-"""
-
-
-def read_change_counters(conn: sqlite3.Connection, account_id: int) -> dict[str, int]:
-    """Numbers that show whether anything about an account has changed, and are cheap to read often.
-
-    Each changes when what it is named after may have changed. Open pages remember those that they were drawn with, read
-    them again, and redraw what has changed.
-    """
-    row = conn.execute(_SELECT_CHANGE_COUNTERS, {"account": account_id, "now": now_ms()}).fetchone()
-    return {name: value or 0 for name, value in dict(row).items()}

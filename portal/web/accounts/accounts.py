@@ -114,7 +114,7 @@ def _find_reachable_host(host: str) -> str:
 def _status_context(account: Account) -> dict[str, Any]:
     conn = context.get_conn()
     password = credentials.find_smpp_password_info(conn, account.id) if account.kind == "smpp" else None
-    has_sessions = live.read_change_counters()["open_sessions"]
+    has_sessions = live.read_change_counters().open_sessions
     sessions = session_records.list_open_smpp_sessions(conn, account.id) if has_sessions else []
     tls_versions = {each.tls for each in sessions}
     return {
@@ -211,7 +211,7 @@ def _statistics_context(account: Account) -> dict[str, Any]:
 
 def _refused_bind_context(account: Account) -> dict[str, Any]:
     """The latest refused client that would get in if its address were on the list."""
-    if not live.read_change_counters()["refused_binds"]:
+    if not live.read_change_counters().refused_binds:
         return {"refused": None}
     entries = allowed_ips.list_allowed_ips(context.get_conn(), account.id)
     refusals = refused_binds.list_refused_binds(context.get_conn(), account.id)

@@ -102,7 +102,7 @@ def _open_sessions_context(account: Account) -> dict[str, Any]:
     ]
     return {
         "open": rows,
-        "count": live.read_change_counters()["open_sessions"],
+        "count": live.read_change_counters().open_sessions,
         "windowing": account.windowing,
         "old_password_count": sum(each["uses_old_password"] for each in rows),
         "old_until": password.old_until if password else None,

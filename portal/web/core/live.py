@@ -16,8 +16,9 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
 from portal.core import clock
-from portal.services.accounts import accounts
+from portal.services.accounts import accounts, change_counters
 from portal.services.accounts.accounts import Account
+from portal.services.accounts.change_counters import ChangeCounters
 from portal.services.credits import alerts
 from portal.web.core import access, context, htmx
 
@@ -51,9 +52,9 @@ _OOB_ATTRIBUTE = ' hx-swap-oob="true"'
 
 
 @context.once_per_request
-def read_change_counters() -> dict[str, int]:
+def read_change_counters() -> ChangeCounters:
     """Those of the account that this request is about; read before what follows them, so that this is newer."""
-    return accounts.read_change_counters(context.get_conn(), g.account.id)
+    return change_counters.read_change_counters(context.get_conn(), g.account.id)
 
 
 STATUS_FRAGMENT = LiveFragment("_account_status.html")
@@ -61,7 +62,7 @@ _FIGURES_FRAGMENT = LiveFragment(
     "_account_figures.html",
     lambda account: {
         "sidebar_accounts": access.list_own_accounts(),
-        "sessions": read_change_counters()["open_sessions"],
+        "sessions": read_change_counters().open_sessions,
     },
 )
 # What the frame shows of the account; only polls render these.
@@ -69,7 +70,7 @@ _FRAME_FRAGMENTS = (STATUS_FRAGMENT, _FIGURES_FRAGMENT)
 
 
 def _credit_shortage_context(account: Account) -> dict[str, Any]:
-    kind = alerts.find_credit_shortage(context.get_conn(), account, read_change_counters()["latest_message"])
+    kind = alerts.find_credit_shortage(context.get_conn(), account, read_change_counters().latest_message)
     return {"kind": kind, "threshold": account.alert_below}
 
 
@@ -108,7 +109,7 @@ def build_live_page_values(page: str, account: Account) -> dict[str, Any]:
     parts = _render_fragments(fragments_by_page[page], account)
     values = {
         "account": account,
-        "sessions": read_change_counters()["open_sessions"],
+        "sessions": read_change_counters().open_sessions,
         "tab": _tab_by_page.get(page, page),
         "parts": parts,
     }
@@ -165,7 +166,7 @@ def _render_fragments(fragments: Iterable[LiveFragment], account: Account, *, oo
 
 def _compute_versions(parts: Mapping[str, Markup]) -> list[str]:
     # With the version of the settings: what a change has answered may look as before meanwhile (UPDATING_IP, then OK).
-    version = read_change_counters()["config_version"]
+    version = read_change_counters().config_version
     return [_compute_checksum(f"{version} {part.replace(_OOB_ATTRIBUTE, '')}") for part in parts.values()]
 
 

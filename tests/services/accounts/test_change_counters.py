@@ -1,12 +1,13 @@
 """Change counters of an account: each number moves when its subject changes, and only then."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 import pytest
 
 from portal.core import clock, db
 from portal.core.crypto import Keys
-from portal.services.accounts import accounts, allowed_ips, credentials, refused_binds, session_records
+from portal.services.accounts import allowed_ips, change_counters, credentials, refused_binds, session_records
 from portal.services.accounts.accounts import Account, get_account
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
@@ -21,10 +22,10 @@ def account(conn: db.Connection, cast: Cast) -> Account:
 @pytest.fixture
 def moved(conn: db.Connection, account: Account) -> Callable[[], set[str]]:
     """Which numbers have moved since the last call."""
-    last = [accounts.read_change_counters(conn, account.id)]
+    last = [asdict(change_counters.read_change_counters(conn, account.id))]
 
     def read_changed() -> set[str]:
-        last.append(accounts.read_change_counters(conn, account.id))
+        last.append(asdict(change_counters.read_change_counters(conn, account.id)))
         return {name for name, value in last[-1].items() if value != last[-2][name]}
 
     return read_changed

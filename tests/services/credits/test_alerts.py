@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from portal.core.db import Connection
-from portal.services.accounts import accounts
+from portal.services.accounts import accounts, change_counters
 from portal.services.accounts.accounts import Account
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL, Actor
@@ -142,7 +142,7 @@ def shortage(conn: Connection) -> Callable[[Account], str]:
     """Whether an account's credits have run short."""
 
     def shortage(account: Account) -> str:
-        latest = accounts.read_change_counters(conn, account.id)["latest_message"]
+        latest = change_counters.read_change_counters(conn, account.id).latest_message
         return alerts.find_credit_shortage(conn, accounts.get_account(conn, account.name), latest)
 
     return shortage
