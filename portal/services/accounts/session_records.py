@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Collection, Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 
 from portal.core.clock import now_ms
 from portal.core.db import write_transaction
@@ -32,7 +32,7 @@ class NoSuchSmppSession(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class SmppSessionRecord:
-    """An open session: its row, in the order of the columns.
+    """An open session. The fields have the names of their columns.
 
     Args:
         tls: the version (`TLSv1.3`), empty when unsecured.
@@ -40,7 +40,7 @@ class SmppSessionRecord:
         bound_at, seen_at: in milliseconds, like all times.
         submitted, delivered: messages that came in and went out.
         window: submits that wait for their answer.
-        stored_rates: see `SmppSessionProgress.rates`.
+        rates: see `SmppSessionProgress`.
         ending_at: when its end was requested, if it was.
     """
 
@@ -55,20 +55,24 @@ class SmppSessionRecord:
     submitted: int = 0
     delivered: int = 0
     window: int = 0
-    stored_rates: str = ""
+    rates: str = ""
     ending_at: int | None = None
 
     @property
-    def rates(self) -> tuple[float, ...]:
+    def rate_samples(self) -> tuple[float, ...]:
         """Messages a second, in and out together, the latest last."""
-        return tuple(map(float, self.stored_rates.split()))
+        return tuple(map(float, self.rates.split()))
+
+
+_SESSION_COLUMNS = ", ".join(each.name for each in fields(SmppSessionRecord))
+_SESSION_PLACEHOLDERS = ", ".join("?" for _ in fields(SmppSessionRecord))
 
 
 @dataclass(frozen=True, slots=True)
 class SmppSessionProgress:
     """What has changed of an open session since it was last written.
 
-    `rates`: those of `SmppSessionRecord`; at most RATE_SAMPLE_COUNT numbers with spaces between them.
+    `rates`: those of `SmppSessionRecord.rate_samples`; at most RATE_SAMPLE_COUNT numbers with spaces between them.
     """
 
     id: int
@@ -119,7 +123,7 @@ def insert_smpp_sessions(conn: sqlite3.Connection, sessions: Collection[SmppSess
             (max(each.id for each in sessions),),
         )
         conn.executemany(
-            "INSERT INTO connections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(astuple, sessions)
+            f"INSERT INTO connections ({_SESSION_COLUMNS}) VALUES ({_SESSION_PLACEHOLDERS})", map(astuple, sessions)
         )
 
 
@@ -177,7 +181,9 @@ def is_component_alive(conn: sqlite3.Connection, component: str) -> bool:
 
 def list_open_smpp_sessions(conn: sqlite3.Connection, account_id: int, limit: int = -1) -> list[SmppSessionRecord]:
     """An account's open sessions, oldest first; with -1 all of them."""
-    rows = conn.execute("SELECT * FROM connections WHERE account_id = ? ORDER BY id LIMIT ?", (account_id, limit))
+    rows = conn.execute(
+        f"SELECT {_SESSION_COLUMNS} FROM connections WHERE account_id = ? ORDER BY id LIMIT ?", (account_id, limit)
+    )
     return [SmppSessionRecord(*row) for row in rows]
 
 
@@ -200,7 +206,9 @@ def get_open_smpp_session_by_id(conn: sqlite3.Connection, account_id: int, sessi
     Raises:
         NoSuchSmppSession
     """
-    row = conn.execute("SELECT * FROM connections WHERE account_id = ? AND id = ?", (account_id, session_id)).fetchone()
+    row = conn.execute(
+        f"SELECT {_SESSION_COLUMNS} FROM connections WHERE account_id = ? AND id = ?", (account_id, session_id)
+    ).fetchone()
     return SmppSessionRecord(*require_found(row, NoSuchSmppSession()))
 
 

@@ -116,7 +116,7 @@ def _build_session_row(session: SmppSessionRecord, password: SmppPasswordInfo | 
     return {
         "session": session,
         "bind_type": _(session_records.BIND_TYPES[session.bind_type]),
-        "rate_graph": _draw_rate_graph(session.rates),
+        "rate_graph": _draw_rate_graph(session.rate_samples),
         "last_active": _format_last_active(session),
         "uses_old_password": password is not None and session.password_id != password.id,
     }

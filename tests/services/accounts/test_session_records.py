@@ -34,9 +34,16 @@ def test_open_sessions_are_seen_while_they_are_open(conn, acme_1, acme_2, sessio
     )
     (seen,) = session_records.list_open_smpp_sessions(conn, acme_1.id)
     assert (seen.seen_at, seen.submitted, seen.delivered, seen.window) == (session.seen_at + 5, 10, 7, 3)
-    assert seen.rates == (0.5, 0.0, 12.0)
+    assert seen.rate_samples == (0.5, 0.0, 12.0)
     session_records.close_smpp_sessions(conn, [session_end(session)])
     assert session_records.list_open_smpp_sessions(conn, acme_1.id) == []
+
+
+def test_a_column_that_is_added_to_the_table_changes_nothing(conn, acme_1, session):
+    conn.execute("ALTER TABLE connections ADD COLUMN added_later INTEGER")
+    session_records.insert_smpp_sessions(conn, [session])
+    assert session_records.list_open_smpp_sessions(conn, acme_1.id) == [session]
+    assert session_records.get_open_smpp_session_by_id(conn, acme_1.id, session.id) == session
 
 
 def session_end(session: SmppSessionRecord, *, keep_record: bool = False) -> SmppSessionEnd:

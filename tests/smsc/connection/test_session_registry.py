@@ -32,11 +32,11 @@ async def test_what_has_passed_and_how_fast(config, cast, conn, account):
         # Answered in order: then the server has read the answers to its receipts too.
         await esme.request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 99))
         (seen,) = await shown(server, conn, account, lambda each: each.submitted)
-        assert (seen.submitted, seen.delivered, seen.window, seen.rates) == (5, 5, 0, (5,))
+        assert (seen.submitted, seen.delivered, seen.window, seen.rate_samples) == (5, 5, 0, (5,))
         assert abs(seen.seen_at - now_ms()) < 5_000
         await esme.submit()
-        (seen,) = await shown(server, conn, account, lambda each: len(each.rates) == 2)
-        assert seen.rates == (5, 0.5)
+        (seen,) = await shown(server, conn, account, lambda each: len(each.rate_samples) == 2)
+        assert seen.rate_samples == (5, 0.5)
 
 
 async def test_the_graph_goes_back_a_minute_and_then_is_empty(config, cast, conn, account):
@@ -45,7 +45,7 @@ async def test_the_graph_goes_back_a_minute_and_then_is_empty(config, cast, conn
         await esme.submit()
         for _ in range(session_records.RATE_SAMPLE_COUNT):
             save_progress(server)
-        assert await shown(server, conn, account, lambda each: each.submitted and not each.rates)
+        assert await shown(server, conn, account, lambda each: each.submitted and not each.rate_samples)
 
 
 async def test_nothing_is_written_of_a_session_that_does_nothing(config, cast, conn, account, monkeypatch):
