@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import NamedTuple
 
 from portal.core.clock import DAY_MS, HOUR_MS
 from portal.core.db import write_transaction
@@ -34,6 +35,20 @@ _MONTH_PERIODS = (periods.THIS_MONTH, periods.LAST_MONTH, periods.MONTHS_12)
 
 # A span of time in the tables: a length of `rollup`, the first of its beginnings, and the one after the last.
 _TimeSpan = tuple[int, int, int]
+
+
+class TimeStep(NamedTuple):
+    """An hour, a day or a month, or what of it is in the period: when it begins (milliseconds)."""
+
+    at: int
+    counts: MessageCounts
+
+
+class BreakdownRow(NamedTuple):
+    """What went to a country (its ISO code), or had a sender."""
+
+    name: str
+    counts: MessageCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +108,8 @@ class Statistics:
 
     Its days are those that are shown: none after today, and for RANGE and ALL none before the account's first message.
 
-    `steps` are of the length `grain`, oldest first, also those with nothing, each as when it begins (milliseconds) and
-    what of it is in the period. `countries` (ISO codes) and `senders`, each with its counts, have the most messages
-    first. `messages_by_ptt` are numbers of messages by their `message_states.PTT_DESCRIPTIONS`, most first,
+    `steps` are of the length `grain`, oldest first, also those with nothing; `countries` and `senders` have the most
+    messages first. `messages_by_ptt` are numbers of messages by their `message_states.PTT_DESCRIPTIONS`, most first,
     those without a final state and those that were not sent too. `previous` is None where there is no period before
     (all time).
     """
@@ -104,9 +118,9 @@ class Statistics:
     last: date
     grain: int
     totals: MessageCounts
-    steps: Sequence[tuple[int, MessageCounts]]
-    countries: Sequence[tuple[str, MessageCounts]]
-    senders: Sequence[tuple[str, MessageCounts]]
+    steps: Sequence[TimeStep]
+    countries: Sequence[BreakdownRow]
+    senders: Sequence[BreakdownRow]
     messages_by_ptt: Sequence[tuple[int, int]]
     times: DeliveryTimes
     previous: PreviousPeriod | None
@@ -290,14 +304,12 @@ _BY_BUCKET = _build_sum_query("sum(messages)", "statistics_times", "bucket")
 _Query = Callable[[str, Sequence[_TimeSpan]], sqlite3.Cursor]
 
 
-def _count_steps(
-    query: _Query, steps: Sequence[tuple[int, Sequence[_TimeSpan]]]
-) -> Sequence[tuple[int, MessageCounts]]:
+def _count_steps(query: _Query, steps: Sequence[tuple[int, Sequence[_TimeSpan]]]) -> Sequence[TimeStep]:
     numbered = [(number, span) for number, (_, spans) in enumerate(steps) for span in spans]
     counts = [[MessageCounts()] for _ in steps]
     for index, *amounts in query(_BY_SPAN, [span for _, span in numbered]):
         counts[numbered[index][0]].append(MessageCounts(*amounts))
-    return [(at, sum_counts(each)) for (at, _), each in zip(steps, counts, strict=True)]
+    return [TimeStep(at, sum_counts(each)) for (at, _), each in zip(steps, counts, strict=True)]
 
 
 def _count_by_ptt(query: _Query, spans: Sequence[_TimeSpan], totals: MessageCounts) -> Sequence[tuple[int, int]]:
@@ -313,12 +325,12 @@ def _read_delivery_times(query: _Query, spans: Sequence[_TimeSpan]) -> DeliveryT
     return DeliveryTimes([(number, messages) for number, messages in query(_BY_BUCKET, spans)])
 
 
-def _build_breakdown(counted: Iterable[tuple[str, MessageCounts]]) -> Sequence[tuple[str, MessageCounts]]:
+def _build_breakdown(counted: Iterable[tuple[str, MessageCounts]]) -> Sequence[BreakdownRow]:
     by_name: dict[str, list[MessageCounts]] = defaultdict(list)
     for name, counts in counted:
         by_name[name].append(counts)
-    rows = [(name, sum_counts(counts)) for name, counts in by_name.items()]
-    return sorted(rows, key=lambda row: (-row[1].submitted, row[0]))
+    rows = [BreakdownRow(name, sum_counts(counts)) for name, counts in by_name.items()]
+    return sorted(rows, key=lambda row: (-row.counts.submitted, row.name))
 
 
 # --- the period before

@@ -124,8 +124,8 @@ def _build_chart_table(stats: Statistics) -> tuple[list[str], list[tuple[str, li
     columns: list[tuple[str, Callable[[MessageCounts], int]]] = [(_("sent"), lambda counts: counts.sent)]
     columns += [(_(words), count) for _kind, words, count in _CHART_LAYERS if count(stats.totals)]
     rows = [
-        (_format_step(stats, at), [i18n.format_number(count(counts)) for _words, count in columns])
-        for at, counts in reversed(stats.steps)
+        (_format_step(stats, step.at), [i18n.format_number(count(step.counts)) for _words, count in columns])
+        for step in reversed(stats.steps)
     ]
     return [charts.format_step_heading(_CHART_UNITS[stats.grain]), *(words for words, _count in columns)], rows
 
@@ -149,9 +149,9 @@ def _iterate_csv_rows(stats: Statistics, table_name: str) -> Iterable[list[objec
     if table_name == "status":
         return ([ptt, _describe_ptt(ptt), messages] for ptt, messages in stats.messages_by_ptt)
     if table_name == "time":
-        return ([i18n.format_iso8601(at), *_csv_columns_from_counts(counts)] for at, counts in stats.steps)
+        return ([i18n.format_iso8601(each.at), *_csv_columns_from_counts(each.counts)] for each in stats.steps)
     lines = stats.countries if table_name == "country" else stats.senders
-    return ([name, *_csv_columns_from_counts(counts)] for name, counts in lines)
+    return ([each.name, *_csv_columns_from_counts(each.counts)] for each in lines)
 
 
 def _csv_columns_from_counts(counts: MessageCounts) -> list[object]:
@@ -176,10 +176,10 @@ def _statistics_context(stats_filter: PeriodFilter, stats: Statistics) -> dict[s
         "chart": _build_messages_chart(stats),
         "statuses": [(_describe_ptt(ptt), ptt, messages, messages / total) for ptt, messages in stats.messages_by_ptt],
         "countries": [
-            _format_table_row(countries.get_country_name(code), counts)
-            for code, counts in stats.countries[:_MAX_TABLE_ROWS]
+            _format_table_row(countries.get_country_name(each.name), each.counts)
+            for each in stats.countries[:_MAX_TABLE_ROWS]
         ],
-        "senders": [_format_table_row(name, counts) for name, counts in stats.senders[:_MAX_TABLE_ROWS]],
+        "senders": [_format_table_row(each.name, each.counts) for each in stats.senders[:_MAX_TABLE_ROWS]],
         "more_countries": len(stats.countries) > _MAX_TABLE_ROWS,
         "more_senders": len(stats.senders) > _MAX_TABLE_ROWS,
         "times": _build_delivery_times_histogram(times) if times.message_count else None,
@@ -293,7 +293,7 @@ def _format_duration(milliseconds: float) -> str:
 
 
 def _build_messages_chart(stats: Statistics) -> Chart:
-    step_counts = [counts for _at, counts in stats.steps]
+    step_counts = [each.counts for each in stats.steps]
     highest = max(each.sent + each.stopped for each in step_counts)
     layers: list[ChartSeries] = []
     stacked_counts, heights = [0] * len(step_counts), [0] * len(step_counts)
@@ -307,7 +307,7 @@ def _build_messages_chart(stats: Statistics) -> Chart:
         ]
         if any(layer_counts):
             layers.append(ChartSeries(kind, _(label), sum(layer_counts), charts.build_bars_path(heights, layer_counts)))
-    axis = [_format_step(stats, stats.steps[place][0]) for place in (0, -1)]
+    axis = [_format_step(stats, stats.steps[place].at) for place in (0, -1)]
     return Chart(len(step_counts) * charts.STEP_WIDTH, layers[::-1], axis, i18n.format_number(highest))
 
 

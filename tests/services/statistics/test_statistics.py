@@ -156,7 +156,7 @@ def assert_agrees(messages: Sequence[sqlite3.Row], result: Statistics, since: in
             quantile = result.times.quantile(share)
             assert quantile is not None
             assert shortest <= quantile <= too_long
-    assert result.steps[0][0] == since
+    assert result.steps[0].at == since
     for (begins, counts), following in zip(result.steps, [*(at for at, _ in result.steps[1:]), ends], strict=True):
         counted = recounted(messages, begins, following)[0]
         assert plain(counts) == as_counter(counted)
@@ -261,7 +261,7 @@ def test_days_without_a_message_are_steps_too(conn, acme_1):
     rollup.roll_up_all(conn)
     result = read(conn, acme_1, periods.WEEK)
     assert [counts.sent for _, counts in result.steps] == [0, 0, 0, 1, 0, 0, 0]
-    assert result.steps[0][0] == on(2026, 11, 17, 0)
+    assert result.steps[0].at == on(2026, 11, 17, 0)
 
 
 def test_months_begin_and_end_where_the_period_does(conn, acme_1):
