@@ -10,7 +10,6 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby
 
 from portal.core.db import write_transaction
 from portal.services.accounts import account_messages
@@ -91,10 +90,16 @@ def split_texts_into_batches(texts: Sequence[Sequence[int]]) -> Iterator[list[Se
     Where a table has a trigger, the time of a DELETE grows with the square of its rows: 250 texts of 255 segments each
     took five minutes, in which the SMPP server could write nothing.
     """
-    message_counts = accumulate(map(len, texts))
-    counted_texts = zip(texts, message_counts, strict=True)
-    for _, batch in groupby(counted_texts, lambda counted: (counted[1] - 1) // BATCH_SIZE):
-        yield [text for text, _ in batch]
+    batch: list[Sequence[int]] = []
+    message_count = 0
+    for text in texts:
+        batch.append(text)
+        message_count += len(text)
+        if message_count >= BATCH_SIZE:
+            yield batch
+            batch, message_count = [], 0
+    if batch:
+        yield batch
 
 
 def delete_sent_messages(
