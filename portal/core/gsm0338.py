@@ -24,7 +24,18 @@ _DEFAULT_ALPHABET = (
     "¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§"
     "¿abcdefghijklmnopqrstuvwxyzäöñüà"
 )
-_EXTENSION_TABLE = dict(zip(b"\x0a\x14\x28\x29\x2f\x3c\x3d\x3e\x40\x65", "\f^{}\\[~]|€", strict=True))
+_EXTENSION_TABLE = {
+    0x0A: "\f",
+    0x14: "^",
+    0x28: "{",
+    0x29: "}",
+    0x2F: "\\",
+    0x3C: "[",
+    0x3D: "~",
+    0x3E: "]",
+    0x40: "|",
+    0x65: "€",
+}
 _SEPTETS = {
     **{ord(each): bytes((septet,)) for septet, each in enumerate(_DEFAULT_ALPHABET) if each != _UNDEFINED},
     **{ord(each): bytes((ESCAPE, septet)) for septet, each in _EXTENSION_TABLE.items()},
