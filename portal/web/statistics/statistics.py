@@ -46,9 +46,12 @@ _CHART_LAYERS: Sequence[tuple[str, str, Callable[[MessageCounts], int]]] = (
 )
 _CHART_HEIGHT = 120
 _SECOND_MS = 1_000
-_DELIVERY_TIME_LIMITS = [
-    _SECOND_MS * each for each in (1, 2, 5, 10, 30, 60, 5 * 60, 15 * 60, 3_600, 6 * 3_600, 86_400, 3 * 86_400)
-]
+_DELIVERY_TIME_LIMITS = (
+    *(_SECOND_MS * seconds for seconds in (1, 2, 5, 10, 30)),
+    *(MINUTE_MS * minutes for minutes in (1, 5, 15)),
+    *(HOUR_MS * hours for hours in (1, 6)),
+    *(DAY_MS * days for days in (1, 3)),
+)
 _DURATION_UNITS = (
     (DAY_MS, N_("%(number)s d")),
     (HOUR_MS, N_("%(number)s h")),
@@ -155,9 +158,17 @@ def _iterate_csv_rows(stats: Statistics, table_name: str) -> Iterable[list[objec
 
 
 def _csv_columns_from_counts(counts: MessageCounts) -> list[object]:
-    rate = "" if counts.delivery_rate is None else f"{counts.delivery_rate:.4f}"
-    others = (getattr(counts, each) for each in _COUNT_COLUMNS[:-2])
-    return [*others, credit_amounts.credits_to_json_number(counts.price), rate]
+    return [
+        counts.sent,
+        counts.delivered,
+        counts.failed,
+        counts.pending,
+        counts.stopped,
+        counts.refused,
+        counts.parts,
+        credit_amounts.credits_to_json_number(counts.price),
+        "" if counts.delivery_rate is None else f"{counts.delivery_rate:.4f}",
+    ]
 
 
 # --- what the page shows
@@ -172,7 +183,11 @@ def _statistics_context(stats_filter: PeriodFilter, stats: Statistics) -> dict[s
         "before": _format_previous_period(stats.previous) if stats.previous else "",
         "figures": _build_key_figures(stats),
         "coarser": _GRAINS.get(stats_filter.choice, stats.grain) != stats.grain,
-        "most_days": (*statistics.MAX_DAYS.values(), statistics.HOURLY_RETENTION_DAYS),
+        "most_days": (
+            statistics.MAX_DAYS[rollup.HOUR],
+            statistics.MAX_DAYS[rollup.DAY],
+            statistics.HOURLY_RETENTION_DAYS,
+        ),
         "chart": _build_messages_chart(stats),
         "statuses": [(_describe_ptt(ptt), ptt, messages, messages / total) for ptt, messages in stats.messages_by_ptt],
         "countries": [
