@@ -21,6 +21,7 @@ from portal.services.credits import expiry
 from portal.services.history import deletion, removal, retention, search_index
 from portal.services.messages import text_policy
 from portal.services.operations import daily_self_check
+from portal.services.people import refused_logins
 from portal.services.senders import senders
 from portal.services.statistics import rollup, statistics
 
@@ -118,6 +119,7 @@ def list_jobs(config: Config, keys: Keys, options: Sequence[str]) -> list[Job]:
         Job("log", 60.0, _empty_write_ahead_log),
         Job("news", 1.0, partial(_run_once, queue_credit_mails)),
         Job("refusals", 60.0, partial(_run_once, partial(refused_binds.queue_due_refused_bind_mails, keys=keys))),
+        Job("refused logins", 1.0, partial(_run_once, refused_logins.write_refused_logins)),
         Job("mails", 0.5, partial(_send_mails, config, keys)),
         # Not at the start: a restart shall be quick, and no two checks shall run at once.
         Job("check", 600.0, partial(_run_once, partial(run_daily_check_if_due, options=options)), runs_at_start=False),

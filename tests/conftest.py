@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,9 +19,10 @@ from portal.core import config as settings
 from portal.core import db, i18n
 from portal.core.crypto import Keys
 from portal.services.accounts import accounts, allowed_ips, credentials
-from portal.services.common import credit_amounts
+from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
+from portal.services.operations import audit_log
 from portal.services.people import authentication, customers, two_factor, users
 from portal.services.prices import prices
 from portal.services.senders import senders
@@ -78,6 +80,18 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def english() -> None:
     """Sets the language before each test: it is a variable of the thread, and all tests run in one thread."""
     i18n.use_language(i18n.DEFAULT_LANGUAGE)
+
+
+@pytest.fixture(autouse=True)
+def _every_action_has_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a test fail that records an action which pages can't say in words."""
+    insert_row = db.insert_row
+
+    def insert_described_row(conn: sqlite3.Connection, table: str, **values: object) -> int:
+        assert values["action"] in audit_log.ACTION_LABELS, f"ACTION_LABELS has no words for {values['action']}"
+        return insert_row(conn, table, **values)
+
+    monkeypatch.setattr(audit, "insert_row", insert_described_row)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,13 @@
-"""`config`, `backup`, `restore`, `migrate`, `compact` and `check`: looking after an installation."""
+"""`config`, `audit`, `backup`, `restore`, `migrate`, `compact` and `check`: looking after an installation."""
 
+import json
 import logging
 import os
 import sqlite3
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,19 +21,23 @@ from portal.cli.shell import (
     CommandContext,
     CommandOutput,
     format_table,
+    list_rows,
     load_config,
     lock_and_migrate_database,
     open_database,
     require_installation,
     root_command,
 )
+from portal.core.clock import now_ms
 from portal.core.config import SettingOrigin
 from portal.core.crypto import FILE_NAME as KEY_FILE_NAME
 from portal.core.crypto import KeyFileError
 from portal.core.progress import no_progress
-from portal.services.operations import backup, daily_self_check, database_key, self_check
+from portal.services.common.periods import ALL_TIME_PERIOD, RANGE, parse_period
+from portal.services.operations import audit_log, backup, daily_self_check, database_key, self_check
 from portal.services.operations.self_check import problem
 from portal.services.operations.self_check.problem import Problem
+from portal.services.people import customers
 
 _MASK = "•••"
 # Anybody who has something to do comes first.
@@ -62,6 +68,31 @@ def _mask_secret(source: SettingOrigin) -> object:
 def _format_setting(value: object) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return text.replace("\n", "\\n")
+
+
+@root_command("audit", example="audit --account smpp-acme-1 --action ip.add --from 2026-11-01")
+@click.option("--customer", "customer_name", metavar="NAME", help="About one customer.")
+@click.option("--account", metavar="NAME", help="About one account.")
+@click.option("--actor", metavar="EMAIL", help="By whom: an e-mail address, shell or system.")
+@click.option("--action", type=click.Choice(sorted(audit_log.ACTION_LABELS)), metavar="ACTION")
+@click.option("--address", metavar="IP", help="From where.")
+@click.option("--from", "first", default="", metavar="DATE", help="The first day, such as 2026-11-01.")
+@click.option("--to", "last", default="", metavar="DATE", help="The last day (default: today).")
+@click.option("--limit", type=click.IntRange(min=1), default=100, metavar="N", help="So many rows at most (100).")
+def _show_audit_log(
+    context: CommandContext, *, customer_name: str | None, first: str, last: str, limit: int, **texts: str | None
+) -> CommandOutput:
+    customer_id = customers.get_customer(context.conn, customer_name).id if customer_name else None
+    period = ALL_TIME_PERIOD
+    if first or last:
+        period = parse_period(RANGE, first, last, context.config.timezone, now_ms())
+    audit_filter = audit_log.build_audit_filter(context.conn, customer_id=customer_id, period=period, **texts)
+    entries = islice(audit_log.iterate_audit_log(context.conn, audit_filter), limit)
+    return list_rows(
+        [audit_log.audit_entry_to_dict(each) for each in entries],
+        ("at", "actor", "address", "customer", "account", "action", "count", "details"),
+        lambda row: {"details": json.dumps(row["details"], ensure_ascii=False) if row["details"] else ""},
+    )
 
 
 @root_command("backup", cls=Command, example="backup /backups/portal-2026-11-22.db")

@@ -6,14 +6,17 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from types import FrameType
 
 import uvicorn
 
 from portal import jobs
+from portal.core import db
 from portal.core.config import Config, bracket_ipv6
 from portal.core.crypto import Keys
 from portal.core.listening import open_listening_sockets
+from portal.services.people import refused_logins
 from portal.web.app import MAX_BODY_BYTES, create_app
 from portal.web.asgi import ThreadedApplication
 
@@ -86,6 +89,9 @@ def run_web_server(config: Config, options: Sequence[str]) -> int:
     gc.freeze()
     gc.enable()
     server.run(sockets)
+    # What the job would have written within this second.
+    with closing(db.connect(config.database_file)) as conn:
+        refused_logins.write_refused_logins(conn)
     jobs.is_ending.set()
     jobs.sending_mail.acquire(timeout=_MAIL_S)
     return 0

@@ -261,7 +261,7 @@ def change_account(
 
 
 def record_account_action(
-    conn: sqlite3.Connection, actor: Actor, action: str, account: Account, /, **details: object
+    conn: sqlite3.Connection, actor: Actor, action: str, account: Account, /, **details: Any
 ) -> None:
     """Like `audit.record_action`, about an account and its customer."""
     audit.record_action(conn, actor, action, customer_id=account.customer_id, account_id=account.id, **details)

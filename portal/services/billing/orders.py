@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Unpack
+from typing import Any, Unpack
 
 from portal.core import i18n
 from portal.core.clock import HOUR_MS, now_ms
@@ -258,7 +258,7 @@ def get_order_by_id(conn: sqlite3.Connection, order_id: int) -> Order:
     return Order(*conn.execute(f"{_SELECT} WHERE orders.id = ?", (order_id,)).fetchone())
 
 
-def record_order_action(conn: sqlite3.Connection, actor: Actor, action: str, order: Order, **details: object) -> None:
+def record_order_action(conn: sqlite3.Connection, actor: Actor, action: str, order: Order, **details: Any) -> None:
     """Write to the audit log what was done with an order."""
     audit.record_action(
         conn,

@@ -28,18 +28,20 @@ def record_action(
     *,
     customer_id: int | None = None,
     account_id: int | None = None,
+    at: int | None = None,
     **details: object,
-) -> None:
-    """Write one line, in the transaction of the change that it is about.
+) -> int:
+    """Write one line, in the transaction of the change that it is about; returns its id.
 
     Args:
-        action: area and verb, such as `ip.add`.
+        action: area and verb, such as `ip.add`; `operations/audit_log.py` has the words for it.
+        at: when it was (milliseconds); None: now.
         details: what changed; never a secret.
     """
-    insert_row(
+    return insert_row(
         conn,
         "audit_log",
-        at=now_ms(),
+        at=now_ms() if at is None else at,
         actor=actor.name,
         address=actor.address,
         customer_id=customer_id,

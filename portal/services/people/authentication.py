@@ -21,7 +21,8 @@ from portal.core.i18n import N_
 from portal.services.common import audit, rate_limit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused, require_found
-from portal.services.people import two_factor, users
+from portal.services.common.rate_limit import TooManyAttempts
+from portal.services.people import refused_logins, two_factor, users
 from portal.services.people.two_factor import WrongTotpCode
 from portal.services.people.users import SELECT_USERS, USER_COLUMNS, User
 
@@ -115,12 +116,15 @@ def check_login(conn: sqlite3.Connection, email: str, password: str, address: st
         LoginFailed, TooManyAttempts
     """
     email = email.strip()[:254]
-    with _limit_attempts(conn, "login", email.lower(), address, max_failures):
+    with _limit_attempts(conn, "login", email.lower(), email, address, max_failures):
         row = conn.execute("SELECT password_hash FROM users WHERE email = ?", (email,)).fetchone()
         if not verify_password(row and row["password_hash"], password):
+            reason = refused_logins.WRONG_PASSWORD if row else refused_logins.UNKNOWN_EMAIL
+            refused_logins.record_refused_login(reason, email, address)
             raise LoginFailed()
     user = users.get_user_by_email(conn, email)
     if not user.enrolled:
+        refused_logins.record_refused_login(refused_logins.WRONG_PASSWORD, email, address)
         raise LoginFailed()
     return user
 
@@ -133,11 +137,23 @@ def check_second_factor(
     Raises:
         WrongTotpCode, WrongRecoveryCode, TooManyAttempts
     """
-    with _limit_attempts(conn, "code", str(user.id), address, max_failures), write_transaction(conn):
+    with _limit_attempts(conn, "code", str(user.id), user.email, address, max_failures):
+        if not _use_second_factor(conn, keys, user, code, address):
+            is_totp = code.strip().isdecimal()
+            reason = refused_logins.WRONG_CODE if is_totp else refused_logins.WRONG_RECOVERY_CODE
+            refused_logins.record_refused_login(reason, user.email, address)
+            refused_logins.count_wrong_second_factor(conn, keys, user, address)
+            raise WrongTotpCode() if is_totp else WrongRecoveryCode()
+
+
+def _use_second_factor(conn: sqlite3.Connection, keys: Keys, user: User, code: str, address: str) -> bool:
+    with write_transaction(conn):
         if not two_factor.verify_totp_code(conn, keys, user.id, code):
             if not two_factor.use_recovery_code(conn, user.id, code):
-                raise WrongTotpCode() if code.strip().isdecimal() else WrongRecoveryCode()
+                return False
             audit.record_action(conn, Actor(user.email, address), "login.recovery_code", customer_id=user.customer_id)
+        refused_logins.forget_wrong_second_factors(conn, user)
+        return True
 
 
 def _get_rate_limit_network(address: str) -> str:
@@ -148,12 +164,16 @@ def _get_rate_limit_network(address: str) -> str:
 
 @contextmanager
 def _limit_attempts(
-    conn: sqlite3.Connection, step: str, user_key: str, address: str, max_failures: int
+    conn: sqlite3.Connection, step: str, user_key: str, email: str, address: str, max_failures: int
 ) -> Iterator[None]:
     """Count an attempt that fails in the block, for the user and for the address. Raises: TooManyAttempts"""
     user_bucket, address_bucket = f"{step}:user:{user_key}", f"{step}:address:{_get_rate_limit_network(address)}"
-    rate_limit.take_token(conn, address_bucket, max_failures * _ADDRESS_CAPACITY_FACTOR, _RATE_LIMIT_PERIOD_MS)
-    rate_limit.take_token(conn, user_bucket, max_failures, _RATE_LIMIT_PERIOD_MS)
+    try:
+        rate_limit.take_token(conn, address_bucket, max_failures * _ADDRESS_CAPACITY_FACTOR, _RATE_LIMIT_PERIOD_MS)
+        rate_limit.take_token(conn, user_bucket, max_failures, _RATE_LIMIT_PERIOD_MS)
+    except TooManyAttempts:
+        refused_logins.record_refused_login(refused_logins.THROTTLED, email, address)
+        raise
     yield
     with write_transaction(conn):
         rate_limit.put_back_token(conn, user_bucket)
@@ -193,9 +213,10 @@ def confirm_password(
     Raises:
         WrongPassword, TooManyAttempts
     """
-    with _limit_attempts(conn, "login", user.email.lower(), address, max_failures):
+    with _limit_attempts(conn, "login", user.email.lower(), user.email, address, max_failures):
         row = conn.execute("SELECT password_hash FROM users WHERE id = ?", (user.id,)).fetchone()
         if not verify_password(row["password_hash"], current_password):
+            refused_logins.record_refused_login(refused_logins.WRONG_CONFIRMATION, user.email, address)
             raise WrongPassword()
 
 

@@ -1,0 +1,243 @@
+"""Logins that were refused: a row of the audit log and a log line for each, counted together where they are many.
+
+A flood must neither fill the disk nor make each request wait for it. So tries are counted in memory, and a job writes
+them once a second (`write_refused_logins`). A process that is killed loses those of its last second.
+
+Wrong second factors are counted besides, since whoever comes that far knows the password: after five the person gets a
+mail.
+"""
+
+import logging
+import sqlite3
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
+
+from portal.core.clock import HOUR_MS, now_ms
+from portal.core.crypto import Keys
+from portal.core.db import write_transaction
+from portal.services.common import audit, mail
+from portal.services.common.audit import Actor
+from portal.services.people.users import User
+
+_log = logging.getLogger(__name__)
+
+# Why a login was refused: the actions of the audit log.
+UNKNOWN_EMAIL = "login.unknown_email"
+WRONG_PASSWORD = "login.wrong_password"
+WRONG_CODE = "login.wrong_code"
+WRONG_RECOVERY_CODE = "login.wrong_recovery_code"
+THROTTLED = "login.throttled"
+WRONG_CONFIRMATION = "user.wrong_password"
+"""By somebody who is logged in, and had to confirm something."""
+REASONS = (UNKNOWN_EMAIL, WRONG_PASSWORD, WRONG_CODE, WRONG_RECOVERY_CODE, THROTTLED, WRONG_CONFIRMATION)
+
+SEVERAL = ""
+"""The actor, or the address, of a row in which tries of several are counted together."""
+
+_MAX_EMAIL_LENGTH = 100
+_NO_EMAIL = "-"
+# Rows of an hour: of one network or one e-mail address, and of all. What is above is counted together.
+_MAX_ROWS, _MAX_ROWS_IN_ALL = 10, 100
+_MAX_TALLIES = 1000
+_MAX_LINES_AT_ONCE = 10
+_MAX_NETWORKS = 10_000
+# So many wrong second factors are no slips of the finger.
+_MAIL_AFTER_WRONG_CODES = 5
+
+# Reason, e-mail address, and the address that the request came from.
+_Key = tuple[str, str, str]
+
+
+@dataclass
+class _Tally:
+    """Tries that are alike: how many, when the first and the last one came, and how many the log has not told of."""
+
+    first_at: int
+    last_at: int
+    count: int
+    untold: int
+
+
+class _Memory:
+    """What this process has counted and not yet written, and the tries of this hour by network, for the log."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tallies: dict[_Key, _Tally] = {}
+        self._hour = 0
+        self._network_counts: Counter[str] = Counter()
+
+    def add(self, key: _Key, tally: _Tally) -> None:
+        with self._lock:
+            if key not in self._tallies and len(self._tallies) >= _MAX_TALLIES:
+                key = (key[0], SEVERAL, SEVERAL)
+            known = self._tallies.setdefault(key, tally)
+            if known is not tally:
+                known.count += tally.count
+                known.untold += tally.untold
+                known.last_at = max(known.last_at, tally.last_at)
+
+    def take(self) -> dict[_Key, _Tally]:
+        with self._lock:
+            tallies, self._tallies = self._tallies, {}
+        return tallies
+
+    def count_for_log(self, address: str, count: int, now: int) -> int:
+        """Count tries of a network. Returns how many it has made in this hour, or 0 where that is worth no line: the
+        first ten are, and then each tenth, hundredth and so on."""
+        if now // HOUR_MS != self._hour or len(self._network_counts) >= _MAX_NETWORKS:
+            self._hour = now // HOUR_MS
+            self._network_counts.clear()
+        network = _get_network(address)
+        before = self._network_counts[network]
+        self._network_counts[network] = after = before + count
+        step = 10 ** (len(str(after)) - 1)
+        return after if before // step != after // step else 0
+
+
+_memory = _Memory()
+
+
+def record_refused_login(reason: str, email: str, address: str) -> None:
+    """Record a try to log in that was refused. It costs neither a transaction nor a line of the log at once.
+
+    Args:
+        reason: one of REASONS.
+        email: as it was typed.
+        address: where the request comes from.
+    """
+    now = now_ms()
+    shown_email = "".join(each if each.isprintable() else "\ufffd" for each in email.strip()[:_MAX_EMAIL_LENGTH])
+    _memory.add((reason, shown_email or _NO_EMAIL, address), _Tally(now, now, 1, 1))
+
+
+def write_refused_logins(conn: sqlite3.Connection) -> None:
+    """Write what was recorded since the last time to the log and to the audit log.
+
+    The first tries of an hour have rows of their own, each with the count of those that are alike. Where a network, an
+    e-mail address, or all together have had their rows, further tries are counted in one row for it.
+    """
+    tallies = _memory.take()
+    if not tallies:
+        return
+    _write_log_lines(tallies)
+    try:
+        with write_transaction(conn):
+            rows = _RecentRows(conn, now_ms())
+            for key, tally in tallies.items():
+                rows.add(key, tally)
+    except BaseException:
+        for key, tally in tallies.items():
+            _memory.add(key, tally)
+        raise
+
+
+def _write_log_lines(tallies: dict[_Key, _Tally]) -> None:
+    """A line for each; docs/operating.md has a filter for fail2ban that reads them."""
+    now, lines, others = now_ms(), 0, 0
+    for (reason, email, address), tally in tallies.items():
+        if tally.untold and (tries := _memory.count_for_log(address, tally.untold, now)):
+            if address and lines < _MAX_LINES_AT_ONCE:
+                lines += 1
+                # What somebody has typed comes last, so that it can't pass for an address.
+                _log.warning("login refused: %s address=%s tries=%d email=%s", reason, address, tries, email)
+            else:
+                others += tally.untold
+        tally.untold = 0
+    if others:
+        _log.warning("more logins refused: %d", others)
+
+
+class _RecentRows:
+    """The audit log's rows of refused logins of the last hour."""
+
+    def __init__(self, conn: sqlite3.Connection, now: int) -> None:
+        self._conn = conn
+        self._ids: dict[_Key, int] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
+        # By the index of times, not by that of actions, which has those of all years.
+        rows = conn.execute(
+            f"SELECT id, action, actor, address FROM audit_log WHERE at BETWEEN ? AND ? AND +action IN ({_PLACES})",
+            (now - HOUR_MS, now, *REASONS),
+        )
+        for row in rows:
+            self._remember((row["action"], row["actor"], row["address"]), row["id"])
+
+    def _remember(self, key: _Key, row_id: int) -> None:
+        self._ids[key] = row_id
+        _, email, address = key
+        self._counts.update([("email", email.lower()), ("network", _get_network(address))])
+
+    def add(self, key: _Key, tally: _Tally) -> None:
+        key = self._choose_row(key)
+        row_id = self._ids.get(key)
+        if row_id is None:
+            self._remember(key, self._insert(key, tally))
+            return
+        self._conn.execute(
+            "UPDATE audit_log SET details = json_set(details, '$.count', (details ->> 'count') + ?1,"
+            " '$.last_at', max(details ->> 'last_at', ?2)) WHERE id = ?3",
+            (tally.count, tally.last_at, row_id),
+        )
+
+    def _choose_row(self, key: _Key) -> _Key:
+        reason, email, address = key
+        network = _get_network(address)
+        if key in self._ids:
+            return key
+        if address and self._counts["network", network] >= _MAX_ROWS:
+            return (reason, SEVERAL, network)
+        if email and self._counts["email", email.lower()] >= _MAX_ROWS:
+            return (reason, email.lower(), SEVERAL)
+        return (reason, SEVERAL, SEVERAL) if len(self._ids) >= _MAX_ROWS_IN_ALL else key
+
+    def _insert(self, key: _Key, tally: _Tally) -> int:
+        reason, email, address = key
+        user = self._conn.execute("SELECT customer_id FROM users WHERE email = ?", (email,)).fetchone()
+        return audit.record_action(
+            self._conn,
+            Actor(email, address),
+            reason,
+            customer_id=user and user["customer_id"],
+            at=tally.first_at,
+            count=tally.count,
+            last_at=tally.last_at,
+        )
+
+
+_PLACES = ", ".join("?" * len(REASONS))
+
+
+def _get_network(address: str) -> str:
+    """An IPv4 address, or the /64 of an IPv6 one; what is neither, such as a network, as it is."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    return str(ip_network((parsed, 64), strict=False)) if isinstance(parsed, IPv6Address) else address
+
+
+# --- wrong second factors
+
+
+def count_wrong_second_factor(conn: sqlite3.Connection, keys: Keys, user: User, address: str) -> None:
+    """Count a wrong code; with the fifth since the last right login the person gets a mail.
+
+    Args:
+        address: where the request comes from.
+    """
+    with write_transaction(conn):
+        (count, language) = conn.execute(
+            "UPDATE users SET wrong_codes = wrong_codes + 1 WHERE id = ? RETURNING wrong_codes,"
+            " ifnull(language, (SELECT language FROM customers WHERE customers.id = customer_id))",
+            (user.id,),
+        ).fetchone()
+        if count == _MAIL_AFTER_WRONG_CODES:
+            mail.queue_mail(conn, keys, user.email, "wrong_codes", language, email=user.email, address=address)
+
+
+def forget_wrong_second_factors(conn: sqlite3.Connection, user: User) -> None:
+    """Begin to count anew, after a right login."""
+    conn.execute("UPDATE users SET wrong_codes = 0 WHERE id = ? AND wrong_codes > 0", (user.id,))
