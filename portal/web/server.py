@@ -4,9 +4,10 @@ import gc
 import logging
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from types import FrameType
 
 import uvicorn
@@ -28,6 +29,7 @@ _UNREAD_MS = 120_000
 # How long a stop waits for requests that come in, for answers that are made or sent, and then for a mail that is being
 # sent: what is cut off of that is sent again. The supervisor waits not much longer.
 _DRAIN_S, _MAIL_S = 3, 1.0
+_LAST_WRITE_MS = 500
 
 
 def run_web_server(config: Config, options: Sequence[str]) -> int:
@@ -89,8 +91,11 @@ def run_web_server(config: Config, options: Sequence[str]) -> int:
     gc.freeze()
     gc.enable()
     server.run(sockets)
-    # What the job would have written within this second.
-    with closing(db.connect(config.database_file)) as conn:
+    # What the job would have written within this second; a stop doesn't wait long for somebody else's write.
+    with (
+        suppress(sqlite3.OperationalError),
+        closing(db.connect(config.database_file, busy_timeout_ms=_LAST_WRITE_MS)) as conn,
+    ):
         refused_logins.write_refused_logins(conn)
     jobs.is_ending.set()
     jobs.sending_mail.acquire(timeout=_MAIL_S)

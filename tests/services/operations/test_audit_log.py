@@ -142,6 +142,25 @@ def test_no_filter_reads_all_rows_or_sorts(conn: db.Connection, audit_filter: Au
         assert not [each for each in plan if "SCAN audit_log" in each or "TEMP B-TREE" in each], (statement, plan)
 
 
+@pytest.mark.parametrize(
+    ("audit_filter", "index"),
+    [
+        (AuditFilter(actor="shell", action="order.pay"), "audit_log_actor"),
+        (AuditFilter(actor="system", action="order.pay"), "audit_log_action"),
+        (AuditFilter(actor="system", action="order.pay", address="192.0.2.9"), "audit_log_address"),
+    ],
+)
+def test_the_rarest_condition_is_looked_for(conn: db.Connection, audit_filter: AuditFilter, index: str) -> None:
+    for number in range(50):
+        audit.record_action(conn, Actor("system"), "order.pay" if number < 30 else "order.cancel")
+    statements: list[str] = []
+    conn.set_trace_callback(statements.append)
+    list_audit_page(conn, audit_filter)
+    conn.set_trace_callback(None)
+    plan = [row["detail"] for row in conn.execute(f"EXPLAIN QUERY PLAN {statements[-1]}")]
+    assert index in plan[0]
+
+
 def test_every_action_that_the_program_names_has_words() -> None:
     """Those that no test records, too: what a call names. The fixture of all tests sees what is put together."""
     source = "".join(each.read_text() for each in (ROOT / "portal" / "services").rglob("*.py"))

@@ -189,6 +189,25 @@ def test_what_could_not_be_written_is_written_later_and_told_once(
     assert re.findall(r"tries=(\d+)", caplog.text) == ["1", "2"]
 
 
+def test_a_flood_of_throttled_tries_writes_nothing_by_itself(
+    conn: db.Connection, connect: Callable[[], db.Connection], cast: Cast
+) -> None:
+    def try_often(times: int) -> None:
+        for _ in range(times):
+            with pytest.raises((LoginFailed, TooManyAttempts)):
+                authentication.check_login(conn, cast.alice.email, "not the one", HERE, 1)
+
+    # Until the address is throttled, too: up to then each try is counted for it.
+    try_often(12)
+    other = connect()
+    # It changes where another connection has committed.
+    version = other.execute("PRAGMA data_version").fetchone()[0]
+    try_often(20)
+    assert other.execute("PRAGMA data_version").fetchone()[0] == version
+    assert number_of(written(conn)) == 32
+    assert other.execute("PRAGMA data_version").fetchone()[0] != version
+
+
 # --- the log
 
 
