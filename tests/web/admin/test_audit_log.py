@@ -41,7 +41,7 @@ def rows(olga: Browser, conn: db.Connection, cast: Cast) -> None:
 
 def list_actions(page: str) -> list[str]:
     """The actions of the table's rows, in words."""
-    return [extract_text(each) for each in re.findall(r'<th scope="row">.*?</th><td>(.*?)</td>', page, re.DOTALL)]
+    return [extract_text(each) for each in re.findall(r'<th scope="row">.*?</th><td[^>]*>(.*?)</td>', page, re.DOTALL)]
 
 
 def test_who_did_what_in_words(olga: Browser) -> None:
