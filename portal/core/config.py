@@ -4,6 +4,7 @@ A key's environment variable is `PORTAL_` and its path in capitals: `[smpp] port
 """
 
 import os
+import re
 import shlex
 import sys
 import tomllib
@@ -40,6 +41,8 @@ def _declare_setting(default: Any, help: str, *, name: str = "", **rules: Any) -
 
 
 _MAX_PORT = 65535
+# Its path is the session cookie's, too.
+_PUBLIC_URL_PATTERN = re.compile(r"https?://[^/?#@\s]+(/[A-Za-z0-9._~-]+)*/*")
 
 # Standard Webhooks: such a secret is base64, of 24 bytes or more.
 WEBHOOK_SECRET_PREFIX = "whsec_"
@@ -53,10 +56,10 @@ class WebSettings:
     port: int = _declare_setting(8000, "port of the pages", low=1, high=_MAX_PORT)
     public_url: str = _declare_setting("", "what links in mails begin with; empty: http://host:port", pasted=True)
     trusted_proxies: tuple[str, ...] = _declare_setting(
-        (), "addresses or networks whose X-Forwarded-* headers are believed", pasted=True
+        (), "addresses or networks whose X-Forwarded-For, -Proto and -Prefix are believed", pasted=True
     )
     threads: int = _declare_setting(8, "requests handled at the same time", low=1, high=256)
-    metrics_token: str = _declare_setting("", "bearer token for /healthz, /readyz and /metrics from beyond loopback")
+    metrics_token: str = _declare_setting("", "bearer token for /healthz, /readyz and /metrics from other machines")
 
 
 @dataclass(frozen=True)
@@ -343,8 +346,8 @@ def _check_config(config: Config) -> None:
         raise ConfigError(f"timezone: {config.timezone!r} is not an IANA time zone, like Europe/Rome") from None
     _check_networks("web.trusted_proxies", config.web.trusted_proxies)
     _check_networks("smpp.proxy_protocol_from", config.smpp.proxy_protocol_from)
-    if config.web.public_url and not config.web.public_url.startswith(("http://", "https://")):
-        raise ConfigError("web.public_url: must begin with http:// or https://")
+    if config.web.public_url and not _is_public_url(config.web.public_url):
+        raise ConfigError("web.public_url: must look like https://host or https://host/path (or http://…)")
     if config.mail.url:
         _check_mail_url(config.mail.url)
     _check_payments(config.payments)
@@ -352,6 +355,15 @@ def _check_config(config: Config) -> None:
         raise ConfigError("smpp.tls_certificate and smpp.tls_key: give both, or neither")
     if not config.smpp.port and not config.smpp.tls_port:
         raise ConfigError("smpp.port and smpp.tls_port: both are 0, so nothing could connect")
+
+
+def _is_public_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        is_host = bool(parts.hostname) and parts.port != 0 and bool(parts.netloc.encode("idna"))
+    except ValueError:
+        return False
+    return is_host and _PUBLIC_URL_PATTERN.fullmatch(url) is not None
 
 
 def _check_networks(path: str, texts: tuple[str, ...]) -> None:

@@ -105,7 +105,8 @@ def _find_reachable_host(host: str) -> str:
     except ValueError:
         is_wildcard = not host
     # 0.0.0.0 and :: mean all addresses of this machine; the browser has used one that works.
-    return urlsplit(f"//{request.host}").hostname or host if is_wildcard else host
+    url = context.get_config().web.public_url or f"//{request.host}"
+    return urlsplit(url).hostname or host if is_wildcard else host
 
 
 # --- service status

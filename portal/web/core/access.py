@@ -6,7 +6,6 @@ Each view carries one of the decorators below. A view without one answers nobody
 from collections.abc import Callable
 from enum import Enum
 from hmac import compare_digest
-from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from flask import Flask, abort, current_app, g, request, url_for
@@ -21,7 +20,7 @@ from portal.services.messages import text_policy
 from portal.services.people import authentication, customers
 from portal.services.people.users import User
 from portal.services.prices import price_lists
-from portal.web.core import context
+from portal.web.core import context, proxies
 
 _View = TypeVar("_View", bound=Callable[..., ResponseReturnValue])
 
@@ -34,7 +33,7 @@ class AccessRule(Enum):
     """Who a view is for."""
 
     PUBLIC = "everyone, logged in or not"
-    MONITORING = "monitoring: from loopback, or with the token"
+    MONITORING = "monitoring: from this machine, or with the token"
     LOGGED_IN = "everyone who is logged in"
     ACCOUNT_ACCESS = "everyone of the account's customer, and operators"
     ACCOUNT_CHANGE = "owners and managers of the account's customer, and operators"
@@ -178,9 +177,7 @@ def _get_accessible_account(name: str) -> Account:
 
 
 def _is_monitoring_request() -> bool:
-    # A proxy on this machine that isn't among the trusted ones: everybody would come from loopback.
-    forwarded = "X-Forwarded-For" in request.headers and not context.get_config().trusted_proxy_networks
-    if ip_address(context.get_client_address()).is_loopback and not forwarded:
+    if proxies.is_from_this_machine(request.environ, context.get_config().trusted_proxy_networks):
         return True
     token = context.get_config().web.metrics_token
     bearer_token = request.headers.get("Authorization", "").removeprefix("Bearer ")

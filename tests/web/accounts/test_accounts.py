@@ -8,7 +8,7 @@ import pytest
 from flask import Flask
 
 from portal.core import db
-from portal.core.config import Config, SmppSettings
+from portal.core.config import Config, SmppSettings, WebSettings
 from portal.services.accounts import accounts, credentials
 from portal.services.accounts.refused_binds import WRONG_PASSWORD
 from portal.services.common.audit import SHELL, Actor
@@ -93,6 +93,15 @@ def test_endpoints_are_the_ones_that_lead_there(
     page = extract_text(_page_of(make_app(replace(config, smpp=smpp)), client(cast.alice)))
     assert shown in page
     assert hidden not in page
+
+
+@pytest.mark.slow
+def test_an_endpoint_on_all_addresses_has_the_name_of_the_public_url(
+    make_app: Callable[[Config], Flask], config: Config, client: Client, cast: Cast
+) -> None:
+    web = WebSettings(public_url="http://sms.acme.example:8000/")
+    app = make_app(replace(config, web=web, smpp=SmppSettings(host="::")))
+    assert "sms.acme.example:3550" in extract_text(_page_of(app, client(cast.alice)))
 
 
 def _page_of(app: Flask, logged_in: Browser) -> str:

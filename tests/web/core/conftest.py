@@ -17,8 +17,11 @@ def browser_of(app: Flask) -> Browser:
     return made
 
 
+HTTPS = "https://portal.example"
+
+
 @pytest.fixture
 def https(make_app: Callable[[Config], Flask], config: Config) -> Flask:
     """The application as it runs behind a proxy that speaks TLS."""
-    web = WebSettings(public_url="https://portal.example", trusted_proxies=("127.0.0.1", "10.0.0.0/8"))
+    web = WebSettings(public_url=HTTPS, trusted_proxies=("127.0.0.1", "10.0.0.0/8"))
     return make_app(replace(config, web=web))

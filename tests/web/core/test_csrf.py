@@ -9,12 +9,12 @@ from portal.core import db
 from portal.core.config import Config
 from tests.support import Cast, Person
 from tests.web.conftest import Browser
-from tests.web.core.conftest import browser_of
+from tests.web.core.conftest import HTTPS, browser_of
 
 
 @pytest.mark.parametrize("secure", [False, True])
 def test_the_session_s_cookie_is_closed_to_scripts_and_other_sites(app: Flask, https: Flask, secure: bool) -> None:
-    answer = browser_of(https if secure else app).get("/login", base_url="https://localhost" if secure else None)
+    answer = browser_of(https if secure else app).get("/login", base_url=HTTPS if secure else None)
     cookie = answer.headers["Set-Cookie"]
     assert cookie.startswith("portal_session=")
     attributes = {each.strip() for each in cookie.split(";")[1:]}
@@ -65,7 +65,8 @@ def test_another_site_s_form_gets_no_cookie(browser: Browser, path: str, status:
 
 def test_behind_https_a_form_from_elsewhere_is_400(https: Flask) -> None:
     browser = browser_of(https)
-    here = "https://localhost"
-    for referrer, status in ((here + "/login", 303), ("https://evil.example/", 400)):
-        answer = browser.post("/language", data={"locale": "it"}, base_url=here, headers={"Referer": referrer})
+    for referrer, status in ((HTTPS + "/login", 303), ("https://evil.example/", 400)):
+        answer = browser.post(
+            "/language", data={"locale": "it"}, base_url="https://localhost", headers={"Referer": referrer}
+        )
         assert answer.status_code == status

@@ -10,6 +10,7 @@ from portal.core import clock, db
 from portal.core.config import Config, WebSettings
 from portal.services.accounts import session_records
 from tests.web.conftest import Browser
+from tests.web.core.conftest import browser_of
 
 ADDRESSES = ("/healthz", "/readyz", "/metrics")
 AWAY = {"REMOTE_ADDR": "203.0.113.9"}
@@ -49,8 +50,11 @@ def test_figures_are_in_the_text_format_of_prometheus(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("path", ADDRESSES)
-def test_a_proxy_that_was_not_made_known_lets_nobody_in(browser: Browser, path: str) -> None:
-    assert browser.get(path, headers={"X-Forwarded-For": "203.0.113.9"}).status_code == 404
+@pytest.mark.parametrize(
+    "header", [("X-Forwarded-For", "203.0.113.9"), ("X-Real-IP", "203.0.113.9"), ("Forwarded", "for=203.0.113.9")]
+)
+def test_a_proxy_that_was_not_made_known_lets_nobody_in(browser: Browser, path: str, header: tuple[str, str]) -> None:
+    assert browser.get(path, headers=[header]).status_code == 404
 
 
 @pytest.mark.parametrize("path", ADDRESSES)
@@ -71,9 +75,21 @@ def test_the_token_opens_it_from_elsewhere(guarded: Browser, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ADDRESSES)
-def test_a_proxy_on_this_machine_is_not_mistaken_for_it(guarded: Browser, path: str) -> None:
-    proxied = {"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": "203.0.113.9"}
-    assert guarded.get(path, environ_base=proxied).status_code == 404
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-For": "203.0.113.9"},
+        {"X-Forwarded-For": "unknown"},
+        {"X-Forwarded-For": "192.0.2.1:4444"},
+        {"X-Forwarded-For": "[2001:db8::1]:99"},
+        {"X-Forwarded-For": "127.0.0.1"},
+        {"X-Real-IP": "203.0.113.9"},
+        {"Forwarded": "for=203.0.113.9"},
+        {},
+    ],
+)
+def test_a_proxy_on_this_machine_is_not_mistaken_for_it(https: Flask, path: str, headers: dict[str, str]) -> None:
+    assert browser_of(https).get(path, headers=headers).status_code == 404
 
 
 def test_monitoring_leaves_no_cookie(browser: Browser) -> None:
