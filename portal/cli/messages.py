@@ -1,8 +1,6 @@
 """`simulate …`, `number …` and `blacklist …`: messages from handsets (MO)."""
 
-import csv
 import sys
-from io import StringIO
 from pathlib import Path
 
 import click
@@ -13,6 +11,7 @@ from portal.cli.shell import CommandContext, CommandOutput, add_group, fields_to
 from portal.services.accounts import accounts, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
+from portal.services.common.csv_export import format_csv
 from portal.services.common.csv_import import InvalidCsvLines
 from portal.services.messages import blacklist, inbound, inbound_numbers
 from portal.services.messages.blacklist import BlacklistEntry
@@ -119,11 +118,8 @@ def _export_blacklist(context: CommandContext, account: Account) -> CommandOutpu
     """Print it as CSV, as import reads it."""
     entries = blacklist.list_blacklist(context.conn, account.id)
     values = [_blacklist_entry_to_dict(each) for each in entries]
-    buffer = StringIO()
-    writer = csv.writer(buffer, delimiter=";", lineterminator="\n")
-    writer.writerow(blacklist.CSV_COLUMNS)
-    writer.writerows((*value.values(), each.received_id) for value, each in zip(values, entries, strict=True))
-    return CommandOutput(values, buffer.getvalue().rstrip("\n"))
+    rows = [(*value.values(), each.received_id) for value, each in zip(values, entries, strict=True)]
+    return CommandOutput(values, format_csv([blacklist.CSV_COLUMNS, *rows], line_end="\n").rstrip("\n"))
 
 
 @blacklist_group.command("import", example="blacklist import smpp-acme-1 numbers.csv --dry-run")

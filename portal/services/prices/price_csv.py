@@ -1,17 +1,16 @@
 """Price lists as CSV files: written for spreadsheets, and read as spreadsheets write them."""
 
-import csv
 import hashlib
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from io import StringIO
 
 from portal.core.i18n import N_
 from portal.core.pasted_text import remove_invisible_marks
 from portal.services.common.credit_amounts import THOUSANDTHS
+from portal.services.common.csv_export import format_csv
 from portal.services.common.csv_import import InvalidCsvLine, InvalidCsvLines, NotCsv, iterate_csv_lines
 from portal.services.common.errors import Refused
 from portal.services.prices import countries, prices
@@ -177,14 +176,12 @@ def format_price_csv(
         own_only: only what the list itself says, so that a list which is read again still inherits the rest.
         decimal_comma: as spreadsheets in countries of the decimal comma want it, with semicolons between.
     """
-    buffer = StringIO()
-    writer = csv.writer(buffer, delimiter=";" if decimal_comma else ",", lineterminator="\r\n")
-    writer.writerow(COLUMNS)
+    lines: list[Sequence[object]] = [COLUMNS]
     for line in iterate_price_lines(rows, timezone, own_only=own_only):
         price = line["price"]
         price_text = "" if price is None else str(price).replace(".", ",") if decimal_comma else price
-        writer.writerow([line["destination"], line["country"], price_text, line["valid_from"] or ""])
-    return buffer.getvalue()
+        lines.append([line["destination"], line["country"], price_text, line["valid_from"] or ""])
+    return format_csv(lines, delimiter=";" if decimal_comma else ",")
 
 
 def iterate_price_lines(

@@ -1,15 +1,14 @@
 """Files of lines (CSV, JSON Lines), sent as they are read, so that any number of lines takes the same memory."""
 
-import csv
 import json
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from io import StringIO
 from itertools import islice
 
 from flask import Response, abort, stream_with_context
 
+from portal.services.common.csv_export import format_csv
 from portal.web.core import access
 
 # A long file takes minutes of a thread: files must not take them all, nor one customer's all that files may take.
@@ -18,7 +17,6 @@ _running_downloads: Counter[int | None] = Counter()
 _lock = threading.Lock()
 _SLOT_GRANTED = "your turn"
 _LINES_PER_CHUNK = 500
-_FORMULA_PREFIXES = frozenset("=+-@\t\r\n")
 _BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -31,7 +29,7 @@ def stream_csv(
     Args:
         name: the file's, as the browser is to save it.
         rows: read while they are sent, without a statement that stays open between them: it would keep the write-ahead
-            log from being emptied. What is text in them is made harmless to spreadsheets; numbers stay numbers.
+            log from being emptied. Texts in them are no formulas, see `format_csv`.
         with_bom: begin with U+FEFF, by which spreadsheets know UTF-8.
     """
     return _stream_download(
@@ -79,20 +77,9 @@ def _iterate_json_chunks(rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
 
 
 def _iterate_csv_chunks(columns: Sequence[str], rows: Iterable[Sequence[object]], prefix: str) -> Iterator[str]:
-    buffer = StringIO()
-    buffer.write(prefix)
-    writer = csv.writer(buffer, delimiter=";", lineterminator="\r\n")
-    writer.writerow(columns)
     remaining = iter(rows)
+    head = prefix + format_csv([columns])
     while batch := list(islice(remaining, _LINES_PER_CHUNK)):
-        writer.writerows([[f"'{each}" if _is_spreadsheet_formula(each) else each for each in row] for row in batch])
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
-    yield buffer.getvalue()
-
-
-def _is_spreadsheet_formula(value: object) -> bool:
-    # Spreadsheets take what begins like this for a formula, and one in a text that somebody sent could read the
-    # whole sheet and carry it off. The quote makes it a text again, and isn't shown.
-    return isinstance(value, str) and value[:1] in _FORMULA_PREFIXES
+        yield head + format_csv(batch)
+        head = ""
+    yield head

@@ -342,9 +342,9 @@ def test_more_than_anyone_reads_is_cut_off(olga: Browser, conn: db.Connection, c
 
 
 def test_no_name_is_a_formula_to_a_spreadsheet(olga: Browser, conn: db.Connection) -> None:
-    customer = customers.create_customer(conn, SHELL, "=1+1", "eve@evil.example")
+    customer = customers.create_customer(conn, SHELL, "=1+1,＝A1", "eve@evil.example")
     accounts.create_account(conn, SHELL, customer.id, name="smpp-evil")
-    assert ["smpp-evil", "'=1+1"] in [line[:2] for line in lines(olga.get(f"{BALANCES}.csv").text)]
+    assert ["smpp-evil", "'=1+1,'＝A1"] in [line[:2] for line in lines(olga.get(f"{BALANCES}.csv").text)]
 
 
 def test_the_file_is_the_operators_alone(client: Client, cast: Cast) -> None:

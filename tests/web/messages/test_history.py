@@ -560,10 +560,21 @@ def test_the_csv_of_many_is_whole_and_comes_in_pieces(alice: Browser, conn: db.C
     assert [int(row[0]) for row in rows(answer.text)[1:]] == ids[::-1]
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", '=HYPERLINK("http://x")'])
-def test_no_text_is_a_formula_to_a_spreadsheet(alice: Browser, conn: db.Connection, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("=1+1", "'=1+1"),
+        ("-1", "'-1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "\t'=1"),
+        ('=HYPERLINK("http://x")', '\'=HYPERLINK("http://x")'),
+        ("hi,=1+1", "hi,'=1+1"),
+        ("hi,＝1+1", "hi,'＝1+1"),
+    ],
+)
+def test_no_text_is_a_formula_to_a_spreadsheet(alice: Browser, conn: db.Connection, text: str, safe: str) -> None:
     acting.send_texts(conn, "smpp-acme-1", text)
-    assert rows(alice.get(f"{HISTORY}.csv").text)[1][-1] == f"'{text}"
+    assert rows(alice.get(f"{HISTORY}.csv").text)[1][-1] == safe
 
 
 def test_the_mark_that_excel_wants(alice: Browser) -> None:
