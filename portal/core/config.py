@@ -58,6 +58,11 @@ class WebSettings:
     trusted_proxies: tuple[str, ...] = _declare_setting(
         (), "addresses or networks whose X-Forwarded-For, -Proto and -Prefix are believed", pasted=True
     )
+    hsts_subdomains: str = _declare_setting(
+        "off",
+        "on: all hosts below public_url's are reached by https alone, too (HSTS includeSubDomains)",
+        choices=("on", "off"),
+    )
     threads: int = _declare_setting(8, "requests handled at the same time", low=1, high=256)
     metrics_token: str = _declare_setting("", "bearer token for /healthz, /readyz and /metrics from other machines")
 

@@ -56,10 +56,11 @@ def create_app(config: Config, keys: Keys) -> Flask:
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True, "extensions": [_IndentationRemover]}
     app.config.update(
         SECRET_KEY=keys.cookie_key,
-        SESSION_COOKIE_NAME="portal_session",
+        SESSION_COOKIE_NAME=headers.name_cookie(config, "portal_session"),
+        SESSION_COOKIE_PATH=headers.get_cookie_path(config),
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
-        SESSION_COOKIE_SECURE=config.public_url.startswith("https://"),
+        SESSION_COOKIE_SECURE=headers.is_https(config),
         # The token lives as long as the session it is bound to: a form that was left open overnight still works.
         WTF_CSRF_TIME_LIMIT=None,
         MAX_CONTENT_LENGTH=MAX_BODY_BYTES,

@@ -139,6 +139,7 @@ def test_passwords_and_names_of_files_are_what_they_are(load):
         ("[smpp]\ntls_minimum = 1.2", "smpp.tls_minimum"),
         ("[web]\npublic_url = 'ftp://x'", "web.public_url"),
         ("[web]\npublic_url = 'https://'", "web.public_url"),
+        ("[web]\nhsts_subdomains = 'yes'", "web.hsts_subdomains"),
         ("[web]\npublic_url = 'https://x:port'", "web.public_url"),
         ("[web]\npublic_url = 'https://x/sms; Domain=y'", "web.public_url"),
         ("data = 5", "data"),

@@ -1,4 +1,6 @@
-"""The headers that every answer carries."""
+"""The headers that every answer carries, and what cookies are called."""
+
+from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
 
@@ -20,13 +22,15 @@ _HEADERS = {
 }
 # Browsers take these over https only; the second one they report on the console of every page that came otherwise.
 _HTTPS_HEADERS = {
-    "Strict-Transport-Security": "max-age=31536000",
+    "Strict-Transport-Security": "max-age=31536000",  # a year (ASVS 3.4.1)
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 
 
 def init_headers(app: Flask, config: Config) -> None:
-    headers = _HEADERS | (_HTTPS_HEADERS if config.public_url.startswith("https://") else {})
+    headers = _HEADERS | (_HTTPS_HEADERS if is_https(config) else {})
+    if "Strict-Transport-Security" in headers and config.web.hsts_subdomains == "on":
+        headers["Strict-Transport-Security"] += "; includeSubDomains"
 
     @app.after_request
     def add_headers(response: Response) -> Response:
@@ -37,3 +41,24 @@ def init_headers(app: Flask, config: Config) -> None:
         if request.endpoint != "static_files.serve_static_file":
             response.headers.add("Vary", "HX-Request")
         return response
+
+
+def is_https(config: Config) -> bool:
+    """Whether browsers reach the portal by https."""
+    return config.public_url.startswith("https://")
+
+
+def get_cookie_path(config: Config) -> str:
+    """The path under which the portal stands, which its cookies are sent to alone."""
+    return urlsplit(config.public_url).path or "/"
+
+
+def name_cookie(config: Config, name: str) -> str:
+    """Name a cookie so that browsers take it from https alone, and from this host alone where the portal has it alone.
+
+    Otherwise a page over plain http, or another host of the domain, could plant one (RFC 6265bis, 4.1.3; ASVS 3.3.1,
+    3.3.3). On https it has to be `Secure`; it has the path of `get_cookie_path`, and no domain.
+    """
+    if not is_https(config):
+        return name
+    return f"__Host-{name}" if get_cookie_path(config) == "/" else f"__Secure-{name}"

@@ -1,26 +1,58 @@
 """The token of forms, and the cookie that it is bound to."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from flask import Flask
+from flask.sessions import SecureCookieSessionInterface
 
 from portal.core import db
-from portal.core.config import Config
+from portal.core.config import Config, WebSettings
+from portal.services.people.authentication import start_login_session
+from portal.services.people.users import get_user_by_email
 from tests.support import Cast, Person
 from tests.web.conftest import Browser
 from tests.web.core.conftest import HTTPS, browser_of
 
 
-@pytest.mark.parametrize("secure", [False, True])
-def test_the_session_s_cookie_is_closed_to_scripts_and_other_sites(app: Flask, https: Flask, secure: bool) -> None:
-    answer = browser_of(https if secure else app).get("/login", base_url=HTTPS if secure else None)
-    cookie = answer.headers["Set-Cookie"]
-    assert cookie.startswith("portal_session=")
+@pytest.mark.parametrize(
+    ("public_url", "name", "path"),
+    [
+        ("", "portal_session", "/"),
+        ("http://portal.example/sms/", "portal_session", "/sms"),
+        ("https://portal.example/", "__Host-portal_session", "/"),
+        ("https://portal.example/sms", "__Secure-portal_session", "/sms"),
+        ("https://portal.example/our/sms/", "__Secure-portal_session", "/our/sms"),
+    ],
+)
+def test_the_session_s_cookie_is_closed_to_scripts_and_other_sites(
+    make_app: Callable[[Config], Flask], config: Config, public_url: str, name: str, path: str
+) -> None:
+    """OWASP's ASVS 5.0, 3.3.1 to 3.3.4."""
+    answer = browser_of(make_app(replace(config, web=WebSettings(public_url=public_url)))).get("/login")
+    (cookie,) = answer.headers.getlist("Set-Cookie")
+    assert cookie.startswith(f"{name}=")
     attributes = {each.strip() for each in cookie.split(";")[1:]}
-    assert {"HttpOnly", "SameSite=Lax", "Path=/"} <= attributes
-    assert ("Secure" in attributes) is secure
-    assert not [each for each in attributes if each.startswith(("Domain", "Expires", "Max-Age"))]
+    secure = {"Secure"} if public_url.startswith("https:") else set()
+    assert attributes == {"HttpOnly", "SameSite=Lax", f"Path={path}"} | secure
+
+
+@pytest.mark.parametrize("prefix", ["", "/sms"])
+def test_on_https_a_planted_cookie_of_the_plain_name_is_no_session(
+    make_app: Callable[[Config], Flask], config: Config, conn: db.Connection, cast: Cast, prefix: str
+) -> None:
+    """Another host of the domain, or a page over plain http, can set one."""
+    app = make_app(replace(config, web=WebSettings(public_url=f"https://portal.example{prefix}")))
+    assert isinstance(app.session_interface, SecureCookieSessionInterface)
+    serializer = app.session_interface.get_signing_serializer(app)
+    assert serializer
+    token = start_login_session(conn, get_user_by_email(conn, cast.alice.email), "127.0.0.1", "a test")
+    value = str(serializer.dumps({"_user_id": token, "_fresh": True}))
+    for name, status in (("portal_session", 302), (app.config["SESSION_COOKIE_NAME"], 200)):
+        # Not the client's own cookies, which are put in place of this header.
+        browser = app.test_client(use_cookies=False)
+        assert browser.get("/profile", headers={"Cookie": f"{name}={value}"}).status_code == status
 
 
 def test_a_cookie_of_another_installation_is_no_login(

@@ -1,13 +1,15 @@
 """The headers of every answer, and no code in templates that they would forbid."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from flask import Flask
 
+from portal.core.config import Config, WebSettings
 from tests.support import ROOT, Cast, Person
 from tests.web.conftest import Browser
-from tests.web.core.conftest import browser_of
+from tests.web.core.conftest import HTTPS, browser_of
 from tests.web.html import find_html_errors
 
 PAGES = ("/login", "/enrol/invented", "/no-such-page", "/profile", "/accounts/smpp-acme-1", "/static/app.css")
@@ -39,10 +41,18 @@ def test_pages_are_kept_by_no_cache(client: Callable[[Person], Browser], cast: C
     assert "HX-Request" in answer.headers["Vary"]
 
 
-def test_https_is_insisted_on_where_it_is_spoken(https: Flask) -> None:
-    headers = browser_of(https).get("/login").headers
-    assert "max-age=31536000" in headers["Strict-Transport-Security"]
-    assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
+@pytest.mark.parametrize(("subdomains", "ending"), [("off", ""), ("on", "; includeSubDomains")])
+def test_https_is_insisted_on_where_it_is_spoken(
+    make_app: Callable[[Config], Flask], config: Config, subdomains: str, ending: str
+) -> None:
+    web = WebSettings(public_url=HTTPS, hsts_subdomains=subdomains)
+    browser = browser_of(make_app(replace(config, web=web)))
+    for path in ("/login", "/no-such-page", "/static/app.css"):
+        headers = browser.get(path).headers
+        assert headers["Strict-Transport-Security"] == f"max-age=31536000{ending}"
+        assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    plain = browser_of(make_app(replace(config, web=replace(web, public_url="http://portal.example"))))
+    assert "Strict-Transport-Security" not in plain.get("/login").headers
 
 
 def test_no_template_has_inline_code() -> None:
