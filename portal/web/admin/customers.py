@@ -197,7 +197,7 @@ def renew_enrolment_link(user_id: int) -> ResponseReturnValue:
 
 
 def _render_enrolment_link(user: User, token: str) -> ResponseReturnValue:
-    link = context.get_config().public_url + url_for("login.enrol", token=token)
+    link = context.build_public_url("login.enrol", token=token)
     return htmx.render_dialog(
         "admin/_once.html",
         title=_("Enrolment link for %(email)s", email=user.email),

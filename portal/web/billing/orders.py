@@ -125,7 +125,7 @@ def pay_order(account: Account, number: str) -> ResponseReturnValue:
         abort(404)
     if order.status != orders.OPEN:
         return htmx.redirect_after_post(_order_url(order))
-    back = context.get_config().public_url + url_for(".show_order", name=account.name, number=order.number)
+    back = context.build_public_url(".show_order", name=account.name, number=order.number)
     return redirect(payments.build_checkout_url(settings, order, back, int(time.time())))
 
 

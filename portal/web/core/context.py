@@ -4,9 +4,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from flask import Flask, Response, after_this_request, current_app, g, request
+from flask import Flask, Response, after_this_request, current_app, g, request, url_for
 
 from portal.core import db
 from portal.core.config import Config
@@ -108,6 +108,12 @@ def get_actor() -> Actor:
 def get_client_address() -> str:
     """Where the request comes from, through trusted proxies only."""
     return proxies.resolve_client_address(request.environ, get_config().trusted_proxy_networks)
+
+
+def build_public_url(endpoint: str, **values: Any) -> str:
+    """The address of a page for those who are not in this browser: in links that are sent, and for other servers."""
+    # Where a proxy has told the path before ours, public_url has it, too.
+    return get_config().public_url + url_for(endpoint, **values).removeprefix(request.script_root)
 
 
 _ValueT = TypeVar("_ValueT")

@@ -9,7 +9,7 @@ from flask import Flask, request
 
 from portal.core import db
 from portal.core.config import Config, WebSettings
-from portal.web.core import access
+from portal.web.core import access, context
 from portal.web.core.proxies import is_from_this_machine, resolve_client_address
 from tests.web.acting import get_field_value
 from tests.web.core.conftest import HTTPS, browser_of
@@ -181,3 +181,12 @@ def test_a_page_after_a_refused_form_leads_to_the_start_without_the_path_before_
     assert refused.status_code == 401
     # What comes back is put behind the prefix, see the test above.
     assert get_field_value(refused.text, "next") == "/"
+
+
+def test_links_that_are_sent_have_the_path_before_ours_once(
+    make_app: Callable[[Config], Flask], config: Config
+) -> None:
+    app = make_app(replace(config, web=WebSettings(public_url=f"{HTTPS}/sms")))
+    for prefix in ("/sms", ""):
+        with app.test_request_context("/", environ_overrides={"SCRIPT_NAME": prefix}):
+            assert context.build_public_url("login.enrol", token="x") == f"{HTTPS}/sms/enrol/x"
