@@ -21,7 +21,7 @@ from portal.services.credits import expiry
 from portal.services.history import deletion, removal, retention, search_index
 from portal.services.messages import text_policy
 from portal.services.operations import daily_self_check
-from portal.services.people import refused_logins
+from portal.services.people import refused_logins, two_factor
 from portal.services.senders import senders
 from portal.services.statistics import rollup, statistics
 
@@ -103,7 +103,7 @@ def list_jobs(config: Config, keys: Keys, options: Sequence[str]) -> list[Job]:
     queue_credit_mails = partial(credit_mails.queue_credit_mails, keys=keys, billing=config.billing.enabled)
     return [
         # Nobody waits for it, so it may wait long for the write lock.
-        Job("housekeeping", clock.DAY_MS / 1000, partial(_purge_expired_data, config), busy_timeout_ms=60_000),
+        Job("housekeeping", clock.DAY_MS / 1000, partial(_purge_expired_data, config, keys), busy_timeout_ms=60_000),
         Job("expiry", 60.0, partial(_run_once, expiry.expire_credits)),
         # How much has come since is what each look at an account costs more.
         Job("account messages", 0.25, _index_account_messages, pause_factor=1),
@@ -126,9 +126,11 @@ def list_jobs(config: Config, keys: Keys, options: Sequence[str]) -> list[Job]:
     ]
 
 
-def _purge_expired_data(config: Config, conn: Connection) -> Iterator[None]:
-    """Forget what has run out."""
+def _purge_expired_data(config: Config, keys: Keys, conn: Connection) -> Iterator[None]:
+    """Forget what has run out, and recovery codes as older versions have stored them."""
     daily_self_check.remove_stale_copy(config.data)
+    yield
+    two_factor.key_old_recovery_codes(conn, keys)
     yield
     now = clock.now_ms()
     for purge_rows, before_ms in (

@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -19,6 +19,7 @@ import pyotp
 
 from portal.core import clock, db
 from portal.core.config import FILE_NAME
+from portal.core.crypto import hash_token
 from portal.services.history import history
 from portal.services.history.history import SentMessage
 from portal.services.messages import smpp_config, validation
@@ -97,6 +98,13 @@ class RunningServer:
 
     def connect(self) -> db.Connection:
         return db.connect(self.data / db.FILE_NAME)
+
+
+def store_as_older_versions(conn: db.Connection, user_id: int, codes: Sequence[str]) -> None:
+    """Make these the user's recovery codes, stored as SHA-256 (`codes` without the hyphen)."""
+    conn.execute("DELETE FROM recovery_codes WHERE user_id = ?", (user_id,))
+    rows = [(user_id, hash_token(code)) for code in codes]
+    conn.executemany("INSERT INTO recovery_codes (user_id, code_hash) VALUES (?, ?)", rows)
 
 
 def prepare_submit(conn: db.Connection, account_id: int, body: bytes = b"hello", **overrides: Any) -> SubmittedMessage:

@@ -159,7 +159,7 @@ def _create_user(
         user = users.create_user(context.conn, context.keys, SHELL, email, role, customer.id if customer else None)
         if password_hash is None:
             return _format_link(context, user, "enrol", authentication.create_enrolment_link(context.conn, user))
-        codes = authentication.enrol_user(context.conn, SHELL, user, password_hash)
+        codes = authentication.enrol_user(context.conn, context.keys, SHELL, user, password_hash)
     uri = two_factor.format_totp_uri(
         context.keys, authentication.read_totp_secret(context.conn, user), user.email, context.config.name
     )

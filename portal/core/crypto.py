@@ -29,6 +29,7 @@ class Keys:
 
     def __init__(self, secret: bytes) -> None:
         self._smpp_key = _derive_key(secret, b"smpp password digest")
+        self._recovery_key = _derive_key(secret, b"recovery code digest")
         self._aead = AESGCM(_derive_key(secret, b"sealed columns"))
         self.cookie_key = _derive_key(secret, b"web cookies")
 
@@ -71,6 +72,14 @@ class Keys:
         if isinstance(password, str):
             password = password.encode()
         return hmac.digest(self._smpp_key, password, "sha256")
+
+    def digest_recovery_code(self, user_id: int, code_hash: bytes) -> bytes:
+        """Return the HMAC-SHA512 of a user's recovery code (64 octets).
+
+        Args:
+            code_hash: the SHA-256 of the code. Until codes were keyed, that was all that was stored.
+        """
+        return hmac.digest(self._recovery_key, user_id.to_bytes(8) + code_hash, "sha512")
 
     def encrypt_column(self, plaintext: bytes) -> bytes:
         """Encrypt a value for storage in a column (AES-256-GCM; the result begins with the random nonce)."""

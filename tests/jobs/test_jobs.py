@@ -12,13 +12,13 @@ import pytest
 from portal import jobs
 from portal.core import db
 from portal.core.config import Config
-from portal.core.crypto import Keys
+from portal.core.crypto import Keys, hash_token
 from portal.services.common import mail
 from portal.services.common.audit import SHELL
 from portal.services.history import deletion, removal
 from portal.services.history.search import SearchQuery
 from portal.services.operations import daily_self_check
-from tests.support import ROOT, Cast
+from tests.support import ROOT, Cast, store_as_older_versions
 from tests.web import acting
 
 
@@ -36,6 +36,15 @@ def test_what_comes_gets_into_the_index_of_its_account(conn: db.Connection, conf
     assert job.run_once(conn)
     assert [row[0] for row in conn.execute("SELECT message_id FROM account_messages")] == message_ids
     assert job.run_once(conn)
+
+
+def test_recovery_codes_of_older_versions_are_keyed(
+    conn: db.Connection, config: Config, keys: Keys, cast: Cast
+) -> None:
+    store_as_older_versions(conn, cast.alice.id, ["aaaaabbbbb"])
+    (job,) = [each for each in jobs.list_jobs(config, keys, []) if each.name == "housekeeping"]
+    assert job.run_once(conn)
+    assert hash_token("aaaaabbbbb") not in {row[0] for row in conn.execute("SELECT code_hash FROM recovery_codes")}
 
 
 @pytest.mark.slow

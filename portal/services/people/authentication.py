@@ -131,29 +131,40 @@ def check_login(conn: sqlite3.Connection, email: str, password: str, address: st
 
 def check_second_factor(
     conn: sqlite3.Connection, keys: Keys, user: User, code: str, address: str, max_failures: int
-) -> None:
+) -> list[str]:
     """The second step: a TOTP code, or a recovery code, which is used up.
+
+    Returns:
+        New recovery codes, shown once, where it was one of the short ones of older versions: all of those end.
+        Otherwise none.
 
     Raises:
         WrongTotpCode, WrongRecoveryCode, TooManyAttempts
     """
     with _limit_attempts(conn, "code", str(user.id), user.email, address, max_failures):
-        if not _use_second_factor(conn, keys, user, code, address):
+        new_codes = _use_second_factor(conn, keys, user, code, address)
+        if new_codes is None:
             is_totp = code.strip().isdecimal()
             reason = refused_logins.WRONG_CODE if is_totp else refused_logins.WRONG_RECOVERY_CODE
             refused_logins.record_refused_login(reason, user.email, address)
             refused_logins.count_wrong_second_factor(conn, keys, user, address)
             raise WrongTotpCode() if is_totp else WrongRecoveryCode()
+    return new_codes
 
 
-def _use_second_factor(conn: sqlite3.Connection, keys: Keys, user: User, code: str, address: str) -> bool:
+def _use_second_factor(conn: sqlite3.Connection, keys: Keys, user: User, code: str, address: str) -> list[str] | None:
+    """The recovery codes that were made anew, mostly none; None where the code is wrong."""
+    new_codes: list[str] = []
     with write_transaction(conn):
         if not two_factor.verify_totp_code(conn, keys, user.id, code):
-            if not two_factor.use_recovery_code(conn, user.id, code):
-                return False
-            audit.record_action(conn, Actor(user.email, address), "login.recovery_code", customer_id=user.customer_id)
+            if not two_factor.use_recovery_code(conn, keys, user.id, code):
+                return None
+            actor = Actor(user.email, address)
+            audit.record_action(conn, actor, "login.recovery_code", customer_id=user.customer_id)
+            if two_factor.is_short_recovery_code(code):
+                new_codes = renew_recovery_codes(conn, keys, actor, user)
         refused_logins.forget_wrong_second_factors(conn, user)
-        return True
+    return new_codes
 
 
 def _get_rate_limit_network(address: str) -> str:
@@ -368,10 +379,10 @@ def enrol_by_link(
         if not two_factor.verify_totp_code(conn, keys, user.id, code):
             raise WrongTotpCode()
         conn.execute("UPDATE one_time_links SET used_at = ? WHERE token_hash = ?", (now_ms(), hash_token(token)))
-        return enrol_user(conn, Actor(user.email, address), user, password_hash)
+        return enrol_user(conn, keys, Actor(user.email, address), user, password_hash)
 
 
-def enrol_user(conn: sqlite3.Connection, actor: Actor, user: User, password_hash: str) -> list[str]:
+def enrol_user(conn: sqlite3.Connection, keys: Keys, actor: Actor, user: User, password_hash: str) -> list[str]:
     """Let a user log in, with the TOTP secret that they were created with, or have proved.
 
     Args:
@@ -384,7 +395,7 @@ def enrol_user(conn: sqlite3.Connection, actor: Actor, user: User, password_hash
         update_row(conn, "users", user.id, password_hash=password_hash, totp_enrolled_at=now_ms())
         conn.execute("DELETE FROM login_sessions WHERE user_id = ?", (user.id,))
         audit.record_action(conn, actor, "user.enrol", customer_id=user.customer_id, email=user.email)
-        return two_factor.replace_recovery_codes(conn, user.id)
+        return two_factor.replace_recovery_codes(conn, keys, user.id)
 
 
 def replace_totp_secret(
@@ -403,11 +414,11 @@ def replace_totp_secret(
         if not two_factor.verify_totp_code(conn, keys, user.id, code):
             raise WrongTotpCode()
         audit.record_action(conn, actor, "user.totp", customer_id=user.customer_id)
-        return two_factor.replace_recovery_codes(conn, user.id)
+        return two_factor.replace_recovery_codes(conn, keys, user.id)
 
 
-def renew_recovery_codes(conn: sqlite3.Connection, actor: Actor, user: User) -> list[str]:
+def renew_recovery_codes(conn: sqlite3.Connection, keys: Keys, actor: Actor, user: User) -> list[str]:
     """Make new recovery codes, shown once; the old ones end."""
     with write_transaction(conn):
         audit.record_action(conn, actor, "user.recovery_codes", customer_id=user.customer_id)
-        return two_factor.replace_recovery_codes(conn, user.id)
+        return two_factor.replace_recovery_codes(conn, keys, user.id)

@@ -14,6 +14,9 @@ from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 
 RECOVERY_CODE_COUNT = 10
+# Four groups of four characters: 80 bits.
+_CODE_GROUPS, _GROUP_CHARACTERS = 4, 4
+_CODE_CHARACTERS = _CODE_GROUPS * _GROUP_CHARACTERS
 _STEP_SECONDS = 30
 # Codes of the step before and after count too: phones' clocks drift (RFC 6238, 5.2).
 _DRIFT_STEPS = 1
@@ -48,7 +51,7 @@ def verify_totp_code(conn: sqlite3.Connection, keys: Keys, user_id: int, code: s
     try:
         totp = pyotp.TOTP(format_totp_secret(keys, row["totp_secret"]))
     except InvalidTag:
-        # Sealed under a key that was lost. A recovery code is good without it.
+        # Sealed under a key that was lost.
         return False
     digits = "".join(code.split())
     current_step = now_ms() // 1000 // _STEP_SECONDS
@@ -66,38 +69,66 @@ def verify_totp_code(conn: sqlite3.Connection, keys: Keys, user_id: int, code: s
     return False
 
 
-def replace_recovery_codes(conn: sqlite3.Connection, user_id: int) -> list[str]:
+def replace_recovery_codes(conn: sqlite3.Connection, keys: Keys, user_id: int) -> list[str]:
     """Replace a user's recovery codes.
 
     Returns:
-        The new ones, to be shown once; only their hashes are kept.
+        The new ones, to be shown once; only their digests under the secret key are kept.
     """
-    codes = [
-        "-".join("".join(secrets.choice(_CODE_ALPHABET) for _ in range(5)) for _ in range(2))
-        for _ in range(RECOVERY_CODE_COUNT)
-    ]
+    codes = [_new_recovery_code() for _ in range(RECOVERY_CODE_COUNT)]
     with write_transaction(conn):
         conn.execute("DELETE FROM recovery_codes WHERE user_id = ?", (user_id,))
         conn.executemany(
             "INSERT INTO recovery_codes (user_id, code_hash) VALUES (?, ?)",
-            [(user_id, hash_token(_normalize_code(code))) for code in codes],
+            [(user_id, _digest_code(keys, user_id, code)) for code in codes],
         )
     return codes
 
 
-def use_recovery_code(conn: sqlite3.Connection, user_id: int, code: str) -> bool:
+def _new_recovery_code() -> str:
+    characters = "".join(secrets.choice(_CODE_ALPHABET) for _ in range(_CODE_CHARACTERS))
+    return "-".join(characters[at : at + _GROUP_CHARACTERS] for at in range(0, _CODE_CHARACTERS, _GROUP_CHARACTERS))
+
+
+def key_old_recovery_codes(conn: sqlite3.Connection, keys: Keys) -> None:
+    """Put codes under the secret key that an older version has stored as SHA-256, or a backup of one has brought.
+
+    Whoever finds the database could otherwise try all of them: they have 50 bits.
+    """
+    # A digest is twice as long as a hash.
+    unkeyed = "SELECT id, user_id, code_hash FROM recovery_codes WHERE length(code_hash) = 32"
+    if conn.execute(unkeyed + " LIMIT 1").fetchone() is None:
+        return
+    with write_transaction(conn):
+        conn.executemany(
+            "UPDATE recovery_codes SET code_hash = ? WHERE id = ?",
+            [(keys.digest_recovery_code(row["user_id"], row["code_hash"]), row["id"]) for row in conn.execute(unkeyed)],
+        )
+
+
+def use_recovery_code(conn: sqlite3.Connection, keys: Keys, user_id: int, code: str) -> bool:
     """Use up a recovery code; False when it isn't one, or was used before."""
     with write_transaction(conn):
+        key_old_recovery_codes(conn, keys)
         used = conn.execute(
             "UPDATE recovery_codes SET used_at = ? WHERE user_id = ? AND code_hash = ? AND used_at IS NULL",
-            (now_ms(), user_id, hash_token(_normalize_code(code))),
+            (now_ms(), user_id, _digest_code(keys, user_id, code)),
         )
         return used.rowcount == 1
+
+
+def is_short_recovery_code(code: str) -> bool:
+    """Whether a code is one of those with 50 bits that older versions made."""
+    return len(_normalize_code(code)) < _CODE_CHARACTERS
 
 
 def count_unused_recovery_codes(conn: sqlite3.Connection, user_id: int) -> int:
     row = conn.execute("SELECT count(*) FROM recovery_codes WHERE user_id = ? AND used_at IS NULL", (user_id,))
     return int(row.fetchone()[0])
+
+
+def _digest_code(keys: Keys, user_id: int, code: str) -> bytes:
+    return keys.digest_recovery_code(user_id, hash_token(_normalize_code(code)))
 
 
 def _normalize_code(code: str) -> str:

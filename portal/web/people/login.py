@@ -7,7 +7,7 @@ from base64 import b64decode, b64encode
 from typing import Any
 
 import segno
-from flask import Blueprint, Response, make_response, redirect, request, session, url_for
+from flask import Blueprint, Response, g, make_response, redirect, request, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import current_user, login_user
 from flask_wtf.csrf import CSRFError
@@ -102,7 +102,7 @@ def verify_second_factor() -> ResponseReturnValue:
         used_field = "recovery" if form.recovery.data else "code"
         # Whatever is wrong stands at the field that was used.
         with refusals_on(form, **dict.fromkeys(("code", "recovery", ""), used_field)):
-            authentication.check_second_factor(
+            codes = authentication.check_second_factor(
                 context.get_conn(),
                 context.get_crypto_keys(),
                 user,
@@ -111,7 +111,10 @@ def verify_second_factor() -> ResponseReturnValue:
                 context.get_config().limits.login_failures,
             )
             _start_login_session(user)
-            return redirect(access.get_safe_redirect_path(request.args.get("next")), 303)
+            address = access.get_safe_redirect_path(request.args.get("next"))
+            if codes:
+                return htmx.render_plain_page("people/login/codes.html", codes=codes, address=address)
+            return redirect(address, 303)
     return htmx.render_plain_page("people/login/totp.html", form=form)
 
 
@@ -207,6 +210,8 @@ def _clear_browser_session() -> None:
     """Empty the browser's session, but for the language, which belongs to whoever sits there."""
     language = session.get("language")
     session.clear()
+    # Flask-WTF keeps the token for the rest of the request: one of the old session is no good on the page that follows.
+    g.pop("csrf_token", None)
     if language:
         session["language"] = language
 
@@ -323,7 +328,9 @@ def renew_recovery_codes() -> ResponseReturnValue:
     form = ConfirmPasswordForm(prefix="recovery-")
     with refusals_on(form):
         _confirm_password(form)
-        codes = authentication.renew_recovery_codes(context.get_conn(), context.get_actor(), access.get_current_user())
+        codes = authentication.renew_recovery_codes(
+            context.get_conn(), context.get_crypto_keys(), context.get_actor(), access.get_current_user()
+        )
         return htmx.render_page("people/profile/codes.html", codes=codes, moved=False)
     return _render_profile(recovery=form)
 

@@ -1,11 +1,16 @@
+import re
 import threading
 from collections.abc import Callable
 
 import pyotp
 import pytest
 
+from portal.core.crypto import Keys, hash_token
 from portal.core.db import Connection
 from portal.services.people import two_factor
+from tests.support import store_as_older_versions
+
+SHORT_CODES = ["aaaaabbbbb", "cccccddddd"]
 
 
 def test_a_code_is_good_once(conn, keys, cast):
@@ -51,9 +56,9 @@ def test_a_code_that_comes_twice_at_the_same_time_is_good_once(connect, keys, ca
     assert together(connect, lambda conn: two_factor.verify_totp_code(conn, keys, cast.alice.id, code)) == 1
 
 
-def test_a_recovery_code_that_comes_twice_at_the_same_time_is_good_once(connect, cast):
+def test_a_recovery_code_that_comes_twice_at_the_same_time_is_good_once(connect, keys, cast):
     code = cast.alice.recovery_codes[0]
-    assert together(connect, lambda conn: two_factor.use_recovery_code(conn, cast.alice.id, code)) == 1
+    assert together(connect, lambda conn: two_factor.use_recovery_code(conn, keys, cast.alice.id, code)) == 1
 
 
 def together(connect: Callable[[], Connection], attempt: Callable[[Connection], object], threads: int = 6) -> int:
@@ -74,23 +79,23 @@ def together(connect: Callable[[], Connection], attempt: Callable[[Connection], 
     return len(succeeded)
 
 
-def test_there_are_ten_recovery_codes_and_each_is_good_once(conn, cast):
+def test_there_are_ten_recovery_codes_and_each_is_good_once(conn, keys, cast):
     assert len(set(cast.alice.recovery_codes)) == 10
     for left, code in enumerate(reversed(cast.alice.recovery_codes)):
-        assert two_factor.use_recovery_code(conn, cast.alice.id, code)
-        assert not two_factor.use_recovery_code(conn, cast.alice.id, code)
+        assert two_factor.use_recovery_code(conn, keys, cast.alice.id, code)
+        assert not two_factor.use_recovery_code(conn, keys, cast.alice.id, code)
         assert two_factor.count_unused_recovery_codes(conn, cast.alice.id) == 9 - left
 
 
-def test_recovery_codes_are_read_as_people_write_them(conn, cast):
+def test_recovery_codes_are_read_as_people_write_them(conn, keys, cast):
     code = cast.alice.recovery_codes[0]
-    assert two_factor.use_recovery_code(conn, cast.alice.id, f" {code.upper().replace('-', ' ')} ")
+    assert two_factor.use_recovery_code(conn, keys, cast.alice.id, f" {code.upper().replace('-', ' ')} ")
 
 
-def test_new_recovery_codes_end_the_old_ones(conn, cast):
-    fresh = two_factor.replace_recovery_codes(conn, cast.alice.id)
-    assert not two_factor.use_recovery_code(conn, cast.alice.id, cast.alice.recovery_codes[0])
-    assert two_factor.use_recovery_code(conn, cast.alice.id, fresh[0])
+def test_new_recovery_codes_end_the_old_ones(conn, keys, cast):
+    fresh = two_factor.replace_recovery_codes(conn, keys, cast.alice.id)
+    assert not two_factor.use_recovery_code(conn, keys, cast.alice.id, cast.alice.recovery_codes[0])
+    assert two_factor.use_recovery_code(conn, keys, cast.alice.id, fresh[0])
 
 
 def test_neither_secret_nor_recovery_codes_stand_in_the_database(conn, cast):
@@ -99,6 +104,37 @@ def test_neither_secret_nor_recovery_codes_stand_in_the_database(conn, cast):
     for code in cast.alice.recovery_codes:
         assert code not in dump
         assert code.replace("-", "") not in dump
+
+
+def test_a_recovery_code_has_80_bits_and_is_digested_under_the_key_and_for_its_user(conn, keys, cast):
+    for code in cast.alice.recovery_codes:
+        assert re.fullmatch(r"[0-9a-hjkmnp-tv-z]{4}(-[0-9a-hjkmnp-tv-z]{4}){3}", code)
+    stored = {row[0] for row in conn.execute("SELECT code_hash FROM recovery_codes")}
+    characters = cast.alice.recovery_codes[0].replace("-", "")
+    assert hash_token(characters) not in stored
+    assert keys.digest_recovery_code(cast.alice.id, hash_token(characters)) in stored
+    assert not two_factor.use_recovery_code(conn, Keys(b"another key"), cast.alice.id, characters)
+    assert not two_factor.use_recovery_code(conn, keys, cast.bob.id, characters)
+    assert two_factor.use_recovery_code(conn, keys, cast.alice.id, characters)
+
+
+def test_codes_of_older_versions_are_keyed_and_stay_good(conn, keys, cast):
+    store_as_older_versions(conn, cast.alice.id, SHORT_CODES)
+    conn.execute("UPDATE recovery_codes SET used_at = 1 WHERE code_hash = ?", (hash_token(SHORT_CODES[1]),))
+    others = conn.execute("SELECT code_hash FROM recovery_codes WHERE user_id = ?", (cast.bob.id,)).fetchall()
+    two_factor.key_old_recovery_codes(conn, keys)
+    stored = {row[0] for row in conn.execute("SELECT code_hash FROM recovery_codes")}
+    assert not stored & {hash_token(code) for code in SHORT_CODES}
+    assert stored > {row[0] for row in others}  # once keyed, they stay as they are
+    two_factor.key_old_recovery_codes(conn, keys)
+    assert {row[0] for row in conn.execute("SELECT code_hash FROM recovery_codes")} == stored
+    assert two_factor.use_recovery_code(conn, keys, cast.alice.id, "AAAAA-BBBBB")
+    assert not two_factor.use_recovery_code(conn, keys, cast.alice.id, SHORT_CODES[1])
+
+
+def test_a_code_of_an_older_version_is_good_before_it_is_keyed(conn, keys, cast):
+    store_as_older_versions(conn, cast.alice.id, SHORT_CODES)
+    assert two_factor.use_recovery_code(conn, keys, cast.alice.id, SHORT_CODES[0])
 
 
 def test_the_uri_names_the_installation_and_the_user(conn, keys, cast):

@@ -268,7 +268,7 @@ def test_another_authenticator_needs_a_code_of_its_own(conn, keys, cast, alice):
     assert two_factor.format_totp_secret(keys, authentication.read_totp_secret(conn, alice)) == cast.alice.totp_secret
     code = pyotp.TOTP(two_factor.format_totp_secret(keys, fresh)).now()
     assert len(authentication.replace_totp_secret(conn, keys, actor, alice, fresh, code)) == 10
-    assert not two_factor.use_recovery_code(conn, alice.id, cast.alice.recovery_codes[0])
+    assert not two_factor.use_recovery_code(conn, keys, alice.id, cast.alice.recovery_codes[0])
 
 
 @pytest.mark.slow

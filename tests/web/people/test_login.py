@@ -1,5 +1,6 @@
 """Logging in: two steps, throttled, each code good once; logging out ends the session on the server."""
 
+import re
 import time
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.common.audit import SHELL
 from portal.services.people import authentication, two_factor, users
-from tests.support import Cast, Person
+from tests.support import Cast, Person, store_as_older_versions
 from tests.web.conftest import Browser
 
 
@@ -136,6 +137,29 @@ def test_a_recovery_code_logs_in_once(app: Flask, cast: Cast, conn: db.Connectio
     assert [each.status_code for each in answers] == [303, 401]
     assert "recovery codes, or it was used already" in answers[1].text
     assert two_factor.count_unused_recovery_codes(conn, cast.alice.id) == 9
+
+
+@pytest.mark.slow
+def test_a_short_recovery_code_logs_in_once_and_all_are_made_anew_and_shown(
+    app: Flask, browser: Browser, cast: Cast, conn: db.Connection
+) -> None:
+    store_as_older_versions(conn, cast.alice.id, ["aaaaabbbbb", "cccccddddd"])
+    first_step(browser, cast.alice)
+    answer = browser.post("/login/totp?next=/profile", data={"recovery": "aaaaa-bbbbb"})
+    codes = re.findall(r"<li>(\w{4}(?:-\w{4}){3})</li>", answer.text)
+    assert (answer.status_code, len(set(codes))) == (200, 10)
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert 'href="/profile">I have kept them' in answer.text
+    # The page's token is that of the new session.
+    token = re.search(r'"X-CSRFToken":"([^"]+)"', answer.text)
+    assert token
+    assert browser.post("/language", data={"csrf_token": token[1], "locale": "it"}, csrf=False).status_code == 303
+    assert is_logged_in(browser)
+    elsewhere = app.test_client()
+    assert isinstance(elsewhere, Browser)
+    first_step(elsewhere, cast.alice)
+    assert elsewhere.post("/login/totp", data={"recovery": "ccccc-ddddd"}).status_code == 401
+    assert elsewhere.post("/login/totp", data={"recovery": codes[0]}).status_code == 303
 
 
 @pytest.mark.slow
