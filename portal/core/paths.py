@@ -14,6 +14,7 @@ TEMPLATES = ROOT / "templates"
 STATIC = ROOT / "static"
 TRANSLATIONS = ROOT / "portal" / "translations"
 PRICES_CSV = ROOT / "portal" / "prices.csv"
+FREQUENT_PASSWORDS_GZ = ROOT / "portal" / "frequent_passwords.txt.gz"
 
 
 def get_program_command_line() -> list[str]:

@@ -73,7 +73,7 @@ def create_demo(config: Config, progress: Progress = no_progress) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
     try:
-        password = "-".join(secrets.token_hex(2) for _ in range(3))
+        password = "-".join(secrets.token_hex(2) for _ in range(4))
         logins = DemoLogins(password, *fixtures.create_demo_data(folder, password, progress))
         _write_private_file(folder / _LOGINS_FILE, json.dumps(asdict(logins), indent=2) + "\n")
         if not (config.data / settings.FILE_NAME).exists():

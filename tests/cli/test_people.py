@@ -80,7 +80,7 @@ def test_whoever_has_lost_the_key_starts_over_with_a_new_one(run_app, ok, refuse
     # With the new key, whose authenticator the link shows.
     secret = two_factor.format_totp_secret(Keys.load(data), authentication.read_totp_secret(conn, user))
     assert authentication.enrol_by_link(
-        conn, Keys.load(data), token, "correct horse battery", pyotp.TOTP(secret).now(), "127.0.0.1"
+        conn, Keys.load(data), token, "correct horse battery", pyotp.TOTP(secret).now(), "127.0.0.1", "SMPP Portal"
     )
     assert ok("password", "regenerate", "smpp-acme-1")["password"]
     # The others are named until they have their links.
@@ -133,9 +133,12 @@ def test_a_user_enrolled_at_once_can_log_in(ok, conn, keys):
 
 def test_users_that_are_refused_leave_nothing(ok, refused, conn):
     before = ok("user", "list")
-    assert "at least 10" in refused(
+    assert "at least 12" in refused(
         "user", "add", "--email", "x@acme.example", "--password-stdin", "--totp", stdin="short\n"
     )
+    own = ("--email", "giovanna@initech.example", "--customer", "Acme")
+    for password in ("giovanna@initech.example", "giovanna-acme-2026"):
+        assert "can be guessed" in refused("user", "add", *own, "--password-stdin", "--totp", stdin=f"{password}\n")
     assert "operator" in refused("user", "add", "--email", "x@acme.example", "--customer", "Acme", "--role", "operator")
     assert "no customer" in refused("user", "add", "--email", "x@acme.example", "--customer", "Initech")
     assert ok("user", "list") == before

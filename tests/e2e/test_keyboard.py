@@ -146,3 +146,24 @@ def test_the_focus_finds_the_next_row_where_a_part_renewed_itself_before_the_dia
     keyboard.press("Enter")
     expect(page.get_by_role("row", name="127.0.0.1")).to_have_count(0)
     expect(page.get_by_role("link", name="Delete ::1")).to_be_focused()
+
+
+def test_what_is_wrong_with_a_new_password_is_said_when_its_field_is_left(
+    open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast
+) -> None:
+    tab = open_tab(server)
+    tab.log_in(cast.alice)
+    tab.page.goto("/profile")
+    keyboard, said = Keyboard(tab.page), tab.page.get_by_role("status").filter(has_text="characters")
+    tab.page.get_by_label("New password", exact=True).focus()
+    for password, words in (("password12", "at least 12"), ("alice@acme.example", "Too much of this can be guessed")):
+        keyboard.type(password)
+        with tab.page.expect_request("**/profile/password/check") as request:
+            keyboard.press("Tab")
+        assert "current" not in str(request.value.post_data)
+        expect(said).to_contain_text(words)
+        assert keyboard.focused_element() == "INPUT The same password again"
+        keyboard.press("Shift+Tab")
+    keyboard.type("correct horse battery")
+    keyboard.press("Tab")
+    expect(said).to_have_count(0)

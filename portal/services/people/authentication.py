@@ -6,7 +6,7 @@ the token in its cookie. Whoever is new comes by a one-time link, chooses a pass
 
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -23,11 +23,10 @@ from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused, require_found
 from portal.services.common.rate_limit import TooManyAttempts
 from portal.services.people import refused_logins, two_factor, users
+from portal.services.people.password_rules import MAX_PASSWORD_LENGTH, check_new_password, list_known_names
 from portal.services.people.two_factor import WrongTotpCode
 from portal.services.people.users import SELECT_USERS, USER_COLUMNS, User
 
-MIN_PASSWORD_LENGTH = 10
-MAX_PASSWORD_LENGTH = 1000
 _hasher = PasswordHasher()
 
 _RATE_LIMIT_PERIOD_MS = 15 * 60_000
@@ -39,14 +38,6 @@ SESSION_IDLE_MS = 12 * HOUR_MS
 _SEEN_AT_UPDATE_MS = 60_000
 
 LINK_VALID_MS = 7 * DAY_MS
-
-
-class PasswordTooShort(Refused, field="password"):
-    sentence = N_("A password has at least %(length)s characters. Several words in a row are easy to remember.")
-
-
-class PasswordTooLong(Refused, field="password"):
-    sentence = N_("A password has at most %(length)s characters.")
 
 
 class WrongRecoveryCode(Refused, field="recovery"):
@@ -68,23 +59,19 @@ class InvalidEnrolmentLink(Refused):
 # --- passwords
 
 
-def hash_password(password: str) -> str:
+def hash_password(password: str, names: Iterable[str]) -> str:
     """The argon2id hash of a new password.
 
     To be made before the write lock is taken: argon2 takes a tenth of a second, and submits would wait.
 
+    Args:
+        names: what the password must not consist of, as for `check_new_password`.
+
     Raises:
-        PasswordTooShort, PasswordTooLong
+        InvalidPassword
     """
-    check_password_length(password)
+    check_new_password(password, names)
     return _hasher.hash(password)
-
-
-def check_password_length(password: str) -> None:
-    if len(password) < MIN_PASSWORD_LENGTH:
-        raise PasswordTooShort(length=MIN_PASSWORD_LENGTH)
-    if len(password) > MAX_PASSWORD_LENGTH:
-        raise PasswordTooLong(length=MAX_PASSWORD_LENGTH)
 
 
 @cache
@@ -199,15 +186,20 @@ def change_password(
     new_password: str,
     keep_token: str,
     max_failures: int,
+    installation: str,
 ) -> None:
     """Change the login password; every other session of the user ends.
 
+    Args:
+        installation: its name, which is no password.
+
     Raises:
-        WrongPassword, PasswordTooShort, PasswordTooLong, TooManyAttempts
+        WrongPassword, InvalidPassword, TooManyAttempts
     """
-    check_password_length(new_password)
+    names = list_known_names(user, installation)
+    check_new_password(new_password, names)
     confirm_password(conn, user, current_password, actor.address, max_failures)
-    password_hash = hash_password(new_password)
+    password_hash = hash_password(new_password, names)
     with write_transaction(conn):
         conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (password_hash, user.id))
         conn.execute(
@@ -361,18 +353,21 @@ def read_totp_secret(conn: sqlite3.Connection, user: User) -> bytes:
 
 
 def enrol_by_link(
-    conn: sqlite3.Connection, keys: Keys, token: str, password: str, code: str, address: str
+    conn: sqlite3.Connection, keys: Keys, token: str, password: str, code: str, address: str, installation: str
 ) -> list[str]:
     """Finish an enrolment: password chosen, authenticator proved by a code.
+
+    Args:
+        installation: its name, which is no password.
 
     Returns:
         The recovery codes, shown once.
 
     Raises:
-        InvalidEnrolmentLink, PasswordTooShort, PasswordTooLong, WrongTotpCode
+        InvalidEnrolmentLink, InvalidPassword, WrongTotpCode
     """
-    get_user_by_enrolment_link(conn, token)
-    password_hash = hash_password(password)
+    user = get_user_by_enrolment_link(conn, token)
+    password_hash = hash_password(password, list_known_names(user, installation))
     with write_transaction(conn):
         # Read again: while the password was hashed, somebody else may have used the link.
         user = get_user_by_enrolment_link(conn, token)

@@ -16,7 +16,7 @@ from wtforms import PasswordField, StringField
 
 from portal.core import clock, i18n
 from portal.core.i18n import N_, _
-from portal.services.people import authentication, two_factor, users
+from portal.services.people import authentication, password_rules, two_factor, users
 from portal.services.people.users import User
 from portal.web.core import access, context, errors, htmx
 from portal.web.core.forms import NewPasswordForm, TranslatedForm, refusals_on
@@ -156,7 +156,13 @@ def enrol(token: str) -> ResponseReturnValue:
     if form.validate_on_submit():
         with refusals_on(form):
             codes = authentication.enrol_by_link(
-                conn, context.get_crypto_keys(), token, form.password.data, form.code.data, context.get_client_address()
+                conn,
+                context.get_crypto_keys(),
+                token,
+                form.password.data,
+                form.code.data,
+                context.get_client_address(),
+                context.get_config().name,
             )
             # The browser may have been logged in as somebody else; what follows is the new user's login.
             if current_user.is_authenticated:
@@ -166,7 +172,28 @@ def enrol(token: str) -> ResponseReturnValue:
     user = authentication.get_user_by_enrolment_link(conn, token)
     form.email.data = user.email
     authenticator = _build_authenticator_setup(authentication.read_totp_secret(conn, user), user)
-    return _restrict_referrer(htmx.render_plain_page("people/enrol/page.html", form=form, authenticator=authenticator))
+    check_address = url_for("login.check_first_password", token=token)
+    return _restrict_referrer(
+        htmx.render_plain_page(
+            "people/enrol/page.html", form=form, check_address=check_address, authenticator=authenticator
+        )
+    )
+
+
+@blueprint.post("/enrol/<token>/password")
+@access.public_view
+def check_first_password(token: str) -> ResponseReturnValue:
+    """Say what is wrong with a password, when its field is left; it isn't kept."""
+    return _check_password(authentication.get_user_by_enrolment_link(context.get_conn(), token), EnrolForm())
+
+
+def _check_password(user: User, form: NewPasswordForm) -> ResponseReturnValue:
+    names, refusal = password_rules.list_known_names(user, context.get_config().name), ""
+    try:
+        password_rules.check_new_password(form.password.data, names)
+    except password_rules.InvalidPassword as error:
+        refusal = error.localized() if form.password.data else ""
+    return htmx.render_fragments("people/_password_check.html", refusal=refusal)
 
 
 @blueprint.errorhandler(authentication.InvalidEnrolmentLink)
@@ -257,10 +284,18 @@ def change_password() -> ResponseReturnValue:
                 form.password.data,
                 access.get_session_token(),
                 context.get_config().limits.login_failures,
+                context.get_config().name,
             )
             text = _("Your password has been changed. Wherever else you were logged in, you no longer are.")
             return htmx.redirect_after_post(url_for("login.show_profile"), htmx.Toast(text))
     return _render_profile(password=form)
+
+
+@blueprint.post("/profile/password/check")
+@access.login_required
+def check_password() -> ResponseReturnValue:
+    """Say what is wrong with a new password, when its field is left; it isn't kept."""
+    return _check_password(access.get_current_user(), ChangePasswordForm(prefix="password-"))
 
 
 @blueprint.post("/profile/authenticator")

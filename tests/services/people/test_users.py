@@ -6,10 +6,11 @@ from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.common.audit import SHELL, Actor
 from portal.services.common.rate_limit import TooManyAttempts
-from portal.services.people import authentication, customers, two_factor, users
+from portal.services.people import authentication, customers, password_rules, two_factor, users
 from portal.services.people.users import User
 from tests.support import Cast
 
+NAME = "SMPP Portal"
 HERE = "192.0.2.1"
 FAILURES = 5
 HOUR_MS = 3_600_000
@@ -64,14 +65,16 @@ def test_viewers_change_nothing(conn, cast):
 def test_enrolment_by_a_link(conn, keys, newcomer):
     token = authentication.create_enrolment_link(conn, newcomer)
     assert authentication.get_user_by_enrolment_link(conn, token) == newcomer
-    codes = authentication.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
+    codes = authentication.enrol_by_link(
+        conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE, "SMPP Portal"
+    )
     assert len(codes) == 10
     assert authentication.check_login(conn, newcomer.email, "correct horse", HERE, FAILURES).enrolled
 
 
 def test_a_link_is_good_once(conn, keys, newcomer):
     token = authentication.create_enrolment_link(conn, newcomer)
-    authentication.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
+    authentication.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE, NAME)
     with pytest.raises(authentication.InvalidEnrolmentLink):
         authentication.get_user_by_enrolment_link(conn, token)
 
@@ -104,24 +107,24 @@ def test_links_that_have_run_out_go_with_the_next_one(conn, keys, cast, newcomer
 def test_a_wrong_code_enrols_nobody_and_leaves_the_link(conn, keys, newcomer):
     token = authentication.create_enrolment_link(conn, newcomer)
     with pytest.raises(two_factor.WrongTotpCode):
-        authentication.enrol_by_link(conn, keys, token, "correct horse", "x", HERE)
+        authentication.enrol_by_link(conn, keys, token, "correct horse", "x", HERE, NAME)
     assert not authentication.get_user_by_enrolment_link(conn, token).enrolled
 
 
 @pytest.mark.parametrize(
     ("password", "refusal"),
-    [("short", authentication.PasswordTooShort), ("x" * 1001, authentication.PasswordTooLong)],
+    [("short", password_rules.PasswordTooShort), ("x" * 1001, password_rules.PasswordTooLong)],
 )
 def test_passwords_that_are_refused_leave_the_link_and_the_code(conn, keys, newcomer, password, refusal):
     token, code = authentication.create_enrolment_link(conn, newcomer), code_of(conn, keys, newcomer)
     with pytest.raises(refusal):
-        authentication.enrol_by_link(conn, keys, token, password, code, HERE)
-    assert authentication.enrol_by_link(conn, keys, token, "correct horse", code, HERE)
+        authentication.enrol_by_link(conn, keys, token, password, code, HERE, NAME)
+    assert authentication.enrol_by_link(conn, keys, token, "correct horse", code, HERE, NAME)
 
 
 def test_links_and_passwords_are_kept_as_hashes(conn, keys, newcomer):
     token = authentication.create_enrolment_link(conn, newcomer)
-    authentication.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE)
+    authentication.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE, NAME)
     dump = "\n".join(conn.iterdump())
     assert token not in dump
     assert "correct horse" not in dump
@@ -240,7 +243,9 @@ def test_changing_the_password_ends_the_other_sessions(conn, cast, alice):
     mine = authentication.start_login_session(conn, alice, HERE, "Firefox")
     other = authentication.start_login_session(conn, alice, HERE, "Phone")
     actor = Actor(alice.email, HERE)
-    authentication.change_password(conn, actor, alice, cast.alice.password, "another long one", mine, FAILURES)
+    authentication.change_password(
+        conn, actor, alice, cast.alice.password, "another long one", mine, FAILURES, "SMPP Portal"
+    )
     assert authentication.find_user_by_login_session(conn, mine)
     assert authentication.find_user_by_login_session(conn, other) is None
     assert authentication.check_login(conn, alice.email, "another long one", HERE, FAILURES).id == alice.id
@@ -249,7 +254,7 @@ def test_changing_the_password_ends_the_other_sessions(conn, cast, alice):
 def test_changing_the_password_needs_the_current_one(conn, cast, alice):
     with pytest.raises(authentication.WrongPassword):
         authentication.change_password(
-            conn, Actor(alice.email, HERE), alice, "wrong password", "another long one", "", FAILURES
+            conn, Actor(alice.email, HERE), alice, "wrong password", "another long one", "", FAILURES, NAME
         )
     assert authentication.check_login(conn, alice.email, cast.alice.password, HERE, FAILURES).id == alice.id
 

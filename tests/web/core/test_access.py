@@ -27,12 +27,14 @@ PUBLIC = {
     "login.verify_second_factor",
     "login.enrol",
     "login.setup",
+    "login.check_first_password",
     "payment_callback.receive_payment_callback",
 }
 # What everyone who is logged in may change, viewers too: their own login and the mails they get, and nothing else.
 ONE_S_OWN = {
     "login.logout",
     "login.change_password",
+    "login.check_password",
     "login.start_authenticator_change",
     "login.replace_authenticator",
     "login.renew_recovery_codes",

@@ -101,10 +101,13 @@ def test_a_replaced_link_an_old_one_and_an_invented_one_are_no_good(
 @pytest.mark.parametrize(
     ("password", "repeat", "sentence"),
     [
-        ("short", "short", "A password has at least 10 characters."),
+        ("short-short", "short-short", "A password has at least 12 characters."),
         ("x" * 1001, "x" * 1001, "A password has at most 1000 characters."),
-        ("", "", "A password has at least 10 characters."),
+        ("", "", "A password has at least 12 characters."),
         (PASSWORD, "something else", "The two passwords differ."),
+        ("P@ssw0rd2026!", "P@ssw0rd2026!", "This is one of the passwords that are tried first"),
+        ("carol@acme.example", "carol@acme.example", "Too much of this can be guessed."),
+        ("SMPP-Portal-2026", "SMPP-Portal-2026", "Too much of this can be guessed."),
     ],
 )
 def test_a_password_that_cannot_be_is_refused_and_the_code_is_still_good(
@@ -115,6 +118,31 @@ def test_a_password_that_cannot_be_is_refused_and_the_code_is_still_good(
     assert answer.status_code == 422
     assert sentence in answer.text
     assert browser.post(link, data=filled(now)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("password", "sentence"),
+    [
+        (PASSWORD, ""),
+        ("", ""),
+        ("eleven char", "A password has at least 12 characters."),
+        ("password1234", "This is one of the passwords that are tried first"),
+        ("carol@acme.example", "Too much of this can be guessed."),
+    ],
+)
+def test_what_is_wrong_with_a_password_is_said_when_its_field_is_left(
+    browser: Browser, link: str, password: str, sentence: str
+) -> None:
+    address = f"{link}/password"
+    assert f'hx-post="{address}" hx-swap="innerHTML" hx-target="#password-check" hx-trigger="change"' in " ".join(
+        sorted(re.findall(r'hx-(?:post|swap|target|trigger)="[^"]*"', browser.get(link).text))
+    )
+    answer = browser.post(address, data={"password": password}, htmx="password-check")
+    assert answer.status_code == 200
+    assert sentence in answer.text
+    assert bool(answer.text.strip()) == bool(sentence)
+    assert password not in answer.text or not password
+    assert browser.post("/enrol/invented/password", data={"password": password}).status_code == 404
 
 
 @pytest.mark.slow

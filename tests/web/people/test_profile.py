@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pyotp
 import pytest
+from argon2 import PasswordHasher
+from werkzeug.test import TestResponse
 
 from portal.core import clock, db
 from portal.core.config import Config
@@ -72,12 +74,38 @@ def test_the_current_password_is_needed(alice: Browser, browser: Browser, cast: 
     assert logs_in(browser, cast.alice, cast.alice.password)
 
 
-@pytest.mark.parametrize(("new", "repeat"), [("short", "short"), (NEW, "differs"), ("", "")])
+@pytest.mark.parametrize(
+    ("new", "repeat"),
+    [("short", "short"), (NEW, "differs"), ("", ""), ("password1234",) * 2, ("alice@acme.example",) * 2],
+)
 def test_a_password_that_cannot_be_is_refused(
     alice: Browser, browser: Browser, cast: Cast, new: str, repeat: str
 ) -> None:
     assert change(alice, cast.alice.password, new, repeat) == 422
     assert logs_in(browser, cast.alice, cast.alice.password)
+
+
+def test_a_shorter_password_from_before_still_logs_in(
+    alice: Browser, browser: Browser, cast: Cast, conn: db.Connection
+) -> None:
+    short_hash = PasswordHasher().hash("tenletters")
+    conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (short_hash, cast.alice.id))
+    assert logs_in(browser, cast.alice, "tenletters")
+    assert change(alice, "tenletters") == 303
+
+
+def test_what_is_wrong_with_a_password_is_said_when_its_field_is_left(
+    alice: Browser, browser: Browser, cast: Cast
+) -> None:
+    def check(asking: Browser, password: str) -> TestResponse:
+        return asking.post("/profile/password/check", data={"password-password": password}, htmx="password-check")
+
+    assert 'hx-post="/profile/password/check"' in alice.get("/profile").text
+    assert "at least 12 characters" in check(alice, "eleven char").text
+    assert "Too much of this can be guessed." in check(alice, "acme-alice-2026").text
+    assert not check(alice, NEW).text.strip()
+    assert not logs_in(browser, cast.alice, NEW)
+    assert check(browser, NEW).headers["HX-Redirect"].startswith("/login")
 
 
 def test_no_password_comes_back(alice: Browser) -> None:
