@@ -112,6 +112,7 @@ def _render_mail(config: Config, keys: Keys, row: sqlite3.Row) -> EmailMessage:
     context = content["context"] | {
         "installation": config.name,
         "public_url": config.public_url,
+        "timezone": config.timezone,
         "payment_instructions": config.payments.instructions,
         "check_command": config.format_command("check"),
     }
@@ -180,6 +181,6 @@ def _template_environment() -> "Environment":
         lstrip_blocks=True,
         extensions=["jinja2.ext.i18n"],
     )
-    environment.filters.update(credits=i18n.format_credits, money=i18n.format_money)
+    environment.filters.update(credits=i18n.format_credits, money=i18n.format_money, date_time=i18n.format_date_time)
     environment.install_gettext_callables(i18n.gettext, i18n.ngettext, newstyle=True)  # type: ignore[attr-defined]
     return environment

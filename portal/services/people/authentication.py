@@ -22,7 +22,8 @@ from portal.services.common import audit, rate_limit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused, require_found
 from portal.services.common.rate_limit import TooManyAttempts
-from portal.services.people import refused_logins, two_factor, users
+from portal.services.people import login_mails, refused_logins, two_factor, users
+from portal.services.people.login_mails import queue_login_mail
 from portal.services.people.password_rules import MAX_PASSWORD_LENGTH, check_new_password, list_known_names
 from portal.services.people.two_factor import WrongTotpCode
 from portal.services.people.users import SELECT_USERS, USER_COLUMNS, User
@@ -180,6 +181,7 @@ def _limit_attempts(
 
 def change_password(
     conn: sqlite3.Connection,
+    keys: Keys,
     actor: Actor,
     user: User,
     current_password: str,
@@ -191,6 +193,7 @@ def change_password(
     """Change the login password; every other session of the user ends.
 
     Args:
+        keep_token: of the session that stays.
         installation: its name, which is no password.
 
     Raises:
@@ -202,10 +205,9 @@ def change_password(
     password_hash = hash_password(new_password, names)
     with write_transaction(conn):
         conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (password_hash, user.id))
-        conn.execute(
-            "DELETE FROM login_sessions WHERE user_id = ? AND token_hash <> ?", (user.id, hash_token(keep_token))
-        )
+        _end_other_login_sessions(conn, user, keep_token)
         audit.record_action(conn, actor, "user.password", customer_id=user.customer_id)
+        queue_login_mail(conn, keys, user, login_mails.NEW_PASSWORD, actor.address)
 
 
 def confirm_password(
@@ -226,8 +228,13 @@ def confirm_password(
 # --- login sessions
 
 
-def start_login_session(conn: sqlite3.Connection, user: User, address: str, user_agent: str) -> str:
+def start_login_session(
+    conn: sqlite3.Connection, user: User, address: str, user_agent: str, mail_keys: Keys | None = None
+) -> str:
     """Open a login session.
+
+    Args:
+        mail_keys: tell the user by mail, for the browser is a new one; None: it is known.
 
     Returns:
         The token for the cookie; its hash is what is kept.
@@ -249,6 +256,8 @@ def start_login_session(conn: sqlite3.Connection, user: User, address: str, user
             seen_at=now,
         )
         audit.record_action(conn, Actor(user.email, address), "login", customer_id=user.customer_id)
+        if mail_keys:
+            queue_login_mail(conn, mail_keys, user, login_mails.NEW_BROWSER, address, user_agent)
     return token
 
 
@@ -288,6 +297,10 @@ def list_login_sessions(conn: sqlite3.Connection, user: User, token: str) -> lis
         " WHERE user_id = ? ORDER BY seen_at DESC",
         (hash_token(token), user.id),
     ).fetchall()
+
+
+def _end_other_login_sessions(conn: sqlite3.Connection, user: User, keep_token: str) -> None:
+    conn.execute("DELETE FROM login_sessions WHERE user_id = ? AND token_hash <> ?", (user.id, hash_token(keep_token)))
 
 
 def end_login_session_by_id(conn: sqlite3.Connection, user: User, session_id: int) -> None:
@@ -374,6 +387,7 @@ def enrol_by_link(
         if not two_factor.verify_totp_code(conn, keys, user.id, code):
             raise WrongTotpCode()
         conn.execute("UPDATE one_time_links SET used_at = ? WHERE token_hash = ?", (now_ms(), hash_token(token)))
+        queue_login_mail(conn, keys, user, login_mails.SET_UP, address)
         return enrol_user(conn, keys, Actor(user.email, address), user, password_hash)
 
 
@@ -394,9 +408,12 @@ def enrol_user(conn: sqlite3.Connection, keys: Keys, actor: Actor, user: User, p
 
 
 def replace_totp_secret(
-    conn: sqlite3.Connection, keys: Keys, actor: Actor, user: User, sealed_secret: bytes, code: str
+    conn: sqlite3.Connection, keys: Keys, actor: Actor, user: User, sealed_secret: bytes, code: str, keep_token: str
 ) -> list[str]:
-    """Move to another authenticator, proved by a code of the new secret.
+    """Move to another authenticator, proved by a code of the new secret; every other session of the user ends.
+
+    Args:
+        keep_token: of the session that stays.
 
     Returns:
         New recovery codes, shown once; the old ones end.
@@ -408,7 +425,9 @@ def replace_totp_secret(
         conn.execute("UPDATE users SET totp_secret = ?, totp_last_step = 0 WHERE id = ?", (sealed_secret, user.id))
         if not two_factor.verify_totp_code(conn, keys, user.id, code):
             raise WrongTotpCode()
+        _end_other_login_sessions(conn, user, keep_token)
         audit.record_action(conn, actor, "user.totp", customer_id=user.customer_id)
+        queue_login_mail(conn, keys, user, login_mails.NEW_AUTHENTICATOR, actor.address)
         return two_factor.replace_recovery_codes(conn, keys, user.id)
 
 
@@ -416,4 +435,5 @@ def renew_recovery_codes(conn: sqlite3.Connection, keys: Keys, actor: Actor, use
     """Make new recovery codes, shown once; the old ones end."""
     with write_transaction(conn):
         audit.record_action(conn, actor, "user.recovery_codes", customer_id=user.customer_id)
+        queue_login_mail(conn, keys, user, login_mails.NEW_RECOVERY_CODES, actor.address)
         return two_factor.replace_recovery_codes(conn, keys, user.id)

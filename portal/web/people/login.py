@@ -17,10 +17,11 @@ from wtforms import PasswordField, StringField
 from portal.core import clock, i18n
 from portal.core.i18n import N_, _
 from portal.services.people import authentication, password_rules, two_factor, users
+from portal.services.people.user_agents import describe_user_agent
 from portal.services.people.users import User
 from portal.web.core import access, context, errors, htmx
 from portal.web.core.forms import NewPasswordForm, TranslatedForm, refusals_on
-from portal.web.people.user_agents import describe_user_agent
+from portal.web.people import known_browsers
 
 blueprint = Blueprint("login", __name__)
 
@@ -155,6 +156,7 @@ def enrol(token: str) -> ResponseReturnValue:
     conn, form = context.get_conn(), EnrolForm()
     if form.validate_on_submit():
         with refusals_on(form):
+            user = authentication.get_user_by_enrolment_link(conn, token)
             codes = authentication.enrol_by_link(
                 conn,
                 context.get_crypto_keys(),
@@ -164,6 +166,7 @@ def enrol(token: str) -> ResponseReturnValue:
                 context.get_client_address(),
                 context.get_config().name,
             )
+            known_browsers.remember_browser(user)
             # The browser may have been logged in as somebody else; what follows is the new user's login.
             if current_user.is_authenticated:
                 authentication.end_login_session(conn, access.get_session_token())
@@ -229,7 +232,11 @@ def _start_login_session(user: User) -> None:
     # A cookie that somebody planted before the login (session fixation) must not become the login's.
     _clear_browser_session()
     user_agent = request.headers.get("User-Agent", "")
-    token = authentication.start_login_session(context.get_conn(), user, context.get_client_address(), user_agent)
+    mail_keys = None if known_browsers.is_browser_known(user) else context.get_crypto_keys()
+    token = authentication.start_login_session(
+        context.get_conn(), user, context.get_client_address(), user_agent, mail_keys
+    )
+    known_browsers.remember_browser(user)
     login_user(access.SessionUser(user, token))
 
 
@@ -278,6 +285,7 @@ def change_password() -> ResponseReturnValue:
         with refusals_on(form):
             authentication.change_password(
                 context.get_conn(),
+                context.get_crypto_keys(),
                 context.get_actor(),
                 access.get_current_user(),
                 form.current.data,
@@ -322,7 +330,7 @@ def show_new_authenticator() -> ResponseReturnValue:
 @blueprint.post("/profile/authenticator/code")
 @access.login_required
 def replace_authenticator() -> ResponseReturnValue:
-    """Put the new secret into force; the old recovery codes end with the old one."""
+    """Put the new secret into force; the old recovery codes and the user's other sessions end with the old one."""
     sealed_secret, form = _find_pending_secret(), TotpCodeForm()
     if sealed_secret is not None:
         with refusals_on(form):
@@ -333,6 +341,7 @@ def replace_authenticator() -> ResponseReturnValue:
                 access.get_current_user(),
                 sealed_secret,
                 form.code.data,
+                access.get_session_token(),
             )
             del session[_NEW_SECRET_KEY]
             return htmx.render_page("people/profile/codes.html", codes=codes, moved=True)

@@ -65,9 +65,7 @@ def test_viewers_change_nothing(conn, cast):
 def test_enrolment_by_a_link(conn, keys, newcomer):
     token = authentication.create_enrolment_link(conn, newcomer)
     assert authentication.get_user_by_enrolment_link(conn, token) == newcomer
-    codes = authentication.enrol_by_link(
-        conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE, "SMPP Portal"
-    )
+    codes = authentication.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE, NAME)
     assert len(codes) == 10
     assert authentication.check_login(conn, newcomer.email, "correct horse", HERE, FAILURES).enrolled
 
@@ -239,22 +237,22 @@ def test_one_may_end_ones_own_sessions_only(conn, cast, alice):
 
 
 @pytest.mark.slow
-def test_changing_the_password_ends_the_other_sessions(conn, cast, alice):
+def test_changing_the_password_ends_the_other_sessions(conn, keys, cast, alice):
     mine = authentication.start_login_session(conn, alice, HERE, "Firefox")
     other = authentication.start_login_session(conn, alice, HERE, "Phone")
     actor = Actor(alice.email, HERE)
     authentication.change_password(
-        conn, actor, alice, cast.alice.password, "another long one", mine, FAILURES, "SMPP Portal"
+        conn, keys, actor, alice, cast.alice.password, "another long one", mine, FAILURES, NAME
     )
     assert authentication.find_user_by_login_session(conn, mine)
     assert authentication.find_user_by_login_session(conn, other) is None
     assert authentication.check_login(conn, alice.email, "another long one", HERE, FAILURES).id == alice.id
 
 
-def test_changing_the_password_needs_the_current_one(conn, cast, alice):
+def test_changing_the_password_needs_the_current_one(conn, keys, cast, alice):
     with pytest.raises(authentication.WrongPassword):
         authentication.change_password(
-            conn, Actor(alice.email, HERE), alice, "wrong password", "another long one", "", FAILURES, NAME
+            conn, keys, Actor(alice.email, HERE), alice, "wrong password", "another long one", "", FAILURES, NAME
         )
     assert authentication.check_login(conn, alice.email, cast.alice.password, HERE, FAILURES).id == alice.id
 
@@ -269,10 +267,10 @@ def test_another_authenticator_needs_a_code_of_its_own(conn, keys, cast, alice):
     fresh = two_factor.new_totp_secret(keys)
     actor = Actor(alice.email, HERE)
     with pytest.raises(two_factor.WrongTotpCode):
-        authentication.replace_totp_secret(conn, keys, actor, alice, fresh, cast.alice.totp_code())
+        authentication.replace_totp_secret(conn, keys, actor, alice, fresh, cast.alice.totp_code(), "")
     assert two_factor.format_totp_secret(keys, authentication.read_totp_secret(conn, alice)) == cast.alice.totp_secret
     code = pyotp.TOTP(two_factor.format_totp_secret(keys, fresh)).now()
-    assert len(authentication.replace_totp_secret(conn, keys, actor, alice, fresh, code)) == 10
+    assert len(authentication.replace_totp_secret(conn, keys, actor, alice, fresh, code, "")) == 10
     assert not two_factor.use_recovery_code(conn, keys, alice.id, cast.alice.recovery_codes[0])
 
 

@@ -13,7 +13,7 @@ from portal.core import clock, db
 from portal.core.config import Config
 from portal.core.crypto import Keys, hash_token
 from portal.services.people import authentication, two_factor, users
-from portal.web.people.user_agents import describe_user_agent
+from portal.services.people.user_agents import describe_user_agent
 from tests.support import Cast, Person
 from tests.web.conftest import Browser
 
