@@ -302,7 +302,7 @@ def test_codes_at_the_change_of_an_authenticator_are_no_login(conn, keys, alice)
     for _ in range(6):
         with pytest.raises(WrongTotpCode):
             authentication.replace_totp_secret(
-                conn, keys, Actor(alice.email), alice, two_factor.new_totp_secret(keys), "x"
+                conn, keys, Actor(alice.email), alice, two_factor.new_totp_secret(keys), "x", ""
             )
     assert list(wrong_code_mails(conn, keys)) == []
     assert written(conn) == []
