@@ -84,6 +84,12 @@ class SmppSettings:
         "addresses or networks whose connections begin with a PROXY protocol header, which is believed",
         pasted=True,
     )
+    unknown_system_id: str = _declare_setting(
+        "0x0E",
+        "answer to a bind with an unknown system_id: 0x0E, as to a wrong password, or 0x0F, which tells strangers which"
+        " system_ids there are",
+        choices=("0x0E", "0x0F"),
+    )
     public_host: str = _declare_setting(
         "", "host name that customers are shown; empty: the listening address", pasted=True
     )

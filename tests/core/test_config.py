@@ -137,6 +137,7 @@ def test_passwords_and_names_of_files_are_what_they_are(load):
         ("[smpp]\nproxy_protocol_from = ['10.0.0.1/8']", "smpp.proxy_protocol_from"),
         ("[smpp]\ntls_minimum = '1.1'", "smpp.tls_minimum"),
         ("[smpp]\ntls_minimum = 1.2", "smpp.tls_minimum"),
+        ("[smpp]\nunknown_system_id = '0x0D'", "smpp.unknown_system_id"),
         ("[web]\npublic_url = 'ftp://x'", "web.public_url"),
         ("[web]\npublic_url = 'https://'", "web.public_url"),
         ("[web]\nhsts_subdomains = 'yes'", "web.hsts_subdomains"),

@@ -248,9 +248,10 @@ def test_refused_binds_tell_nothing_from_outside_and_the_reason_inside(
     )
     wait_until(lambda: accounts.get_account(conn, unlisted.name).status == accounts.SUCCESS)
 
-    assert try_bind(server, AccountLogin(0, "smpp-nobody-1", "xxxxxxxx")) == consts.SMPP_ESME_RINVSYSID
+    assert try_bind(server, AccountLogin(0, "smpp-nobody-1", "xxxxxxxx")) == consts.SMPP_ESME_RINVPASWD
     assert try_bind(server, cast.smpp_acme_1, password="xxxxxxxx") == consts.SMPP_ESME_RINVPASWD
     assert try_bind(server, cast.smpp_globex_1) == consts.SMPP_ESME_RINVPASWD
+    assert try_bind(server, cast.smpp_acme_2, password="xxxxxxxx") == consts.SMPP_ESME_RINVPASWD
     assert try_bind(server, cast.smpp_acme_2) == consts.SMPP_ESME_RBINDFAIL
 
     def reasons(account_id: int) -> list[str]:

@@ -2,8 +2,10 @@
 
 import asyncio
 from dataclasses import dataclass
+from ipaddress import ip_network
 
 from portal.core.clock import now_ms
+from portal.core.config import Config
 from portal.services.accounts import refused_binds
 from portal.services.accounts.allowed_ips import IPAddress
 from portal.services.accounts.refused_binds import RefusedBind
@@ -19,10 +21,27 @@ _BIND_KINDS = {
     CommandId.BIND_RECEIVER: BindKind.RECEIVER,
     CommandId.BIND_TRANSCEIVER: BindKind.TRANSCEIVER,
 }
-# What is compared for an unknown system_id, so that the answer takes as long as for a wrong password.
-_DUMMY_PASSWORDS = (SmppPassword(0, bytes(32), None),)
-# Nothing can bind to such an account. That is no failure of the client's: it is not counted as one.
-_FAULTS_OF_ACCOUNT = (refused_binds.CLASSIC_ACCOUNT, refused_binds.ACCOUNT_DISABLED, refused_binds.NO_IP)
+# With an unknown system_id all is done that is done with a wrong password, to this account, so that the answer takes as
+# long; what is recorded of it is of no account. Its password and its network are nobody's.
+_NO_PASSWORDS = (SmppPassword(0, bytes(32), None),)
+_UNKNOWN_ACCOUNT = AccountConfig(
+    id=0,
+    name="",
+    kind="smpp",
+    enabled=True,
+    windowing=0,
+    throughput=0,
+    binds=0,
+    any_sender=False,
+    version=0,
+    networks=((ip_network("255.255.255.255"), None),),
+    passwords=_NO_PASSWORDS,
+    senders=frozenset(),
+)
+# Told to those who have the right password: nothing is wrong with what their client sends.
+_FAULTS_OF_ACCOUNT = (refused_binds.ACCOUNT_DISABLED, refused_binds.NO_IP)
+# By `[smpp] unknown_system_id`.
+_UNKNOWN_STATUSES = {"0x0E": CommandStatus.ESME_RINVPASWD, "0x0F": CommandStatus.ESME_RINVSYSID}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +76,10 @@ class NoBindPlace(BindRefused):
 class BindAuth:
     """Accepts or refuses binds, and counts those that fail."""
 
-    def __init__(self, storage: Storage, failures_per_minute: int) -> None:
+    def __init__(self, storage: Storage, config: Config) -> None:
         self._storage = storage
-        self._failures = FailureCounter(failures_per_minute)
+        self._failures = FailureCounter(config.limits.bind_failures)
+        self._unknown_status = _UNKNOWN_STATUSES[config.smpp.unknown_system_id]
         self._loop = asyncio.get_running_loop()
 
     def authenticate_bind(self, bind: Bind, address: IPAddress) -> AcceptedBind:
@@ -67,11 +87,11 @@ class BindAuth:
 
         Raises BindRefused, which is recorded for the account's users; NoBindPlace is not, for a place may become free.
         """
-        account = self._storage.find_account(bind.system_id)
+        account = self._storage.find_account(bind.system_id) or _UNKNOWN_ACCOUNT
         try:
             return self._check_bind(bind, address, account)
         except BindRefused as refused:
-            if account is not None and not isinstance(refused, NoBindPlace):
+            if not isinstance(refused, NoBindPlace):
                 self.record_refusal(account.id, address, refused)
             raise
 
@@ -80,27 +100,31 @@ class BindAuth:
         row = RefusedBind(account_id, str(address), refused.reason, now_ms(), refused.password_id)
         self._storage.record_refused_bind(row)
 
-    def _check_bind(self, bind: Bind, address: IPAddress, account: AccountConfig | None) -> AcceptedBind:
-        now = now_ms()
-        is_allowed_address = account is not None and account.permits_address(address, now)
-        loop_time = self._loop.time()
+    def _check_bind(self, bind: Bind, address: IPAddress, account: AccountConfig) -> AcceptedBind:
+        now, loop_time = now_ms(), self._loop.time()
+        is_allowed_address = account.permits_address(address, now)
         failure_keys = list_bind_failure_keys(address, bind.system_id, is_allowed_address=is_allowed_address)
         if any(self._failures.is_limit_reached(each, loop_time) for each in failure_keys):
             raise BindRefused(CommandStatus.ESME_RBINDTHROTTLED, refused_binds.THROTTLED)
         digest = self._storage.compute_password_digest(bind.password)
-        password = find_password(account.passwords if account else _DUMMY_PASSWORDS, digest)
-        refusal = account.find_bind_refusal(password, address, now) if account else ""
-        if refusal in _FAULTS_OF_ACCOUNT:
-            raise BindRefused(CommandStatus.ESME_RBINDFAIL, refusal)
-        if account is None or password is None or refusal:
+        password = find_password(account.passwords or _NO_PASSWORDS, digest)
+        refusal = account.find_bind_refusal(password, address, now)
+        if password is None or refusal:
             for each in failure_keys:
                 self._failures.record_failure(each, loop_time)
-            if account is None:
-                raise BindRefused(CommandStatus.ESME_RINVSYSID)
-            # The client gets the same answer for them all: a stranger must not learn that a password was good once.
-            replaced_id = password.id if password and refusal == refused_binds.REPLACED_PASSWORD else None
-            raise BindRefused(CommandStatus.ESME_RINVPASWD, refusal, replaced_id)
+            raise self._explain_refusal(account, password, refusal, now)
         kind = _BIND_KINDS[CommandId(bind.command)]
         if not self._storage.acquire_bind(account, kind):
             raise NoBindPlace(account.id, kind)
         return AcceptedBind(account, password.id, kind)
+
+    def _explain_refusal(
+        self, account: AccountConfig, password: SmppPassword | None, refusal: str, now: int
+    ) -> BindRefused:
+        if account is _UNKNOWN_ACCOUNT:
+            return BindRefused(self._unknown_status)
+        if refusal in _FAULTS_OF_ACCOUNT and password and password.is_valid(now):
+            return BindRefused(CommandStatus.ESME_RBINDFAIL, refusal)
+        # The client gets the same answer for them all: a stranger must not learn that a password was good once.
+        replaced_id = password.id if password and refusal == refused_binds.REPLACED_PASSWORD else None
+        return BindRefused(CommandStatus.ESME_RINVPASWD, refusal, replaced_id)

@@ -1,16 +1,22 @@
 """Each line of the bind table: who may bind, and what the others are told."""
 
 import asyncio
+import hmac
 import ssl
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
 from portal.services.accounts import accounts, allowed_ips, credentials, refused_binds, session_records
 from portal.services.common.audit import SHELL
+from portal.services.messages.smpp_config import AccountConfig
+from portal.smsc.admission import bind_auth
 from portal.smsc.admission.connection_limits import ConnectionSlot
+from portal.smsc.connection.session import SmppSession
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import Bind, DeliverSm, HeaderOnlyPdu, Pdu, SubmitSm
+from portal.smsc.storage.sqlite import Storage
 from tests.smsc.esme import RawEsme, get_account_config, run_smsc, wait_until
 
 BINDS = [CommandId.BIND_TRANSMITTER, CommandId.BIND_RECEIVER, CommandId.BIND_TRANSCEIVER]
@@ -46,9 +52,54 @@ async def refused(server, system_id, password, from_address=None):
     return status
 
 
-async def test_an_unknown_system_id(config):
+async def test_an_unknown_system_id_looks_like_a_wrong_password(config):
+    async with run_smsc(config) as server:
+        assert await refused(server, "smpp-nobody", "whatever") == CommandStatus.ESME_RINVPASWD
+
+
+async def test_an_unknown_system_id_is_told_by_setting(config, cast):
+    config = replace(config, smpp=replace(config.smpp, unknown_system_id="0x0F"))
     async with run_smsc(config) as server:
         assert await refused(server, "smpp-nobody", "whatever") == CommandStatus.ESME_RINVSYSID
+        assert await refused(server, cast.smpp_acme_1.name, "whatever") == CommandStatus.ESME_RINVPASWD
+
+
+async def test_an_unknown_system_id_takes_the_same_steps_as_a_wrong_password(config, cast, conn, monkeypatch):
+    """So it takes as long."""
+    steps = []
+
+    def record(owner, name):
+        function = getattr(owner, name)
+
+        def record_call(*args, **kwargs):
+            steps.append(name)
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, record_call)
+
+    for owner, name in [
+        (Storage, "find_account"),
+        (Storage, "compute_password_digest"),
+        (Storage, "record_refused_bind"),
+        (AccountConfig, "permits_address"),
+        (AccountConfig, "find_bind_refusal"),
+        (SmppSession, "_write_bind_refusal"),
+        (bind_auth, "find_password"),
+        (hmac, "compare_digest"),
+        (refused_binds, "record_refused_binds"),
+    ]:
+        record(owner, name)
+
+    async with run_smsc(config) as server:
+        seen = []
+        for system_id in (cast.smpp_acme_1.name, "smpp-nobody"):
+            steps.clear()
+            assert await refused(server, system_id, "wrong", "127.0.0.2") == CommandStatus.ESME_RINVPASWD
+            await wait_until(lambda: "record_refused_binds" in steps)
+            seen.append(steps.copy())
+    assert seen[0] == seen[1]
+    assert len(refused_binds.list_refused_binds(conn, cast.smpp_acme_1.id)) == 1
+    assert conn.execute("SELECT count(*) FROM refused_binds").fetchone()[0] == 1
 
 
 async def test_a_wrong_password_and_a_wrong_address_look_alike(config, cast, conn):
@@ -78,13 +129,44 @@ async def test_a_password_that_was_replaced_is_told_to_the_accounts_users_and_no
     }
 
 
-async def test_no_address_a_disabled_account_and_a_classic_one(config, cast, conn):
-    disabled = cast.smpp_globex_1
-    accounts.disable_account(conn, SHELL, accounts.get_account(conn, disabled.name))
+@pytest.mark.parametrize("fault", [refused_binds.ACCOUNT_DISABLED, refused_binds.NO_IP])
+@pytest.mark.parametrize("has_right_password", [True, False])
+async def test_no_address_and_a_disabled_account_are_told_who_has_the_right_password(
+    config, cast, conn, fault, has_right_password
+):
+    login = cast.smpp_acme_2 if fault == refused_binds.NO_IP else cast.smpp_globex_1
+    if fault == refused_binds.ACCOUNT_DISABLED:
+        accounts.disable_account(conn, SHELL, accounts.get_account(conn, login.name))
     async with run_smsc(config) as server:
-        assert await refused(server, cast.smpp_acme_2.name, cast.smpp_acme_2.password) == CommandStatus.ESME_RBINDFAIL
-        assert await refused(server, disabled.name, disabled.password) == CommandStatus.ESME_RBINDFAIL
-        assert await refused(server, cast.sms_acme_1.name, "") == CommandStatus.ESME_RBINDFAIL
+        status = await refused(server, login.name, login.password if has_right_password else "wrong")
+        assert status == (CommandStatus.ESME_RBINDFAIL if has_right_password else CommandStatus.ESME_RINVPASWD)
+        (row,) = await wait_until(lambda: refused_binds.list_refused_binds(conn, login.id))
+        assert row.reason == fault
+
+
+async def test_a_password_that_was_replaced_is_not_the_right_one_of_a_disabled_account(
+    config, cast, conn, keys, account
+):
+    credentials.regenerate_smpp_password(conn, keys, SHELL, account, send_mail=False)
+    accounts.disable_account(conn, SHELL, account)
+    async with run_smsc(config) as server:
+        assert await refused(server, account.name, cast.smpp_acme_1.password) == CommandStatus.ESME_RINVPASWD
+
+
+async def test_a_classic_account_looks_like_a_wrong_password(config, cast, conn):
+    async with run_smsc(config) as server:
+        assert await refused(server, cast.sms_acme_1.name, "") == CommandStatus.ESME_RINVPASWD
+        (row,) = await wait_until(lambda: refused_binds.list_refused_binds(conn, cast.sms_acme_1.id))
+        assert row.reason == refused_binds.CLASSIC_ACCOUNT
+
+
+async def test_a_fault_of_the_account_is_counted_like_a_wrong_password(config, cast):
+    login = cast.smpp_acme_2
+    async with run_smsc(config) as server:
+        for _ in range(10):
+            assert await refused(server, login.name, login.password) == CommandStatus.ESME_RBINDFAIL
+        assert await refused(server, login.name, login.password) == CommandStatus.ESME_RBINDTHROTTLED
+        assert await refused(server, "smpp-nobody", "wrong") == CommandStatus.ESME_RBINDTHROTTLED
 
 
 async def test_one_transceiver_or_one_pair(config, cast):

@@ -288,7 +288,7 @@ def test_each_state_allows_what_it_should(arena, kind, commands, cuts):
     for number, command in enumerate(requests, 100):
         allowed = command == CommandId.ENQUIRE_LINK
         assert unbound[number] == (CommandStatus.ESME_ROK if allowed else CommandStatus.ESME_RINVBNDSTS), hex(command)
-    assert unbound[1] == CommandStatus.ESME_RINVSYSID
+    assert unbound[1] == CommandStatus.ESME_RINVPASWD
     assert unbound[2] == CommandStatus.ESME_RINVBNDSTS
     bound = arena.check_responses(
         bind(1, arena.login, kind) + b"".join(steps) + bind(2, arena.login) + submit(3) + plain(CommandId.UNBIND, 4),
