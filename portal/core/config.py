@@ -127,7 +127,9 @@ class LimitSettings:
     login_failures: int = _declare_setting(
         10, "failed logins a quarter of an hour, by user; by address ten times that", low=1
     )
-    bind_failures: int = _declare_setting(10, "failed binds a minute, by system_id and by address", low=1)
+    bind_failures: int = _declare_setting(
+        10, "failed binds a minute, by system_id and by address that isn't authorised", low=1
+    )
     bind_seconds: int = _declare_setting(10, "time for a new connection to bind", low=1)
     enquire_link_seconds: int = _declare_setting(30, "silence after which a session is sent an enquire_link", low=1)
     response_seconds: int = _declare_setting(10, "time for a client to answer", low=1)

@@ -11,6 +11,8 @@ class ServerLimits:
 
     # Connections from one address that may end without a bind: each costs as much as some hundred messages.
     failed_unbound_per_minute: int = 600
+    # Between two wrong binds that are looked at, with one system_id from one address; 0: none waits for that.
+    wrong_bind_seconds: float = 1.0
     # For a client to answer a deliver_sm.
     deliver_response_seconds: float = 60.0
     # How long a session has been silent that is asked whether it is alive because a bind finds no place, and how long

@@ -83,7 +83,7 @@ class SmppServer(ServerContext):
             cleanup.pop_all()
         self.session_registry = SessionRegistry(self.storage)
         self.waiting_binds = WaitingBinds(self.session_registry, self.server_limits.probe_seconds)
-        self.bind_auth = BindAuth(self.storage, config)
+        self.bind_auth = BindAuth(self.storage, config, self.server_limits)
         self.simulator = Simulator(self.storage.outbound.store_outcomes)
         self.dispatcher = Dispatcher(self.storage.outbound, self.simulator)
         self.storage.start()

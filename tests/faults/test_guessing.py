@@ -1,4 +1,6 @@
-"""Guessing a bind's password: ten tries a minute, by address and by system_id, and nobody else is locked out."""
+"""Guessing a bind's password: ten tries a minute, by address and by system_id, and nobody else is locked out; one a
+second at an address that is authorised.
+"""
 
 import asyncio
 import time
@@ -7,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from portal.smsc.admission.bind_turns import MAX_WAITING
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import HeaderOnlyPdu
 from tests.faults.conftest import ReportCounts
@@ -82,14 +85,39 @@ async def test_a_throttled_bind_is_refused_with_the_right_password_too_and_relea
 ) -> None:
     a_minute = 60
     server = serve_alone("smsc", PORTAL_LIMITS_BIND_FAILURES=str(a_minute))
-    statuses = await guess(server, [cast.smpp_acme_1.name] * 2 * a_minute, "127.0.0.1")
+    # One of each: those of one would wait for each other.
+    statuses = await guess(server, [f"smpp-nobody-{each}" for each in range(2 * a_minute)], STRANGER)
     assert statuses[:a_minute] == [CommandStatus.ESME_RINVPASWD] * a_minute
     assert statuses[-1] == CommandStatus.ESME_RBINDTHROTTLED
-    assert await bind(server, cast.smpp_acme_1) == CommandStatus.ESME_RBINDTHROTTLED
-    assert await bind(server, cast.smpp_globex_1) == 0, "another account at the same address is locked out"
+    assert await bind(server, cast.smpp_acme_1, STRANGER) == CommandStatus.ESME_RBINDTHROTTLED
+    assert await bind(server, cast.smpp_acme_1) == 0, "the right client from its own address is locked out"
     began = time.monotonic()
-    while await bind(server, cast.smpp_acme_1):
+    while (status := await bind(server, cast.smpp_acme_1, STRANGER)) == CommandStatus.ESME_RBINDTHROTTLED:
         assert time.monotonic() < began + DEADLINE_S
         # Connections that don't bind are counted as well, 600 a minute.
         await asyncio.sleep(0.05)
+    assert status == CommandStatus.ESME_RINVPASWD
     tell(released_after_ms=int((time.monotonic() - began) * 1000))
+
+
+async def test_at_an_authorised_address_the_right_password_gets_in_among_wrong_ones(
+    server: RunningServer, cast: Cast, tell: ReportCounts
+) -> None:
+    login = cast.smpp_acme_1
+    began = time.monotonic()
+    guesses = [asyncio.create_task(guess(server, [login.name], "127.0.0.1")) for _ in range(3 * MAX_WAITING)]
+    # All but those that wait have had their answers.
+    while sum(not each.done() for each in guesses) > MAX_WAITING:
+        await asyncio.wait([each for each in guesses if not each.done()], return_when=asyncio.FIRST_COMPLETED)
+    asked_at = time.monotonic()
+    assert await bind(server, login) == 0
+    waited = time.monotonic() - asked_at
+    assert waited < 3.0
+    seen = Counter(status for statuses in await asyncio.gather(*guesses) for status in statuses)
+    assert seen.keys() == {CommandStatus.ESME_RINVPASWD, CommandStatus.ESME_RBINDTHROTTLED}
+    assert seen[CommandStatus.ESME_RINVPASWD] <= 1 + time.monotonic() - began
+    tell(
+        looked_at=seen[CommandStatus.ESME_RINVPASWD],
+        throttled=seen[CommandStatus.ESME_RBINDTHROTTLED],
+        right_one_waited_ms=int(waited * 1000),
+    )

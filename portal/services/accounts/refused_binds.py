@@ -34,7 +34,7 @@ REASON_TEXTS = {
     ACCOUNT_DISABLED: N_("The account was disabled."),
     CLASSIC_ACCOUNT: N_("This is a classic account, which has no SMPP login."),
     TOO_MANY_BINDS: N_("As many sessions as the account may have were open already."),
-    THROTTLED: N_("Too many attempts had failed within a minute; the next ones were refused without a check."),
+    THROTTLED: N_("Too many attempts had failed just before; the next ones were refused without a check."),
 }
 
 _MAX_ROWS_PER_ACCOUNT = 100

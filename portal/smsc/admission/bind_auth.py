@@ -1,8 +1,10 @@
 """Who may bind: system_id, password and address, in an order that tells a stranger nothing."""
 
 import asyncio
+from collections.abc import Hashable
 from dataclasses import dataclass
 from ipaddress import ip_network
+from typing import Protocol
 
 from portal.core.clock import now_ms
 from portal.core.config import Config
@@ -10,7 +12,9 @@ from portal.services.accounts import refused_binds
 from portal.services.accounts.allowed_ips import IPAddress
 from portal.services.accounts.refused_binds import RefusedBind
 from portal.services.messages.smpp_config import AccountConfig, SmppPassword, find_password
-from portal.smsc.admission.rate_limits import FailureCounter, list_bind_failure_keys
+from portal.smsc.admission.bind_turns import BindTurns, TurnTaker
+from portal.smsc.admission.rate_limits import FailureCounter, get_rate_limit_network
+from portal.smsc.limits import ServerLimits
 from portal.smsc.protocol.constants import CommandId, CommandStatus, RequestRefused
 from portal.smsc.protocol.pdu import Bind
 from portal.smsc.storage.interface import BindKind
@@ -73,26 +77,43 @@ class NoBindPlace(BindRefused):
         self.kind = kind
 
 
-class BindAuth:
-    """Accepts or refuses binds, and counts those that fail."""
+class BindClient(TurnTaker, Protocol):
+    """A connection that wants to bind. `address`: IPv4 where it came mapped into IPv6."""
 
-    def __init__(self, storage: Storage, config: Config) -> None:
+    address: IPAddress
+
+    def write_bind_refusal(self, bind: Bind, refused: BindRefused) -> None:
+        """Answer a bind that was refused."""
+
+
+class BindAuth:
+    """Accepts or refuses binds, and has those wait that come soon after a wrong one, see `BindTurns`.
+
+    `[limits] bind_failures` holds where an address is not authorised for the account, so that strangers lock nobody
+    out.
+    """
+
+    def __init__(self, storage: Storage, config: Config, server_limits: ServerLimits) -> None:
         self._storage = storage
         self._failures = FailureCounter(config.limits.bind_failures)
+        self.turns: BindTurns[BindClient] = BindTurns(server_limits.wrong_bind_seconds)
         self._unknown_status = _UNKNOWN_STATUSES[config.smpp.unknown_system_id]
         self._loop = asyncio.get_running_loop()
 
-    def authenticate_bind(self, bind: Bind, address: IPAddress) -> AcceptedBind:
-        """Let a client at `address` (IPv4 where mapped into IPv6) bind.
+    def authenticate_bind(self, bind: Bind, client: BindClient, *, is_its_turn: bool) -> AcceptedBind | None:
+        """Let a client bind; None where its bind waits now.
+
+        Args:
+            is_its_turn: the bind has waited, and may be looked at.
 
         Raises BindRefused, which is recorded for the account's users; NoBindPlace is not, for a place may become free.
         """
         account = self._storage.find_account(bind.system_id) or _UNKNOWN_ACCOUNT
         try:
-            return self._check_bind(bind, address, account)
+            return self._check_bind(bind, client, account, is_its_turn=is_its_turn)
         except BindRefused as refused:
             if not isinstance(refused, NoBindPlace):
-                self.record_refusal(account.id, address, refused)
+                self.record_refusal(account.id, client.address, refused)
             raise
 
     def record_refusal(self, account_id: int, address: IPAddress, refused: BindRefused) -> None:
@@ -100,18 +121,25 @@ class BindAuth:
         row = RefusedBind(account_id, str(address), refused.reason, now_ms(), refused.password_id)
         self._storage.record_refused_bind(row)
 
-    def _check_bind(self, bind: Bind, address: IPAddress, account: AccountConfig) -> AcceptedBind:
+    def _check_bind(
+        self, bind: Bind, client: BindClient, account: AccountConfig, *, is_its_turn: bool
+    ) -> AcceptedBind | None:
         now, loop_time = now_ms(), self._loop.time()
-        is_allowed_address = account.permits_address(address, now)
-        failure_keys = list_bind_failure_keys(address, bind.system_id, is_allowed_address=is_allowed_address)
+        address = client.address
+        turn = network, system_id = get_rate_limit_network(address), bind.system_id
+        failure_keys = () if account.permits_address(address, now) else (network, system_id)
         if any(self._failures.is_limit_reached(each, loop_time) for each in failure_keys):
-            raise BindRefused(CommandStatus.ESME_RBINDTHROTTLED, refused_binds.THROTTLED)
+            raise _throttled()
+        if not is_its_turn and self.turns.must_wait(turn):
+            self._enqueue(turn, bind, client, account)
+            return None
         digest = self._storage.compute_password_digest(bind.password)
         password = find_password(account.passwords or _NO_PASSWORDS, digest)
         refusal = account.find_bind_refusal(password, address, now)
         if password is None or refusal:
             for each in failure_keys:
                 self._failures.record_failure(each, loop_time)
+            self.turns.record_failure(turn)
             raise self._explain_refusal(account, password, refusal, now)
         kind = _BIND_KINDS[CommandId(bind.command)]
         if not self._storage.acquire_bind(account, kind):
@@ -128,3 +156,17 @@ class BindAuth:
         # The client gets the same answer for them all: a stranger must not learn that a password was good once.
         replaced_id = password.id if password and refusal == refused_binds.REPLACED_PASSWORD else None
         return BindRefused(CommandStatus.ESME_RINVPASWD, refusal, replaced_id)
+
+    def _enqueue(self, turn: Hashable, bind: Bind, client: BindClient, account: AccountConfig) -> None:
+        excess = self.turns.enqueue(turn, client, bind)
+        if excess is None:
+            return
+        excess_client, excess_bind = excess
+        if excess_client is client:
+            raise _throttled()
+        self.record_refusal(account.id, excess_client.address, _throttled())
+        excess_client.write_bind_refusal(excess_bind, _throttled())
+
+
+def _throttled() -> BindRefused:
+    return BindRefused(CommandStatus.ESME_RBINDTHROTTLED, refused_binds.THROTTLED)

@@ -71,16 +71,6 @@ class FailureCounter:
         return max(count - (now - counted_at) * self._max_failures / _MINUTE_SECONDS, 0.0)
 
 
-def list_bind_failure_keys(address: IPAddress, system_id: str, *, is_allowed_address: bool) -> tuple[Hashable, ...]:
-    """Return by what a failed bind is counted, so that guessing a password takes ages: by address and by system_id.
-
-    A client at an address that is authorised for its account has a count of its own instead: strangers elsewhere can't
-    lock it out.
-    """
-    network = get_rate_limit_network(address)
-    return ((network, system_id),) if is_allowed_address else (network, system_id)
-
-
 def get_rate_limit_network(address: IPAddress) -> Hashable:
     """An IPv4 address, or the /64 of an IPv6 one: whoever has one address in it has them all."""
     return address if isinstance(address, IPv4Address) else address.packed[:8]

@@ -164,6 +164,9 @@ class SmppSession(PduStream):
         self._connection_slot.release()
         if self._liveness_timer:
             self._liveness_timer.cancel()
+        turns = self._server_context.bind_auth.turns
+        if turns.is_waiting(self):
+            turns.remove(self)
         self._server_context.waiting_binds.remove(self)
         if self.accepted_bind:
             self._server_context.storage.release_bind(self._account.id, self.kind)
@@ -259,13 +262,24 @@ class SmppSession(PduStream):
     # --- binding
 
     def _handle_bind(self, bind: Bind) -> None:
-        waiting_binds = self._server_context.waiting_binds
-        if self._state is not SessionState.OPEN or waiting_binds.is_waiting(self):
+        turns, waiting_binds = self._server_context.bind_auth.turns, self._server_context.waiting_binds
+        if self._state is not SessionState.OPEN or turns.is_waiting(self) or waiting_binds.is_waiting(self):
             is_second = self._state in (SessionState.BOUND, SessionState.OPEN)
             status = CommandStatus.ESME_RALYBND if is_second else CommandStatus.ESME_RINVBNDSTS
             self._write(pdu.encode_response(bind.command, bind.sequence, status))
             return
-        no_place = self.try_bind(bind)
+        self._bind_or_wait(bind, is_its_turn=False)
+        if turns.is_waiting(self):
+            log.info("bind of %r from %s waits: one was wrong a moment ago", bind.system_id, self.address)
+            self._set_deadline(turns.longest_seconds + self._limits.bind_seconds, self._flush_and_close)
+
+    def take_turn(self, bind: Bind) -> None:
+        """Try a bind that has waited because one was wrong a moment before."""
+        self._bind_or_wait(bind, is_its_turn=True)
+
+    def _bind_or_wait(self, bind: Bind, *, is_its_turn: bool) -> None:
+        waiting_binds = self._server_context.waiting_binds
+        no_place = self.try_bind(bind, is_its_turn=is_its_turn)
         if no_place is None:
             return
         if waiting_binds.wait_for_place(self, bind, no_place):
@@ -277,26 +291,28 @@ class SmppSession(PduStream):
         else:
             self.refuse_bind(bind, no_place)
 
-    def try_bind(self, bind: Bind) -> NoBindPlace | None:
-        """Bind, or answer why not; returns why nothing was answered yet."""
+    def try_bind(self, bind: Bind, *, is_its_turn: bool = True) -> NoBindPlace | None:
+        """Bind, answer why not, or wait for a turn; returns why there is no place for a bind that is right."""
         if self._closed:
             return None
         try:
-            accepted_bind = self._server_context.bind_auth.authenticate_bind(bind, self.address)
+            accepted_bind = self._server_context.bind_auth.authenticate_bind(bind, self, is_its_turn=is_its_turn)
         except NoBindPlace as no_place:
             return no_place
         except BindRefused as refused:
-            self._write_bind_refusal(bind, refused)
+            self.write_bind_refusal(bind, refused)
         else:
-            self._accept_bind(bind, accepted_bind)
+            if accepted_bind:
+                self._accept_bind(bind, accepted_bind)
         return None
 
     def refuse_bind(self, bind: Bind, no_place: NoBindPlace) -> None:
         """Answer a bind that has found no place."""
         self._server_context.bind_auth.record_refusal(no_place.account_id, self.address, no_place)
-        self._write_bind_refusal(bind, no_place)
+        self.write_bind_refusal(bind, no_place)
 
-    def _write_bind_refusal(self, bind: Bind, refused: BindRefused) -> None:
+    def write_bind_refusal(self, bind: Bind, refused: BindRefused) -> None:
+        """Answer a bind that was refused."""
         log.info("bind of %r from %s refused: %s %s", bind.system_id, self.address, refused.status.name, refused.reason)
         self._write(pdu.encode_response(bind.command, bind.sequence, refused.status))
 

@@ -14,6 +14,7 @@ from portal.services.messages.smpp_config import AccountConfig
 from portal.smsc.admission import bind_auth
 from portal.smsc.admission.connection_limits import ConnectionSlot
 from portal.smsc.connection.session import SmppSession
+from portal.smsc.limits import DEFAULT_SERVER_LIMITS
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import Bind, DeliverSm, HeaderOnlyPdu, Pdu, SubmitSm
 from portal.smsc.storage.sqlite import Storage
@@ -83,7 +84,7 @@ async def test_an_unknown_system_id_takes_the_same_steps_as_a_wrong_password(con
         (Storage, "record_refused_bind"),
         (AccountConfig, "permits_address"),
         (AccountConfig, "find_bind_refusal"),
-        (SmppSession, "_write_bind_refusal"),
+        (SmppSession, "write_bind_refusal"),
         (bind_auth, "find_password"),
         (hmac, "compare_digest"),
         (refused_binds, "record_refused_binds"),
@@ -162,7 +163,7 @@ async def test_a_classic_account_looks_like_a_wrong_password(config, cast, conn)
 
 async def test_a_fault_of_the_account_is_counted_like_a_wrong_password(config, cast):
     login = cast.smpp_acme_2
-    async with run_smsc(config) as server:
+    async with run_smsc(config, replace(DEFAULT_SERVER_LIMITS, wrong_bind_seconds=0)) as server:
         for _ in range(10):
             assert await refused(server, login.name, login.password) == CommandStatus.ESME_RBINDFAIL
         assert await refused(server, login.name, login.password) == CommandStatus.ESME_RBINDTHROTTLED
@@ -211,7 +212,7 @@ async def test_a_connection_may_try_again(config, cast):
 
 async def test_guessing_is_throttled_and_strangers_lock_nobody_out(config, cast):
     login = cast.smpp_acme_1
-    async with run_smsc(config) as server:
+    async with run_smsc(config, replace(DEFAULT_SERVER_LIMITS, wrong_bind_seconds=0)) as server:
         for _ in range(10):
             assert await refused(server, login.name, "guess", "127.0.0.3") == CommandStatus.ESME_RINVPASWD
         assert await refused(server, login.name, "guess", "127.0.0.3") == CommandStatus.ESME_RBINDTHROTTLED

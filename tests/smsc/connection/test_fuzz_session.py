@@ -67,7 +67,7 @@ class Arena:
             self._config,
             loop,
             lambda: self.troubles.append("the server died"),
-            ServerLimits(failed_unbound_per_minute=10**6),
+            ServerLimits(failed_unbound_per_minute=10**6, wrong_bind_seconds=0),
         )
         self._server.start()
         self._bystander = await RawEsme.connect_and_bind(

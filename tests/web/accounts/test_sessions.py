@@ -94,7 +94,7 @@ REASONS = [
     (refused_binds.NO_IP, "No IP was authorised yet."),
     (refused_binds.ACCOUNT_DISABLED, "The account was disabled."),
     (refused_binds.TOO_MANY_BINDS, "As many sessions as the account may have were open already."),
-    (refused_binds.THROTTLED, "Too many attempts had failed within a minute"),
+    (refused_binds.THROTTLED, "Too many attempts had failed just before"),
 ]
 
 

@@ -1,0 +1,206 @@
+"""Binds that come soon after a wrong one: one wrong try a second is looked at, ten wait, and the right one gets in."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from portal.core import db
+from portal.core.config import Config
+from portal.services.accounts import refused_binds
+from portal.smsc.admission.bind_turns import MAX_WAITING
+from portal.smsc.limits import DEFAULT_SERVER_LIMITS
+from portal.smsc.protocol.constants import CommandId, CommandStatus
+from portal.smsc.protocol.pdu import Bind, HeaderOnlyPdu
+from portal.smsc.server import SmppServer
+from tests.smsc.esme import RawEsme, list_sessions, run_smsc, wait_until
+from tests.support import Cast
+
+pytestmark = pytest.mark.slow
+
+TURN_SECONDS = 0.3
+QUICK = replace(DEFAULT_SERVER_LIMITS, wrong_bind_seconds=TURN_SECONDS)
+# Longer than a test waits for anything.
+NEVER = replace(DEFAULT_SERVER_LIMITS, wrong_bind_seconds=60.0)
+STRANGER = "127.0.0.2"
+
+
+async def fail_bind(server: SmppServer, system_id: str, address: str | None = None) -> None:
+    """Bind with a wrong password, which is looked at at once."""
+    esme = await RawEsme.connect(server.port, from_address=address)
+    assert await esme.bind(system_id, "wrong") == CommandStatus.ESME_RINVPASWD
+
+
+async def send_bind(server: SmppServer, system_id: str, password: str, address: str | None = None) -> RawEsme:
+    """Send a bind with the sequence number 1, and wait until the server has read it."""
+    esme = await RawEsme.connect(server.port, from_address=address)
+    esme.send(Bind(CommandId.BIND_TRANSCEIVER, next(esme.sequences), system_id, password))
+    # What comes behind it on the connection is answered once it is read.
+    assert (await esme.request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1000))).status == 0
+    return esme
+
+
+def count_waiting(server: SmppServer) -> int:
+    return sum(server.bind_auth.turns.is_waiting(each) for each in list_sessions(server))
+
+
+@pytest.mark.parametrize("system_id", ["smpp-acme-1", "smpp-nobody"])
+@pytest.mark.parametrize("address", ["127.0.0.1", STRANGER])
+async def test_one_wrong_try_a_second_is_looked_at(config: Config, cast: Cast, system_id: str, address: str) -> None:
+    """Whether there is such an account or not, and wherever the client is: so nobody learns which there are."""
+    async with run_smsc(config, QUICK) as server:
+        began = time.monotonic()
+        await fail_bind(server, system_id, address)
+        waiting = [await send_bind(server, system_id, f"wrong {number}", address) for number in range(3)]
+        for number, each in enumerate(waiting, 1):
+            assert (await each.wait_for_response(1)).status == CommandStatus.ESME_RINVPASWD
+            assert time.monotonic() - began >= number * TURN_SECONDS
+        key = (ip_address(address), system_id)
+        await wait_until(lambda: not server.bind_auth.turns.must_wait(key))
+
+
+async def test_ten_wait_and_the_next_is_refused_at_once(config: Config, cast: Cast, conn: db.Connection) -> None:
+    login = cast.smpp_acme_1
+    async with run_smsc(config, NEVER) as server:
+        await fail_bind(server, login.name)
+        for number in range(MAX_WAITING):
+            await send_bind(server, login.name, f"wrong {number}")
+        assert count_waiting(server) == MAX_WAITING == 10
+        eleventh = await RawEsme.connect(server.port)
+        assert await eleventh.bind(login.name, "another") == CommandStatus.ESME_RBINDTHROTTLED
+        assert count_waiting(server) == MAX_WAITING
+        rows = await wait_until(lambda: len(rows := refused_binds.list_refused_binds(conn, login.id)) == 2 and rows)
+        assert {each.reason for each in rows} == {refused_binds.WRONG_PASSWORD, refused_binds.THROTTLED}
+
+
+async def test_many_with_one_old_password_leave_a_place_to_the_right_one(
+    config: Config, cast: Cast, conn: db.Connection
+) -> None:
+    login = cast.smpp_acme_1
+    async with run_smsc(config, QUICK) as server:
+        await fail_bind(server, login.name)
+        old = [await send_bind(server, login.name, "old") for _ in range(MAX_WAITING)]
+        await RawEsme.connect_and_bind(server.port, login)
+        assert count_waiting(server) > MAX_WAITING // 2, "it comes after all the others"
+        assert (await old[-1].wait_for_response(1)).status == CommandStatus.ESME_RBINDTHROTTLED
+        assert (await old[0].wait_for_response(1)).status == CommandStatus.ESME_RINVPASWD
+        rows = await wait_until(lambda: len(rows := refused_binds.list_refused_binds(conn, login.id)) == 2 and rows)
+        assert {each.reason: each.count for each in rows}[refused_binds.THROTTLED] == 1
+
+
+async def test_clients_that_hammer_with_an_old_password_do_not_keep_the_right_one_out(
+    config: Config, cast: Cast
+) -> None:
+    login = cast.smpp_acme_1
+    statuses: set[int] = set()
+
+    async def hammer(server: SmppServer) -> None:
+        while True:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                esme = await RawEsme.connect(server.port)
+                for _ in range(10):
+                    statuses.add(await esme.bind(login.name, "old"))
+                await esme.close()
+
+    async with run_smsc(config, replace(QUICK, failed_unbound_per_minute=10**6)) as server:
+        hammers = [asyncio.create_task(hammer(server)) for _ in range(2 * MAX_WAITING)]
+        try:
+            await wait_until(lambda: CommandStatus.ESME_RBINDTHROTTLED in statuses)
+            for _ in range(3):
+                began = time.monotonic()
+                esme = await RawEsme.connect_and_bind(server.port, login)
+                assert time.monotonic() - began < MAX_WAITING * TURN_SECONDS
+                await esme.request(HeaderOnlyPdu(CommandId.UNBIND, 99))
+                await esme.wait_for_close()
+        finally:
+            for each in hammers:
+                each.cancel()
+            await asyncio.gather(*hammers, return_exceptions=True)
+    assert statuses == {CommandStatus.ESME_RINVPASWD, CommandStatus.ESME_RBINDTHROTTLED}
+
+
+async def test_right_ones_that_wait_get_in_together(
+    config: Config, cast: Cast, change_account: Callable[..., None]
+) -> None:
+    login = cast.smpp_acme_1
+    change_account(binds=0)
+    async with run_smsc(config, QUICK) as server:
+        await fail_bind(server, login.name)
+        began = time.monotonic()
+        waiting = [await send_bind(server, login.name, login.password) for _ in range(MAX_WAITING)]
+        assert [(await each.wait_for_response(1)).status for each in waiting] == [0] * MAX_WAITING
+        assert time.monotonic() - began < MAX_WAITING * TURN_SECONDS
+
+
+async def test_nobody_else_waits(config: Config, cast: Cast) -> None:
+    async with run_smsc(config, NEVER) as server:
+        await fail_bind(server, cast.smpp_acme_1.name, STRANGER)
+        await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await fail_bind(server, cast.smpp_acme_1.name)
+        await RawEsme.connect_and_bind(server.port, cast.smpp_globex_1)
+
+
+async def test_what_comes_while_a_bind_waits_is_answered_as_before_it(config: Config, cast: Cast) -> None:
+    login = cast.smpp_acme_1
+    async with run_smsc(config, QUICK) as server:
+        await fail_bind(server, login.name)
+        esme = await send_bind(server, login.name, login.password)
+        assert (await esme.submit()).status == CommandStatus.ESME_RINVBNDSTS
+        assert await esme.bind(login.name, login.password) == CommandStatus.ESME_RALYBND
+        assert (await esme.wait_for_response(1)).status == 0
+        assert (await esme.submit()).status == 0
+
+
+async def test_the_time_to_bind_does_not_end_a_wait(limited: Callable[..., Config], cast: Cast) -> None:
+    login = cast.smpp_acme_1
+    async with run_smsc(limited(bind_seconds=0.1), QUICK) as server:
+        await fail_bind(server, login.name)
+        esme = await send_bind(server, login.name, login.password)
+        assert (await esme.wait_for_response(1)).status == 0
+
+
+async def test_a_client_that_goes_away_while_it_waits_leaves_its_place(config: Config, cast: Cast) -> None:
+    login = cast.smpp_acme_1
+    async with run_smsc(config, NEVER) as server:
+        await fail_bind(server, login.name)
+        waiting = [await send_bind(server, login.name, f"wrong {number}") for number in range(MAX_WAITING)]
+        waiting[4].abort()
+        await wait_until(lambda: count_waiting(server) == MAX_WAITING - 1)
+        await send_bind(server, login.name, login.password)
+        assert count_waiting(server) == MAX_WAITING
+
+
+async def test_one_that_finds_no_place_at_its_turn_is_told_so(config: Config, cast: Cast) -> None:
+    login = cast.smpp_acme_1
+    async with run_smsc(config, QUICK) as server:
+        bound = await RawEsme.connect_and_bind(server.port, login)
+        await fail_bind(server, login.name)
+        esme = await send_bind(server, login.name, login.password)
+        assert (await esme.wait_for_response(1)).status == CommandStatus.ESME_RALYBND
+        assert (await bound.submit()).status == 0
+
+
+async def test_a_wait_ends_with_the_server(config: Config, cast: Cast) -> None:
+    login = cast.smpp_acme_1
+    async with run_smsc(config, NEVER) as server:
+        await fail_bind(server, login.name)
+        esme = await send_bind(server, login.name, login.password)
+        (waiting,) = [each for each in list_sessions(server) if server.bind_auth.turns.is_waiting(each)]
+        waiting.unbind("the server stops")
+        await esme.wait_for_close()
+        assert not server.bind_auth.turns.is_waiting(waiting)
+
+
+async def test_what_is_changed_while_a_bind_waits_holds_at_its_turn(
+    config: Config, cast: Cast, change_account: Callable[..., None]
+) -> None:
+    login = cast.smpp_acme_1
+    async with run_smsc(config, QUICK) as server:
+        await fail_bind(server, login.name)
+        esme = await send_bind(server, login.name, login.password)
+        change_account(disabled_at=1)
+        assert (await esme.wait_for_response(1)).status == CommandStatus.ESME_RBINDFAIL
