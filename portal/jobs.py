@@ -121,6 +121,7 @@ def list_jobs(config: Config, keys: Keys, options: Sequence[str]) -> list[Job]:
         Job("refusals", 60.0, partial(_run_once, partial(refused_binds.queue_due_refused_bind_mails, keys=keys))),
         Job("refused logins", 1.0, partial(_run_once, refused_logins.write_refused_logins)),
         Job("mails", 0.5, partial(_send_mails, config, keys)),
+        Job("outbox", 60.0, partial(_run_once, partial(mail.tend_outbox, config=config))),
         # Not at the start: a restart shall be quick, and no two checks shall run at once.
         Job("check", 600.0, partial(_run_once, partial(run_daily_check_if_due, options=options)), runs_at_start=False),
     ]

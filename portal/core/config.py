@@ -98,7 +98,12 @@ class SmppSettings:
 @dataclass(frozen=True)
 class MailSettings:
     url: str = _declare_setting(
-        "", "smtp://user:password@host:port (STARTTLS where offered) or smtps://…; empty: files in outbox/"
+        "", "smtp://user:password@host:port (by STARTTLS) or smtps://…; empty: files in outbox/"
+    )
+    tls: str = _declare_setting(
+        "required",
+        "required, or opportunistic: mails go in clear text where a server beyond this machine offers no STARTTLS",
+        choices=("required", "opportunistic"),
     )
     sender: str = _declare_setting("SMPP Portal <portal@localhost>", "From: of the mails", name="from", pasted=True)
 

@@ -147,6 +147,7 @@ def test_passwords_and_names_of_files_are_what_they_are(load):
         ("[mail]\nurl = 'http://x'", "mail.url"),
         ("[mail]\nurl = 'smtp://x:port'", "mail.url"),
         ("[mail]\nurl = 'smtp://'", "mail.url"),
+        ("[mail]\ntls = 'none'", "mail.tls"),
         ("[smpp]\ntls_key = 'x'", "smpp.tls_certificate"),
         ("[smpp]\nport = 0\ntls_port = 0", "smpp.port"),
         ("timezone = 'Mars/Olympus'", "timezone"),

@@ -18,6 +18,7 @@ from portal.services.common.audit import SHELL
 from portal.services.history import deletion, removal
 from portal.services.history.search import SearchQuery
 from portal.services.operations import daily_self_check
+from tests.mailbox import Mailbox
 from tests.support import ROOT, Cast, store_as_older_versions
 from tests.web import acting
 
@@ -77,7 +78,25 @@ def test_a_process_that_ends_begins_no_other_mail(conn: db.Connection, config: C
         assert list(steps) == []
     finally:
         jobs.is_ending.clear()
-    assert conn.execute("SELECT count(sent_at), count(*) FROM mails").fetchone()[:] == (1, 2)
+    assert conn.execute("SELECT count(next_attempt_at), count(*) FROM mails").fetchone()[:] == (1, 2)
+
+
+def test_a_mail_in_the_outbox_leaves_it_once_it_was_sent(conn: db.Connection, config: Config, keys: Keys) -> None:
+    def run(config: Config, *names: str) -> None:
+        for job in jobs.list_jobs(config, keys, []):
+            if job.name in names:
+                assert job.run_once(conn)
+
+    mail.queue_mail(conn, keys, "marta@acme.example", "check", "en", problems=[], more=0)
+    run(config, "mails", "outbox")
+    assert len(mail.list_outbox(config.data)) == 1
+    with Mailbox().listening() as mailbox:
+        to_server = replace(config, mail=replace(config.mail, url=mailbox.url))
+        run(to_server, "outbox")
+        run(to_server, "mails")
+        assert mailbox.wait_for_mail()["To"] == "marta@acme.example"
+    run(to_server, "outbox")
+    assert mail.list_outbox(config.data) == []
 
 
 @pytest.mark.slow

@@ -2,18 +2,20 @@
 
 import json
 import logging
+import re
 import sqlite3
 from collections.abc import Iterator
 from email.message import EmailMessage
 from email.utils import formatdate, parseaddr
 from functools import cache, partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from portal.core import i18n, paths
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.config import Config
+from portal.core.config import Config, MailSettings
 from portal.core.crypto import Keys
 from portal.core.db import insert_row, update_row, write_transaction
 
@@ -30,6 +32,12 @@ _GIVE_UP_MS = 7 * DAY_MS
 _RETENTION_MS = 90 * DAY_MS
 # While a mail is being sent nobody else takes it; if this process dies, another may after this time.
 _CLAIM_TIMEOUT_MS = 120_000
+# `_write_to_outbox` names a file after its mail's `created_at` and `id`; versions before it put another time in front.
+_OUTBOX_NAME = re.compile(r"\.?(?P<older>\d+-)?(?P<created_at>\d{1,18})\.(?P<id>\d{1,18})\.eml")
+
+
+class UnsecuredMailServer(OSError):
+    """The server offers no STARTTLS, and what would be sent is not sent in clear text."""
 
 
 def queue_mail(
@@ -48,12 +56,19 @@ def queue_mail(
 
 
 def purge_mails(conn: sqlite3.Connection, now: int) -> None:
-    """Delete mails that were sent or given up, three months after they were queued (`now` in milliseconds)."""
+    """Delete mails that were sent or given up, three months after they were queued (`now` in milliseconds).
+
+    The content of those that were written to `outbox/` goes after a week, as their files do.
+    """
     conn.execute("DELETE FROM mails WHERE next_attempt_at IS NULL AND created_at < ?", (now - _RETENTION_MS,))
+    conn.execute(
+        "UPDATE mails SET content = NULL WHERE content IS NOT NULL AND next_attempt_at IS NULL AND created_at < ?",
+        (now - _GIVE_UP_MS,),
+    )
 
 
 def send_due_mails(conn: sqlite3.Connection, config: Config, keys: Keys) -> Iterator[bool]:
-    """Try each mail that is due once: by SMTP, or into files where no server is set. Yields whether it was sent.
+    """Try each mail that is due once: by SMTP, or into files where no server is set. Yields whether that went well.
 
     Args:
         config: where mails go, and what they say of the installation.
@@ -63,9 +78,9 @@ def send_due_mails(conn: sqlite3.Connection, config: Config, keys: Keys) -> Iter
         try:
             message = _render_mail(config, keys, row)
             if config.mail.url:
-                _send_smtp(config.mail.url, message)
+                _send_smtp(config.mail, message)
             else:
-                _write_to_outbox(config.data / "outbox", message)
+                _write_to_outbox(config.data / "outbox", f"{row['created_at']}.{row['id']}.eml", message)
         except Exception as error:
             # What is wrong may be no server's: a mail is sealed under a key that was replaced, or its address can be in
             # no header. It is given up in the same way, and must not keep the mails behind it.
@@ -74,8 +89,10 @@ def send_due_mails(conn: sqlite3.Connection, config: Config, keys: Keys) -> Iter
             _record_failure(conn, row, error)
             yield False
         else:
-            # The content goes with the sending: it may hold a password.
-            update_row(conn, "mails", row["id"], sent_at=now_ms(), next_attempt_at=None, content=None, error="")
+            # The content goes with the sending: it may hold a password. What is only a file is sent once there is a
+            # server (`tend_outbox`).
+            sent = {"sent_at": now_ms(), "content": None} if config.mail.url else {}
+            update_row(conn, "mails", row["id"], next_attempt_at=None, error="", **sent)
             yield True
 
 
@@ -137,12 +154,12 @@ def _render_mail(config: Config, keys: Keys, row: sqlite3.Row) -> EmailMessage:
     return message
 
 
-def _send_smtp(url: str, message: EmailMessage) -> None:
+def _send_smtp(settings: MailSettings, message: EmailMessage) -> None:
     # Imported here, as jinja2 is: whoever queues mails, such as a command or the SMPP server, needs none of them.
     import smtplib
     import ssl
 
-    parts = urlsplit(url)
+    parts = urlsplit(settings.url)
     host, secured = parts.hostname or "localhost", parts.scheme == "smtps"
     context = ssl.create_default_context()
     connect, default_port = (partial(smtplib.SMTP_SSL, context=context), 465) if secured else (smtplib.SMTP, 587)
@@ -152,21 +169,55 @@ def _send_smtp(url: str, message: EmailMessage) -> None:
             server.starttls(context=context)
             server.ehlo()
             secured = True
+        # Whoever is on the way can take STARTTLS out of the answer, and mails hold passwords and one-time links.
+        assert server.sock is not None
+        may_be_clear = settings.tls == "opportunistic" or ip_address(server.sock.getpeername()[0]).is_loopback
+        if not secured and (parts.username or not may_be_clear):
+            what = "password" if parts.username else "mail"
+            raise UnsecuredMailServer(f"the server offers no STARTTLS: not sending the {what} in clear text")
         if parts.username:
-            if not secured:
-                raise smtplib.SMTPException("the server offers no STARTTLS: not sending the password in clear text")
             server.login(unquote(parts.username), unquote(parts.password or ""))
         server.send_message(message)
 
 
-def _write_to_outbox(outbox: Path, message: EmailMessage) -> None:
+def _write_to_outbox(outbox: Path, name: str, message: EmailMessage) -> None:
     outbox.mkdir(mode=0o700, exist_ok=True)
     # Sorted by name is sorted by time. Written beside and renamed, so that nobody reads half a mail.
-    name = f"{now_ms()}-{message['Message-ID'].strip('<>').split('@')[0]}.eml"
     temporary_file = outbox / f".{name}"
     temporary_file.touch(mode=0o600)
     temporary_file.write_bytes(bytes(message))
     temporary_file.rename(outbox / name)
+
+
+def tend_outbox(conn: sqlite3.Connection, config: Config) -> None:
+    """Delete the files in `outbox/` whose mails were sent since, or that are a week old.
+
+    Where a mail server is set by now, those that are left are queued for it. A mail whose file somebody has removed
+    counts as sent by hand: it is not queued.
+    """
+    now = now_ms()
+    for file in list_outbox(config.data):
+        name = _OUTBOX_NAME.fullmatch(file.name)
+        row = None
+        # Of what an older version has written the row says that it was sent, and the content is gone.
+        if name and not name["older"]:
+            query = "SELECT id, sent_at, next_attempt_at, content FROM mails WHERE id = ? AND created_at = ?"
+            row = conn.execute(query, (int(name["id"]), int(name["created_at"]))).fetchone()
+        if (row and row["sent_at"]) or file.stat().st_mtime * 1000 < now - _GIVE_UP_MS:
+            file.unlink()
+        elif config.mail.url and row and row["content"] and row["next_attempt_at"] is None:
+            update_row(conn, "mails", row["id"], next_attempt_at=now)
+
+
+def list_outbox(data: Path) -> list[Path]:
+    """The mails in the data folder's `outbox/`, without what else somebody has put there."""
+    return [each for each in (data / "outbox").glob("*.eml") if _OUTBOX_NAME.fullmatch(each.name)]
+
+
+def count_unsecured_mails(conn: sqlite3.Connection) -> int:
+    """How many mails wait because the mail server offers no STARTTLS."""
+    query = "SELECT count(*) FROM mails WHERE next_attempt_at IS NOT NULL AND error LIKE ? || ':%'"
+    return int(conn.execute(query, (UnsecuredMailServer.__name__,)).fetchone()[0])
 
 
 @cache

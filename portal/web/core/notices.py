@@ -1,4 +1,4 @@
-"""The notices over every page that messages reach no phone: they go to a simulator, or nothing takes what waits."""
+"""The notices over every page: messages reach no phone, as they go to a simulator or wait; mails reach nobody."""
 
 import re
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from portal.core import i18n
 from portal.core.i18n import N_, _
 from portal.core.tls_client import TlsFault
+from portal.services.common import mail
 from portal.services.upstreams import binds, obstacles, upstreams
 from portal.services.upstreams.obstacles import Obstacle
 from portal.web.core import access, context
@@ -67,10 +68,31 @@ def get_notices() -> Sequence[Notice]:
     """What the page of this request says over everything else."""
     is_operator = access.get_current_user().is_operator
     listed = obstacles.list_obstacles(context.get_conn()) if is_operator else []
+    mail_notices = _describe_mails() if is_operator else []
     if listed or not obstacles.is_simulator_default(context.get_conn()):
-        return tuple(_describe_obstacles(listed))
+        return (*_describe_obstacles(listed), *mail_notices)
     sentence = _("Messages go to the simulator: nothing reaches a phone.")
-    return (Notice("info", sentence, command=_format_command(_find_remedy()) if is_operator else ""),)
+    return Notice("info", sentence, command=_format_command(_find_remedy()) if is_operator else ""), *mail_notices
+
+
+def _describe_mails() -> Sequence[Notice]:
+    """Mails that the server may not have in clear text, and those that lie in `outbox/`."""
+    listed = []
+    if count := mail.count_unsecured_mails(context.get_conn()):
+        sentence = i18n.ngettext(
+            "%(num)s mail waits: the mail server offers no STARTTLS, and mails can hold passwords. See [mail] tls.",
+            "%(num)s mails wait: the mail server offers no STARTTLS, and mails can hold passwords. See [mail] tls.",
+            count,
+        )
+        listed.append(Notice("err", sentence))
+    if count := len(mail.list_outbox(context.get_config().data)):
+        sentence = i18n.ngettext(
+            "%(num)s mail is in outbox/, unsent. It is sent once [mail] url is set, and deleted after 7 days.",
+            "%(num)s mails are in outbox/, unsent. They are sent once [mail] url is set, and deleted after 7 days.",
+            count,
+        )
+        listed.append(Notice("info", sentence))
+    return listed
 
 
 def _find_remedy() -> str:

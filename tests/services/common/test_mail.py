@@ -1,5 +1,6 @@
 """Mails reach a real SMTP server: with STARTTLS, with TLS from the start, with a login, and when it comes late."""
 
+import os
 import socket
 import sqlite3
 import ssl
@@ -61,9 +62,9 @@ def smtp(free_port: Callable[[], int]) -> Iterator[Callable[..., Controller]]:
     """Starts SMTP servers; all are stopped at the end."""
     started: list[Controller] = []
 
-    def start(port: int | None = None, **options: Any) -> Controller:
+    def start(port: int | None = None, hostname: str = "127.0.0.1", **options: Any) -> Controller:
         # With a login the server wants one, as mail providers do.
-        controller = Controller(Inbox(), hostname="127.0.0.1", port=port or free_port(), **options)
+        controller = Controller(Inbox(), hostname=hostname, port=port or free_port(), **options)
         controller.start()
         started.append(controller)
         return controller
@@ -78,11 +79,11 @@ def login(server: SMTP, session: Session, envelope: Envelope, mechanism: str, da
 
 
 @pytest.fixture
-def mailer(data: Path, keys: Keys) -> Callable[[str], Callable[[Connection], int]]:
+def mailer(data: Path, keys: Keys) -> Callable[..., Callable[[Connection], int]]:
     """Makes a function that sends what is due to a server, and says how many mails that were."""
 
-    def made(url: str) -> Callable[[Connection], int]:
-        config = settings.load_config(data=data, env={"PORTAL_MAIL_URL": url})
+    def made(url: str, tls: str = "required") -> Callable[[Connection], int]:
+        config = settings.load_config(data=data, env={"PORTAL_MAIL_URL": url, "PORTAL_MAIL_TLS": tls})
         return lambda conn: sum(mail.send_due_mails(conn, config, keys))
 
     return made
@@ -147,6 +148,38 @@ def test_a_login_is_never_sent_in_the_clear(conn, queue, smtp, mailer):
     queue()
     assert mailer(f"smtp://portal:p%40ss%3Aword@127.0.0.1:{server.port}")(conn) == 0
     assert "STARTTLS" in row(conn)["error"]
+    assert server.handler.mails == []
+
+
+@pytest.fixture
+def own_address() -> str:
+    """An address of this machine that isn't loopback. No datagram is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but loopback")
+        return str(probe.getsockname()[0])
+
+
+def test_no_mail_goes_in_clear_text_beyond_this_machine(conn, queue, smtp, mailer, own_address):
+    server = smtp(hostname=own_address)
+    queue()
+    url = f"smtp://{own_address}:{server.port}"
+    assert mailer(url)(conn) == 0
+    assert server.handler.mails == []
+    assert row(conn)["error"].startswith("UnsecuredMailServer: the server offers no STARTTLS")
+    assert mail.count_unsecured_mails(conn) == 1
+    make_due(conn)
+    assert mailer(url, tls="opportunistic")(conn) == 1
+    assert len(server.handler.mails) == 1
+    assert mail.count_unsecured_mails(conn) == 0
+
+
+def test_a_login_is_not_sent_in_clear_text_by_any_setting(conn, queue, smtp, mailer, own_address):
+    server = smtp(hostname=own_address, authenticator=login, auth_require_tls=False)
+    queue()
+    assert mailer(f"smtp://portal:p%40ss%3Aword@{own_address}:{server.port}", tls="opportunistic")(conn) == 0
     assert server.handler.mails == []
 
 
@@ -306,3 +339,80 @@ def test_without_a_server_mails_are_files(data, conn, queue, mailer):
     assert file.suffix == ".eml"
     assert file.stat().st_mode & 0o777 == 0o600
     assert message_from_bytes(file.read_bytes())["To"] == "marta@acme.example"
+
+
+@pytest.fixture
+def tend(data: Path, conn: Connection) -> Callable[..., list[str]]:
+    """Tends `outbox/`, and says which files are left."""
+
+    def tended(url: str = "") -> list[str]:
+        mail.tend_outbox(conn, settings.load_config(data=data, env={"PORTAL_MAIL_URL": url}))
+        return sorted(each.name for each in (data / "outbox").iterdir())
+
+    return tended
+
+
+def test_a_mail_leaves_the_outbox_once_a_server_has_taken_it(data, conn, queue, mailer, tend, smtp):
+    queue()
+    mailer("")(conn)
+    (file,) = tend()
+    port = find_free_port()
+    url = f"smtp://127.0.0.1:{port}"
+    assert tend(url) == [file]
+    assert mailer(url)(conn) == 0
+    assert row(conn)["attempts"] == 2
+    assert tend(url) == [file], "nobody has taken it"
+    server = smtp(port)
+    make_due(conn)
+    assert mailer(url)(conn) == 1
+    assert "s3cr3tpw" in server.handler.mails[0][1].get_body(("plain",)).get_content()
+    assert row(conn)["content"] is None
+    assert tend(url) == []
+    assert mailer(url)(conn) == 0
+
+
+def test_a_mail_whose_file_was_deleted_counts_as_sent_by_hand(data, conn, queue, mailer, tend, smtp):
+    queue()
+    mailer("")(conn)
+    (file,) = (data / "outbox").iterdir()
+    file.unlink()
+    url = f"smtp://127.0.0.1:{smtp().port}"
+    tend(url)
+    assert mailer(url)(conn) == 0
+
+
+def test_nothing_stays_in_the_outbox_for_more_than_a_week(data, conn, queue, mailer, tend):
+    queue()
+    mailer("")(conn)
+    (file,) = (data / "outbox").iterdir()
+    # As versions before have named them; their rows say that they were sent.
+    older = file.with_name(f"1700000000000-{file.name}")
+    older.write_bytes(file.read_bytes())
+    other = file.with_name("notes.txt")
+    other.touch()
+    now = now_ms() / 1000
+    for each in (file, older, other):
+        os.utime(each, (now, now - 7 * 86_400 + 60))
+    assert tend() == sorted([file.name, older.name, other.name])
+    for each in (file, older, other):
+        os.utime(each, (now, now - 7 * 86_400 - 60))
+    assert tend() == [other.name]
+
+
+def test_the_content_of_a_mail_that_was_a_file_goes_after_a_week(conn, queue, mailer):
+    queue()
+    mailer("")(conn)
+    created_at = row(conn)["created_at"]
+    mail.purge_mails(conn, created_at + 7 * 86_400_000)
+    assert row(conn)["content"]
+    mail.purge_mails(conn, created_at + 7 * 86_400_000 + 1)
+    assert row(conn)["content"] is None
+
+
+def test_what_an_older_version_has_written_stays_its_week(data, conn, queue, mailer, tend, smtp):
+    queue()
+    mailer("")(conn)
+    (file,) = (data / "outbox").iterdir()
+    older = file.rename(file.with_name(f"1700000000000-{file.name}"))
+    conn.execute("UPDATE mails SET sent_at = 1, content = NULL")
+    assert tend() == tend("smtp://127.0.0.1:9") == [older.name]

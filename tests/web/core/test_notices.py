@@ -1,4 +1,4 @@
-"""Every page says where messages reach no phone: that they go to a simulator, or what waits and why."""
+"""Every page says where messages reach no phone, and operators read where mails reach nobody, and why."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,7 @@ from portal.core import db
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.accounts import session_records
+from portal.services.common import mail
 from portal.services.common.audit import SHELL
 from portal.services.upstreams import binds, queue, upstreams
 from portal.services.upstreams.binds import BindState
@@ -207,4 +208,33 @@ def test_a_simulator_that_is_disabled_takes_nothing_either(
     wait(conn, 1)
     upstreams.disable_upstream(conn, SHELL, simulator)
     assert "1 message waits. “sim” is disabled. Try: app.py upstream enable sim" in read(olga, HOME)
+    assert 'class="notice' not in alice.get(HOME).text
+
+
+def test_mails_that_reach_nobody_are_told_to_operators(
+    alice: Browser, olga: Browser, conn: db.Connection, keys: Keys, config: Config, add: Callable[[], None]
+) -> None:
+    add()
+    mail.queue_mail(conn, keys, "marta@acme.example", "check", "en", problems=[], more=0)
+    list(mail.send_due_mails(conn, config, keys))
+    told = "1 mail is in outbox/, unsent. It is sent once [mail] url is set, and deleted after 7 days."
+    for address in OPERATOR_PAGES:
+        assert told in read(olga, address), address
+    assert 'class="notice' not in alice.get(HOME).text
+    for file in mail.list_outbox(config.data):
+        file.unlink()
+    assert 'class="notice' not in olga.get(HOME).text
+
+
+def test_mails_that_wait_for_starttls_are_told_to_operators(
+    alice: Browser, olga: Browser, conn: db.Connection, keys: Keys, add: Callable[[], None]
+) -> None:
+    add()
+    mail.queue_mail(conn, keys, "marta@acme.example", "check", "en", problems=[], more=0)
+    conn.execute("UPDATE mails SET error = 'ConnectionRefusedError: [Errno 111] STARTTLS'")
+    assert 'class="notice' not in olga.get(HOME).text
+    conn.execute("UPDATE mails SET error = 'UnsecuredMailServer: the server offers no STARTTLS'")
+    told = "1 mail waits: the mail server offers no STARTTLS, and mails can hold passwords. See [mail] tls."
+    for address in OPERATOR_PAGES:
+        assert told in read(olga, address), address
     assert 'class="notice' not in alice.get(HOME).text
