@@ -43,6 +43,7 @@ def _add_sender(
 ) -> CommandOutput:
     """Ask for one."""
     details: dict[str, Any] = {"description": description, "reason": reason, "document": _read_document(document)}
+    documents.scan_document(details["document"], context.config.documents.clamd)
     if not approve:
         asked_for = senders.add_sender(context.conn, SHELL, account, address, mail_keys=context.keys, **details)
         return _describe_senders(_sender_to_dict(asked_for))

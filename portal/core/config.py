@@ -109,6 +109,13 @@ class MailSettings:
 
 
 @dataclass(frozen=True)
+class DocumentSettings:
+    clamd: str = _declare_setting(
+        "", "host:port or Unix socket of the clamd that scans senders' documents; empty: nothing does", pasted=True
+    )
+
+
+@dataclass(frozen=True)
 class BillingSettings:
     enabled: str = _declare_setting(
         "auto",
@@ -177,6 +184,7 @@ class Config:
     web: WebSettings = field(default_factory=WebSettings)
     smpp: SmppSettings = field(default_factory=SmppSettings)
     mail: MailSettings = field(default_factory=MailSettings)
+    documents: DocumentSettings = field(default_factory=DocumentSettings)
     billing: BillingSettings = field(default_factory=BillingSettings)
     payments: PaymentSettings = field(default_factory=PaymentSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
@@ -222,6 +230,20 @@ _SECTIONS: dict[str, Any] = {name: cls for name, cls in get_type_hints(Config).i
 def bracket_ipv6(host: str) -> str:
     """Return a host as it is written before `:port`: an IPv6 address in brackets (RFC 3986, 3.2.2)."""
     return f"[{host}]" if ":" in host else host
+
+
+def parse_socket_address(text: str) -> str | tuple[str, int]:
+    """Read `host:port`, with an IPv6 address in brackets, or the absolute path of a Unix socket.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text.startswith("/"):
+        return text
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname or not parts.port or parts.netloc != text or "@" in text:
+        raise ValueError(text)
+    return parts.hostname, parts.port
 
 
 def wildcard_to_loopback(host: str) -> str:
@@ -368,6 +390,8 @@ def _check_config(config: Config) -> None:
         raise ConfigError("web.public_url: must look like https://host or https://host/path (or http://…)")
     if config.mail.url:
         _check_mail_url(config.mail.url)
+    if config.documents.clamd:
+        _check_socket_address("documents.clamd", config.documents.clamd)
     _check_payments(config.payments)
     if bool(config.smpp.tls_certificate) != bool(config.smpp.tls_key):
         raise ConfigError("smpp.tls_certificate and smpp.tls_key: give both, or neither")
@@ -390,6 +414,13 @@ def _check_networks(path: str, texts: tuple[str, ...]) -> None:
             ip_network(each)
         except ValueError as error:
             raise ConfigError(f"{path}: {error}") from None
+
+
+def _check_socket_address(path: str, text: str) -> None:
+    try:
+        parse_socket_address(text)
+    except ValueError:
+        raise ConfigError(f"{path}: {text!r} must look like 127.0.0.1:3310 or /run/clamav/clamd.ctl") from None
 
 
 def _check_mail_url(url: str) -> None:

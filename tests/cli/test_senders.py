@@ -1,5 +1,6 @@
 """`sender …`, as users and scripts run it."""
 
+from tests.clamd import EICAR, Clamd
 from tests.documents import PDF, create_png
 
 
@@ -38,6 +39,20 @@ def test_a_sender_s_document(ok, refused, tmp_path, conn):
     paper.write_bytes(b"")
     assert "isn't a PDF" in refused("sender", "add", "smpp-acme-1", "NEWS", "--document", paper)
     assert "No such file" in refused("sender", "add", "smpp-acme-1", "NEWS", "--document", tmp_path / "none")
+
+
+def test_a_document_is_scanned(ok, refused, data, tmp_path):
+    paper = tmp_path / "paper"
+    paper.write_bytes(PDF + EICAR)
+    with Clamd().listening() as clamd:
+        (data / "config.toml").write_text(f'[documents]\nclamd = "{clamd.address}"\n')
+        for approval in ([], ["--approve"]):
+            told = refused("sender", "add", "smpp-acme-1", "SHOP", "--document", paper, *approval)
+            assert "has found Eicar-Test-Signature" in told
+        paper.write_bytes(PDF)
+        assert ok("sender", "add", "smpp-acme-1", "SHOP", "--document", paper)["document"] == "pdf"
+        assert clamd.received == [PDF + EICAR, PDF + EICAR, PDF]
+    assert [each["sender"] for each in ok("sender", "list", "smpp-acme-1")] == ["SHOP", "ACME"]
 
 
 def test_decisions_in_the_shell_are_told_to_the_customer(ok, conn):

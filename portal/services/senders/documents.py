@@ -3,17 +3,22 @@
 They lie in the database: a document is there if and only if what names it is, and one file is the whole backup.
 """
 
+import logging
 import secrets
 import sqlite3
 import struct
+import threading
 import time
 import zlib
 from dataclasses import dataclass
 
+from portal.core import clamd
 from portal.core.clock import HOUR_MS, now_ms
 from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
+
+_log = logging.getLogger(__name__)
 
 PDF, PNG, JPEG = "pdf", "png", "jpeg"
 MEDIA_TYPES = {PDF: "application/pdf", PNG: "image/png", JPEG: "image/jpeg"}
@@ -28,6 +33,11 @@ _PIECE_BYTES = 128 * 1024
 # (`db.write_transaction`).
 _WRITE_PAUSE_S = 0.002
 _UPLOAD_GRACE_MS = HOUR_MS
+# A few bytes can say that a picture has billions of pixels, for which whoever opens it needs gigabytes.
+_MAX_SIDE_PIXELS = 12_000
+_MAX_PIXELS = 50_000_000
+# Threads that may wait for clamd: where it hangs, the others still answer pages.
+_scan_slots = threading.BoundedSemaphore(2)
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # ISO/IEC 10918-1, table B.1: frames (SOFn), but for DHT, JPG and DAC among them.
@@ -47,6 +57,21 @@ class DocumentQuotaExceeded(Refused, field="document"):
     sentence = N_("The documents of this account take up all of their %(most)s MB. Remove senders that aren't needed.")
 
 
+class ImageTooLarge(Refused, field="document"):
+    sentence = N_(
+        "The picture has %(width)s × %(height)s pixels: at most %(side)s a side, and %(most)s million in all. Make it"
+        " smaller."
+    )
+
+
+class DocumentInfected(Refused, field="document"):
+    sentence = N_("The virus scanner has found %(found)s in this document. It isn't kept.")
+
+
+class DocumentNotScanned(Refused, field="document"):
+    sentence = N_("The document can't be scanned for viruses at the moment. Try again in a few minutes.")
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """What is known of one beside its content. `name` is random, with the ending of its type; `size` in bytes."""
@@ -61,7 +86,7 @@ def detect_document_type(content: bytes) -> str:
     """PDF, PNG or JPEG, by the content's beginning, structure and end.
 
     Raises:
-        DocumentTooLarge, InvalidDocument
+        DocumentTooLarge, InvalidDocument, ImageTooLarge
     """
     if len(content) > MAX_DOCUMENT_BYTES:
         raise DocumentTooLarge(most=MAX_DOCUMENT_BYTES // _MB)
@@ -95,8 +120,10 @@ def _is_png(content: bytes) -> bool:
         (checksum,) = struct.unpack_from(">I", content, data_end)
         if zlib.crc32(memoryview(content)[offset + 4 : data_end]) != checksum:
             return False
-        if not chunk_types and (kind != b"IHDR" or length != 13 or 0 in struct.unpack_from(">II", content, offset + 8)):
-            return False
+        if not chunk_types:
+            width, height = struct.unpack_from(">II", content, offset + 8) if length == 13 else (0, 0)
+            if kind != b"IHDR" or not _has_pixels(width, height):
+                return False
         chunk_types.add(kind)
         offset = data_end + 4
         if kind == b"IEND":
@@ -121,13 +148,52 @@ def _is_jpeg(content: bytes) -> bool:
         if length < 2 or offset + 2 + length > len(content):
             return False
         if marker in _JPEG_FRAMES:
-            if length < 11 or 0 in struct.unpack_from(">HH", content, offset + 5):
+            height, width = struct.unpack_from(">HH", content, offset + 5) if length >= 11 else (0, 0)
+            if not _has_pixels(width, height):
                 return False
             has_frame = True
         offset += 2 + length
         if marker == _JPEG_SCAN:
             return has_frame and content.find(_JPEG_END, offset) > offset
     return False
+
+
+def _has_pixels(width: int, height: int) -> bool:
+    """Whether a picture has any; raises ImageTooLarge where it has too many."""
+    if max(width, height) > _MAX_SIDE_PIXELS or width * height > _MAX_PIXELS:
+        most = _MAX_PIXELS // 1_000_000
+        raise ImageTooLarge(width=width, height=height, side=_MAX_SIDE_PIXELS, most=most)
+    return width > 0 and height > 0
+
+
+def scan_document(content: bytes, clamd_address: str) -> None:
+    """Refuse a document in which clamd finds something, or that it can't be asked about.
+
+    It waits for clamd, for up to half a minute: no transaction may be open.
+
+    Args:
+        content: of the document; empty: there is none.
+        clamd_address: as in the setting `[documents] clamd`; empty: nothing scans documents.
+
+    Raises:
+        DocumentTooLarge, InvalidDocument, ImageTooLarge: it is none, and clamd isn't asked.
+        DocumentInfected, DocumentNotScanned
+    """
+    if not content or not clamd_address:
+        return
+    detect_document_type(content)
+    if not _scan_slots.acquire(blocking=False):
+        raise DocumentNotScanned()
+    try:
+        found = clamd.scan_content(clamd_address, content)
+    except OSError as error:
+        _log.error("a document was refused, for clamd at %s can't be asked: %s", clamd_address, error)
+        raise DocumentNotScanned() from None
+    finally:
+        _scan_slots.release()
+    if found:
+        _log.warning("a document was refused: clamd has found %s", found)
+        raise DocumentInfected(found=found)
 
 
 def store_document(conn: sqlite3.Connection, account_id: int, content: bytes, kind: str) -> int:

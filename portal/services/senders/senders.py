@@ -174,13 +174,14 @@ def add_sender(
         address: as typed; a number with or without a plus.
         description: for the reader of the list.
         reason: what it is for, for whoever decides.
-        document: what supports it: a PDF, PNG or JPEG; empty: none, or the one that it was refused with.
+        document: what supports it: a PDF, PNG or JPEG, as `documents.scan_document` has let it pass;
+            empty: none, or the one that it was refused with.
         mail_keys: seal the mails to the operators; None: it is no request, and they get none.
         now: milliseconds; None: this moment.
 
     Raises:
         InvalidSender, UnknownCountryCode, SenderExists, SenderFieldTooLong, SenderListFull
-        DocumentTooLarge, InvalidDocument, DocumentQuotaExceeded
+        DocumentTooLarge, InvalidDocument, ImageTooLarge, DocumentQuotaExceeded
     """
     address, kind = parse_sender(address)
     description, reason = " ".join(description.split()), reason.strip()

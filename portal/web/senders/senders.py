@@ -93,6 +93,7 @@ def add_sender(account: Account) -> ResponseReturnValue:
     with refusals_on(form, address="sender"):
         if upload and not content:
             raise documents.InvalidDocument()
+        documents.scan_document(content, context.get_config().documents.clamd)
         sender = senders.add_sender(
             context.get_conn(),
             context.get_actor(),

@@ -1,15 +1,33 @@
 import struct
+import threading
+import zlib
 
 import pytest
 
+from portal.core import clamd
 from portal.core.db import Connection
 from portal.services.common.audit import SHELL
 from portal.services.senders import documents, senders
 from portal.services.senders.documents import Document
 from portal.services.senders.senders import Sender
+from tests.clamd import EICAR, Clamd
 from tests.documents import JPEG, PDF, create_png
+from tests.support import wait_until
 
 MB = 1024 * 1024
+JPEG_SIZE = b"\xff\xc0\x00\x11\x08\x00\x08\x00\x08"
+
+
+def resized_png(width: int, height: int) -> bytes:
+    """A whole picture of 8 × 8 pixels that says it has another size, with the right checksum."""
+    header = struct.pack(">4sIIBBBBB", b"IHDR", width, height, 8, 0, 0, 0, 0)
+    content = create_png()
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+
+
+def resized_jpeg(width: int, height: int) -> bytes:
+    assert JPEG.count(JPEG_SIZE) == 1
+    return JPEG.replace(JPEG_SIZE, JPEG_SIZE[:5] + struct.pack(">HH", height, width))
 
 
 @pytest.mark.parametrize(
@@ -29,11 +47,6 @@ def test_what_a_document_is_its_content_says(content, kind):
     assert documents.detect_document_type(content) == kind
 
 
-def resized(content: bytes, width: int, height: int) -> bytes:
-    """A PNG that says it is of another size, with the right checksum."""
-    return create_png(width, height)[:33] + content[33:]
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -49,7 +62,7 @@ def resized(content: bytes, width: int, height: int) -> bytes:
         create_png().replace(b"IDAT", b"IDOT"),
         create_png()[:20] + b"\x09" + create_png()[21:],
         create_png()[:8] + create_png()[33:],
-        resized(create_png(), 0, 8),
+        resized_png(0, 8),
         b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 0xFFFFFFFF) + b"IHDR",
         JPEG[:-2],
         JPEG[:60],
@@ -67,6 +80,36 @@ def resized(content: bytes, width: int, height: int) -> bytes:
 def test_what_is_none_or_not_whole_is_refused(content):
     with pytest.raises(documents.InvalidDocument):
         documents.detect_document_type(content)
+
+
+@pytest.mark.parametrize("resize", [resized_png, resized_jpeg])
+@pytest.mark.parametrize(
+    ("width", "height", "fits"),
+    [
+        (12_000, 4_166, True),
+        (4_166, 12_000, True),
+        (7_071, 7_071, True),
+        (7_072, 7_072, False),
+        (12_001, 1, False),
+        (1, 12_001, False),
+        (60_000, 60_000, False),
+    ],
+)
+def test_a_picture_that_says_it_has_too_many_pixels_is_refused(resize, width, height, fits):
+    content = resize(width, height)
+    if fits:
+        assert documents.detect_document_type(content) in ("png", "jpeg")
+        return
+    with pytest.raises(documents.ImageTooLarge) as refusal:
+        documents.detect_document_type(content)
+    assert f"has {width} × {height} pixels: at most 12000 a side, and 50 million in all" in str(refusal.value)
+
+
+def test_the_largest_sizes_that_a_header_can_say_are_refused():
+    with pytest.raises(documents.ImageTooLarge):
+        documents.detect_document_type(resized_png(0xFFFFFFFF, 0xFFFFFFFF))
+    with pytest.raises(documents.ImageTooLarge):
+        documents.detect_document_type(resized_jpeg(0xFFFF, 0xFFFF))
 
 
 def test_a_document_has_five_megabytes_at_most():
@@ -168,3 +211,83 @@ def test_the_document_of_a_removed_sender_goes_when_it_can_t_come_back(conn, acm
     assert document_ids(conn) == []
     assert conn.execute("SELECT count(*) FROM removed_senders").fetchone()[0] == 0
     assert conn.execute("SELECT count(*) FROM sender_document_pieces").fetchone()[0] == 0
+
+
+# --- clamd
+
+
+@pytest.fixture(params=["port", "unix socket"])
+def scanner(request, tmp_path):
+    with Clamd().listening(tmp_path / "clamd.ctl" if request.param == "unix socket" else None) as started:
+        yield started
+
+
+def test_clamd_is_given_the_whole_document(scanner):
+    content = create_png(padding=5 * MB - len(create_png()))
+    documents.scan_document(content, scanner.address)
+    assert scanner.received == [content]
+
+
+def test_what_clamd_finds_something_in_is_refused(scanner):
+    with pytest.raises(documents.DocumentInfected, match="Eicar-Test-Signature"):
+        documents.scan_document(PDF + EICAR, scanner.address)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"stream: OK",
+        b"stream: Eicar-Test-Signature FOUND",
+        b"stream: OK ERROR\0",
+        b"INSTREAM size limit exceeded. ERROR\0",
+        b"UNKNOWN COMMAND\0",
+        b"\xff" * 5000,
+    ],
+    ids=range(7),
+)
+def test_an_answer_that_says_neither_refuses_the_document(scanner, answer):
+    scanner.answer = answer
+    with pytest.raises(documents.DocumentNotScanned):
+        documents.scan_document(PDF, scanner.address)
+
+
+def test_without_an_answer_in_time_the_document_is_refused(scanner, monkeypatch):
+    monkeypatch.setattr(clamd, "_TIMEOUT_S", 0.1)
+    scanner.may_answer.clear()
+    with pytest.raises(documents.DocumentNotScanned):
+        documents.scan_document(PDF, scanner.address)
+
+
+@pytest.mark.parametrize("where", ["port", "unix socket"])
+def test_a_document_is_refused_while_clamd_is_not_there(where, tmp_path, caplog):
+    with Clamd().listening(tmp_path / "clamd.ctl" if where == "unix socket" else None) as gone:
+        address = gone.address
+    with pytest.raises(documents.DocumentNotScanned, match="Try again in a few minutes"):
+        documents.scan_document(PDF, address)
+    assert f"clamd at {address} can't be asked" in caplog.text
+
+
+def test_two_documents_wait_for_clamd_and_the_others_for_none(scanner):
+    scanner.may_answer.clear()
+    threads = [threading.Thread(target=documents.scan_document, args=[PDF, scanner.address]) for _ in range(2)]
+    for each in threads:
+        each.start()
+    wait_until(lambda: len(scanner.received) == 2)
+    with pytest.raises(documents.DocumentNotScanned):
+        documents.scan_document(PDF, scanner.address)
+    scanner.may_answer.set()
+    for each in threads:
+        each.join()
+    documents.scan_document(PDF, scanner.address)
+    assert len(scanner.received) == 3
+
+
+def test_clamd_is_asked_about_documents_alone(scanner):
+    documents.scan_document(b"", scanner.address)
+    documents.scan_document(PDF, "")
+    with pytest.raises(documents.InvalidDocument):
+        documents.scan_document(b"MZ" + PDF, scanner.address)
+    with pytest.raises(documents.ImageTooLarge):
+        documents.scan_document(resized_png(60_000, 60_000), scanner.address)
+    assert scanner.received == []

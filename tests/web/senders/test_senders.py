@@ -1,20 +1,27 @@
 """The source addresses that an account's messages may carry."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
 import pytest
+from flask import Flask
 from werkzeug.datastructures import FileStorage
 from werkzeug.test import encode_multipart
 
 from portal.core import db
+from portal.core.config import Config, DocumentSettings
+from portal.core.crypto import Keys
 from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
 from portal.services.messages import inbound_numbers
 from portal.services.senders import documents, senders
 from portal.web.app import MAX_BODY_BYTES
+from portal.web.core import context
+from portal.web.core.context import PageLimits
+from tests.clamd import EICAR, Clamd
 from tests.documents import JPEG, PDF, create_png
 from tests.support import Cast, Person
 from tests.web import acting
@@ -200,8 +207,9 @@ def test_a_document_comes_back_as_a_file_to_save(
         (b"", "This file isn't a PDF, PNG or JPEG"),
         (b"MZ" + PDF, "This file isn't a PDF, PNG or JPEG"),
         (create_png(padding=5 * 1024 * 1024), "The document is too large: at most 5 MB."),
+        (create_png(12_001, 1), "The picture has 12001 × 1 pixels: at most 12000 a side"),
     ],
-    ids=["empty", "nothing known", "too large"],
+    ids=["empty", "nothing known", "too large", "too many pixels"],
 )
 def test_what_is_no_document_is_refused_at_its_field(
     alice: Browser, conn: db.Connection, content: bytes, sentence: str, htmx: bool | str
@@ -212,6 +220,45 @@ def test_what_is_no_document_is_refused_at_its_field(
     assert 'id="document-error"' in answer.text
     assert get_field_value(answer.text, "sender") == "SHOP"
     assert listed(conn) == {"ACME": senders.ENABLED}
+
+
+@pytest.fixture
+def clamd(app: Flask, config: Config, keys: Keys, page_limits: PageLimits) -> Iterator[Clamd]:
+    """A scanner that the pages ask."""
+    with Clamd().listening() as started:
+        scanned = replace(config, documents=DocumentSettings(clamd=started.address))
+        context.init_request_context(app, scanned, keys, page_limits)
+        yield started
+
+
+@pytest.mark.parametrize("htmx", [False, "senders"])
+def test_a_document_with_a_virus_is_refused_at_its_field(
+    alice: Browser, conn: db.Connection, clamd: Clamd, htmx: bool | str
+) -> None:
+    answer = alice.post(SENDERS, **asking(PDF + EICAR), htmx=htmx)
+    assert answer.status_code == 422
+    page_text = extract_text(answer.text)
+    assert "The virus scanner has found Eicar-Test-Signature in this document. It isn't kept." in page_text
+    assert 'id="document-error"' in answer.text
+    assert get_field_value(answer.text, "sender") == "SHOP"
+    assert listed(conn) == {"ACME": senders.ENABLED}
+    assert conn.execute("SELECT count(*) FROM sender_documents").fetchone()[0] == 0
+    alice.post(SENDERS, **asking(PDF))
+    assert clamd.received == [PDF + EICAR, PDF]
+    assert listed(conn)["SHOP"] == senders.WAITING
+
+
+def test_a_document_that_can_t_be_scanned_is_refused_at_its_field(
+    alice: Browser, conn: db.Connection, clamd: Clamd
+) -> None:
+    clamd.answer = b"INSTREAM: Can't allocate memory ERROR\0"
+    answer = alice.post(SENDERS, **asking(PDF))
+    assert answer.status_code == 422
+    assert "can't be scanned for viruses at the moment. Try again in a few minutes." in extract_text(answer.text)
+    assert 'id="document-error"' in answer.text
+    assert get_field_value(answer.text, "sender") == "SHOP"
+    assert listed(conn) == {"ACME": senders.ENABLED}
+    assert alice.post(SENDERS, data={"sender": "SHOP"}).status_code == 303, "without a document nothing is scanned"
 
 
 def test_the_document_of_a_refused_form_is_to_be_chosen_once_more(alice: Browser, conn: db.Connection) -> None:
