@@ -18,6 +18,7 @@ from portal.demo import client
 from portal.services.common import ids
 from portal.services.operations import self_check
 from portal.services.people import authentication, two_factor
+from portal.services.people.login_limits import Visitor
 from portal.services.statistics import daily_totals
 from tests.serving import clean_environment, is_server_ready, stop_process
 from tests.support import ROOT, RunningServer, find_free_port, read_demo_text, read_demo_value, wait_until
@@ -109,7 +110,7 @@ def test_all_its_people_can_log_in(made, demo_conn, keys):
     assert logins.totp_secrets.keys() == {"marta@acme.example", "bruno@acme.example", "olga@portal.example"}
     keys = type(keys).load(made.data)
     for email in logins.totp_secrets:
-        user = authentication.check_login(demo_conn, email, logins.password, "192.0.2.1", 10)
+        user = authentication.check_login(demo_conn, email, logins.password, Visitor("192.0.2.1"), 10)
         assert two_factor.verify_totp_code(demo_conn, keys, user.id, logins.totp_code(email))
 
 

@@ -32,6 +32,7 @@ class Keys:
         self._recovery_key = _derive_key(secret, b"recovery code digest")
         self._aead = AESGCM(_derive_key(secret, b"sealed columns"))
         self.cookie_key = _derive_key(secret, b"web cookies")
+        self.known_browser_key = _derive_key(secret, b"known browsers")
 
     @classmethod
     def load(cls, data: Path) -> "Keys":

@@ -8,15 +8,22 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Generator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from contextvars import copy_context
-from functools import partial
+from functools import cache, partial
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network
 from tempfile import SpooledTemporaryFile
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
+from werkzeug.wrappers import Request
+
+from portal.core import i18n
+from portal.core.i18n import _
+from portal.services.people.login_limits import list_networks
+from portal.services.people.password_hashing import HashingBusy
+from portal.web.core.headers import RETRY_AFTER_S
 from portal.web.core.proxies import resolve_client_address
 
 if TYPE_CHECKING:
@@ -38,9 +45,30 @@ _PIECE_BYTES = 1 << 18
 _PIECE_SECONDS = 120.0
 
 
+# So many hash or wait for it, each in a thread (`password_hashing`), and as many of a browser in which somebody has
+# logged in before. The others are refused before they take a thread: that costs a tenth, and pages don't wait for it.
+_LOGIN_PATH = "/login"
+_MAX_LOGINS, _MAX_LOGINS_OF_BROWSER = 4, 2
+_BUSY_PAGE = """<!doctype html>
+<html lang="{language}">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<main>
+<h1>{title}</h1>
+<p>{text}</p>
+<p><a href="login">{login}</a></p>
+<p><a href="login/link">{link}</a></p>
+</main>
+</html>
+"""
+
+
 class _RequestRefused(Exception):
-    def __init__(self, status: HTTPStatus) -> None:
+    """Args: `page`: HTML, where the request has come in whole and people are to read why."""
+
+    def __init__(self, status: HTTPStatus, page: str = "") -> None:
         self.status = status
+        self.page = page
 
 
 class ThreadedApplication:
@@ -50,6 +78,7 @@ class ThreadedApplication:
         threads: how many.
         max_body_bytes: a request with more is refused.
         trusted_proxies: see `resolve_client_address`.
+        find_browser: the id of a browser in which somebody has logged in before; "" for another one.
     """
 
     def __init__(
@@ -58,12 +87,15 @@ class ThreadedApplication:
         threads: int,
         max_body_bytes: int,
         trusted_proxies: Sequence[IPv4Network | IPv6Network],
+        find_browser: "Callable[[WSGIEnvironment], str]",
     ) -> None:
         self._wsgi_app = wsgi_app
         self._pool = ThreadPoolExecutor(threads, "pages")
         self._max_body_bytes = max_body_bytes
         self._trusted_proxies = trusted_proxies
+        self._find_browser = find_browser
         self._large_body_addresses: list[str] = []
+        self._login_browsers: list[str] = []
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         """Answer one request, which is of the type "http" (ASGI 3.0)."""
@@ -75,9 +107,11 @@ class ThreadedApplication:
                         await self._receive_body(environ, receive, body, held)
                 except TimeoutError:
                     raise _RequestRefused(HTTPStatus.REQUEST_TIMEOUT) from None
+                if environ["PATH_INFO"] == _LOGIN_PATH and environ["REQUEST_METHOD"] == "POST":
+                    self._count_login(environ, held)
                 await self._send_answer(environ, receive, send)
         except _RequestRefused as refused:
-            await _send_refusal(refused.status, receive, send)
+            await _send_refusal(refused, receive, send)
         except (ConnectionError, TimeoutError, asyncio.CancelledError):
             pass  # the last one where a stop has waited long enough; uvicorn closes a connection without a whole answer
 
@@ -104,11 +138,21 @@ class ThreadedApplication:
         body.seek(0)
 
     def _count_large_body(self, environ: "WSGIEnvironment", held: ExitStack) -> None:
-        address, addresses = resolve_client_address(environ, self._trusted_proxies), self._large_body_addresses
+        # Of IPv6 the /64, all of which is one client's.
+        address = list_networks(resolve_client_address(environ, self._trusted_proxies))[0]
+        addresses = self._large_body_addresses
         if addresses.count(address) >= _MAX_LARGE_BODIES_OF_ADDRESS or len(addresses) >= _MAX_LARGE_BODIES:
             raise _RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE)
         addresses.append(address)
         held.callback(addresses.remove, address)
+
+    def _count_login(self, environ: "WSGIEnvironment", held: ExitStack) -> None:
+        browser, browsers = self._find_browser(environ), self._login_browsers
+        if browsers.count(browser) >= (_MAX_LOGINS_OF_BROWSER if browser else _MAX_LOGINS):
+            language = i18n.best_language(list(Request(environ).accept_languages.values()))
+            raise _RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, _format_busy_page(language))
+        browsers.append(browser)
+        held.callback(browsers.remove, browser)
 
     async def _send_answer(self, environ: "WSGIEnvironment", receive: _Receive, send: _Send) -> None:
         head: _Message = {"type": "http.response.start"}
@@ -195,18 +239,33 @@ def _build_environ(scope: _Message) -> "WSGIEnvironment":
     return environ
 
 
-async def _send_refusal(status: HTTPStatus, receive: _Receive, send: _Send) -> None:
-    try:
-        async with asyncio.timeout(_REFUSED_BODY_SECONDS):
-            while (await receive()).get("more_body"):
-                pass
-    except TimeoutError:
-        pass
-    text = f"{status} {status.phrase}\n".encode()
+@cache
+def _format_busy_page(language: str) -> str:
+    """Says that others log in, without the look of the portal's pages, which would cost as much as these."""
+    i18n.use_language(language)
+    return _BUSY_PAGE.format(
+        language=language,
+        title=_("The portal is busy"),
+        text=HashingBusy().localized(),
+        login=_("Log in"),
+        link=_("Have a link mailed that lets you in now"),
+    )
+
+
+async def _send_refusal(refused: _RequestRefused, receive: _Receive, send: _Send) -> None:
+    if not refused.page:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REFUSED_BODY_SECONDS):
+                while (await receive()).get("more_body"):
+                    pass
+    text = (refused.page or f"{refused.status} {refused.status.phrase}\n").encode()
     headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-type", b"text/html; charset=utf-8" if refused.page else b"text/plain; charset=utf-8"),
+        (b"content-security-policy", b"default-src 'none'"),
         (b"content-length", str(len(text)).encode()),
         (b"connection", b"close"),
     ]
-    await send({"type": "http.response.start", "status": status.value, "headers": headers})
+    if refused.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers.append((b"retry-after", str(RETRY_AFTER_S).encode()))
+    await send({"type": "http.response.start", "status": refused.status.value, "headers": headers})
     await send({"type": "http.response.body", "body": text})

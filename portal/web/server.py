@@ -1,5 +1,6 @@
 """The web process: uvicorn, and what is done behind the pages."""
 
+import ctypes
 import gc
 import logging
 import signal
@@ -8,6 +9,7 @@ import sqlite3
 import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -20,6 +22,7 @@ from portal.core.listening import open_listening_sockets
 from portal.services.people import refused_logins
 from portal.web.app import MAX_BODY_BYTES, create_app
 from portal.web.asgi import ThreadedApplication
+from portal.web.people import known_browsers
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +33,9 @@ _UNREAD_MS = 120_000
 # sent: what is cut off of that is sent again. The supervisor waits not much longer.
 _DRAIN_S, _MAIL_S = 3, 1.0
 _LAST_WRITE_MS = 500
+# Larger blocks of memory go back to the system once they are freed. glibc by itself would keep a password's hash, 19
+# MiB, in each thread that has made one (mallopt(3): the bound moves to what was freed last, unless it is set).
+_M_MMAP_THRESHOLD, _MAX_KEPT_BLOCK_BYTES = -3, 8 << 20
 
 
 def run_web_server(config: Config, options: Sequence[str]) -> int:
@@ -41,6 +47,8 @@ def run_web_server(config: Config, options: Sequence[str]) -> int:
     Returns:
         The exit status: 0 after a clean stop, 1 where the address can't be listened on.
     """
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAX_KEPT_BLOCK_BYTES)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s web %(message)s", stream=sys.stderr)
     keys = Keys.load(config.data)
     application = ThreadedApplication(
@@ -49,6 +57,7 @@ def run_web_server(config: Config, options: Sequence[str]) -> int:
         # Beyond what the application takes, so that its own words are read first.
         MAX_BODY_BYTES + (1 << 20),
         config.trusted_proxy_networks,
+        partial(known_browsers.find_browser, config, keys),
     )
     server = uvicorn.Server(
         uvicorn.Config(

@@ -8,6 +8,7 @@ import pytest
 
 from portal.core.crypto import Keys
 from portal.services.people import authentication, two_factor, users
+from portal.services.people.login_limits import Visitor
 
 
 def test_init_makes_everything_for_its_owner_only(start_app, tmp_path):
@@ -124,7 +125,7 @@ def test_a_user_enrolled_at_once_can_log_in(ok, conn, keys):
     )  # fmt: skip
     assert made.keys() == {"email", "otpauth_uri", "recovery_codes"}
     assert len(made["recovery_codes"]) == 10
-    user = authentication.check_login(conn, "dora@acme.example", "correct horse battery", "192.0.2.1", 10)
+    user = authentication.check_login(conn, "dora@acme.example", "correct horse battery", Visitor("192.0.2.1"), 10)
     assert user.role == "owner"
     totp = pyotp.parse_uri(made["otpauth_uri"])
     assert isinstance(totp, pyotp.TOTP)

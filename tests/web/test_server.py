@@ -107,6 +107,21 @@ def test_an_address_has_four_large_bodies_on_their_way(server: RunningServer, op
     assert read_status(connect(server, open_sockets, head + bytes(100_000))) != 503
 
 
+def test_addresses_of_one_ipv6_network_have_four_large_bodies_together(
+    serve_alone: Callable[..., RunningServer], open_sockets: ExitStack
+) -> None:
+    server = serve_alone("web", PORTAL_WEB_TRUSTED_PROXIES="127.0.0.1")
+
+    def begin(address: str, octets: bytes = b"") -> socket.socket:
+        head = f"POST /login HTTP/1.1\r\nHost: portal\r\nX-Forwarded-For: {address}\r\nContent-Length: 100000\r\n\r\n"
+        return connect(server, open_sockets, head.encode() + octets)
+
+    for number in range(4):
+        begin(f"2001:db8::{number}")
+    wait_until(lambda: read_status(begin("2001:db8::4", bytes(100_000))) == 503)
+    assert read_status(begin("2001:db8:0:1::4", bytes(100_000))) != 503
+
+
 def is_there(server: RunningServer) -> bool:
     try:
         socket.create_connection(("127.0.0.1", urlsplit(server.url).port or 0), 1).close()

@@ -6,13 +6,8 @@ the token in its cookie. Whoever is new comes by a one-time link, chooses a pass
 
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
-from ipaddress import IPv6Address, ip_address, ip_network
-
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from portal.core.clock import DAY_MS, HOUR_MS, now_ms
 from portal.core.crypto import Keys, hash_token
@@ -22,17 +17,13 @@ from portal.services.common import audit, rate_limit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused, require_found
 from portal.services.common.rate_limit import TooManyAttempts
-from portal.services.people import login_mails, refused_logins, two_factor, users
+from portal.services.people import login_limits, login_mails, password_hashing, refused_logins, two_factor, users
+from portal.services.people.login_limits import Visitor
 from portal.services.people.login_mails import queue_login_mail
+from portal.services.people.password_hashing import HashingBusy
 from portal.services.people.password_rules import MAX_PASSWORD_LENGTH, check_new_password, list_known_names
 from portal.services.people.two_factor import WrongTotpCode
 from portal.services.people.users import SELECT_USERS, USER_COLUMNS, User
-
-_hasher = PasswordHasher()
-
-_RATE_LIMIT_PERIOD_MS = 15 * 60_000
-# One address may stand for a whole office.
-_ADDRESS_CAPACITY_FACTOR = 10
 
 SESSION_VALID_MS = 30 * DAY_MS
 SESSION_IDLE_MS = 12 * HOUR_MS
@@ -63,7 +54,8 @@ class InvalidEnrolmentLink(Refused):
 def hash_password(password: str, names: Iterable[str]) -> str:
     """The argon2id hash of a new password.
 
-    To be made before the write lock is taken: argon2 takes a tenth of a second, and submits would wait.
+    To be made before the write lock is taken, for submits would wait; in the pages' process within a turn
+    (`password_hashing.take_turn`).
 
     Args:
         names: what the password must not consist of, as for `check_new_password`.
@@ -72,44 +64,41 @@ def hash_password(password: str, names: Iterable[str]) -> str:
         InvalidPassword
     """
     check_new_password(password, names)
-    return _hasher.hash(password)
-
-
-@cache
-def _dummy_password_hash() -> str:
-    return _hasher.hash(secrets.token_hex())
+    return password_hashing.hash_password(password)
 
 
 def verify_password(password_hash: str | None, password: str) -> bool:
     """Whether this is the password. Without a hash it isn't, after as long a time."""
-    try:
-        return _hasher.verify(password_hash or _dummy_password_hash(), password[:MAX_PASSWORD_LENGTH])
-    except (VerificationError, InvalidHashError):
-        return False
+    return password_hashing.verify_password(password_hash, password[:MAX_PASSWORD_LENGTH])
 
 
 # --- logging in
 
 
-def check_login(conn: sqlite3.Connection, email: str, password: str, address: str, max_failures: int) -> User:
+def check_login(conn: sqlite3.Connection, email: str, password: str, visitor: Visitor, max_failures: int) -> User:
     """The first step: e-mail address and password.
 
-    An unknown address takes as long as a wrong password.
+    An unknown address takes as long as a wrong password. A hash with older parameters is replaced by a new one.
 
     Args:
-        address: where the request comes from.
         max_failures: how many in a quarter of an hour are allowed for one user; ten times that for one address.
 
     Raises:
-        LoginFailed, TooManyAttempts
+        LoginFailed, TooManyAttempts, HashingBusy
     """
     email = email.strip()[:254]
-    with _limit_attempts(conn, "login", email.lower(), email, address, max_failures):
+    address = visitor.address
+    buckets = login_limits.list_buckets(conn, "login", email, visitor, max_failures)
+    turn = password_hashing.take_turn(email.lower() if visitor.known_browser else "")
+    with _limit_attempts(conn, buckets, email, address, turn):
         row = conn.execute("SELECT password_hash FROM users WHERE email = ?", (email,)).fetchone()
         if not verify_password(row and row["password_hash"], password):
             reason = refused_logins.WRONG_PASSWORD if row else refused_logins.UNKNOWN_EMAIL
             refused_logins.record_refused_login(reason, email, address)
             raise LoginFailed()
+        if password_hashing.is_outdated(row["password_hash"]):
+            new_hash = password_hashing.hash_password(password[:MAX_PASSWORD_LENGTH])
+            conn.execute("UPDATE users SET password_hash = ? WHERE password_hash = ?", (new_hash, row["password_hash"]))
     user = users.get_user_by_email(conn, email)
     if not user.enrolled:
         refused_logins.record_refused_login(refused_logins.WRONG_PASSWORD, email, address)
@@ -118,7 +107,7 @@ def check_login(conn: sqlite3.Connection, email: str, password: str, address: st
 
 
 def check_second_factor(
-    conn: sqlite3.Connection, keys: Keys, user: User, code: str, address: str, max_failures: int
+    conn: sqlite3.Connection, keys: Keys, user: User, code: str, visitor: Visitor, max_failures: int
 ) -> list[str]:
     """The second step: a TOTP code, or a recovery code, which is used up.
 
@@ -129,7 +118,9 @@ def check_second_factor(
     Raises:
         WrongTotpCode, WrongRecoveryCode, TooManyAttempts
     """
-    with _limit_attempts(conn, "code", str(user.id), user.email, address, max_failures):
+    address = visitor.address
+    buckets = login_limits.list_buckets(conn, "code", user.email, visitor, max_failures)
+    with _limit_attempts(conn, buckets, user.email, address):
         new_codes = _use_second_factor(conn, keys, user, code, address)
         if new_codes is None:
             is_totp = code.strip().isdecimal()
@@ -155,28 +146,31 @@ def _use_second_factor(conn: sqlite3.Connection, keys: Keys, user: User, code: s
     return new_codes
 
 
-def _get_rate_limit_network(address: str) -> str:
-    """An IPv4 address, or the /64 of an IPv6 one: whoever has one address in it has them all."""
-    parsed = ip_address(address)
-    return str(ip_network((parsed, 64), strict=False)) if isinstance(parsed, IPv6Address) else address
-
-
 @contextmanager
 def _limit_attempts(
-    conn: sqlite3.Connection, step: str, user_key: str, email: str, address: str, max_failures: int
+    conn: sqlite3.Connection,
+    buckets: Sequence[tuple[str, int]],
+    email: str,
+    address: str,
+    turn: AbstractContextManager[None] | None = None,
 ) -> Iterator[None]:
-    """Count an attempt that fails in the block, for the user and for the address. Raises: TooManyAttempts"""
-    user_bucket, address_bucket = f"{step}:user:{user_key}", f"{step}:address:{_get_rate_limit_network(address)}"
+    """Count an attempt that fails in the block, and record one that was refused before it.
+
+    Args:
+        turn: to hash, in the block; who has failed too often doesn't wait for it.
+
+    Raises:
+        TooManyAttempts; HashingBusy
+    """
     try:
-        rate_limit.take_token(conn, address_bucket, max_failures * _ADDRESS_CAPACITY_FACTOR, _RATE_LIMIT_PERIOD_MS)
-        rate_limit.take_token(conn, user_bucket, max_failures, _RATE_LIMIT_PERIOD_MS)
-    except TooManyAttempts:
+        rate_limit.require_tokens(conn, buckets, login_limits.PERIOD_MS)
+        with turn or nullcontext():
+            rate_limit.take_tokens(conn, buckets, login_limits.PERIOD_MS)
+            yield
+    except (TooManyAttempts, HashingBusy):
         refused_logins.record_refused_login(refused_logins.THROTTLED, email, address)
         raise
-    yield
-    with write_transaction(conn):
-        rate_limit.put_back_token(conn, user_bucket)
-        rate_limit.put_back_token(conn, address_bucket)
+    rate_limit.put_back_tokens(conn, buckets)
 
 
 def change_password(
@@ -197,12 +191,13 @@ def change_password(
         installation: its name, which is no password.
 
     Raises:
-        WrongPassword, InvalidPassword, TooManyAttempts
+        WrongPassword, InvalidPassword, TooManyAttempts, HashingBusy
     """
     names = list_known_names(user, installation)
     check_new_password(new_password, names)
-    confirm_password(conn, user, current_password, actor.address, max_failures)
-    password_hash = hash_password(new_password, names)
+    confirm_password(conn, user, current_password, keep_token, actor.address, max_failures)
+    with password_hashing.take_turn(user.email.lower()):
+        password_hash = hash_password(new_password, names)
     with write_transaction(conn):
         conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (password_hash, user.id))
         _end_other_login_sessions(conn, user, keep_token)
@@ -211,14 +206,18 @@ def change_password(
 
 
 def confirm_password(
-    conn: sqlite3.Connection, user: User, current_password: str, address: str, max_failures: int
+    conn: sqlite3.Connection, user: User, current_password: str, token: str, address: str, max_failures: int
 ) -> None:
     """Check the password again, before something that a passer-by at an open screen must not do.
 
+    Args:
+        token: the login session's, by which failures are counted: nobody else's keep the user from their own settings.
+
     Raises:
-        WrongPassword, TooManyAttempts
+        WrongPassword, TooManyAttempts, HashingBusy
     """
-    with _limit_attempts(conn, "login", user.email.lower(), user.email, address, max_failures):
+    buckets = [(f"confirm:session:{hash_token(token).hex()}", max_failures)]
+    with _limit_attempts(conn, buckets, user.email, address, password_hashing.take_turn(user.email.lower())):
         row = conn.execute("SELECT password_hash FROM users WHERE id = ?", (user.id,)).fetchone()
         if not verify_password(row["password_hash"], current_password):
             refused_logins.record_refused_login(refused_logins.WRONG_CONFIRMATION, user.email, address)
@@ -255,6 +254,7 @@ def start_login_session(
             created_at=now,
             seen_at=now,
         )
+        login_limits.remember_network(conn, user, address)
         audit.record_action(conn, Actor(user.email, address), "login", customer_id=user.customer_id)
         if mail_keys:
             queue_login_mail(conn, mail_keys, user, login_mails.NEW_BROWSER, address, user_agent)
@@ -342,6 +342,7 @@ def reset_enrolment(conn: sqlite3.Connection, keys: Keys, actor: Actor, user: Us
         )
         conn.execute("DELETE FROM login_sessions WHERE user_id = ?", (user.id,))
         conn.execute("DELETE FROM recovery_codes WHERE user_id = ?", (user.id,))
+        login_limits.forget_user(conn, user)
         audit.record_action(conn, actor, "user.start_over", customer_id=user.customer_id, email=user.email)
         return create_enrolment_link(conn, user)
 
@@ -377,10 +378,11 @@ def enrol_by_link(
         The recovery codes, shown once.
 
     Raises:
-        InvalidEnrolmentLink, InvalidPassword, WrongTotpCode
+        InvalidEnrolmentLink, InvalidPassword, WrongTotpCode, HashingBusy
     """
     user = get_user_by_enrolment_link(conn, token)
-    password_hash = hash_password(password, list_known_names(user, installation))
+    with password_hashing.take_turn(user.email.lower()):
+        password_hash = hash_password(password, list_known_names(user, installation))
     with write_transaction(conn):
         # Read again: while the password was hashed, somebody else may have used the link.
         user = get_user_by_enrolment_link(conn, token)

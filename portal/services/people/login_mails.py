@@ -21,19 +21,22 @@ def queue_login_mail(
 ) -> None:
     """Tell a user what has happened to their login, in the caller's transaction.
 
-    In the user's language, or else the customer's: that of the page may be a stranger's.
-
     Args:
         event: one of this module's sentences.
         address: where the request came from.
         user_agent: the browser's header; empty: it isn't told.
     """
+    language, browser = read_language(conn, user), describe_user_agent(user_agent)
+    mail.queue_mail(
+        conn, keys, user.email, "login", language, event=event, at=now_ms(), address=address, browser=browser
+    )
+
+
+def read_language(conn: sqlite3.Connection, user: User) -> str | None:
+    """The user's language, or else the customer's: that of the page may be a stranger's."""
     query = (
         "SELECT ifnull(users.language, customers.language) FROM users"
         " LEFT JOIN customers ON customers.id = users.customer_id WHERE users.id = ?"
     )
-    (language,) = conn.execute(query, (user.id,)).fetchone()
-    browser = describe_user_agent(user_agent)
-    mail.queue_mail(
-        conn, keys, user.email, "login", language, event=event, at=now_ms(), address=address, browser=browser
-    )
+    language: str | None = conn.execute(query, (user.id,)).fetchone()[0]
+    return language

@@ -12,13 +12,13 @@ import sqlite3
 import threading
 from collections import Counter
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address, ip_network
 
 from portal.core.clock import HOUR_MS, now_ms
 from portal.core.crypto import Keys
 from portal.core.db import write_transaction
 from portal.services.common import audit, mail
 from portal.services.common.audit import Actor
+from portal.services.people.login_limits import list_networks
 from portal.services.people.users import User
 
 _log = logging.getLogger(__name__)
@@ -213,10 +213,9 @@ _PLACES = ", ".join("?" * len(REASONS))
 def _get_network(address: str) -> str:
     """An IPv4 address, or the /64 of an IPv6 one; what is neither, such as a network, as it is."""
     try:
-        parsed = ip_address(address)
+        return list_networks(address)[0]
     except ValueError:
         return address
-    return str(ip_network((parsed, 64), strict=False)) if isinstance(parsed, IPv6Address) else address
 
 
 # --- wrong second factors

@@ -14,6 +14,7 @@ from portal.services.common import idempotency
 from portal.services.common.csv_import import InvalidCsvLines
 from portal.services.common.errors import NotFound, Refused
 from portal.services.common.rate_limit import TooManyAttempts
+from portal.services.people.password_hashing import HashingBusy
 
 _INVALID_ID = (1 << 63) - 1
 _MAX_DIGITS = len(str(_INVALID_ID))
@@ -109,6 +110,8 @@ def add_form_error(form: TranslatedForm, error: Refused, **names: str) -> None:
         form.form_errors.append(message)
     if isinstance(error, TooManyAttempts):
         form.refused_status = 429
+    if isinstance(error, HashingBusy):
+        form.refused_status = 503
     if isinstance(error, InvalidCsvLines):
         form.bad_lines = error.summarize_lines()
 

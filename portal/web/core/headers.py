@@ -1,5 +1,6 @@
 """The headers that every answer carries, and what cookies are called."""
 
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
@@ -26,6 +27,9 @@ _HTTPS_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 
+# What is too busy now, is not for long.
+RETRY_AFTER_S = 5
+
 
 def init_headers(app: Flask, config: Config) -> None:
     headers = _HEADERS | (_HTTPS_HEADERS if is_https(config) else {})
@@ -38,6 +42,8 @@ def init_headers(app: Flask, config: Config) -> None:
         # Credentials are on these pages: no cache, and nothing for the back button after a logout.
         if "Cache-Control" not in response.headers:
             response.headers["Cache-Control"] = "no-store"
+        if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+            response.headers["Retry-After"] = str(RETRY_AFTER_S)
         if request.endpoint != "static_files.serve_static_file":
             response.headers.add("Vary", "HX-Request")
         return response

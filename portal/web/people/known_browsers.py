@@ -1,52 +1,115 @@
-"""Whether somebody has logged in with this browser before: a signed cookie of its own names the users."""
+"""Browsers in which somebody has logged in before: strangers' attempts and a flood of them keep these from nothing.
 
-from typing import Any
+A signed cookie names the browser, and the people's e-mail addresses as digests, which tell nothing to whoever reads it.
+Whoever logs in with another browser gets a mail.
+"""
 
-from flask import Response, after_this_request, current_app, request
+import hmac
+import secrets
+from typing import TYPE_CHECKING
+
+from flask import Response, after_this_request, request, session
 from itsdangerous import BadSignature, URLSafeTimedSerializer
+from werkzeug.wrappers import Request
 
-from portal.services.people.users import User
+from portal.core import clock
+from portal.core.clock import DAY_MS
+from portal.core.config import Config
+from portal.core.crypto import Keys
+from portal.services.people import login_limits
+from portal.services.people.login_limits import Visitor
+from portal.web.core import context, headers
 
-_VALID_S = 365 * 86_400
-# Of several people at one browser the latest are kept: a cookie must not grow.
-_MAX_USERS = 20
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+# Browsers keep none for longer (RFC 6265bis, section 5.5).
+_MAX_AGE_S = 400 * DAY_MS // 1000
+_MAX_PEOPLE = 5
+_UNLOCKED_KEY = "unlocked"
 
 
-def is_browser_known(user: User) -> bool:
-    return user.id in _read_user_ids()
+def get_visitor(email: str) -> Visitor:
+    """Who tries to log in with an e-mail address in this request."""
+    digest, browser = _digest_email(email), ""
+    known_id, digests = _read_own_cookie()
+    unlocked = session.get(_UNLOCKED_KEY)
+    if digest in digests:
+        browser = known_id
+    elif unlocked and unlocked["email"] == digest and 0 <= clock.now_ms() - unlocked["at"] < login_limits.UNLOCKED_MS:
+        browser = unlocked["browser"]
+    return Visitor(context.get_client_address(), browser)
 
 
-def remember_browser(user: User) -> None:
-    """Have the answer to this request say that the user has logged in here."""
-    user_ids = [user.id, *(each for each in _read_user_ids() if each != user.id)][:_MAX_USERS]
+def is_known_to(email: str) -> bool:
+    """Whether somebody has logged in with this browser; a lifted lock makes none of it."""
+    return _digest_email(email) in _read_own_cookie()[1]
+
+
+def find_browser(config: Config, keys: Keys, environ: "WSGIEnvironment") -> str:
+    """The id of the browser that sends a request, if it has the cookie; otherwise empty."""
+    name = get_cookie_name(config)
+    # Asked for each request of a flood: most have none.
+    return _read_cookie(name, keys, Request(environ))[0] if name in environ.get("HTTP_COOKIE", "") else ""
+
+
+def unlock_browser(email: str) -> None:
+    """Make this browser a known one for a while. It gets its cookie at once, by which a flood lets it pass."""
+    browser, digests = _read_own_cookie()
+    browser = browser or _new_browser_id()
+    session[_UNLOCKED_KEY] = {"email": _digest_email(email), "browser": browser, "at": clock.now_ms()}
+    _set_cookie(browser, digests)
+
+
+def remember_browser(email: str) -> None:
+    """Make this browser a known one, from the answer to this request on."""
+    browser, digests = _read_own_cookie()
+    digest = _digest_email(email)
+    _set_cookie(browser or _new_browser_id(), [*(each for each in digests if each != digest), digest][-_MAX_PEOPLE:])
+
+
+def _new_browser_id() -> str:
+    return secrets.token_hex(8)
+
+
+def _set_cookie(browser: str, digests: list[str]) -> None:
+    config, value = context.get_config(), _get_serializer(context.get_crypto_keys()).dumps([browser, digests])
 
     @after_this_request
     def set_cookie(response: Response) -> Response:
-        # As the session's cookie, but that it stays when the browser is closed.
-        session_cookie: Any = current_app.session_interface
         response.set_cookie(
-            _get_cookie_name(),
-            _make_serializer().dumps(user_ids),
-            max_age=_VALID_S,
-            path=session_cookie.get_cookie_path(current_app),
-            secure=session_cookie.get_cookie_secure(current_app),
+            get_cookie_name(config),
+            value,
+            max_age=_MAX_AGE_S,
+            path=headers.get_cookie_path(config),
+            secure=headers.is_https(config),
             httponly=True,
-            samesite=session_cookie.get_cookie_samesite(current_app),
+            samesite="Lax",
         )
         return response
 
 
-def _read_user_ids() -> list[int]:
+def get_cookie_name(config: Config) -> str:
+    return headers.name_cookie(config, "portal_browser")
+
+
+def _read_own_cookie() -> tuple[str, list[str]]:
+    return _read_cookie(get_cookie_name(context.get_config()), context.get_crypto_keys(), request)
+
+
+def _read_cookie(name: str, keys: Keys, request: Request) -> tuple[str, list[str]]:
+    """The browser's id, and the digests of those who have logged in; both empty where it has no cookie of ours."""
     try:
-        user_ids: list[int] = _make_serializer().loads(request.cookies.get(_get_cookie_name(), ""), _VALID_S)
+        browser, digests = _get_serializer(keys).loads(request.cookies.get(name, ""), max_age=_MAX_AGE_S)
     except BadSignature:
-        return []
-    return user_ids
+        return "", []
+    return browser, digests
 
 
-def _get_cookie_name() -> str:
-    return f"{current_app.config['SESSION_COOKIE_NAME']}_browser"
+def _get_serializer(keys: Keys) -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(keys.known_browser_key, salt="known browser")
 
 
-def _make_serializer() -> URLSafeTimedSerializer:
-    return URLSafeTimedSerializer(str(current_app.secret_key), salt="known browsers")
+def _digest_email(email: str) -> str:
+    key = context.get_crypto_keys().known_browser_key
+    return hmac.digest(key, email.strip().lower().encode(errors="surrogatepass"), "sha256")[:16].hex()

@@ -16,7 +16,8 @@ from wtforms import PasswordField, StringField
 
 from portal.core import clock, i18n
 from portal.core.i18n import N_, _
-from portal.services.people import authentication, password_rules, two_factor, users
+from portal.services.common.errors import Refused
+from portal.services.people import authentication, login_limits, password_rules, two_factor, users
 from portal.services.people.user_agents import describe_user_agent
 from portal.services.people.users import User
 from portal.web.core import access, context, errors, htmx
@@ -37,6 +38,10 @@ class LoginForm(TranslatedForm):
 
     email = StringField(N_("E-mail address"))
     password = PasswordField(N_("Password"))
+
+
+class UnlockForm(TranslatedForm):
+    email = StringField(N_("E-mail address"))
 
 
 class SecondFactorForm(TranslatedForm):
@@ -83,7 +88,7 @@ def login() -> ResponseReturnValue:
             context.get_conn(),
             form.email.data,
             form.password.data,
-            context.get_client_address(),
+            known_browsers.get_visitor(form.email.data),
             context.get_config().limits.login_failures,
         )
         session[_PENDING_LOGIN_KEY] = {"user": user.id, "at": clock.now_ms()}
@@ -108,7 +113,7 @@ def verify_second_factor() -> ResponseReturnValue:
                 context.get_crypto_keys(),
                 user,
                 form[used_field].data,
-                context.get_client_address(),
+                known_browsers.get_visitor(user.email),
                 context.get_config().limits.login_failures,
             )
             _start_login_session(user)
@@ -116,7 +121,40 @@ def verify_second_factor() -> ResponseReturnValue:
             if codes:
                 return htmx.render_plain_page("people/login/codes.html", codes=codes, address=address)
             return redirect(address, 303)
-    return htmx.render_plain_page("people/login/totp.html", form=form)
+    return htmx.render_plain_page("people/login/totp.html", form=form, email=user.email)
+
+
+@blueprint.route("/login/link", methods=["GET", "POST"])
+@access.public_view
+def send_unlock_link() -> ResponseReturnValue:
+    """Mail a link that lifts the lock, if there is such a user: the answer is the same."""
+    form = UnlockForm()
+    if request.method == "GET":
+        return htmx.render_plain_page("people/login/link.html", form=form)
+    with refusals_on(form):
+        login_limits.queue_unlock_link(
+            context.get_conn(),
+            context.get_crypto_keys(),
+            form.email.data,
+            context.get_client_address(),
+            context.get_config().limits.login_failures,
+        )
+        text = _("If this is the address of somebody who logs in here, a link is on its way to it.")
+        return htmx.redirect_after_post(url_for("login.login"), htmx.Toast(text))
+    return htmx.render_plain_page("people/login/link.html", form=form)
+
+
+@blueprint.route("/login/link/<token>", methods=["GET", "POST"])
+@access.public_view
+def unlock(token: str) -> ResponseReturnValue:
+    """Lift the lock for this browser, once it is asked for: programs that look at mails open their links, too."""
+    conn = context.get_conn()
+    if request.method == "POST":
+        known_browsers.unlock_browser(login_limits.use_unlock_link(conn, token).email)
+        text = _("You can log in with this browser for the next 15 minutes, whatever others try.")
+        return _restrict_referrer(htmx.redirect_after_post(url_for("login.login"), htmx.Toast(text)))
+    user = login_limits.get_user_by_unlock_link(conn, token)
+    return _restrict_referrer(htmx.render_plain_page("people/login/unlock.html", email=user.email))
 
 
 @blueprint.errorhandler(CSRFError)
@@ -166,7 +204,7 @@ def enrol(token: str) -> ResponseReturnValue:
                 context.get_client_address(),
                 context.get_config().name,
             )
-            known_browsers.remember_browser(user)
+            known_browsers.remember_browser(user.email)
             # The browser may have been logged in as somebody else; what follows is the new user's login.
             if current_user.is_authenticated:
                 authentication.end_login_session(conn, access.get_session_token())
@@ -200,7 +238,8 @@ def _check_password(user: User, form: NewPasswordForm) -> ResponseReturnValue:
 
 
 @blueprint.errorhandler(authentication.InvalidEnrolmentLink)
-def _render_invalid_link(refusal: authentication.InvalidEnrolmentLink) -> Response:
+@blueprint.errorhandler(login_limits.InvalidUnlockLink)
+def _render_invalid_link(refusal: Refused) -> Response:
     heading = _("This link is no longer good")
     return _restrict_referrer(
         htmx.render_plain_page("error.html", heading=heading, explanation=refusal.localized(), status=404)
@@ -232,11 +271,11 @@ def _start_login_session(user: User) -> None:
     # A cookie that somebody planted before the login (session fixation) must not become the login's.
     _clear_browser_session()
     user_agent = request.headers.get("User-Agent", "")
-    mail_keys = None if known_browsers.is_browser_known(user) else context.get_crypto_keys()
+    mail_keys = None if known_browsers.is_known_to(user.email) else context.get_crypto_keys()
     token = authentication.start_login_session(
         context.get_conn(), user, context.get_client_address(), user_agent, mail_keys
     )
-    known_browsers.remember_browser(user)
+    known_browsers.remember_browser(user.email)
     login_user(access.SessionUser(user, token))
 
 
@@ -400,6 +439,7 @@ def _confirm_password(form: ConfirmPasswordForm) -> None:
         context.get_conn(),
         access.get_current_user(),
         form.current.data,
+        access.get_session_token(),
         context.get_client_address(),
         context.get_config().limits.login_failures,
     )

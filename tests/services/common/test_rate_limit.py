@@ -51,7 +51,7 @@ def test_a_bucket_that_a_clock_far_ahead_has_emptied_is_full(conn):
 
 def test_a_token_given_back_can_be_taken_again(conn):
     rate_limit.take_token(conn, "bucket", 1, MINUTE_MS)
-    rate_limit.put_back_token(conn, "bucket")
+    rate_limit.put_back_tokens(conn, [("bucket", 1)])
     rate_limit.take_token(conn, "bucket", 1, MINUTE_MS)
 
 

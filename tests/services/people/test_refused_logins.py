@@ -17,8 +17,10 @@ from portal.core.crypto import Keys
 from portal.services.common import mail
 from portal.services.common.audit import Actor
 from portal.services.common.rate_limit import TooManyAttempts
-from portal.services.people import authentication, refused_logins, two_factor, users
+from portal.services.people import authentication, password_hashing, refused_logins, two_factor, users
 from portal.services.people.authentication import LoginFailed, WrongPassword, WrongRecoveryCode
+from portal.services.people.login_limits import Visitor
+from portal.services.people.password_hashing import HashingBusy
 from portal.services.people.refused_logins import _MAX_ROWS, _MAX_ROWS_IN_ALL, _Memory, record_refused_login
 from portal.services.people.two_factor import WrongTotpCode
 from portal.services.people.users import User
@@ -26,6 +28,7 @@ from tests.services.mails import get_text
 from tests.support import Cast
 
 HERE, MOST = "192.0.2.1", 10
+VISITOR = Visitor(HERE)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +62,7 @@ def number_of(rows: list[sqlite3.Row]) -> int:
 def test_an_unknown_address_and_a_wrong_password_leave_a_row(conn, cast):
     for email in ("nobody@acme.example", " Alice@Acme.example"):
         with pytest.raises(LoginFailed):
-            authentication.check_login(conn, email, "not the one", HERE, MOST)
+            authentication.check_login(conn, email, "not the one", VISITOR, MOST)
     rows = [(each["action"], each["actor"], each["address"], each["customer_id"]) for each in written(conn)]
     assert rows == [
         ("login.unknown_email", "nobody@acme.example", HERE, None),
@@ -70,32 +73,39 @@ def test_an_unknown_address_and_a_wrong_password_leave_a_row(conn, cast):
 def test_a_wrong_code_and_a_wrong_recovery_code_leave_a_row(conn, keys, alice):
     for code, refusal in (("000000", WrongTotpCode), ("aaaaa-bbbbb", WrongRecoveryCode)):
         with pytest.raises(refusal):
-            authentication.check_second_factor(conn, keys, alice, code, HERE, MOST)
+            authentication.check_second_factor(conn, keys, alice, code, VISITOR, MOST)
     assert [each["action"] for each in written(conn)] == ["login.wrong_code", "login.wrong_recovery_code"]
 
 
 def test_a_throttled_try_leaves_a_row_at_either_step(conn, keys, cast, alice):
     with pytest.raises(LoginFailed):
-        authentication.check_login(conn, alice.email, "not the one", HERE, 1)
+        authentication.check_login(conn, alice.email, "not the one", VISITOR, 1)
     with pytest.raises(TooManyAttempts):
-        authentication.check_login(conn, alice.email, cast.alice.password, HERE, 1)
+        authentication.check_login(conn, alice.email, cast.alice.password, VISITOR, 1)
     with pytest.raises(WrongTotpCode):
-        authentication.check_second_factor(conn, keys, alice, "000000", HERE, 1)
+        authentication.check_second_factor(conn, keys, alice, "000000", VISITOR, 1)
     with pytest.raises(TooManyAttempts):
-        authentication.check_second_factor(conn, keys, alice, cast.alice.totp_code(), HERE, 1)
+        authentication.check_second_factor(conn, keys, alice, cast.alice.totp_code(), VISITOR, 1)
     throttled = [each for each in written(conn) if each["action"] == "login.throttled"]
     assert [(each["actor"], each["address"], each["count"]) for each in throttled] == [(alice.email, HERE, 2)]
 
 
+def test_a_try_that_finds_no_turn_to_hash_leaves_a_row(conn, cast, monkeypatch):
+    monkeypatch.setattr(password_hashing, "MAX_STRANGERS", 0)
+    with pytest.raises(HashingBusy):
+        authentication.check_login(conn, cast.alice.email, cast.alice.password, VISITOR, MOST)
+    assert [(each["action"], each["actor"]) for each in written(conn)] == [("login.throttled", cast.alice.email)]
+
+
 def test_a_wrong_password_at_a_confirmation_leaves_a_row(conn, alice):
     with pytest.raises(WrongPassword):
-        authentication.confirm_password(conn, alice, "not the one", HERE, MOST)
+        authentication.confirm_password(conn, alice, "not the one", "token", HERE, MOST)
     assert [(each["action"], each["actor"]) for each in written(conn)] == [("user.wrong_password", alice.email)]
 
 
 def test_a_right_login_leaves_none(conn, keys, cast, alice):
-    authentication.check_login(conn, alice.email, cast.alice.password, HERE, MOST)
-    authentication.check_second_factor(conn, keys, alice, cast.alice.totp_code(), HERE, MOST)
+    authentication.check_login(conn, alice.email, cast.alice.password, VISITOR, MOST)
+    authentication.check_second_factor(conn, keys, alice, cast.alice.totp_code(), VISITOR, MOST)
     assert written(conn) == []
 
 
@@ -195,7 +205,7 @@ def test_a_flood_of_throttled_tries_writes_nothing_by_itself(
     def try_often(times: int) -> None:
         for _ in range(times):
             with pytest.raises((LoginFailed, TooManyAttempts)):
-                authentication.check_login(conn, cast.alice.email, "not the one", HERE, 1)
+                authentication.check_login(conn, cast.alice.email, "not the one", VISITOR, 1)
 
     # Until the address is throttled, too: up to then each try is counted for it.
     try_often(12)
@@ -234,7 +244,7 @@ def test_of_many_addresses_at_once_the_log_names_some(conn, caplog):
 def fail(conn: db.Connection, keys: Keys, user: User, times: int) -> None:
     for _ in range(times):
         with pytest.raises(WrongTotpCode):
-            authentication.check_second_factor(conn, keys, user, "000000", HERE, 100)
+            authentication.check_second_factor(conn, keys, user, "000000", VISITOR, 100)
 
 
 def wrong_code_mails(conn: db.Connection, keys: Keys) -> Iterator[dict[str, object]]:
@@ -251,7 +261,7 @@ def test_the_fifth_wrong_code_is_told_to_the_person_once_until_a_right_login(con
     (told,) = wrong_code_mails(conn, keys)
     assert told["to"] == alice.email
     assert told["context"] == {"email": alice.email, "address": HERE}
-    authentication.check_second_factor(conn, keys, alice, cast.alice.totp_code(), HERE, 100)
+    authentication.check_second_factor(conn, keys, alice, cast.alice.totp_code(), VISITOR, 100)
     fail(conn, keys, alice, 4)
     assert len(list(wrong_code_mails(conn, keys))) == 1
     fail(conn, keys, alice, 1)
@@ -260,11 +270,11 @@ def test_the_fifth_wrong_code_is_told_to_the_person_once_until_a_right_login(con
 
 def test_wrong_recovery_codes_count_and_a_right_one_ends_the_count(conn, keys, cast, alice):
     fail(conn, keys, alice, 4)
-    authentication.check_second_factor(conn, keys, alice, cast.alice.recovery_codes[0], HERE, 100)
+    authentication.check_second_factor(conn, keys, alice, cast.alice.recovery_codes[0], VISITOR, 100)
     for _ in range(5):
         assert list(wrong_code_mails(conn, keys)) == []
         with pytest.raises(WrongRecoveryCode):
-            authentication.check_second_factor(conn, keys, alice, "aaaaa-bbbbb", HERE, 100)
+            authentication.check_second_factor(conn, keys, alice, "aaaaa-bbbbb", VISITOR, 100)
     assert len(list(wrong_code_mails(conn, keys))) == 1
 
 

@@ -7,11 +7,13 @@ from portal.core.db import Connection
 from portal.services.common.audit import SHELL, Actor
 from portal.services.common.rate_limit import TooManyAttempts
 from portal.services.people import authentication, customers, password_rules, two_factor, users
+from portal.services.people.login_limits import Visitor
 from portal.services.people.users import User
 from tests.support import Cast
 
 NAME = "SMPP Portal"
 HERE = "192.0.2.1"
+VISITOR = Visitor(HERE)
 FAILURES = 5
 HOUR_MS = 3_600_000
 
@@ -67,7 +69,7 @@ def test_enrolment_by_a_link(conn, keys, newcomer):
     assert authentication.get_user_by_enrolment_link(conn, token) == newcomer
     codes = authentication.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE, NAME)
     assert len(codes) == 10
-    assert authentication.check_login(conn, newcomer.email, "correct horse", HERE, FAILURES).enrolled
+    assert authentication.check_login(conn, newcomer.email, "correct horse", VISITOR, FAILURES).enrolled
 
 
 def test_a_link_is_good_once(conn, keys, newcomer):
@@ -134,57 +136,57 @@ def test_links_and_passwords_are_kept_as_hashes(conn, keys, newcomer):
 
 def test_login_needs_the_password(conn, cast):
     assert (
-        authentication.check_login(conn, " Alice@ACME.example ", cast.alice.password, HERE, FAILURES).id
+        authentication.check_login(conn, " Alice@ACME.example ", cast.alice.password, VISITOR, FAILURES).id
         == cast.alice.id
     )
     with pytest.raises(authentication.LoginFailed):
-        authentication.check_login(conn, cast.alice.email, "wrong password", HERE, FAILURES)
+        authentication.check_login(conn, cast.alice.email, "wrong password", VISITOR, FAILURES)
 
 
 @pytest.mark.parametrize("email", ["nobody@acme.example", "", "dora@acme.example"])
 def test_who_is_unknown_or_not_enrolled_learns_nothing(conn, newcomer, email):
     with pytest.raises(authentication.LoginFailed, match="E-mail address or password are wrong"):
-        authentication.check_login(conn, email, "whatever it is", HERE, FAILURES)
+        authentication.check_login(conn, email, "whatever it is", VISITOR, FAILURES)
 
 
 def test_the_second_step_takes_a_code_or_a_recovery_code(conn, keys, cast, alice):
-    authentication.check_second_factor(conn, keys, alice, cast.alice.totp_code(), HERE, FAILURES)
-    authentication.check_second_factor(conn, keys, alice, cast.alice.recovery_codes[3], HERE, FAILURES)
+    authentication.check_second_factor(conn, keys, alice, cast.alice.totp_code(), VISITOR, FAILURES)
+    authentication.check_second_factor(conn, keys, alice, cast.alice.recovery_codes[3], VISITOR, FAILURES)
     with pytest.raises(authentication.WrongRecoveryCode):
-        authentication.check_second_factor(conn, keys, alice, cast.alice.recovery_codes[3], HERE, FAILURES)
+        authentication.check_second_factor(conn, keys, alice, cast.alice.recovery_codes[3], VISITOR, FAILURES)
 
 
 @pytest.mark.slow
 def test_failures_are_counted_by_user_from_wherever_they_come(conn, cast):
     for last in range(FAILURES):
         with pytest.raises(authentication.LoginFailed):
-            authentication.check_login(conn, cast.alice.email, "wrong password", f"192.0.2.{last}", FAILURES)
+            authentication.check_login(conn, cast.alice.email, "wrong password", Visitor(f"192.0.2.{last}"), FAILURES)
     with pytest.raises(TooManyAttempts):
-        authentication.check_login(conn, cast.alice.email, cast.alice.password, "192.0.2.99", FAILURES)
-    assert authentication.check_login(conn, cast.bob.email, cast.bob.password, HERE, FAILURES).id == cast.bob.id
+        authentication.check_login(conn, cast.alice.email, cast.alice.password, Visitor("192.0.2.99"), FAILURES)
+    assert authentication.check_login(conn, cast.bob.email, cast.bob.password, VISITOR, FAILURES).id == cast.bob.id
 
 
 @pytest.mark.slow
 def test_failures_are_counted_by_address_whoever_is_tried(conn):
     for number in range(10):
         with pytest.raises(authentication.LoginFailed):
-            authentication.check_login(conn, f"user{number}@acme.example", "wrong password", HERE, 1)
+            authentication.check_login(conn, f"user{number}@acme.example", "wrong password", VISITOR, 1)
     with pytest.raises(TooManyAttempts):
-        authentication.check_login(conn, "another@acme.example", "wrong password", HERE, 1)
+        authentication.check_login(conn, "another@acme.example", "wrong password", VISITOR, 1)
 
 
 @pytest.mark.slow
 def test_success_is_not_counted(conn, cast):
     for _ in range(3):
-        authentication.check_login(conn, cast.alice.email, cast.alice.password, HERE, 2)
+        authentication.check_login(conn, cast.alice.email, cast.alice.password, VISITOR, 2)
 
 
 def test_wrong_codes_are_counted(conn, keys, cast, alice):
     for _ in range(FAILURES):
         with pytest.raises(two_factor.WrongTotpCode):
-            authentication.check_second_factor(conn, keys, alice, "000000", HERE, FAILURES)
+            authentication.check_second_factor(conn, keys, alice, "000000", VISITOR, FAILURES)
     with pytest.raises(TooManyAttempts):
-        authentication.check_second_factor(conn, keys, alice, cast.alice.totp_code(), HERE, FAILURES)
+        authentication.check_second_factor(conn, keys, alice, cast.alice.totp_code(), VISITOR, FAILURES)
 
 
 # --- sessions
@@ -246,7 +248,7 @@ def test_changing_the_password_ends_the_other_sessions(conn, keys, cast, alice):
     )
     assert authentication.find_user_by_login_session(conn, mine)
     assert authentication.find_user_by_login_session(conn, other) is None
-    assert authentication.check_login(conn, alice.email, "another long one", HERE, FAILURES).id == alice.id
+    assert authentication.check_login(conn, alice.email, "another long one", VISITOR, FAILURES).id == alice.id
 
 
 def test_changing_the_password_needs_the_current_one(conn, keys, cast, alice):
@@ -254,7 +256,7 @@ def test_changing_the_password_needs_the_current_one(conn, keys, cast, alice):
         authentication.change_password(
             conn, keys, Actor(alice.email, HERE), alice, "wrong password", "another long one", "", FAILURES, NAME
         )
-    assert authentication.check_login(conn, alice.email, cast.alice.password, HERE, FAILURES).id == alice.id
+    assert authentication.check_login(conn, alice.email, cast.alice.password, VISITOR, FAILURES).id == alice.id
 
 
 def test_the_language_is_kept_with_the_user(conn, alice):
@@ -278,18 +280,18 @@ def test_another_authenticator_needs_a_code_of_its_own(conn, keys, cast, alice):
 def test_failures_are_counted_by_network_where_addresses_are_plenty(conn):
     for number in range(10):
         with pytest.raises(authentication.LoginFailed):
-            authentication.check_login(conn, f"nobody{number}@x.example", "wrong", f"2001:db8::{number}", 1)
+            authentication.check_login(conn, f"nobody{number}@x.example", "wrong", Visitor(f"2001:db8::{number}"), 1)
     with pytest.raises(TooManyAttempts):
-        authentication.check_login(conn, "somebody@x.example", "wrong", "2001:db8::ffff", 1)
+        authentication.check_login(conn, "somebody@x.example", "wrong", Visitor("2001:db8::ffff"), 1)
     with pytest.raises(authentication.LoginFailed):
-        authentication.check_login(conn, "somebody@x.example", "wrong", "2001:db8:0:1::1", 1)
+        authentication.check_login(conn, "somebody@x.example", "wrong", Visitor("2001:db8:0:1::1"), 1)
 
 
 def test_starting_over_ends_the_recovery_codes_too(conn, keys, cast, alice):
     authentication.reset_enrolment(conn, keys, SHELL, alice)
     assert two_factor.count_unused_recovery_codes(conn, alice.id) == 0
     with pytest.raises(authentication.WrongRecoveryCode):
-        authentication.check_second_factor(conn, keys, alice, cast.alice.recovery_codes[0], "203.0.113.7", 10)
+        authentication.check_second_factor(conn, keys, alice, cast.alice.recovery_codes[0], Visitor("203.0.113.7"), 10)
 
 
 def test_a_full_or_locked_database_keeps_nobody_from_reading(conn, alice):

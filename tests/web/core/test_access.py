@@ -25,6 +25,8 @@ PUBLIC = {
     "language.choose_language",
     "login.login",
     "login.verify_second_factor",
+    "login.send_unlock_link",
+    "login.unlock",
     "login.enrol",
     "login.setup",
     "login.check_first_password",

@@ -1,0 +1,281 @@
+"""Strangers' attempts lock nobody out: what attempts are counted by, and the link that lifts a lock."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from argon2 import PasswordHasher
+
+from portal.core.clock import now_ms
+from portal.core.config import Config
+from portal.core.crypto import Keys
+from portal.core.db import Connection
+from portal.services.common import mail
+from portal.services.common.audit import SHELL
+from portal.services.common.rate_limit import TooManyAttempts
+from portal.services.people import authentication, login_limits, users
+from portal.services.people.login_limits import InvalidUnlockLink, Visitor
+from portal.services.people.password_rules import MAX_PASSWORD_LENGTH
+from portal.services.people.two_factor import WrongTotpCode
+from portal.services.people.users import User
+from tests.support import Cast
+
+HERE, ELSEWHERE = "192.0.2.1", "203.0.113.7"
+FAILURES = 3
+
+
+@pytest.fixture
+def alice(conn: Connection, cast: Cast) -> User:
+    return users.get_user_by_email(conn, cast.alice.email)
+
+
+@pytest.fixture
+def fail(conn: Connection, cast: Cast) -> Callable[..., None]:
+    """Tries a wrong password of Alice's."""
+
+    def try_wrong_password(visitor: Visitor, email: str = cast.alice.email) -> None:
+        with pytest.raises(authentication.LoginFailed):
+            authentication.check_login(conn, email, "wrong password", visitor, FAILURES)
+
+    return try_wrong_password
+
+
+def gets_in(conn: Connection, cast: Cast, visitor: Visitor) -> bool:
+    try:
+        authentication.check_login(conn, cast.alice.email, cast.alice.password, visitor, FAILURES)
+    except TooManyAttempts:
+        return False
+    return True
+
+
+# --- counts of their own
+
+
+@pytest.mark.slow
+def test_a_known_browser_gets_in_while_strangers_have_used_up_their_attempts(conn, cast, fail):
+    for _ in range(FAILURES):
+        fail(Visitor(ELSEWHERE))
+    assert not gets_in(conn, cast, Visitor(HERE))
+    assert gets_in(conn, cast, Visitor(HERE, "a browser"))
+    assert gets_in(conn, cast, Visitor(ELSEWHERE, "a browser"))
+
+
+@pytest.mark.slow
+def test_a_known_browser_has_attempts_of_its_own_and_no_more_than_others(conn, cast, fail):
+    for _ in range(FAILURES):
+        fail(Visitor(HERE, "a browser"))
+    assert not gets_in(conn, cast, Visitor(HERE, "a browser"))
+    assert gets_in(conn, cast, Visitor(HERE, "another browser"))
+    assert gets_in(conn, cast, Visitor(HERE))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("known", "same", "other"),
+    [("192.0.2.1", "192.0.2.1", "192.0.2.2"), ("2001:db8:1:2::1", "2001:db8:1:2:3::4", "2001:db8:1:3::1")],
+)
+def test_an_address_from_which_they_have_logged_in_is_counted_apart(conn, cast, alice, fail, known, same, other):
+    authentication.start_login_session(conn, alice, known, "Firefox")
+    for _ in range(FAILURES):
+        fail(Visitor(ELSEWHERE))
+    assert gets_in(conn, cast, Visitor(same))
+    assert not gets_in(conn, cast, Visitor(other))
+    for _ in range(FAILURES):
+        fail(Visitor(same))
+    assert not gets_in(conn, cast, Visitor(same))
+
+
+@pytest.mark.slow
+def test_an_address_that_is_known_of_one_is_a_strangers_for_another(conn, cast, alice, fail):
+    authentication.start_login_session(conn, users.get_user_by_email(conn, cast.bob.email), HERE, "Firefox")
+    for _ in range(FAILURES):
+        fail(Visitor(ELSEWHERE))
+    assert not gets_in(conn, cast, Visitor(HERE))
+
+
+def test_addresses_are_forgotten_after_three_months_and_when_a_login_starts_over(conn, keys, alice):
+    authentication.start_login_session(conn, alice, HERE, "Firefox")
+    login_limits.purge_login_networks(conn, now_ms())
+    assert login_limits.is_known_network(conn, alice.email, HERE)
+    login_limits.purge_login_networks(conn, now_ms() + 91 * 86_400_000)
+    assert not login_limits.is_known_network(conn, alice.email, HERE)
+    authentication.start_login_session(conn, alice, HERE, "Firefox")
+    authentication.reset_enrolment(conn, keys, SHELL, alice)
+    assert not login_limits.is_known_network(conn, alice.email, HERE)
+
+
+def test_codes_are_counted_in_the_same_way(conn, keys, cast, alice):
+    def check(code: str, visitor: Visitor) -> None:
+        authentication.check_second_factor(conn, keys, alice, code, visitor, 1)
+
+    with pytest.raises(WrongTotpCode):
+        check("000000", Visitor(ELSEWHERE))
+    with pytest.raises(TooManyAttempts):
+        check(cast.alice.totp_code(), Visitor(HERE))
+    check(cast.alice.totp_code(), Visitor(HERE, "a browser"))
+
+
+def test_who_is_refused_waits_for_no_write_lock(conn, connect, cast):
+    name = f"login:user:{cast.alice.email}"
+    conn.execute("INSERT INTO throttle_buckets VALUES (?, 0, ?)", (name, now_ms()))
+    writer = connect()
+    writer.execute("BEGIN IMMEDIATE")
+    conn.execute("PRAGMA busy_timeout = 0")
+    assert not gets_in(conn, cast, Visitor(HERE))
+    writer.execute("ROLLBACK")
+
+
+@pytest.mark.slow
+def test_a_confirmation_counts_by_session(conn, alice, cast, fail):
+    one, other = (authentication.start_login_session(conn, alice, HERE, "Firefox") for _ in range(2))
+    for _ in range(FAILURES):
+        fail(Visitor(ELSEWHERE))
+        fail(Visitor(HERE))
+    authentication.confirm_password(conn, alice, cast.alice.password, one, HERE, FAILURES)
+    for _ in range(FAILURES):
+        with pytest.raises(authentication.WrongPassword):
+            authentication.confirm_password(conn, alice, "wrong password", one, HERE, FAILURES)
+    with pytest.raises(TooManyAttempts):
+        authentication.confirm_password(conn, alice, cast.alice.password, one, HERE, FAILURES)
+    authentication.confirm_password(conn, alice, cast.alice.password, other, HERE, FAILURES)
+
+
+# --- IPv6
+
+
+def test_ipv6_counts_by_64_56_and_48():
+    assert login_limits.list_networks("2001:db8:1:2345::1") == [
+        "2001:db8:1:2345::/64",
+        "2001:db8:1:2300::/56",
+        "2001:db8:1::/48",
+    ]
+    assert login_limits.list_networks("192.0.2.1") == ["192.0.2.1"]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "address", "outside"),
+    [
+        (10, "2001:db8:0:7::{0:x}", "2001:db8:0:8::1"),
+        (20, "2001:db8:0:00{0:02x}::1", "2001:db8:0:0100::1"),
+        (40, "2001:db8:0:{0:x}00::1", "2001:db8:1::1"),
+    ],
+)
+def test_no_more_of_a_wider_network_pass_than_may(conn, monkeypatch, attempts, address, outside):
+    monkeypatch.setattr(authentication, "verify_password", lambda *_: False)
+
+    def attempt(number: int, source: str) -> None:
+        authentication.check_login(conn, f"nobody{number}@acme.example", "wrong", Visitor(source), 1)
+
+    for number in range(attempts):
+        with pytest.raises(authentication.LoginFailed):
+            attempt(number, address.format(number))
+    with pytest.raises(TooManyAttempts):
+        attempt(attempts, address.format(attempts))
+    with pytest.raises(authentication.LoginFailed):
+        attempt(attempts, outside)
+
+
+# --- the link that lifts a lock
+
+
+@pytest.fixture
+def ask(conn: Connection, keys: Keys, config: Config) -> Callable[..., list[str]]:
+    """Asks for a link, and returns the tokens of the mails that are sent."""
+
+    def ask_for_link(email: str, address: str = HERE) -> list[str]:
+        login_limits.queue_unlock_link(conn, keys, email, address, FAILURES)
+        sent = [*mail.send_due_mails(conn, config, keys)]
+        mails = sorted((config.data / "outbox").glob("*.eml"))[-len(sent) :] if sent else []
+        return [re.findall(r"/login/link/([\w-]{43})", each.read_text().replace("=\n", ""))[0] for each in mails]
+
+    return ask_for_link
+
+
+def test_a_link_is_mailed_and_good_once(conn, cast, ask):
+    (token,) = ask(f" {cast.alice.email.upper()} ")
+    assert login_limits.get_user_by_unlock_link(conn, token).id == cast.alice.id
+    assert login_limits.use_unlock_link(conn, token).id == cast.alice.id
+    with pytest.raises(InvalidUnlockLink):
+        login_limits.use_unlock_link(conn, token)
+
+
+def test_a_link_is_good_for_an_hour(conn, cast, ask):
+    (token,) = ask(cast.alice.email)
+    conn.execute("UPDATE unlock_links SET expires_at = expires_at - 3600000")
+    with pytest.raises(InvalidUnlockLink):
+        login_limits.use_unlock_link(conn, token)
+    login_limits.purge_login_networks(conn, now_ms())
+    assert not conn.execute("SELECT * FROM unlock_links").fetchall()
+
+
+def test_the_mail_is_in_the_language_of_the_company_where_the_person_has_chosen_none(conn, keys, cast, config, ask):
+    conn.execute("UPDATE customers SET language = 'it' WHERE id = ?", (cast.acme,))
+    ask(cast.alice.email)
+    (file,) = (config.data / "outbox").glob("*.eml")
+    assert "Subject: Il suo link per accedere" in file.read_text()
+
+
+def test_the_token_is_kept_as_a_hash(conn, cast, ask):
+    (token,) = ask(cast.alice.email)
+    assert token not in "\n".join(conn.iterdump())
+
+
+def test_a_link_is_no_enrolment_link_and_the_other_way_round(conn, cast, alice, ask):
+    (token,) = ask(cast.alice.email)
+    with pytest.raises(authentication.InvalidEnrolmentLink):
+        authentication.get_user_by_enrolment_link(conn, token)
+    with pytest.raises(InvalidUnlockLink):
+        login_limits.use_unlock_link(conn, authentication.create_enrolment_link(conn, alice))
+
+
+def test_three_are_mailed_in_an_hour_and_a_further_question_ends_none(conn, cast, ask):
+    tokens = [token for number in range(5) for token in ask(cast.alice.email, f"192.0.2.{number}")]
+    assert len(tokens) == 3
+    for token in tokens:
+        login_limits.use_unlock_link(conn, token)
+
+
+def test_who_is_unknown_or_not_enrolled_gets_none(conn, keys, cast, ask):
+    users.create_user(conn, keys, SHELL, "dora@acme.example", users.MANAGER, cast.acme)
+    assert not ask("nobody@acme.example")
+    assert not ask("dora@acme.example")
+
+
+def test_an_address_asks_for_so_many(conn, keys):
+    for number in range(10 * FAILURES):
+        login_limits.queue_unlock_link(conn, keys, f"nobody{number}@acme.example", HERE, FAILURES)
+    with pytest.raises(TooManyAttempts):
+        login_limits.queue_unlock_link(conn, keys, "nobody@acme.example", HERE, FAILURES)
+
+
+def test_a_login_that_starts_over_ends_it(conn, keys, cast, alice, ask):
+    (token,) = ask(cast.alice.email)
+    authentication.reset_enrolment(conn, keys, SHELL, alice)
+    with pytest.raises(InvalidUnlockLink):
+        login_limits.use_unlock_link(conn, token)
+
+
+# --- older hashes
+
+
+@pytest.mark.slow
+def test_an_older_hash_is_replaced_at_the_login(conn, cast):
+    def read_hash() -> str:
+        return str(conn.execute("SELECT password_hash FROM users WHERE id = ?", (cast.alice.id,)).fetchone()[0])
+
+    older = PasswordHasher().hash(cast.alice.password)
+    conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (older, cast.alice.id))
+    with pytest.raises(authentication.LoginFailed):
+        authentication.check_login(conn, cast.alice.email, "wrong password", Visitor(HERE), FAILURES)
+    assert read_hash() == older
+    assert gets_in(conn, cast, Visitor(HERE))
+    assert read_hash().startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert gets_in(conn, cast, Visitor(HERE))
+
+
+def test_a_replaced_hash_is_of_as_much_as_is_compared(conn, cast):
+    longest = "x" * MAX_PASSWORD_LENGTH
+    older = PasswordHasher(memory_cost=64).hash(longest)
+    conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (older, cast.alice.id))
+    for _ in range(2):
+        authentication.check_login(conn, cast.alice.email, longest + "and more", Visitor(HERE), FAILURES)

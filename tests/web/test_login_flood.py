@@ -1,0 +1,101 @@
+"""A flood of wrong logins, against the real server: pages are answered, memory stays, and a known browser gets in."""
+
+import re
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from http.cookiejar import CookieJar
+from pathlib import Path
+from threading import Event
+from urllib.parse import urlencode
+
+import pytest
+
+from portal.core import db
+from tests.support import DEADLINE_S, Cast, RunningServer, wait_until
+
+pytestmark = pytest.mark.slow
+
+MAX_GROWTH_MB = 60
+
+
+class Client:
+    """A browser of the real server, without JavaScript. It stays at a refused form."""
+
+    def __init__(self, server: RunningServer) -> None:
+        self._url = server.url
+        self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+
+    def open(self, path: str, form: dict[str, str] | None = None) -> tuple[int, str, dict[str, str]]:
+        """Status, page and headers."""
+        request = urllib.request.Request(self._url + path, urlencode(form).encode() if form else None)
+        request.add_header("Accept-Language", "it")
+        try:
+            with self._opener.open(request, timeout=DEADLINE_S) as answer:
+                return answer.status, answer.read().decode(), dict(answer.headers)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode(), dict(error.headers)
+
+    def token(self) -> str:
+        found = re.search(r'name="csrf_token" value="([^"]+)"', self.open("/login")[1])
+        assert found
+        return found[1]
+
+    def log_in(self, email: str, password: str, recovery_code: str) -> int:
+        token = self.token()
+        status, page, _ = self.open("/login", {"email": email, "password": password, "csrf_token": token})
+        if status != 200 or "recovery" not in page:
+            return status
+        return self.open("/login/totp", {"recovery": recovery_code, "csrf_token": token})[0]
+
+
+def read_memory_mb(pid: int, name: str) -> float:
+    """What is in use (VmRSS), or was at most (VmHWM)."""
+    found = re.search(rf"^{name}:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1]) * 1024 / 1e6
+
+
+def test_a_flood_of_logins_takes_little_memory_and_no_page_and_keeps_no_known_browser_out(
+    serve_alone: Callable[..., RunningServer], cast: Cast, conn: db.Connection
+) -> None:
+    server = serve_alone("web")
+    known, attacker = Client(server), Client(server)
+    assert known.log_in(cast.alice.email, cast.alice.password, cast.alice.recovery_codes[0]) == 200
+    conn.execute("DELETE FROM login_sessions")
+    # What is under test is the flood; the address would be refused after a hundred.
+    conn.execute("DELETE FROM throttle_buckets")
+    token = attacker.token()
+    statuses: Counter[int] = Counter()
+    refused_pages: list[tuple[str, dict[str, str]]] = []
+    ended = Event()
+
+    def send_wrong_logins(number: int) -> None:
+        while not ended.is_set():
+            form = {"email": f"nobody{number}@acme.example", "password": "a wrong one", "csrf_token": token}
+            status, page, headers = attacker.open("/login", form)
+            statuses[status] += 1
+            if status == 503:
+                refused_pages.append((page, headers))
+
+    before_mb = read_memory_mb(server.process.pid, "VmRSS")
+    with ThreadPoolExecutor(80) as pool:
+        try:
+            for number in range(80):
+                pool.submit(send_wrong_logins, number)
+            wait_until(lambda: statuses[503] >= 80 and statuses[401] >= 4, deadline_s=60)
+            assert attacker.open("/healthz")[0] == 200
+            assert known.log_in(cast.alice.email, cast.alice.password, cast.alice.recovery_codes[1]) == 200
+            assert known.open("/profile")[1].count(cast.alice.email)
+            growth_mb = read_memory_mb(server.process.pid, "VmHWM") - before_mb
+        finally:
+            ended.set()
+    assert growth_mb <= MAX_GROWTH_MB
+    page, headers = refused_pages[0]
+    assert headers["retry-after"] == "5"
+    assert '<html lang="it">' in page
+    assert "In questo momento accedono troppe persone." in page
+    assert 'href="login/link"' in page
