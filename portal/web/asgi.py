@@ -21,6 +21,7 @@ from werkzeug.wrappers import Request
 
 from portal.core import i18n
 from portal.core.i18n import _
+from portal.services.people import refused_logins
 from portal.services.people.login_limits import list_networks
 from portal.services.people.password_hashing import HashingBusy
 from portal.web.core.headers import RETRY_AFTER_S
@@ -139,16 +140,20 @@ class ThreadedApplication:
 
     def _count_large_body(self, environ: "WSGIEnvironment", held: ExitStack) -> None:
         # Of IPv6 the /64, all of which is one client's.
-        address = list_networks(resolve_client_address(environ, self._trusted_proxies))[0]
+        address = list_networks(self._resolve_address(environ))[0]
         addresses = self._large_body_addresses
         if addresses.count(address) >= _MAX_LARGE_BODIES_OF_ADDRESS or len(addresses) >= _MAX_LARGE_BODIES:
             raise _RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE)
         addresses.append(address)
         held.callback(addresses.remove, address)
 
+    def _resolve_address(self, environ: "WSGIEnvironment") -> str:
+        return resolve_client_address(environ, self._trusted_proxies)
+
     def _count_login(self, environ: "WSGIEnvironment", held: ExitStack) -> None:
         browser, browsers = self._find_browser(environ), self._login_browsers
         if browsers.count(browser) >= (_MAX_LOGINS_OF_BROWSER if browser else _MAX_LOGINS):
+            refused_logins.record_refused_login(refused_logins.THROTTLED, "", self._resolve_address(environ))
             language = i18n.best_language(list(Request(environ).accept_languages.values()))
             raise _RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, _format_busy_page(language))
         browsers.append(browser)
