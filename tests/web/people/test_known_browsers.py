@@ -150,12 +150,9 @@ def test_the_cookie_is_for_the_server_alone_and_tells_no_address(
 ) -> None:
     browser = make_app(replace(config, web=replace(config.web, public_url=public_url))).test_client()
     assert isinstance(browser, Browser)
-    prefix = {"SCRIPT_NAME": path.rstrip("/")}
     data = {"email": cast.alice.email, "password": cast.alice.password}
-    base_url = public_url.removesuffix(path) if path != "/" else public_url
-    browser.post("/login", data=data, base_url=base_url, environ_overrides=prefix)
-    code = {"code": cast.alice.totp_code()}
-    answer = browser.post("/login/totp", data=code, base_url=base_url, environ_overrides=prefix)
+    browser.post("/login", data=data, base_url=public_url)
+    answer = browser.post("/login/totp", data={"code": cast.alice.totp_code()}, base_url=public_url)
     (cookie,) = (each for each in answer.headers.getlist("Set-Cookie") if each.startswith(f"{name}="))
     attributes = set(cookie.split("; ")[1:])
     assert {"HttpOnly", "SameSite=Lax", "Max-Age=34560000", f"Path={path}"} <= attributes
@@ -185,7 +182,13 @@ def read_link(conn: db.Connection, config: Config, keys: Keys) -> Callable[[], s
 
 
 def test_a_link_lets_one_browser_in(
-    app: Flask, browser: Browser, locked: Person, read_link: Callable[[], str], config: Config, keys: Keys
+    app: Flask,
+    browser: Browser,
+    locked: Person,
+    read_link: Callable[[], str],
+    conn: db.Connection,
+    config: Config,
+    keys: Keys,
 ) -> None:
     answer = browser.post("/login/link", data={"email": locked.email})
     assert (answer.status_code, answer.location) == (303, "/login")
@@ -215,6 +218,8 @@ def test_a_link_lets_one_browser_in(
     assert first_step(browser, locked).status_code == 303
     assert browser.post("/login/totp", data={"code": "000000"}, environ_base=AWAY).status_code == 401
     assert browser.post("/login/totp", data={"code": locked.totp_code()}, environ_base=AWAY).status_code == 303
+    # The link made none of this browser in which somebody has logged in before: the login is told.
+    assert [*mail.send_due_mails(conn, config, keys)] == [True]
 
 
 def test_the_lock_is_lifted_for_a_quarter_of_an_hour_and_for_one_person(
