@@ -58,9 +58,9 @@ def run_proxy(server: RunningServer, port: int, prefix: str) -> Iterator[None]:
             proxy.shutdown()
 
 
-@pytest.mark.parametrize(("prefix", "name"), [("", "__Host-portal_session"), ("/sms", "__Secure-portal_session")])
+@pytest.mark.parametrize(("prefix", "name_prefix"), [("", "__Host-"), ("/sms", "__Secure-")])
 def test_a_browser_logs_in(
-    browser: Browser, serve_alone: Callable[..., RunningServer], cast: Cast, prefix: str, name: str
+    browser: Browser, serve_alone: Callable[..., RunningServer], cast: Cast, prefix: str, name_prefix: str
 ) -> None:
     port = find_free_port()
     url = f"https://portal.test:{port}{prefix}"
@@ -77,9 +77,13 @@ def test_a_browser_logs_in(
         page.wait_for_url(lambda address: address.startswith(url) and "/login" not in address)
         page.goto(f"{url}/profile")
         expect(page.get_by_text(cast.alice.email).first).to_be_visible()
-        (cookie,) = context.cookies()
-        assert (cookie["name"], cookie["domain"], cookie["path"]) == (name, "portal.test", prefix or "/")
-        assert cookie["secure"]
-        assert cookie["httpOnly"]
+        cookies = context.cookies()
+        # The session's, and that of known browsers.
+        names = {each["name"] for each in cookies}
+        assert names == {f"{name_prefix}portal_browser", f"{name_prefix}portal_session"}
+        for cookie in cookies:
+            assert (cookie["domain"], cookie["path"]) == ("portal.test", prefix or "/")
+            assert cookie["secure"]
+            assert cookie["httpOnly"]
         # Nobody else on the host is sent it.
-        assert len(context.cookies(f"https://portal.test:{port}/other")) == (0 if prefix else 1)
+        assert len(context.cookies(f"https://portal.test:{port}/other")) == (0 if prefix else 2)
