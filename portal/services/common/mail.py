@@ -5,6 +5,7 @@ import logging
 import re
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from email.message import EmailMessage
 from email.utils import formatdate, parseaddr
 from functools import cache, partial
@@ -203,10 +204,12 @@ def tend_outbox(conn: sqlite3.Connection, config: Config) -> None:
         if name and not name["older"]:
             query = "SELECT id, sent_at, next_attempt_at, content FROM mails WHERE id = ? AND created_at = ?"
             row = conn.execute(query, (int(name["id"]), int(name["created_at"]))).fetchone()
-        if (row and row["sent_at"]) or file.stat().st_mtime * 1000 < now - _GIVE_UP_MS:
-            file.unlink()
-        elif config.mail.url and row and row["content"] and row["next_attempt_at"] is None:
-            update_row(conn, "mails", row["id"], next_attempt_at=now)
+        # Somebody may remove a file meanwhile, or has put a link there that leads nowhere.
+        with suppress(FileNotFoundError):
+            if (row and row["sent_at"]) or file.stat().st_mtime * 1000 < now - _GIVE_UP_MS:
+                file.unlink()
+            elif config.mail.url and row and row["content"] and row["next_attempt_at"] is None:
+                update_row(conn, "mails", row["id"], next_attempt_at=now)
 
 
 def list_outbox(data: Path) -> list[Path]:

@@ -399,6 +399,17 @@ def test_nothing_stays_in_the_outbox_for_more_than_a_week(data, conn, queue, mai
     assert tend() == [other.name]
 
 
+def test_a_link_that_leads_nowhere_keeps_no_other_file_from_its_end(data, conn, queue, mailer, tend):
+    queue()
+    mailer("")(conn)
+    (file,) = (data / "outbox").iterdir()
+    week_old = now_ms() / 1000 - 7 * 86_400 - 60
+    os.utime(file, (week_old, week_old))
+    link = file.with_name("1.1.eml")
+    link.symlink_to("nowhere")
+    assert tend() == [link.name]
+
+
 def test_the_content_of_a_mail_that_was_a_file_goes_after_a_week(conn, queue, mailer):
     queue()
     mailer("")(conn)
