@@ -10,9 +10,10 @@ from io import StringIO
 _SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
 # Whatever a file has between its columns, Excel separates at the Windows region's sign, LibreOffice at all three of
 # comma, semicolon and tab, and quotes mean nothing then: a cell may begin behind each of these in a text. Control
-# characters are dropped by some, or end a line; spaces in front may be, as two quotes are. No place is looked at twice:
-# a text may have 39,000 characters.
-_FORMULA_START = re.compile(rf'[,;|؛\x00-\x1f\x7f](?=(?:"|[^\S\x00-\x1f])*+[{_SIGNS}])')
+# characters are dropped by some, or end a line, as Unicode's line ends do; spaces in front may be dropped, as two
+# quotes are. No place is looked at twice: a text may have 39,000 characters.
+_LINE_ENDS = r"\x00-\x1f\x85\u2028\u2029"
+_FORMULA_START = re.compile(rf'[,;|؛\x7f{_LINE_ENDS}](?=(?:"|[^\S{_LINE_ENDS}])*+[{_SIGNS}])')
 
 
 def format_csv(rows: Sequence[Sequence[object]], *, delimiter: str = ";", line_end: str = "\r\n") -> str:

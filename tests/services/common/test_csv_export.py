@@ -58,6 +58,7 @@ def test_each_sign_is_known(sign: str) -> None:
         (f"hi,{sign}1+1", f"hi,'{sign}1+1"),
         (f"hi;\xa0{sign}A1,|{sign}A2", f"hi;'\xa0{sign}A1,|'{sign}A2"),
         (f"\0{sign}1", f"\0'{sign}1"),
+        (f"a\x85{sign}1\u2028 {sign}2\u2029{sign}3", f"a\x85'{sign}1\u2028' {sign}2\u2029'{sign}3"),
     ]:
         assert next(csv.reader(io.StringIO(format_csv([[text]])), delimiter=";")) == [safe]
 
@@ -75,7 +76,7 @@ def test_what_is_no_formula_stays_as_it_is() -> None:
 
 def test_no_text_takes_long() -> None:
     """The longest text of a message, 255 parts; a search that looks at each pair of places takes a second or more."""
-    for piece in (", ", "\t", '"', " "):
+    for piece in (", ", "\t", '"', " ", "\u2028"):
         began = time.process_time()
         format_csv([["," + piece * (39_000 // len(piece)) + "x"]])
         assert time.process_time() - began < 0.3, piece
