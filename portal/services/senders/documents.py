@@ -10,6 +10,8 @@ import struct
 import threading
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from portal.core import clamd
@@ -36,8 +38,11 @@ _UPLOAD_GRACE_MS = HOUR_MS
 # A few bytes can say that a picture has billions of pixels, for which whoever opens it needs gigabytes.
 _MAX_SIDE_PIXELS = 12_000
 _MAX_PIXELS = 50_000_000
-# Threads that may wait for clamd: where it hangs, the others still answer pages.
+# Threads that may wait for clamd, and those with the ones that wait for their turn: where it hangs, the others still
+# answer pages.
 _scan_slots = threading.BoundedSemaphore(2)
+_scan_places = threading.BoundedSemaphore(4)
+_SLOT_TIMEOUT_S = 5.0
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # ISO/IEC 10918-1, table B.1: frames (SOFn), but for DHT, JPG and DAC among them.
@@ -169,7 +174,7 @@ def _has_pixels(width: int, height: int) -> bool:
 def scan_document(content: bytes, clamd_address: str) -> None:
     """Refuse a document in which clamd finds something, or that it can't be asked about.
 
-    It waits for clamd, for up to half a minute: no transaction may be open.
+    It waits for clamd, for up to half a minute, and for others' documents before: no transaction may be open.
 
     Args:
         content: of the document; empty: there is none.
@@ -182,18 +187,30 @@ def scan_document(content: bytes, clamd_address: str) -> None:
     if not content or not clamd_address:
         return
     detect_document_type(content)
-    if not _scan_slots.acquire(blocking=False):
-        raise DocumentNotScanned()
-    try:
-        found = clamd.scan_content(clamd_address, content)
-    except OSError as error:
-        _log.error("a document was refused, for clamd at %s can't be asked: %s", clamd_address, error)
-        raise DocumentNotScanned() from None
-    finally:
-        _scan_slots.release()
+    with _wait_for_slot():
+        try:
+            found = clamd.scan_content(clamd_address, content)
+        except OSError as error:
+            _log.error("a document was refused, for clamd at %s can't be asked: %s", clamd_address, error)
+            raise DocumentNotScanned() from None
     if found:
         _log.warning("a document was refused: clamd has found %s", found)
         raise DocumentInfected(found=found)
+
+
+@contextmanager
+def _wait_for_slot() -> Iterator[None]:
+    if not _scan_places.acquire(blocking=False):
+        raise DocumentNotScanned()
+    try:
+        if not _scan_slots.acquire(timeout=_SLOT_TIMEOUT_S):
+            raise DocumentNotScanned()
+        try:
+            yield
+        finally:
+            _scan_slots.release()
+    finally:
+        _scan_places.release()
 
 
 def store_document(conn: sqlite3.Connection, account_id: int, content: bytes, kind: str) -> int:

@@ -268,19 +268,45 @@ def test_a_document_is_refused_while_clamd_is_not_there(where, tmp_path, caplog)
     assert f"clamd at {address} can't be asked" in caplog.text
 
 
-def test_two_documents_wait_for_clamd_and_the_others_for_none(scanner):
+def test_two_documents_are_scanned_at_a_time_two_wait_and_others_are_refused_at_once(scanner, monkeypatch):
+    monkeypatch.setattr(documents, "_SLOT_TIMEOUT_S", 60.0)
+    scanner.may_answer.clear()
+    ends: list[str] = []
+
+    def scan() -> None:
+        try:
+            documents.scan_document(PDF, scanner.address)
+        except documents.DocumentNotScanned:
+            ends.append("refused")
+        else:
+            ends.append("scanned")
+
+    threads = [threading.Thread(target=scan) for _ in range(5)]
+    for each in threads:
+        each.start()
+    try:
+        wait_until(lambda: len(scanner.received) == 2 and ends == ["refused"])
+    finally:
+        scanner.may_answer.set()
+        for each in threads:
+            each.join()
+    assert ends == ["refused"] + ["scanned"] * 4
+    assert len(scanner.received) == 4
+
+
+def test_nobody_waits_long_for_documents_that_clamd_does_not_answer(scanner, monkeypatch):
+    monkeypatch.setattr(documents, "_SLOT_TIMEOUT_S", 0.1)
     scanner.may_answer.clear()
     threads = [threading.Thread(target=documents.scan_document, args=[PDF, scanner.address]) for _ in range(2)]
     for each in threads:
         each.start()
     wait_until(lambda: len(scanner.received) == 2)
-    with pytest.raises(documents.DocumentNotScanned):
-        documents.scan_document(PDF, scanner.address)
+    for _ in range(3):
+        with pytest.raises(documents.DocumentNotScanned):
+            documents.scan_document(PDF, scanner.address)
     scanner.may_answer.set()
     for each in threads:
         each.join()
-    documents.scan_document(PDF, scanner.address)
-    assert len(scanner.received) == 3
 
 
 def test_clamd_is_asked_about_documents_alone(scanner):
