@@ -35,6 +35,8 @@ _RETENTION_MS = 90 * DAY_MS
 _CLAIM_TIMEOUT_MS = 120_000
 # `_write_to_outbox` names a file after its mail's `created_at` and `id`; versions before it put another time in front.
 _OUTBOX_NAME = re.compile(r"\.?(?P<older>\d+-)?(?P<created_at>\d{1,18})\.(?P<id>\d{1,18})\.eml")
+# Mails of which there are files, and that no server is to have yet.
+_IN_OUTBOX = "next_attempt_at IS NULL AND content IS NOT NULL"
 
 
 class UnsecuredMailServer(OSError):
@@ -194,10 +196,17 @@ def tend_outbox(conn: sqlite3.Connection, config: Config) -> None:
     """Delete the files in `outbox/` whose mails were sent since, or that are a week old.
 
     Where a mail server is set by now, those that are left are queued for it. A mail whose file somebody has removed
-    counts as sent by hand: it is not queued.
+    before counts as sent by hand: it is not queued, and its content goes.
     """
     now = now_ms()
-    for file in list_outbox(config.data):
+    # Looked for before their files: a mail is one of these once its file is there.
+    mails = conn.execute(f"SELECT id, created_at FROM mails WHERE {_IN_OUTBOX}").fetchall()
+    files = list_outbox(config.data)
+    names = {each.name for each in files}
+    for mail in mails:
+        if f"{mail['created_at']}.{mail['id']}.eml" not in names:
+            conn.execute(f"UPDATE mails SET content = NULL WHERE id = ? AND {_IN_OUTBOX}", (mail["id"],))
+    for file in files:
         name = _OUTBOX_NAME.fullmatch(file.name)
         row = None
         # Of what an older version has written the row says that it was sent, and the content is gone.
@@ -215,6 +224,12 @@ def tend_outbox(conn: sqlite3.Connection, config: Config) -> None:
 def list_outbox(data: Path) -> list[Path]:
     """The mails in the data folder's `outbox/`, without what else somebody has put there."""
     return [each for each in (data / "outbox").glob("*.eml") if _OUTBOX_NAME.fullmatch(each.name)]
+
+
+def count_outbox_mails(conn: sqlite3.Connection, settings: MailSettings) -> int:
+    """How many mails are in `outbox/` until a mail server is set; those that were removed count for a minute yet."""
+    # Where there is a server they wait for it, as others do.
+    return 0 if settings.url else int(conn.execute(f"SELECT count(*) FROM mails WHERE {_IN_OUTBOX}").fetchone()[0])
 
 
 def count_unsecured_mails(conn: sqlite3.Connection) -> int:

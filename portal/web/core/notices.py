@@ -85,7 +85,7 @@ def _describe_mails() -> Sequence[Notice]:
             count,
         )
         listed.append(Notice("err", sentence))
-    if count := len(mail.list_outbox(context.get_config().data)):
+    if count := mail.count_outbox_mails(context.get_conn(), context.get_config().mail):
         sentence = i18n.ngettext(
             "%(num)s mail is in outbox/, unsent. It is sent once [mail] url is set, and deleted after 7 days.",
             "%(num)s mails are in outbox/, unsent. They are sent once [mail] url is set, and deleted after 7 days.",

@@ -377,6 +377,8 @@ def test_a_mail_whose_file_was_deleted_counts_as_sent_by_hand(data, conn, queue,
     (file,) = (data / "outbox").iterdir()
     file.unlink()
     url = f"smtp://127.0.0.1:{smtp().port}"
+    tend()
+    assert row(conn)["content"] is None
     tend(url)
     assert mailer(url)(conn) == 0
 

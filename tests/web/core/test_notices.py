@@ -223,7 +223,19 @@ def test_mails_that_reach_nobody_are_told_to_operators(
     assert 'class="notice' not in alice.get(HOME).text
     for file in mail.list_outbox(config.data):
         file.unlink()
+    mail.tend_outbox(conn, config)
     assert 'class="notice' not in olga.get(HOME).text
+
+
+def test_the_pages_of_operators_do_not_list_the_outbox(
+    olga: Browser, conn: db.Connection, keys: Keys, config: Config, add: Callable[[], None]
+) -> None:
+    add()
+    mail.queue_mail(conn, keys, "marta@acme.example", "check", "en", problems=[], more=0)
+    list(mail.send_due_mails(conn, config, keys))
+    for number in range(3):
+        (config.data / "outbox" / f"1.{number}.eml").touch()
+    assert "1 mail is in outbox/, unsent." in read(olga, HOME)
 
 
 def test_mails_that_wait_for_starttls_are_told_to_operators(
