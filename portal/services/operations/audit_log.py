@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from portal.core import i18n
-from portal.core.clock import now_ms
+from portal.core.clock import HOUR_MS, now_ms
 from portal.core.i18n import N_
 from portal.services.accounts import accounts
 from portal.services.common import keyset
@@ -163,6 +163,8 @@ _CONDITIONS = {
     "action": "action = :action",
 }
 _MAX_COUNTED = 20_000
+# So long after it happened a row may be written.
+_WRITTEN_WITHIN_MS = HOUR_MS
 
 
 def list_audit_page(
@@ -197,17 +199,24 @@ def list_audit_page(
 def _find_id_range(conn: sqlite3.Connection, period: Period) -> tuple[int, int]:
     """The ids from which on, and up to which, rows of a period are.
 
-    Ids are in the order of time, but where the clock was wrong: one that was decades off must hide nothing, so a period
-    without a beginning or an end has no such id.
+    Ids are in the order of time but for an hour: refused logins are written after they came. Where the clock was wrong
+    they aren't: one that was decades off must hide nothing, so a period without a beginning or an end has no such id.
     """
     first_id, end_id = 0, (1 << 63) - 1
+    # The plus keeps SQLite from looking at all rows in the order of their ids.
     if period.since > 0:
-        row = conn.execute("SELECT id FROM audit_log WHERE at >= ? ORDER BY at, id LIMIT 1", (period.since,)).fetchone()
-        first_id = row["id"] if row else end_id
+        query = (
+            "SELECT min(+id) FROM audit_log"
+            " WHERE at >= ?1 AND at <= (SELECT min(at) FROM audit_log WHERE at >= ?1) + ?2"
+        )
+        (found,) = conn.execute(query, (period.since, _WRITTEN_WITHIN_MS)).fetchone()
+        first_id = end_id if found is None else found
     if period.until <= now_ms():
-        query = "SELECT id FROM audit_log WHERE at < ? ORDER BY at DESC, id DESC LIMIT 1"
-        row = conn.execute(query, (period.until,)).fetchone()
-        end_id = row["id"] + 1 if row else 0
+        query = (
+            "SELECT max(+id) FROM audit_log WHERE at < ?1 AND at >= (SELECT max(at) FROM audit_log WHERE at < ?1) - ?2"
+        )
+        (found,) = conn.execute(query, (period.until, _WRITTEN_WITHIN_MS)).fetchone()
+        end_id = 0 if found is None else found + 1
     return first_id, end_id
 
 

@@ -103,6 +103,20 @@ def test_a_clock_that_was_years_off_once_hides_nothing(conn: db.Connection, wron
     assert find(conn, period=days(60, 0)) == ["order.cancel", *found[:3]]
 
 
+def test_rows_that_were_written_late_are_in_their_period(conn: db.Connection) -> None:
+    """Refused logins are written after others that came later."""
+    conn.execute("DELETE FROM audit_log")
+    yesterday, today = days(1, 1), days(0, 0)
+    for after_midnight in (100, -50, 200, 50, -100, -200):
+        audit.record_action(conn, SHELL, "order.pay", at=today.since + after_midnight)
+
+    def find_times(period: Period) -> list[int]:
+        return [each.at - today.since for each in list_audit_page(conn, AuditFilter(period=period))]
+
+    assert find_times(yesterday) == [-200, -100, -50]
+    assert find_times(today) == [50, 200, 100]
+
+
 def test_pages_there_and_back(conn: db.Connection) -> None:
     ids = [each.id for each in list_audit_page(conn, AuditFilter())]
     first, second = (list_audit_page(conn, AuditFilter(), limit=2, before=before) for before in (None, ids[1]))
