@@ -74,6 +74,21 @@ def read_documented_filter() -> re.Pattern[str]:
     return re.compile(found[1].replace("<ADDR>", r"(?P<address>[0-9a-fA-F.:]+)"))
 
 
+def test_fail2ban_s_filter_bans_for_wrong_guesses_alone(conn: db.Connection, caplog: pytest.LogCaptureFixture) -> None:
+    for number, reason in enumerate(refused_logins.REASONS):
+        refused_logins.record_refused_login(reason, "marta@acme.example", f"192.0.2.{number}")
+    refused_logins.write_refused_logins(conn)
+    pattern = read_documented_filter()
+    lines = [f"2026-11-30 15:21:40,123 web {each.getMessage()}" for each in caplog.records]
+    assert len(lines) == len(refused_logins.REASONS)
+    assert [reason for reason, line in zip(refused_logins.REASONS, lines, strict=True) if pattern.match(line)] == [
+        "login.unknown_email",
+        "login.wrong_password",
+        "login.wrong_code",
+        "login.wrong_recovery_code",
+    ]
+
+
 @pytest.mark.slow
 def test_fail2ban_s_filter_finds_the_log_s_lines_and_no_other_address(
     config: Config, conn: db.Connection, cast: Cast, capfd: pytest.CaptureFixture[str]
