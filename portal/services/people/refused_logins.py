@@ -41,7 +41,8 @@ _NO_EMAIL = "-"
 # Rows of an hour: of one network or one e-mail address, and of all. What is above is counted together.
 _MAX_ROWS, _MAX_ROWS_IN_ALL = 10, 100
 _MAX_TALLIES = 1000
-_MAX_LINES_AT_ONCE = 10
+# Each of so many tries of a network and reason in an hour has a line of the log; so many addresses have them at once.
+_MAX_LINES, _MAX_ADDRESSES_AT_ONCE = 10, 10
 _MAX_NETWORKS = 10_000
 # So many wrong second factors are no slips of the finger.
 _MAIL_AFTER_WRONG_CODES = 5
@@ -67,7 +68,7 @@ class _Memory:
         self._lock = threading.Lock()
         self._tallies: dict[_Key, _Tally] = {}
         self._hour = 0
-        self._network_counts: Counter[str] = Counter()
+        self._network_counts: Counter[tuple[str, str]] = Counter()
 
     def add(self, key: _Key, tally: _Tally) -> None:
         with self._lock:
@@ -84,17 +85,21 @@ class _Memory:
             tallies, self._tallies = self._tallies, {}
         return tallies
 
-    def count_for_log(self, address: str, count: int, now: int) -> int:
-        """Count tries of a network. Returns how many it has made in this hour, or 0 where that is worth no line: the
-        first ten are, and then each tenth, hundredth and so on."""
+    def count_for_log(self, reason: str, address: str, count: int, now: int) -> list[int]:
+        """Count tries of a network that were refused for one reason, so that those which ban nobody take no lines from
+        the others. Returns which of this hour they are, of those that are worth a line: the first ten are, and then
+        one where a tenth, hundredth and so on has come."""
         if now // HOUR_MS != self._hour or len(self._network_counts) >= _MAX_NETWORKS:
             self._hour = now // HOUR_MS
             self._network_counts.clear()
-        network = _get_network(address)
-        before = self._network_counts[network]
-        self._network_counts[network] = after = before + count
+        key = (reason, _get_network(address))
+        before = self._network_counts[key]
+        self._network_counts[key] = after = before + count
+        numbers = list(range(before + 1, min(after, _MAX_LINES) + 1))
         step = 10 ** (len(str(after)) - 1)
-        return after if before // step != after // step else 0
+        if after > _MAX_LINES and after // step != max(before, _MAX_LINES) // step:
+            numbers.append(after)
+        return numbers
 
 
 _memory = _Memory()
@@ -135,16 +140,18 @@ def write_refused_logins(conn: sqlite3.Connection) -> None:
 
 
 def _write_log_lines(tallies: dict[_Key, _Tally]) -> None:
-    """A line for each; docs/operating.md has a filter for fail2ban that reads them."""
-    now, lines, others = now_ms(), 0, 0
+    """A line for each try, up to ten of a network; docs/operating.md has a filter for fail2ban that counts them."""
+    now, others = now_ms(), 0
+    named: set[str] = set()
     for (reason, email, address), tally in tallies.items():
-        if tally.untold and (tries := _memory.count_for_log(address, tally.untold, now)):
-            if address and lines < _MAX_LINES_AT_ONCE:
-                lines += 1
+        numbers = _memory.count_for_log(reason, address, tally.untold, now) if tally.untold else []
+        if address and (address in named or len(named) < _MAX_ADDRESSES_AT_ONCE):
+            for number in numbers:
+                named.add(address)
                 # What somebody has typed comes last, so that it can't pass for an address.
-                _log.warning("login refused: %s address=%s tries=%d email=%s", reason, address, tries, email)
-            else:
-                others += tally.untold
+                _log.warning("login refused: %s address=%s tries=%d email=%s", reason, address, number, email)
+        elif numbers:
+            others += tally.untold
         tally.untold = 0
     if others:
         _log.warning("more logins refused: %d", others)

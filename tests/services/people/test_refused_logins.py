@@ -229,6 +229,20 @@ def test_of_a_flood_the_log_tells_ever_more_rarely(conn, caplog):
     assert told == [*range(1, 10), *range(10, 100, 10), 100, 200, 300]
 
 
+def test_each_of_the_first_ten_tries_has_a_line_also_where_they_came_at_once(conn, caplog):
+    for _ in range(50):
+        # It bans nobody, so it takes no lines from what does.
+        record_refused_login(refused_logins.THROTTLED, "alice@acme.example", HERE)
+    for tries, address in ((99, HERE), (4, "198.51.100.1")):
+        for _ in range(tries):
+            record_refused_login(refused_logins.WRONG_PASSWORD, "alice@acme.example", address)
+    refused_logins.write_refused_logins(conn)
+    told = re.findall(r"wrong_password address=(\S+) tries=(\d+)", caplog.text)
+    assert [int(tries) for address, tries in told if address == HERE] == [*range(1, 11), 99]
+    assert [int(tries) for address, tries in told if address != HERE] == [1, 2, 3, 4]
+    assert "more logins refused" not in caplog.text
+
+
 def test_of_many_addresses_at_once_the_log_names_some(conn, caplog):
     for number in range(300):
         record_refused_login(refused_logins.UNKNOWN_EMAIL, "bob@acme.example", f"198.51.{number // 250}.{number % 250}")
