@@ -7,10 +7,12 @@ Wrong second factors are counted besides, since whoever comes that far knows the
 mail.
 """
 
+import json
 import logging
 import sqlite3
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from portal.core.clock import HOUR_MS, now_ms
@@ -32,6 +34,8 @@ THROTTLED = "login.throttled"
 WRONG_CONFIRMATION = "user.wrong_password"
 """By somebody who is logged in, and had to confirm something."""
 REASONS = (UNKNOWN_EMAIL, WRONG_PASSWORD, WRONG_CODE, WRONG_RECOVERY_CODE, THROTTLED, WRONG_CONFIRMATION)
+# Of these the e-mail address belongs to a user. They are few, for a password was hashed before.
+_OF_USERS = (WRONG_PASSWORD, WRONG_CODE, WRONG_RECOVERY_CODE, WRONG_CONFIRMATION)
 
 SEVERAL = ""
 """The actor, or the address, of a row in which tries of several are counted together."""
@@ -72,7 +76,7 @@ class _Memory:
 
     def add(self, key: _Key, tally: _Tally) -> None:
         with self._lock:
-            if key not in self._tallies and len(self._tallies) >= _MAX_TALLIES:
+            if key not in self._tallies and len(self._tallies) >= _MAX_TALLIES and key[0] not in _OF_USERS:
                 key = (key[0], SEVERAL, SEVERAL)
             known = self._tallies.setdefault(key, tally)
             if known is not tally:
@@ -122,21 +126,32 @@ def write_refused_logins(conn: sqlite3.Connection) -> None:
     """Write what was recorded since the last time to the log and to the audit log.
 
     The first tries of an hour have rows of their own, each with the count of those that are alike. Where a network, an
-    e-mail address, or all together have had their rows, further tries are counted in one row for it.
+    e-mail address, or all together have had their rows, further tries are counted in one row for it. Those with a
+    user's e-mail address come first, and are never counted together with others', so that unknown ones can't hide them.
     """
     tallies = _memory.take()
     if not tallies:
         return
-    _write_log_lines(tallies)
     try:
+        customers = _list_customers(conn, [email for _, email, _ in tallies])
+        tallies = dict(sorted(tallies.items(), key=lambda each: each[0][1].lower() not in customers))
+        _write_log_lines(tallies)
         with write_transaction(conn):
-            rows = _RecentRows(conn, now_ms())
+            rows = _RecentRows(conn, now_ms(), customers)
             for key, tally in tallies.items():
                 rows.add(key, tally)
     except BaseException:
         for key, tally in tallies.items():
             _memory.add(key, tally)
         raise
+
+
+def _list_customers(conn: sqlite3.Connection, emails: list[str]) -> dict[str, int | None]:
+    """The customers' ids of those e-mail addresses, in lower case, that belong to users; an operator has none."""
+    rows = conn.execute(
+        "SELECT email, customer_id FROM users WHERE email IN (SELECT value FROM json_each(?))", (json.dumps(emails),)
+    )
+    return {row["email"].lower(): row["customer_id"] for row in rows}
 
 
 def _write_log_lines(tallies: dict[_Key, _Tally]) -> None:
@@ -160,8 +175,9 @@ def _write_log_lines(tallies: dict[_Key, _Tally]) -> None:
 class _RecentRows:
     """The audit log's rows of refused logins of the last hour."""
 
-    def __init__(self, conn: sqlite3.Connection, now: int) -> None:
+    def __init__(self, conn: sqlite3.Connection, now: int, customers: Mapping[str, int | None]) -> None:
         self._conn = conn
+        self._customers = customers
         self._ids: dict[_Key, int] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
         # By the index of times, not by that of actions, which has those of all years.
@@ -192,22 +208,24 @@ class _RecentRows:
     def _choose_row(self, key: _Key) -> _Key:
         reason, email, address = key
         network = _get_network(address)
+        is_users = email.lower() in self._customers
         if key in self._ids:
             return key
-        if address and self._counts["network", network] >= _MAX_ROWS:
+        if address and not is_users and self._counts["network", network] >= _MAX_ROWS:
             return (reason, SEVERAL, network)
         if email and self._counts["email", email.lower()] >= _MAX_ROWS:
             return (reason, email.lower(), SEVERAL)
-        return (reason, SEVERAL, SEVERAL) if len(self._ids) >= _MAX_ROWS_IN_ALL else key
+        if len(self._ids) < _MAX_ROWS_IN_ALL:
+            return key
+        return (reason, email.lower() if is_users else SEVERAL, SEVERAL)
 
     def _insert(self, key: _Key, tally: _Tally) -> int:
         reason, email, address = key
-        user = self._conn.execute("SELECT customer_id FROM users WHERE email = ?", (email,)).fetchone()
         return audit.record_action(
             self._conn,
             Actor(email, address),
             reason,
-            customer_id=user and user["customer_id"],
+            customer_id=self._customers.get(email.lower()),
             at=tally.first_at,
             count=tally.count,
             last_at=tally.last_at,

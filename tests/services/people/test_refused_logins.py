@@ -65,8 +65,8 @@ def test_an_unknown_address_and_a_wrong_password_leave_a_row(conn, cast):
             authentication.check_login(conn, email, "not the one", VISITOR, MOST)
     rows = [(each["action"], each["actor"], each["address"], each["customer_id"]) for each in written(conn)]
     assert rows == [
-        ("login.unknown_email", "nobody@acme.example", HERE, None),
         ("login.wrong_password", "Alice@Acme.example", HERE, cast.acme),
+        ("login.unknown_email", "nobody@acme.example", HERE, None),
     ]
 
 
@@ -185,6 +185,35 @@ def test_another_address_still_has_a_row_of_its_own_beside_a_flood(conn):
         ("bob@acme.example", "198.51.100.1"): 1000,
         ("alice@acme.example", HERE): 1,
     }
+
+
+@pytest.mark.parametrize("decoys", [100, 1100])
+@pytest.mark.parametrize(
+    "build_address", [lambda number: HERE, lambda number: f"198.51.{number // 250}.{number % 250}"]
+)
+def test_a_user_s_tries_do_not_hide_behind_unknown_ones(conn, cast, caplog, decoys, build_address):
+    for _ in range(2):
+        for number in range(decoys):
+            record_refused_login(refused_logins.UNKNOWN_EMAIL, f"user{number}@x.example", build_address(number))
+        record_refused_login(refused_logins.WRONG_PASSWORD, "Alice@acme.example", HERE)
+        refused_logins.write_refused_logins(conn)
+    rows = written(conn)
+    assert number_of(rows) == 2 * (decoys + 1)
+    assert sum(each["count"] for each in rows if each["actor"].lower() == "alice@acme.example") == 2
+    assert (rows[0]["actor"], rows[0]["address"], rows[0]["customer_id"]) == ("Alice@acme.example", HERE, cast.acme)
+    assert "email=Alice@acme.example" in caplog.records[0].getMessage()
+
+
+def test_a_user_s_tries_have_a_row_after_unknown_ones_have_taken_all(conn, cast):
+    for number in range(300):
+        record_refused_login(
+            refused_logins.UNKNOWN_EMAIL, f"user{number}@x.example", f"198.51.{number // 250}.{number % 250}"
+        )
+    refused_logins.write_refused_logins(conn)
+    for address in ("192.0.2.7", "192.0.2.8"):
+        record_refused_login(refused_logins.WRONG_PASSWORD, "alice@acme.example", address)
+    row = written(conn)[-1]
+    assert (row["actor"], row["address"], row["customer_id"], row["count"]) == ("alice@acme.example", "", cast.acme, 2)
 
 
 def test_what_could_not_be_written_is_written_later_and_told_once(
