@@ -133,6 +133,8 @@ def _purge_expired_data(config: Config, keys: Keys, conn: Connection) -> Iterato
     yield
     two_factor.key_old_recovery_codes(conn, keys)
     yield
+    refused_logins.forget_wrong_second_factors(conn)
+    yield
     now = clock.now_ms()
     for purge_rows, before_ms in (
         (rate_limit.purge_token_buckets, now - clock.DAY_MS),

@@ -142,7 +142,6 @@ def _use_second_factor(conn: sqlite3.Connection, keys: Keys, user: User, code: s
             audit.record_action(conn, actor, "login.recovery_code", customer_id=user.customer_id)
             if two_factor.is_short_recovery_code(code):
                 new_codes = renew_recovery_codes(conn, keys, actor, user)
-        refused_logins.forget_wrong_second_factors(conn, user)
     return new_codes
 
 

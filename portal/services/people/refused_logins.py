@@ -3,8 +3,8 @@
 A flood must neither fill the disk nor make each request wait for it. So tries are counted in memory, and a job writes
 them once a second (`write_refused_logins`). A process that is killed loses those of its last second.
 
-Wrong second factors are counted besides, since whoever comes that far knows the password: after five the person gets a
-mail.
+Wrong second factors are counted besides, since whoever comes that far knows the password: after five in a day the
+person gets a mail.
 """
 
 import json
@@ -247,7 +247,9 @@ def _get_network(address: str) -> str:
 
 
 def count_wrong_second_factor(conn: sqlite3.Connection, keys: Keys, user: User, address: str) -> None:
-    """Count a wrong code; with the fifth since the last right login the person gets a mail.
+    """Count a wrong code; with the fifth of a day the person gets a mail.
+
+    A right login doesn't end the count: the person's own ones would keep somebody else's tries from being told.
 
     Args:
         address: where the request comes from.
@@ -262,6 +264,6 @@ def count_wrong_second_factor(conn: sqlite3.Connection, keys: Keys, user: User, 
             mail.queue_mail(conn, keys, user.email, "wrong_codes", language, email=user.email, address=address)
 
 
-def forget_wrong_second_factors(conn: sqlite3.Connection, user: User) -> None:
-    """Begin to count anew, after a right login."""
-    conn.execute("UPDATE users SET wrong_codes = 0 WHERE id = ? AND wrong_codes > 0", (user.id,))
+def forget_wrong_second_factors(conn: sqlite3.Connection) -> None:
+    """Begin to count anew, once a day."""
+    conn.execute("UPDATE users SET wrong_codes = 0 WHERE wrong_codes > 0")
