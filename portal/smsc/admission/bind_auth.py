@@ -139,7 +139,7 @@ class BindAuth:
         if password is None or refusal:
             for each in failure_keys:
                 self._failures.record_failure(each, loop_time)
-            self.turns.record_failure(turn)
+            self.turns.record_failure(turn, client)
             raise self._explain_refusal(account, password, refusal, now)
         kind = _BIND_KINDS[CommandId(bind.command)]
         if not self._storage.acquire_bind(account, kind):

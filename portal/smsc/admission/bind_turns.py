@@ -16,7 +16,9 @@ MAX_WAITING = 10
 
 
 class TurnTaker(Protocol):
-    """Whoever has sent a bind that may have to wait."""
+    """Whoever has sent a bind that may have to wait. `has_failed`: another bind of this connection was wrong before."""
+
+    has_failed: bool
 
     def take_turn(self, bind: Bind) -> None:
         """Try a bind that has waited."""
@@ -59,8 +61,9 @@ class BindTurns(Generic[Client]):
         """Whether a client's bind waits."""
         return client in self._waiting
 
-    def record_failure(self, key: Hashable) -> None:
-        """A bind was looked at, and wrong."""
+    def record_failure(self, key: Hashable, client: Client) -> None:
+        """A client's bind was looked at, and wrong."""
+        client.has_failed = True
         if self._seconds:
             queue = self._queues.setdefault(key, _Queue())
             queue.timer = queue.timer or self._loop.call_later(self._seconds, self._give_turns, key)
@@ -71,14 +74,16 @@ class BindTurns(Generic[Client]):
         Returns:
             The bind for which there is no place, where too many wait: the last of those that bring the password which
             most of them bring. So many clients with one old password leave a place to the one that has the right one.
+            Where no password is brought most, the last of those whose connection has brought a wrong one before.
         """
         by_password = self._queues[key].by_password
         by_password.setdefault(bind.password, {})[client] = None
         self._waiting[client] = key, bind
         if sum(map(len, by_password.values())) <= MAX_WAITING:
             return None
-        most = max(reversed(by_password.values()), key=len)
-        excess = next(reversed(most))
+        most = max(map(len, by_password.values()))
+        clients = [each for waiting in by_password.values() if len(waiting) == most for each in waiting]
+        excess = next((each for each in reversed(clients) if each.has_failed), clients[-1])
         return excess, self.remove(excess)
 
     def remove(self, client: Client) -> Bind:

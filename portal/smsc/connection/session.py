@@ -112,7 +112,7 @@ class SmppSession(PduStream):
     """One client from its connection to its end.
 
     `address`: where the client is, IPv4 where the socket showed it mapped into IPv6. `kind`: as what it has bound;
-    until then there is none, as there is no account.
+    until then there is none, as there is no account. `has_failed`: a bind was looked at, and wrong.
     """
 
     _connection_slot: ConnectionSlot
@@ -122,6 +122,7 @@ class SmppSession(PduStream):
     address: IPAddress = field(init=False)
     kind: BindKind = field(init=False)
     accepted_bind: AcceptedBind | None = None
+    has_failed: bool = False
     submitted: int = 0
     has_submitted: bool = False
     delivered: int = 0

@@ -13,6 +13,7 @@ from portal.core import db
 from portal.core.config import Config
 from portal.services.accounts import refused_binds
 from portal.smsc.admission.bind_turns import MAX_WAITING
+from portal.smsc.connection import session
 from portal.smsc.limits import DEFAULT_SERVER_LIMITS
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import Bind, HeaderOnlyPdu
@@ -121,6 +122,34 @@ async def test_clients_that_hammer_with_an_old_password_do_not_keep_the_right_on
                 each.cancel()
             await asyncio.gather(*hammers, return_exceptions=True)
     assert statuses == {CommandStatus.ESME_RINVPASWD, CommandStatus.ESME_RBINDTHROTTLED}
+
+
+async def test_clients_that_all_bring_another_wrong_password_do_not_keep_the_right_one_out(
+    config: Config, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were wrong on their connection before make room."""
+    login = cast.smpp_acme_1
+    monkeypatch.setattr(session, "MAX_PDUS_BEFORE_BIND", 10**9)
+    looked_at: set[int] = set()
+
+    async def keep_trying(server: SmppServer, number: int) -> None:
+        esme = await RawEsme.connect(server.port)
+        while True:
+            if await esme.bind(login.name, f"wrong {number}") == CommandStatus.ESME_RINVPASWD:
+                looked_at.add(number)
+
+    async with run_smsc(config, replace(QUICK, wrong_bind_seconds=0.1)) as server:
+        clients = [asyncio.create_task(keep_trying(server, number)) for number in range(2 * MAX_WAITING)]
+        try:
+            await wait_until(lambda: len(looked_at) == len(clients), 20)
+            for _ in range(3):
+                esme = await RawEsme.connect_and_bind(server.port, login)
+                await esme.request(HeaderOnlyPdu(CommandId.UNBIND, 99))
+                await esme.wait_for_close()
+        finally:
+            for each in clients:
+                each.cancel()
+            await asyncio.gather(*clients, return_exceptions=True)
 
 
 async def test_right_ones_that_wait_get_in_together(
