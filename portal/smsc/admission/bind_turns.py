@@ -65,8 +65,7 @@ class BindTurns(Generic[Client]):
         """A client's bind was looked at, and wrong."""
         client.has_failed = True
         if self._seconds:
-            queue = self._queues.setdefault(key, _Queue())
-            queue.timer = queue.timer or self._loop.call_later(self._seconds, self._give_turns, key)
+            self._start_timer(key, self._queues.setdefault(key, _Queue()))
 
     def enqueue(self, key: Hashable, client: Client, bind: Bind) -> tuple[Client, Bind] | None:
         """Have a bind wait until `client.take_turn` is called, where it `must_wait`.
@@ -95,16 +94,24 @@ class BindTurns(Generic[Client]):
             del by_password[bind.password]
         return bind
 
+    def _start_timer(self, key: Hashable, queue: _Queue[Client]) -> None:
+        queue.timer = queue.timer or self._loop.call_later(self._seconds, self._give_turns, key)
+
     def _give_turns(self, key: Hashable) -> None:
         """Have one bind after the other tried, up to the first that is wrong."""
         queue = self._queues[key]
         queue.timer = None
-        while queue.by_password and not queue.timer:
-            client = next(iter(next(iter(queue.by_password.values()))))
-            bind = self.remove(client)
-            # Those with the same password come after those with another one.
-            if clients := queue.by_password.pop(bind.password, None):
-                queue.by_password[bind.password] = clients
-            client.take_turn(bind)
-        if not queue.timer:
-            del self._queues[key]
+        try:
+            while queue.by_password and not queue.timer:
+                client = next(iter(next(iter(queue.by_password.values()))))
+                bind = self.remove(client)
+                # Those with the same password come after those with another one.
+                if clients := queue.by_password.pop(bind.password, None):
+                    queue.by_password[bind.password] = clients
+                client.take_turn(bind)
+        finally:
+            # Where an error has ended it, too: nobody may wait for ever.
+            if queue.by_password:
+                self._start_timer(key, queue)
+            elif not queue.timer:
+                del self._queues[key]

@@ -165,6 +165,34 @@ async def test_right_ones_that_wait_get_in_together(
         assert time.monotonic() - began < MAX_WAITING * TURN_SECONDS
 
 
+@pytest.mark.parametrize("number_behind", [0, 1])
+async def test_an_error_in_a_turn_leaves_the_turns_of_others(
+    config: Config, cast: Cast, monkeypatch: pytest.MonkeyPatch, number_behind: int
+) -> None:
+    login = cast.smpp_acme_1
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context.get("exception")))
+    async with run_smsc(config, QUICK) as server:
+        await fail_bind(server, login.name)
+        await send_bind(server, login.name, "another")
+        (waiting,) = [each for each in list_sessions(server) if server.bind_auth.turns.is_waiting(each)]
+        behind = [await send_bind(server, login.name, login.password) for _ in range(number_behind)]
+        fault = RuntimeError("a fault in a turn")
+        take_turn = session.SmppSession.take_turn
+
+        def take_turn_or_fail(client: session.SmppSession, bind: Bind) -> None:
+            if client is waiting:
+                raise fault
+            take_turn(client, bind)
+
+        monkeypatch.setattr(session.SmppSession, "take_turn", take_turn_or_fail)
+        await wait_until(lambda: errors)
+        for each in behind:
+            assert (await each.wait_for_response(1)).status == 0
+        await wait_until(lambda: not server.bind_auth.turns.must_wait((ip_address("127.0.0.1"), login.name)))
+        assert errors == [fault]
+
+
 async def test_nobody_else_waits(config: Config, cast: Cast) -> None:
     async with run_smsc(config, NEVER) as server:
         await fail_bind(server, cast.smpp_acme_1.name, STRANGER)
