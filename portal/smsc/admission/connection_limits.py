@@ -50,6 +50,10 @@ class PendingConnection:
 class AdmittedSession(Protocol):
     """The session of a connection that was let in."""
 
+    @property
+    def awaits_turn(self) -> bool:
+        """Whether its bind waits because one was wrong a moment ago, see `BindTurns`."""
+
     def abort(self, reason: str) -> None:
         """End at once; `reason` is for the log."""
 
@@ -80,7 +84,8 @@ class ConnectionLimits:
         """Let a new connection in, have it wait for its turn, or send it away.
 
         Where all places without a bind are taken, the one that has waited longest has to go: a client binds as soon as
-        it is connected, so strangers who keep the places don't keep clients out.
+        it is connected, so strangers who keep the places don't keep clients out. Those whose bind waits for its turn
+        stay, unless all do.
         """
         network = get_rate_limit_network(pending.address)
         if self.connection_count >= self._limits.connections or self._failed_unbound.is_limit_reached(
@@ -164,7 +169,8 @@ class ConnectionLimits:
 
     def _admit_connection(self, pending: PendingConnection, network: Hashable) -> None:
         if len(self.unbound_slots) >= self._limits.unbound:
-            next(iter(self.unbound_slots)).evict()
+            slots = self.unbound_slots
+            next((each for each in slots if not each.awaits_turn), next(iter(slots))).evict()
         slot = ConnectionSlot(self, pending.address)
         self.unbound_slots[slot] = None
         self._unbound_per_network[network] += 1
@@ -227,6 +233,11 @@ class ConnectionSlot:
         if not self._session:
             self._is_cancelled = True
             self.cancel_handshake()
+
+    @property
+    def awaits_turn(self) -> bool:
+        """Whether the session's bind waits for its turn."""
+        return self._session is not None and self._session.awaits_turn
 
     def mark_authenticated(self) -> None:
         """The session has bound, or waits for a place to bind."""

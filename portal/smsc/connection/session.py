@@ -165,9 +165,8 @@ class SmppSession(PduStream):
         self._connection_slot.release()
         if self._liveness_timer:
             self._liveness_timer.cancel()
-        turns = self._server_context.bind_auth.turns
-        if turns.is_waiting(self):
-            turns.remove(self)
+        if self.awaits_turn:
+            self._server_context.bind_auth.turns.remove(self)
         self._server_context.waiting_binds.remove(self)
         if self.accepted_bind:
             self._server_context.storage.release_bind(self._account.id, self.kind)
@@ -176,6 +175,11 @@ class SmppSession(PduStream):
             for deliverable, _ in self._unanswered_deliveries.values():
                 self._delivery_scheduler.handle_session_end(deliverable)
             log.info("%s has ended", self.log_name)
+
+    @property
+    def awaits_turn(self) -> bool:
+        """Whether its bind waits because one was wrong a moment ago."""
+        return self._server_context.bind_auth.turns.is_waiting(self)
 
     @property
     def log_name(self) -> str:
@@ -264,13 +268,13 @@ class SmppSession(PduStream):
 
     def _handle_bind(self, bind: Bind) -> None:
         turns, waiting_binds = self._server_context.bind_auth.turns, self._server_context.waiting_binds
-        if self._state is not SessionState.OPEN or turns.is_waiting(self) or waiting_binds.is_waiting(self):
+        if self._state is not SessionState.OPEN or self.awaits_turn or waiting_binds.is_waiting(self):
             is_second = self._state in (SessionState.BOUND, SessionState.OPEN)
             status = CommandStatus.ESME_RALYBND if is_second else CommandStatus.ESME_RINVBNDSTS
             self._write(pdu.encode_response(bind.command, bind.sequence, status))
             return
         self._bind_or_wait(bind, is_its_turn=False)
-        if turns.is_waiting(self):
+        if self.awaits_turn:
             log.info("bind of %r from %s waits: one was wrong a moment ago", bind.system_id, self.address)
             self._set_deadline(turns.longest_seconds + self._limits.bind_seconds, self._flush_and_close)
 

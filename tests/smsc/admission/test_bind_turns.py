@@ -18,7 +18,7 @@ from portal.smsc.limits import DEFAULT_SERVER_LIMITS
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import Bind, HeaderOnlyPdu
 from portal.smsc.server import SmppServer
-from tests.smsc.esme import RawEsme, list_sessions, run_smsc, wait_until
+from tests.smsc.esme import RawEsme, close_connections, list_sessions, run_smsc, wait_until
 from tests.support import Cast
 
 pytestmark = pytest.mark.slow
@@ -218,6 +218,26 @@ async def test_the_time_to_bind_does_not_end_a_wait(limited: Callable[..., Confi
         await fail_bind(server, login.name)
         esme = await send_bind(server, login.name, login.password)
         assert (await esme.wait_for_response(1)).status == 0
+
+
+async def test_one_that_waits_is_not_sent_away_to_make_room_unless_all_wait(
+    limited: Callable[..., Config], cast: Cast
+) -> None:
+    login = cast.smpp_acme_1
+    async with run_smsc(limited(unbound=2), NEVER) as server:
+        await fail_bind(server, login.name)
+        await close_connections()
+        await wait_until(lambda: not list_sessions(server))
+        first = await send_bind(server, login.name, login.password)
+        silent = await RawEsme.connect(server.port, from_address=STRANGER)
+        await wait_until(lambda: len(list_sessions(server)) == 2)
+        second = await send_bind(server, login.name, "another")
+        await silent.wait_for_close()
+        assert count_waiting(server) == 2
+        await RawEsme.connect_and_bind(server.port, cast.smpp_globex_1)
+        await first.wait_for_close()
+        assert count_waiting(server) == 1
+        assert (await second.request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1001))).status == 0
 
 
 async def test_a_client_that_goes_away_while_it_waits_leaves_its_place(config: Config, cast: Cast) -> None:
