@@ -133,6 +133,7 @@ class SmppSession(PduStream):
     _throughput_bucket: TokenBucket = field(init=False)
     _pdu_rate_bucket: TokenBucket = field(init=False)
     _pdus_before_bind: int = 0
+    _has_waited: bool = False
     _malformed_count: int = 0
     _logged_refusals: set[CommandStatus] = field(default_factory=set)
     _delivery_scheduler: DeliveryScheduler = field(init=False)
@@ -267,7 +268,7 @@ class SmppSession(PduStream):
     # --- binding
 
     def _handle_bind(self, bind: Bind) -> None:
-        turns, waiting_binds = self._server_context.bind_auth.turns, self._server_context.waiting_binds
+        waiting_binds = self._server_context.waiting_binds
         if self._state is not SessionState.OPEN or self.awaits_turn or waiting_binds.is_waiting(self):
             is_second = self._state in (SessionState.BOUND, SessionState.OPEN)
             status = CommandStatus.ESME_RALYBND if is_second else CommandStatus.ESME_RINVBNDSTS
@@ -276,7 +277,7 @@ class SmppSession(PduStream):
         self._bind_or_wait(bind, is_its_turn=False)
         if self.awaits_turn:
             log.info("bind of %r from %s waits: one was wrong a moment ago", bind.system_id, self.address)
-            self._set_deadline(turns.longest_seconds + self._limits.bind_seconds, self._flush_and_close)
+            self._extend_bind_deadline()
 
     def take_turn(self, bind: Bind) -> None:
         """Try a bind that has waited because one was wrong a moment before."""
@@ -291,10 +292,17 @@ class SmppSession(PduStream):
             log.info("bind of %r from %s waits: silent sessions are asked", bind.system_id, self.address)
             # It has the right password, so it takes no place from those of whom that isn't known.
             self._connection_slot.mark_authenticated()
-            probe_seconds = self._server_context.server_limits.probe_seconds
-            self._set_deadline(probe_seconds + self._limits.bind_seconds, self._flush_and_close)
+            self._extend_bind_deadline()
         else:
             self.refuse_bind(bind, no_place)
+
+    def _extend_bind_deadline(self) -> None:
+        """Have time enough for both waits, that for a turn and that for a place, once a connection."""
+        if not self._has_waited:
+            self._has_waited = True
+            context = self._server_context
+            longest_seconds = context.bind_auth.turns.longest_seconds + context.server_limits.probe_seconds
+            self._set_deadline(longest_seconds + self._limits.bind_seconds, self._flush_and_close)
 
     def try_bind(self, bind: Bind, *, is_its_turn: bool = True) -> NoBindPlace | None:
         """Bind, answer why not, or wait for a turn; returns why there is no place for a bind that is right."""

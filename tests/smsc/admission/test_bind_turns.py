@@ -240,6 +240,20 @@ async def test_one_that_waits_is_not_sent_away_to_make_room_unless_all_wait(
         assert (await second.request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1001))).status == 0
 
 
+async def test_waits_give_a_connection_more_time_to_bind_only_once(limited: Callable[..., Config], cast: Cast) -> None:
+    turn_seconds, bind_seconds, probe_seconds = 0.1, 0.2, 0.1
+    limits = replace(DEFAULT_SERVER_LIMITS, wrong_bind_seconds=turn_seconds, probe_seconds=probe_seconds)
+    async with run_smsc(limited(bind_seconds=bind_seconds), limits) as server:
+        esme = await RawEsme.connect(server.port)
+        answers = 0
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while await esme.bind(cast.smpp_acme_1.name, "wrong") == CommandStatus.ESME_RINVPASWD:
+                answers += 1
+    seconds = MAX_WAITING * turn_seconds + probe_seconds + bind_seconds
+    # The first one doesn't wait.
+    assert answers <= 1 + seconds / turn_seconds < session.MAX_PDUS_BEFORE_BIND
+
+
 async def test_a_client_that_goes_away_while_it_waits_leaves_its_place(config: Config, cast: Cast) -> None:
     login = cast.smpp_acme_1
     async with run_smsc(config, NEVER) as server:
