@@ -94,7 +94,12 @@ def _is_in_networks(address: IPAddress | None, networks: Sequence[IPv4Network | 
 
 
 def _parse_hop(text: str) -> IPAddress | None:
-    """An address as proxies write it: IPv6 may have brackets, and in them, or behind IPv4, a port may follow."""
+    """An address as proxies write it: IPv6 may have brackets, and in them, or behind IPv4, a port may follow.
+
+    None has a zone (RFC 4007, section 11), which may be any text: it would stand in the log.
+    """
+    if "%" in text:
+        return None
     match = _HOP_PATTERN.fullmatch(text)
     return _parse_address(match[1] or match[2]) if match else _parse_address(text)
 
