@@ -18,8 +18,17 @@ _log = logging.getLogger(__name__)
 # Nothing that a browser takes for another host.
 _PREFIX_PATTERN = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _HOP_PATTERN = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+")
-# Beginnings of what proxies add: RFC 7239, RFC 9110 (7.6.3), and what was in use before.
-_FORWARDING_HEADERS = ("HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED", "HTTP_X_REAL_IP")
+# Beginnings of what proxies add: RFC 7239, RFC 9110 (7.6.3), what was in use before, and what some have of their own.
+_FORWARDING_HEADERS = (
+    "HTTP_FORWARDED",
+    "HTTP_VIA",
+    "HTTP_X_FORWARDED",
+    "HTTP_X_REAL_IP",
+    "HTTP_CF_CONNECTING_IP",
+    "HTTP_TRUE_CLIENT_IP",
+    "HTTP_X_CLIENT_IP",
+    "HTTP_X_ORIGINAL_FORWARDED",
+)
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

@@ -51,7 +51,16 @@ def test_figures_are_in_the_text_format_of_prometheus(browser: Browser) -> None:
 
 @pytest.mark.parametrize("path", ADDRESSES)
 @pytest.mark.parametrize(
-    "header", [("X-Forwarded-For", "203.0.113.9"), ("X-Real-IP", "203.0.113.9"), ("Forwarded", "for=203.0.113.9")]
+    "header",
+    [
+        ("X-Forwarded-For", "203.0.113.9"),
+        ("X-Real-IP", "203.0.113.9"),
+        ("Forwarded", "for=203.0.113.9"),
+        ("CF-Connecting-IP", "203.0.113.9"),
+        ("True-Client-IP", "203.0.113.9"),
+        ("X-Client-IP", "203.0.113.9"),
+        ("X-Original-Forwarded-For", "203.0.113.9"),
+    ],
 )
 def test_a_proxy_that_was_not_made_known_lets_nobody_in(browser: Browser, path: str, header: tuple[str, str]) -> None:
     assert browser.get(path, headers=[header]).status_code == 404
