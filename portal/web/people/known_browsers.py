@@ -1,7 +1,8 @@
 """Browsers in which somebody has logged in before: strangers' attempts and a flood of them keep these from nothing.
 
 A signed cookie names the browser, and the people's e-mail addresses as digests, which tell nothing to whoever reads it.
-Whoever logs in with another browser gets a mail.
+With each stands a digest of their password's hash and authenticator: once one is another, who knew the old one is a
+stranger again. Whoever logs in with another browser gets a mail.
 """
 
 import hmac
@@ -16,7 +17,7 @@ from portal.core import clock
 from portal.core.clock import DAY_MS
 from portal.core.config import Config
 from portal.core.crypto import Keys
-from portal.services.people import login_limits
+from portal.services.people import login_limits, users
 from portal.services.people.login_limits import Visitor
 from portal.web.core import context, headers
 
@@ -31,19 +32,18 @@ _UNLOCKED_KEY = "unlocked"
 
 def get_visitor(email: str) -> Visitor:
     """Who tries to log in with an e-mail address in this request."""
-    digest, browser = _digest_email(email), ""
-    known_id, digests = _read_own_cookie()
+    browser = ""
     unlocked = session.get(_UNLOCKED_KEY)
-    if digest in digests:
-        browser = known_id
-    elif unlocked and unlocked["email"] == digest and 0 <= clock.now_ms() - unlocked["at"] < login_limits.UNLOCKED_MS:
+    if is_known_to(email):
+        browser = _read_own_cookie()[0]
+    elif unlocked and unlocked["email"] == _digest_email(email) and 0 <= clock.now_ms() - unlocked["at"] < login_limits.UNLOCKED_MS:
         browser = unlocked["browser"]
     return Visitor(context.get_client_address(), browser)
 
 
 def is_known_to(email: str) -> bool:
-    """Whether somebody has logged in with this browser; a lifted lock makes none of it."""
-    return _digest_email(email) in _read_own_cookie()[1]
+    """Whether somebody has logged in with this browser, and with what they use now; a lifted lock makes none of it."""
+    return _digest_email(email) + _digest_credentials(email) in _read_own_cookie()[1]
 
 
 def find_browser(config: Config, keys: Keys, environ: "WSGIEnvironment") -> str:
@@ -62,10 +62,11 @@ def unlock_browser(email: str) -> None:
 
 
 def remember_browser(email: str) -> None:
-    """Make this browser a known one, from the answer to this request on."""
+    """Make this browser a known one, from the answer to this request on; where it is one, with new credentials."""
     browser, digests = _read_own_cookie()
     digest = _digest_email(email)
-    _set_cookie(browser or _new_browser_id(), [*(each for each in digests if each != digest), digest][-_MAX_PEOPLE:])
+    others = [each for each in digests if not each.startswith(digest)]
+    _set_cookie(browser or _new_browser_id(), [*others, digest + _digest_credentials(email)][-_MAX_PEOPLE:])
 
 
 def _new_browser_id() -> str:
@@ -111,5 +112,12 @@ def _get_serializer(keys: Keys) -> URLSafeTimedSerializer:
 
 
 def _digest_email(email: str) -> str:
-    key = context.get_crypto_keys().known_browser_key
-    return hmac.digest(key, email.strip().lower().encode(errors="surrogatepass"), "sha256")[:16].hex()
+    return _digest(email.strip().lower().encode(errors="surrogatepass"), 16)
+
+
+def _digest_credentials(email: str) -> str:
+    return _digest(b"credentials " + users.read_credentials(context.get_conn(), email), 8)
+
+
+def _digest(data: bytes, length: int) -> str:
+    return hmac.digest(context.get_crypto_keys().known_browser_key, data, "sha256")[:length].hex()

@@ -333,6 +333,7 @@ def change_password() -> ResponseReturnValue:
                 context.get_config().limits.login_failures,
                 context.get_config().name,
             )
+            known_browsers.remember_browser(access.get_current_user().email)
             text = _("Your password has been changed. Wherever else you were logged in, you no longer are.")
             return htmx.redirect_after_post(url_for("login.show_profile"), htmx.Toast(text))
     return _render_profile(password=form)
@@ -382,6 +383,7 @@ def replace_authenticator() -> ResponseReturnValue:
                 form.code.data,
                 access.get_session_token(),
             )
+            known_browsers.remember_browser(access.get_current_user().email)
             del session[_NEW_SECRET_KEY]
             return htmx.render_page("people/profile/codes.html", codes=codes, moved=True)
     return _render_new_authenticator(form)

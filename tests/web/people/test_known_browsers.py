@@ -1,6 +1,7 @@
 """Who has logged in with a browser before gets in while others try, and so does who opens the link that is mailed."""
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from threading import Event, Thread
@@ -17,6 +18,7 @@ from portal.services.people import login_limits, password_hashing
 from portal.web.people import known_browsers
 from tests.support import Cast, Person, wait_until
 from tests.web.conftest import Browser
+from tests.web.people.test_profile import NEW, change, new_secret
 
 COOKIE_NAME = "portal_browser"
 AWAY = {"REMOTE_ADDR": "203.0.113.7"}
@@ -135,6 +137,37 @@ def test_a_made_up_cookie_is_nobodys(browser: Browser, known: Browser, locked: P
         assert first_step(browser, locked).status_code == 429
     browser.set_cookie(COOKIE_NAME, cookie.value)
     assert first_step(browser, locked).status_code == 303
+
+
+@pytest.mark.parametrize("what", ["password", "authenticator"])
+def test_a_browser_of_before_a_change_is_a_strangers(
+    known: Browser, browser: Browser, cast: Cast, request: pytest.FixtureRequest, conn: db.Connection, what: str
+) -> None:
+    """Somebody who knows Alice's password has logged in; she changes it, and they learn the new one, too."""
+    alice, codes = cast.alice, cast.alice.recovery_codes
+    assert first_step(browser, alice).status_code == 303
+    assert browser.post("/login/totp", data={"recovery": codes[1]}).status_code == 303
+    if what == "password":
+        assert change(browser, alice.password) == 303
+        alice = replace(alice, password=NEW)
+    else:
+        browser.post("/profile/authenticator", data={"authenticator-current": alice.password})
+        totp = new_secret(browser)
+        answer = browser.post("/profile/authenticator/code", data={"code": totp.at(int(time.time()))})
+        codes = tuple(re.findall(r"<li>(\w{4}(?:-\w{4}){3})</li>", answer.text))
+    browser.post("/logout")
+
+    # The stranger has no place of their own; she keeps hers.
+    request.getfixturevalue("locked")
+    assert first_step(known, alice).status_code == 429
+    assert first_step(browser, alice).status_code == 303
+    conn.execute("DELETE FROM throttle_buckets")
+    conn.execute("DELETE FROM mails")
+    assert browser.post("/login/totp", data={"recovery": codes[2]}).status_code == 303
+    assert conn.execute("SELECT count(*) FROM mails").fetchone()[0] == 0
+    assert first_step(known, alice).status_code == 303
+    assert known.post("/login/totp", data={"recovery": codes[3]}).status_code == 303
+    assert conn.execute("SELECT count(*) FROM mails").fetchone()[0] == 1
 
 
 @pytest.mark.parametrize(
