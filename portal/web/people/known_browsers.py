@@ -36,7 +36,11 @@ def get_visitor(email: str) -> Visitor:
     unlocked = session.get(_UNLOCKED_KEY)
     if is_known_to(email):
         browser = _read_own_cookie()[0]
-    elif unlocked and unlocked["email"] == _digest_email(email) and 0 <= clock.now_ms() - unlocked["at"] < login_limits.UNLOCKED_MS:
+    elif (
+        unlocked
+        and unlocked["email"] == _digest_email(email)
+        and 0 <= clock.now_ms() - unlocked["at"] < login_limits.UNLOCKED_MS
+    ):
         browser = unlocked["browser"]
     return Visitor(context.get_client_address(), browser)
 
