@@ -192,11 +192,10 @@ def change_password(
     Raises:
         WrongPassword, InvalidPassword, TooManyAttempts, HashingBusy
     """
-    names = list_known_names(user, installation)
-    check_new_password(new_password, names)
+    check_new_password(new_password, list_known_names(user, installation))
     confirm_password(conn, user, current_password, keep_token, actor.address, max_failures)
     with password_hashing.take_turn(user.email.lower()):
-        password_hash = hash_password(new_password, names)
+        password_hash = password_hashing.hash_password(new_password)
     with write_transaction(conn):
         conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (password_hash, user.id))
         _end_other_login_sessions(conn, user, keep_token)

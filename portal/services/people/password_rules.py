@@ -5,6 +5,7 @@ Those that people have stay good, whatever they are. No kinds of characters are 
 
 import gzip
 import re
+import unicodedata
 from collections.abc import Iterable
 
 from portal.core import paths
@@ -80,11 +81,19 @@ def check_new_password(password: str, names: Iterable[str]) -> None:
         raise PasswordTooShort(length=MIN_PASSWORD_LENGTH)
     if len(password) > MAX_PASSWORD_LENGTH:
         raise PasswordTooLong(length=MAX_PASSWORD_LENGTH)
-    text = password.casefold()
+    text = _fold(password)
     if _is_frequent(text):
         raise PasswordFrequent()
-    if _count_characters(_remove_names(text[:_LOOKED_AT], names)) < MIN_PASSWORD_LENGTH:
-        raise PasswordGuessable(length=MIN_PASSWORD_LENGTH)
+    known = [*map(_fold, names)]
+    # As it was typed, too: one character can become many.
+    for form in (password, text, text.translate(_LETTERS_BY_SIGN)):
+        if _count_characters(_remove_names(form[:_LOOKED_AT], known)) < MIN_PASSWORD_LENGTH:
+            raise PasswordGuessable(length=MIN_PASSWORD_LENGTH)
+
+
+def _fold(text: str) -> str:
+    """Small letters, and plain ones where they are full-width, for example."""
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def _is_frequent(text: str) -> bool:
@@ -101,7 +110,7 @@ def _is_frequent(text: str) -> bool:
 def _remove_names(text: str, names: Iterable[str]) -> str:
     """What is left without the names, and without their words, but for the last one of an address alone: "com"."""
     words: set[str] = set()
-    for name in map(str.casefold, names):
+    for name in names:
         words.update((name, *name.split("@"), *re.split(r"[\W_]+", re.sub(r"\.\w+$", "", name))))
     for word in sorted(words, key=len, reverse=True):
         if len(word) >= _MIN_NAME_LENGTH:
@@ -110,6 +119,12 @@ def _remove_names(text: str, names: Iterable[str]) -> str:
 
 
 def _count_characters(text: str) -> int:
-    """How many characters count: none that goes on with a row, or with a repetition."""
-    groups = ((at, text[max(at - _GROUP, 0) : at]) for at in range(1, len(text) + 1))
-    return sum(len(group) < _GROUP or not (group in _ROWS_BOTH_WAYS or group in text[: at - 1]) for at, group in groups)
+    """How many characters count: none that goes on with a row, and none of a repetition."""
+    guessed: set[int] = set()
+    for end in range(_GROUP, len(text) + 1):
+        group = text[end - _GROUP : end]
+        if group in text[: end - 1]:
+            guessed.update(range(end - _GROUP, end))
+        elif group in _ROWS_BOTH_WAYS:
+            guessed.add(end - 1)
+    return len(text) - len(guessed)

@@ -45,6 +45,8 @@ def test_there_is_a_limit() -> None:
         "Settembre2026",
         "Mercoledì2026",
         "q1w2e3r4t5y6u7",
+        "ｐａｓｓｗｏｒｄ１２３４",
+        "Ｐ４ｓｓｗ０ｒｄ－２０２６",
     ],
 )
 def test_the_most_frequent_ones_and_a_frequent_word_with_digits_are_refused(password: str) -> None:
@@ -58,6 +60,10 @@ def test_the_most_frequent_ones_and_a_frequent_word_with_digits_are_refused(pass
         "xxxxxxxxxxxxxxxx",
         "hahahahahahaha",
         "passwordpassword",
+        "password-password",
+        "P4ssw0rd-P4ssw0rd",
+        "P4ssw0rd-Passw0rd!",
+        "ﷺ" * 12,
         "abcdefghijklmnop",
         "zyxwvutsrqpo",
         "x9876543210x",
@@ -79,6 +85,8 @@ def test_rows_and_repetitions_do_not_count(password: str) -> None:
         "AcmeLogistics26",
         "smpp.portal.initech",
         "alice1234alice1234",
+        "ａｌｉｃｅ．ｒｏｓｓｉ－２０２６",
+        "4l!ce-r0ssi-2026",
     ],
 )
 def test_names_of_the_person_and_the_installation_do_not_count(password: str) -> None:
