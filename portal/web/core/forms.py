@@ -14,6 +14,7 @@ from portal.services.common import idempotency
 from portal.services.common.csv_import import InvalidCsvLines
 from portal.services.common.errors import NotFound, Refused
 from portal.services.common.rate_limit import TooManyAttempts
+from portal.services.people import password_rules
 from portal.services.people.password_hashing import HashingBusy
 
 _INVALID_ID = (1 << 63) - 1
@@ -62,6 +63,8 @@ class OnceForm(TranslatedForm):
 
 class NewPasswordForm(TranslatedForm):
     """A password that is chosen, typed twice because nobody sees it."""
+
+    min_length = password_rules.MIN_PASSWORD_LENGTH
 
     password = PasswordField(N_("New password"))
     repeat = PasswordField(N_("The same password again"))

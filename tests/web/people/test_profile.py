@@ -13,7 +13,9 @@ from portal.core import clock, db
 from portal.core.config import Config
 from portal.core.crypto import Keys, hash_token
 from portal.services.people import authentication, two_factor, users
+from portal.services.people.password_rules import MIN_PASSWORD_LENGTH
 from portal.services.people.user_agents import describe_user_agent
+from portal.web.core.forms import NewPasswordForm
 from tests.support import Cast, Person
 from tests.web.conftest import Browser
 
@@ -106,6 +108,16 @@ def test_what_is_wrong_with_a_password_is_said_when_its_field_is_left(
     assert not check(alice, NEW).text.strip()
     assert not logs_in(browser, cast.alice, NEW)
     assert check(browser, NEW).headers["HX-Redirect"].startswith("/login")
+
+
+def test_the_form_tells_the_shortest_length_that_the_rules_have(
+    alice: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert NewPasswordForm.min_length == MIN_PASSWORD_LENGTH
+    monkeypatch.setattr(NewPasswordForm, "min_length", 15)
+    page = alice.get("/profile").text
+    assert 'minlength="15"' in page
+    assert "At least 15 characters." in page
 
 
 def test_no_password_comes_back(alice: Browser) -> None:
