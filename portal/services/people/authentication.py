@@ -161,15 +161,22 @@ def _limit_attempts(
     Raises:
         TooManyAttempts; HashingBusy
     """
-    try:
+    with _record_throttled(email, address):
         rate_limit.require_tokens(conn, buckets, login_limits.PERIOD_MS)
         with turn or nullcontext():
             rate_limit.take_tokens(conn, buckets, login_limits.PERIOD_MS)
             yield
+    rate_limit.put_back_tokens(conn, buckets)
+
+
+@contextmanager
+def _record_throttled(email: str, address: str) -> Iterator[None]:
+    """Record that the block is refused because of too many, in time or at a time."""
+    try:
+        yield
     except (TooManyAttempts, HashingBusy):
         refused_logins.record_refused_login(refused_logins.THROTTLED, email, address)
         raise
-    rate_limit.put_back_tokens(conn, buckets)
 
 
 def change_password(
@@ -194,7 +201,7 @@ def change_password(
     """
     check_new_password(new_password, list_known_names(user, installation))
     confirm_password(conn, user, current_password, keep_token, actor.address, max_failures)
-    with password_hashing.take_turn(user.email.lower()):
+    with _record_throttled(user.email, actor.address), password_hashing.take_turn(user.email.lower()):
         password_hash = password_hashing.hash_password(new_password)
     with write_transaction(conn):
         conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (password_hash, user.id))
@@ -379,7 +386,7 @@ def enrol_by_link(
         InvalidEnrolmentLink, InvalidPassword, WrongTotpCode, HashingBusy
     """
     user = get_user_by_enrolment_link(conn, token)
-    with password_hashing.take_turn(user.email.lower()):
+    with _record_throttled(user.email, address), password_hashing.take_turn(user.email.lower()):
         password_hash = hash_password(password, list_known_names(user, installation))
     with write_transaction(conn):
         # Read again: while the password was hashed, somebody else may have used the link.

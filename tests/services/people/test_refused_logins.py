@@ -57,6 +57,14 @@ def number_of(rows: list[sqlite3.Row]) -> int:
     return sum(each["count"] for each in rows)
 
 
+@pytest.fixture
+def take_all_turns() -> Iterator[Callable[[], None]]:
+    """Have others take all turns to hash of those who are known."""
+    others = ["dan@acme.example", "eve@acme.example"]
+    yield lambda: password_hashing.present.extend(others)
+    password_hashing.present[:] = [each for each in password_hashing.present if each not in others]
+
+
 # --- each kind leaves its row
 
 
@@ -96,6 +104,55 @@ def test_a_try_that_finds_no_turn_to_hash_leaves_a_row(conn, cast, monkeypatch):
     with pytest.raises(HashingBusy):
         authentication.check_login(conn, cast.alice.email, cast.alice.password, VISITOR, MOST)
     assert [(each["action"], each["actor"]) for each in written(conn)] == [("login.throttled", cast.alice.email)]
+
+
+def test_a_confirmation_that_comes_too_soon_or_finds_no_turn_leaves_a_row(conn, cast, alice, take_all_turns):
+    with pytest.raises(WrongPassword):
+        authentication.confirm_password(conn, alice, "not the one", "token", HERE, 1)
+    with pytest.raises(TooManyAttempts):
+        authentication.confirm_password(conn, alice, cast.alice.password, "token", HERE, 1)
+    take_all_turns()
+    with pytest.raises(HashingBusy):
+        authentication.confirm_password(conn, alice, cast.alice.password, "another", HERE, 1)
+    assert [(each["action"], each["count"]) for each in written(conn)] == [
+        ("user.wrong_password", 1),
+        ("login.throttled", 2),
+    ]
+
+
+def test_a_new_password_that_finds_no_turn_to_hash_leaves_a_row(conn, keys, cast, alice, monkeypatch, take_all_turns):
+    verify_password = password_hashing.verify_password
+
+    def verify_and_be_overtaken(password_hash: str | None, password: str) -> bool:
+        take_all_turns()
+        return verify_password(password_hash, password)
+
+    monkeypatch.setattr(password_hashing, "verify_password", verify_and_be_overtaken)
+    with pytest.raises(HashingBusy):
+        authentication.change_password(
+            conn,
+            keys,
+            Actor(alice.email, HERE),
+            alice,
+            cast.alice.password,
+            "another long password",
+            "token",
+            MOST,
+            "SMPP Portal",
+        )
+    assert [(each["action"], each["actor"], each["address"]) for each in written(conn)] == [
+        ("login.throttled", alice.email, HERE)
+    ]
+
+
+def test_an_enrolment_that_finds_no_turn_to_hash_leaves_a_row(conn, keys, alice, take_all_turns):
+    token = authentication.create_enrolment_link(conn, alice)
+    take_all_turns()
+    with pytest.raises(HashingBusy):
+        authentication.enrol_by_link(conn, keys, token, "another long password", "000000", HERE, "SMPP Portal")
+    assert [(each["action"], each["actor"], each["address"]) for each in written(conn)] == [
+        ("login.throttled", alice.email, HERE)
+    ]
 
 
 def test_a_wrong_password_at_a_confirmation_leaves_a_row(conn, alice):
