@@ -5,9 +5,9 @@ import secrets
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
-from threading import Condition, get_native_id
+from threading import Condition, Lock, get_native_id
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -27,6 +27,9 @@ class HashingBusy(Refused):
 # and one more may wait: strangers, however many, keep nobody out who is.
 _MAX_HASHING = 2
 MAX_STRANGERS, _MAX_KNOWN = 4, 2
+
+# Hashes of older versions take 64 MiB: one at a time.
+_outdated_turn = Lock()
 
 _turns = Condition()
 # Who hashes is known, or isn't.
@@ -75,8 +78,10 @@ def hash_password(password: str) -> str:
 
 def verify_password(password_hash: str | None, password: str) -> bool:
     """Whether this is the password. Without a hash it isn't, after as long a time."""
+    password_hash = password_hash or _dummy_password_hash()
     try:
-        return _get_threads().submit(_hasher.verify, password_hash or _dummy_password_hash(), password).result()
+        with _outdated_turn if is_outdated(password_hash) else nullcontext():
+            return _get_threads().submit(_hasher.verify, password_hash, password).result()
     except (VerificationError, InvalidHashError):
         return False
 

@@ -13,7 +13,7 @@ from portal.core.db import Connection
 from portal.services.common import mail
 from portal.services.common.audit import SHELL
 from portal.services.common.rate_limit import TooManyAttempts
-from portal.services.people import authentication, login_limits, users
+from portal.services.people import authentication, login_limits, password_hashing, users
 from portal.services.people.login_limits import InvalidUnlockLink, Visitor
 from portal.services.people.password_rules import MAX_PASSWORD_LENGTH
 from portal.services.people.two_factor import WrongTotpCode
@@ -279,3 +279,36 @@ def test_a_replaced_hash_is_of_as_much_as_is_compared(conn, cast):
     conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (older, cast.alice.id))
     for _ in range(2):
         authentication.check_login(conn, cast.alice.email, longest + "and more", Visitor(HERE), FAILURES)
+
+
+def test_unknown_addresses_are_compared_with_hashes_as_old_as_users_have(conn, monkeypatch):
+    older = PasswordHasher(memory_cost=64).hash("an older hash")
+    conn.execute("UPDATE users SET password_hash = ? WHERE id % 2", (older,))
+    hashes = [row[0] for row in conn.execute("SELECT password_hash FROM users")]
+    compared: list[str | None] = []
+
+    def is_never_right(password_hash: str | None, _password: str) -> bool:
+        compared.append(password_hash)
+        return False
+
+    monkeypatch.setattr(password_hashing, "verify_password", is_never_right)
+    emails = [f"nobody-{number}@acme.example" for number in range(60)]
+    for email in emails + [each.upper() for each in emails]:
+        with pytest.raises(authentication.LoginFailed):
+            authentication.check_login(conn, email, "a guess", Visitor(HERE), 100)
+    assert set(compared) == set(hashes)
+    assert 0 < compared.count(older) < len(compared)
+    assert compared[:60] == compared[60:]
+
+
+def test_nobody_gets_in_with_the_password_of_the_hash_that_stands_in(conn, keys, cast):
+    conn.execute("UPDATE users SET password_hash = NULL WHERE id <> ?", (cast.alice.id,))
+    for email in ("nobody@acme.example", cast.bob.email):
+        with pytest.raises(authentication.LoginFailed):
+            authentication.check_login(conn, email, cast.alice.password, Visitor(HERE), FAILURES)
+
+
+def test_where_nobody_has_a_password_nobody_gets_in(conn, cast):
+    conn.execute("UPDATE users SET password_hash = NULL")
+    with pytest.raises(authentication.LoginFailed):
+        authentication.check_login(conn, cast.alice.email, "a guess", Visitor(HERE), FAILURES)

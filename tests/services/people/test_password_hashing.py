@@ -1,9 +1,12 @@
 """Turns to hash: two at a time, two more wait, and nobody who is known is kept out by others."""
 
 from collections.abc import Callable, Iterator
-from threading import Event, Thread
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Lock, Thread
+from typing import Literal
 
 import pytest
+from argon2 import PasswordHasher
 
 from portal.services.people import password_hashing
 from portal.services.people.password_hashing import HashingBusy
@@ -92,3 +95,26 @@ def test_a_hash_takes_what_owasp_recommends() -> None:
     assert password_hashing.verify_password(password_hash, "correct horse battery")
     assert not password_hashing.verify_password(password_hash, "correct horse")
     assert not password_hashing.verify_password(None, "correct horse")
+
+
+@pytest.mark.slow
+def test_of_hashes_that_take_more_memory_one_is_verified_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, at_once, most_at_once = Lock(), 0, 0
+
+    class CountingHasher(PasswordHasher):
+        def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:
+            nonlocal at_once, most_at_once
+            with lock:
+                at_once += 1
+                most_at_once = max(most_at_once, at_once)
+            try:
+                return super().verify(hash, password)
+            finally:
+                with lock:
+                    at_once -= 1
+
+    monkeypatch.setattr(password_hashing, "_hasher", CountingHasher(19 * 1024, 2, 1))
+    older = PasswordHasher(time_cost=1).hash("correct horse battery")
+    with ThreadPoolExecutor() as pool:
+        assert all(pool.map(password_hashing.verify_password, [older] * 2, ["correct horse battery"] * 2))
+    assert most_at_once == 1
