@@ -6,7 +6,7 @@ or read slowly hold none.
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Generator, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from contextvars import copy_context
@@ -80,6 +80,7 @@ class ThreadedApplication:
         max_body_bytes: a request with more is refused.
         trusted_proxies: see `resolve_client_address`.
         find_browser: the id of a browser in which somebody has logged in before; "" for another one.
+        headers: of the answers that are not the WSGI application's.
     """
 
     def __init__(
@@ -89,12 +90,14 @@ class ThreadedApplication:
         max_body_bytes: int,
         trusted_proxies: Sequence[IPv4Network | IPv6Network],
         find_browser: "Callable[[WSGIEnvironment], str]",
+        headers: Mapping[str, str],
     ) -> None:
         self._wsgi_app = wsgi_app
         self._pool = ThreadPoolExecutor(threads, "pages")
         self._max_body_bytes = max_body_bytes
         self._trusted_proxies = trusted_proxies
         self._find_browser = find_browser
+        self._headers = headers
         self._large_body_addresses: list[str] = []
         self._login_browsers: list[str] = []
 
@@ -112,7 +115,7 @@ class ThreadedApplication:
                     self._count_login(environ, held)
                 await self._send_answer(environ, receive, send)
         except _RequestRefused as refused:
-            await _send_refusal(refused, receive, send)
+            await _send_refusal(refused, self._headers, receive, send)
         except (ConnectionError, TimeoutError, asyncio.CancelledError):
             pass  # the last one where a stop has waited long enough; uvicorn closes a connection without a whole answer
 
@@ -186,7 +189,7 @@ def _iterate_pieces(wsgi_app: "WSGIApplication", environ: "WSGIEnvironment", hea
         status: str, headers: list[tuple[str, str]], exc_info: object = None, /
     ) -> Callable[[bytes], object]:
         head["status"] = int(status[:3])
-        head["headers"] = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        head["headers"] = _encode_headers(headers)
         return _refuse_write
 
     chunks = wsgi_app(environ, start_response)
@@ -201,6 +204,10 @@ def _iterate_pieces(wsgi_app: "WSGIApplication", environ: "WSGIEnvironment", hea
         if hasattr(chunks, "close"):
             chunks.close()
     yield piece
+
+
+def _encode_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
 def _refuse_write(data: bytes) -> object:
@@ -257,20 +264,22 @@ def _format_busy_page(language: str) -> str:
     )
 
 
-async def _send_refusal(refused: _RequestRefused, receive: _Receive, send: _Send) -> None:
+async def _send_refusal(refused: _RequestRefused, headers: Mapping[str, str], receive: _Receive, send: _Send) -> None:
     if not refused.page:
         with suppress(TimeoutError):
             async with asyncio.timeout(_REFUSED_BODY_SECONDS):
                 while (await receive()).get("more_body"):
                     pass
     text = (refused.page or f"{refused.status} {refused.status.phrase}\n").encode()
-    headers = [
-        (b"content-type", b"text/html; charset=utf-8" if refused.page else b"text/plain; charset=utf-8"),
-        (b"content-security-policy", b"default-src 'none'"),
-        (b"content-length", str(len(text)).encode()),
-        (b"connection", b"close"),
-    ]
+    head = {
+        **headers,
+        "Content-Type": f"text/{'html' if refused.page else 'plain'}; charset=utf-8",
+        "Content-Length": str(len(text)),
+        "Connection": "close",
+    }
     if refused.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers.append((b"retry-after", str(RETRY_AFTER_S).encode()))
-    await send({"type": "http.response.start", "status": refused.status.value, "headers": headers})
+        head["Retry-After"] = str(RETRY_AFTER_S)
+    await send(
+        {"type": "http.response.start", "status": refused.status.value, "headers": _encode_headers(head.items())}
+    )
     await send({"type": "http.response.body", "body": text})

@@ -22,6 +22,7 @@ from portal.core.listening import open_listening_sockets
 from portal.services.people import refused_logins
 from portal.web.app import MAX_BODY_BYTES, create_app
 from portal.web.asgi import ThreadedApplication
+from portal.web.core import headers
 from portal.web.people import known_browsers
 
 _log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def run_web_server(config: Config, options: Sequence[str]) -> int:
         MAX_BODY_BYTES + (1 << 20),
         config.trusted_proxy_networks,
         partial(known_browsers.find_browser, config, keys),
+        headers.list_headers(config),
     )
     server = uvicorn.Server(
         uvicorn.Config(

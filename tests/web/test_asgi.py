@@ -51,7 +51,7 @@ def test_an_answer_that_fails_at_its_first_piece_is_closed() -> None:
         start_response("200 OK", [])
         return answer
 
-    threaded = ThreadedApplication(application, 1, 1000, [], lambda environ: "")
+    threaded = ThreadedApplication(application, 1, 1000, [], lambda environ: "", {})
     with pytest.raises(OSError, match="locked"):
         asyncio.run(threaded(dict(REQUEST), receive, send))
     assert answer.closed.wait(DEADLINE_S)

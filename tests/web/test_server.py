@@ -7,6 +7,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
@@ -23,8 +24,9 @@ from portal.services.credits import alerts, credits
 from portal.services.people import authentication, users
 from portal.supervisor import increase_open_file_limit
 from portal.web.app import create_app
+from portal.web.core.headers import list_headers
 from tests.mailbox import Mailbox
-from tests.serving import start_server
+from tests.serving import run_component, start_server
 from tests.support import DEADLINE_S, Cast, RunningServer, wait_until
 from tests.web.acting import get_field_value
 
@@ -75,6 +77,26 @@ def test_what_a_proxy_may_have_read_otherwise_is_refused(
     server: RunningServer, open_sockets: ExitStack, headers: bytes
 ) -> None:
     assert read_status(connect(server, open_sockets, b"POST /login HTTP/1.1\r\n" + headers)) == 400
+
+
+@pytest.mark.parametrize("public_url", ["http://portal.example", "https://portal.example"])
+def test_what_is_refused_before_it_comes_to_a_page_has_a_page_s_headers(
+    config: Config, open_sockets: ExitStack, public_url: str
+) -> None:
+    headers = list_headers(replace(config, web=replace(config.web, public_url=public_url)))
+    with run_component(config, "web", PORTAL_WEB_PUBLIC_URL=public_url) as server:
+        for fields, status in (
+            (b"", 200),
+            (b"Content-Length: 900000000\r\n", 413),
+            (b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", 400),
+        ):
+            request = b"GET /login HTTP/1.1\r\nHost: portal\r\n" + fields + b"\r\n"
+            with http.client.HTTPResponse(connect(server, open_sockets, request)) as answer:
+                answer.begin()
+            assert answer.status == status
+            found = {name: answer.headers.get_all(name) for name in headers}
+            assert found == {name: [value] for name, value in headers.items()}
+            assert ("Strict-Transport-Security" in found) == public_url.startswith("https:")
 
 
 def test_a_form_in_chunks_is_read(server: RunningServer, open_sockets: ExitStack) -> None:

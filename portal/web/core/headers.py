@@ -19,6 +19,8 @@ _HEADERS = {
     # Addresses of pages hold account names; flask-wtf wants the referrer of our own forms behind https.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    # Credentials are on these pages: no cache, and nothing for the back button after a logout.
+    "Cache-Control": "no-store",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=(), clipboard-write=(self)",
 }
 # Browsers take these over https only; the second one they report on the console of every page that came otherwise.
@@ -31,17 +33,21 @@ _HTTPS_HEADERS = {
 RETRY_AFTER_S = 5
 
 
-def init_headers(app: Flask, config: Config) -> None:
+def list_headers(config: Config) -> dict[str, str]:
+    """What every answer carries that has no other value of its own."""
     headers = _HEADERS | (_HTTPS_HEADERS if is_https(config) else {})
     if "Strict-Transport-Security" in headers and config.web.hsts_subdomains == "on":
         headers["Strict-Transport-Security"] += "; includeSubDomains"
+    return headers
+
+
+def init_headers(app: Flask, config: Config) -> None:
+    headers = list_headers(config)
 
     @app.after_request
     def add_headers(response: Response) -> Response:
-        response.headers.extend(headers)
-        # Credentials are on these pages: no cache, and nothing for the back button after a logout.
-        if "Cache-Control" not in response.headers:
-            response.headers["Cache-Control"] = "no-store"
+        for name, value in headers.items():
+            response.headers.setdefault(name, value)
         if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
             response.headers["Retry-After"] = str(RETRY_AFTER_S)
         if request.endpoint != "static_files.serve_static_file":
