@@ -40,7 +40,8 @@ _OF_USERS = (WRONG_PASSWORD, WRONG_CODE, WRONG_RECOVERY_CODE, WRONG_CONFIRMATION
 SEVERAL = ""
 """The actor, or the address, of a row in which tries of several are counted together."""
 
-_MAX_EMAIL_LENGTH = 100
+# As many characters as a login looks at, and an address has (RFC 5321, 4.5.3.1.3): it is looked up by these.
+_MAX_EMAIL_LENGTH = 254
 _NO_EMAIL = "-"
 # Rows of an hour: of one network or one e-mail address, and of all. What is above is counted together.
 _MAX_ROWS, _MAX_ROWS_IN_ALL = 10, 100

@@ -172,8 +172,18 @@ def test_what_was_typed_is_kept_short_and_without_control_characters(conn):
     record_refused_login(refused_logins.UNKNOWN_EMAIL, "   ", HERE)
     typed, nothing = (each["actor"] for each in written(conn))
     assert typed.startswith("a\ufffdb\ufffd[2J\ufffdc\ufffd@xxx")
-    assert len(typed) == 100
+    assert len(typed) == 254
     assert nothing == "-"
+
+
+def test_the_row_of_a_long_e_mail_address_is_the_customer_s(conn, cast):
+    email = f"alice@{'very-long-domain.' * 12}example"
+    assert 200 < len(email) <= 254
+    conn.execute("UPDATE users SET email = ? WHERE id = ?", (email, cast.alice.id))
+    with pytest.raises(LoginFailed):
+        authentication.check_login(conn, email, "not the one", VISITOR, MOST)
+    (row,) = written(conn)
+    assert (row["actor"], row["customer_id"]) == (email, cast.acme)
 
 
 # --- many are counted together
