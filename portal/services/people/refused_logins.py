@@ -141,6 +141,7 @@ def write_refused_logins(conn: sqlite3.Connection) -> None:
             rows = _RecentRows(conn, now_ms(), customers)
             for key, tally in tallies.items():
                 rows.add(key, tally)
+            rows.write_counts()
     except BaseException:
         for key, tally in tallies.items():
             _memory.add(key, tally)
@@ -181,6 +182,7 @@ class _RecentRows:
         self._customers = customers
         self._ids: dict[_Key, int] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._added: dict[int, tuple[int, int]] = {}
         # By the index of times, not by that of actions, which has those of all years.
         rows = conn.execute(
             f"SELECT id, action, actor, address FROM audit_log WHERE at BETWEEN ? AND ? AND +action IN ({_PLACES})",
@@ -195,15 +197,21 @@ class _RecentRows:
         self._counts.update([("email", email.lower()), ("network", _get_network(address))])
 
     def add(self, key: _Key, tally: _Tally) -> None:
+        """Count tries in their row, which is written at once where it is a new one, or else by `write_counts`."""
         key = self._choose_row(key)
         row_id = self._ids.get(key)
         if row_id is None:
             self._remember(key, self._insert(key, tally))
             return
-        self._conn.execute(
+        count, last_at = self._added.get(row_id, (0, 0))
+        self._added[row_id] = (count + tally.count, max(last_at, tally.last_at))
+
+    def write_counts(self) -> None:
+        """Write each row once, however many were counted in it."""
+        self._conn.executemany(
             "UPDATE audit_log SET details = json_set(details, '$.count', (details ->> 'count') + ?1,"
             " '$.last_at', max(details ->> 'last_at', ?2)) WHERE id = ?3",
-            (tally.count, tally.last_at, row_id),
+            [(*added, row_id) for row_id, added in self._added.items()],
         )
 
     def _choose_row(self, key: _Key) -> _Key:

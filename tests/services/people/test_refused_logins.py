@@ -223,6 +223,17 @@ def test_one_network_with_many_e_mail_addresses_fills_few_rows(conn, build_addre
     assert [(each["actor"], each["address"]) for each in rows[-1:]] == [("", network)]
 
 
+def test_many_that_are_counted_in_few_rows_are_few_writes(conn):
+    for number in range(500):
+        record_refused_login(refused_logins.UNKNOWN_EMAIL, f"user{number}@acme.example", HERE)
+    statements: list[str] = []
+    conn.set_trace_callback(statements.append)
+    rows = written(conn)
+    conn.set_trace_callback(None)
+    assert number_of(rows) == 500
+    assert sum(each.startswith(("UPDATE", "INSERT")) for each in statements) == len(rows) + 1
+
+
 def test_one_e_mail_address_from_many_networks_fills_few_rows(conn, cast):
     for number in range(500):
         email = "alice@acme.example" if number % 2 else "ALICE@acme.example"
