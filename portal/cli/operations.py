@@ -74,7 +74,7 @@ def _format_setting(value: object) -> str:
 @click.option("--customer", "customer_name", metavar="NAME", help="About one customer.")
 @click.option("--account", metavar="NAME", help="About one account.")
 @click.option("--actor", metavar="EMAIL", help="By whom: an e-mail address, shell or system.")
-@click.option("--action", type=click.Choice(sorted(audit_log.ACTION_LABELS)), metavar="ACTION")
+@click.option("--action", metavar="ACTION", help="What was done, such as ip.add.")
 @click.option("--address", metavar="IP", help="From where.")
 @click.option("--from", "first", default="", metavar="DATE", help="The first day, such as 2026-11-01.")
 @click.option("--to", "last", default="", metavar="DATE", help="The last day (default: today).")

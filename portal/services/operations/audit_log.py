@@ -14,6 +14,7 @@ from portal.core.clock import HOUR_MS, now_ms
 from portal.core.i18n import N_
 from portal.services.accounts import accounts
 from portal.services.common import keyset
+from portal.services.common.errors import NotFound
 from portal.services.common.periods import ALL_TIME_PERIOD, Period
 
 ACTION_LABELS = {
@@ -89,6 +90,10 @@ ACTION_LABELS = {
 """What is recorded, in words. A row of an older version may have another action."""
 
 
+class NoSuchAction(NotFound, field="action"):
+    sentence = N_("There is no action “%(action)s”. Possible: %(actions)s.")
+
+
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
     """A row. `customer` and `account` are names, None where it is about none; `details` are what changed.
@@ -134,8 +139,10 @@ def build_audit_filter(
     """The filter of what was typed; None or empty: all.
 
     Raises:
-        NoSuchAccount
+        NoSuchAccount, NoSuchAction
     """
+    if action and action not in (actions := list_actions(conn)):
+        raise NoSuchAction(action=action, actions=", ".join(actions))
     with suppress(ValueError):
         # As it is recorded: an IPv6 address in its shortest form.
         address = str(ip_address(address or ""))
@@ -147,6 +154,17 @@ def build_audit_filter(
         address or None,
         period,
     )
+
+
+def list_actions(conn: sqlite3.Connection) -> list[str]:
+    """All that a row's action can be: what this version records, and what the log has of older ones."""
+    # From one to the next in the index: DISTINCT would read all rows.
+    rows = conn.execute(
+        "WITH RECURSIVE found (action) AS (SELECT min(action) FROM audit_log UNION ALL"
+        " SELECT (SELECT min(action) FROM audit_log WHERE action > found.action) FROM found WHERE action IS NOT NULL)"
+        " SELECT action FROM found WHERE action IS NOT NULL"
+    )
+    return sorted({*ACTION_LABELS, *(row["action"] for row in rows)})
 
 
 _SELECT = """

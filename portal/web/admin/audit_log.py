@@ -45,7 +45,7 @@ def _read_filter() -> tuple[AuditFilter, AuditFilterForm, str]:
     form.fill(period_param)
     form.customer.choices = [(str(each.id), each.name) for each in customers.list_all_customers(conn)]
     form.action.choices = sorted(
-        ((action, _(words)) for action, words in ACTION_LABELS.items()), key=lambda each: each[1]
+        ((action, _describe_action(action)) for action in audit_log.list_actions(conn)), key=lambda each: each[1]
     )
     for field in (form.customer, form.action):
         if field.data not in dict(field.choices):
@@ -82,7 +82,7 @@ def list_audit_log() -> ResponseReturnValue:
         query=query,
         page=paging.paginate(partial(audit_log.list_audit_page, context.get_conn(), audit_filter)),
         days=context.get_config().retention.audit_days,
-        describe_action=lambda entry: _(ACTION_LABELS[entry.action]) if entry.action in ACTION_LABELS else entry.action,
+        describe_action=lambda entry: _describe_action(entry.action),
         describe_details=_describe_details,
     )
 
@@ -104,6 +104,10 @@ def download_audit_log() -> ResponseReturnValue:
 
 def _to_csv_row(row: dict[str, object]) -> list[object]:
     return list((row | {"details": json.dumps(row["details"], ensure_ascii=False)}).values())
+
+
+def _describe_action(action: str) -> str:
+    return _(ACTION_LABELS[action]) if action in ACTION_LABELS else action
 
 
 def _describe_details(entry: AuditEntry) -> list[tuple[str, str]]:

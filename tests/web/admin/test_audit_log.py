@@ -119,6 +119,13 @@ def test_what_is_invalid_is_said_at_its_field_and_kept(olga: Browser, query: str
         assert (refused.status_code, refused.location) == (303, f"{PAGE}?{query}")
 
 
+def test_an_action_of_an_older_version_can_be_chosen(olga: Browser, conn: db.Connection) -> None:
+    db.insert_row(conn, "audit_log", at=1, actor="shell", address="", action="zone.change", details="{}")
+    page = olga.get(f"{PAGE}?action=zone.change").text
+    assert list_actions(page) == ["zone.change"]
+    assert '<option selected value="zone.change">zone.change</option>' in page
+
+
 @pytest.mark.parametrize("query", ["customer=x", "customer=99999999999999999999", "action=none", "before=x"])
 def test_forged_queries_are_no_error(olga: Browser, query: str) -> None:
     assert olga.get(f"{PAGE}?{query}").status_code in (200, 404)
