@@ -122,12 +122,8 @@ def _choose_stand_in_hash(conn: sqlite3.Connection, email: str) -> str | None:
 
 def check_second_factor(
     conn: sqlite3.Connection, keys: Keys, user: User, code: str, visitor: Visitor, max_failures: int
-) -> list[str]:
+) -> None:
     """The second step: a TOTP code, or a recovery code, which is used up.
-
-    Returns:
-        New recovery codes, shown once, where it was one of the short ones of older versions: all of those end.
-        Otherwise none.
 
     Raises:
         WrongTotpCode, WrongRecoveryCode, TooManyAttempts
@@ -135,28 +131,21 @@ def check_second_factor(
     address = visitor.address
     buckets = login_limits.list_buckets(conn, "code", user.email, visitor, max_failures)
     with _limit_attempts(conn, buckets, user.email, address):
-        new_codes = _use_second_factor(conn, keys, user, code, address)
-        if new_codes is None:
+        if not _use_second_factor(conn, keys, user, code, address):
             is_totp = code.strip().isdecimal()
             reason = refused_logins.WRONG_CODE if is_totp else refused_logins.WRONG_RECOVERY_CODE
             refused_logins.record_refused_login(reason, user.email, address)
             refused_logins.count_wrong_second_factor(conn, keys, user, address)
             raise WrongTotpCode() if is_totp else WrongRecoveryCode()
-    return new_codes
 
 
-def _use_second_factor(conn: sqlite3.Connection, keys: Keys, user: User, code: str, address: str) -> list[str] | None:
-    """The recovery codes that were made anew, mostly none; None where the code is wrong."""
-    new_codes: list[str] = []
+def _use_second_factor(conn: sqlite3.Connection, keys: Keys, user: User, code: str, address: str) -> bool:
     with write_transaction(conn):
         if not two_factor.verify_totp_code(conn, keys, user.id, code):
             if not two_factor.use_recovery_code(conn, keys, user.id, code):
-                return None
-            actor = Actor(user.email, address)
-            audit.record_action(conn, actor, "login.recovery_code", customer_id=user.customer_id)
-            if two_factor.is_short_recovery_code(code):
-                new_codes = renew_recovery_codes(conn, keys, actor, user)
-    return new_codes
+                return False
+            audit.record_action(conn, Actor(user.email, address), "login.recovery_code", customer_id=user.customer_id)
+    return True
 
 
 @contextmanager

@@ -17,6 +17,7 @@ RECOVERY_CODE_COUNT = 10
 # Four groups of four characters: 80 bits.
 _CODE_GROUPS, _GROUP_CHARACTERS = 4, 4
 _CODE_CHARACTERS = _CODE_GROUPS * _GROUP_CHARACTERS
+_SHORT_CODE_CHARACTERS = 10
 _STEP_SECONDS = 30
 # Codes of the step before and after count too: phones' clocks drift (RFC 6238, 5.2).
 _DRIFT_STEPS = 1
@@ -118,8 +119,8 @@ def use_recovery_code(conn: sqlite3.Connection, keys: Keys, user_id: int, code: 
 
 
 def is_short_recovery_code(code: str) -> bool:
-    """Whether a code is one of those with 50 bits that older versions made."""
-    return len(_normalize_code(code)) < _CODE_CHARACTERS
+    """Whether a code is as long as those with 50 bits that older versions made; one of an authenticator is not."""
+    return len(_normalize_code(code)) == _SHORT_CODE_CHARACTERS
 
 
 def count_unused_recovery_codes(conn: sqlite3.Connection, user_id: int) -> int:

@@ -108,7 +108,7 @@ def verify_second_factor() -> ResponseReturnValue:
         used_field = "recovery" if form.recovery.data else "code"
         # Whatever is wrong stands at the field that was used.
         with refusals_on(form, **dict.fromkeys(("code", "recovery", ""), used_field)):
-            codes = authentication.check_second_factor(
+            authentication.check_second_factor(
                 context.get_conn(),
                 context.get_crypto_keys(),
                 user,
@@ -117,10 +117,10 @@ def verify_second_factor() -> ResponseReturnValue:
                 context.get_config().limits.login_failures,
             )
             _start_login_session(user)
-            address = access.get_safe_redirect_path(request.args.get("next"))
-            if codes:
-                return htmx.render_plain_page("people/login/codes.html", codes=codes, address=address)
-            return redirect(address, 303)
+            # Not made anew here: who doesn't get the answer would have none.
+            if used_field == "recovery" and two_factor.is_short_recovery_code(form.recovery.data):
+                return redirect(url_for("login.show_profile", short=1, _anchor="recovery"), 303)
+            return redirect(access.get_safe_redirect_path(request.args.get("next")), 303)
     return htmx.render_plain_page("people/login/totp.html", form=form, email=user.email)
 
 
@@ -295,6 +295,7 @@ def _clear_browser_session() -> None:
 @blueprint.get("/profile")
 @access.login_required
 def show_profile() -> ResponseReturnValue:
+    """Query: `short` after a login with one of the short recovery codes of older versions."""
     return _render_profile()
 
 
@@ -309,6 +310,7 @@ def _render_profile(**forms: TranslatedForm) -> ResponseReturnValue:
     return htmx.render_page(
         "people/profile/page.html",
         **values,
+        used_short_code="short" in request.args,
         codes_left=two_factor.count_unused_recovery_codes(context.get_conn(), access.get_current_user().id),
         languages=i18n.LANGUAGES.items(),
         **_login_sessions_context(),

@@ -13,6 +13,7 @@ from portal.services.common.audit import SHELL
 from portal.services.people import authentication, two_factor, users
 from portal.services.people.users import User
 from tests.support import Cast, Person
+from tests.web.acting import get_field_value
 from tests.web.conftest import Browser
 
 PASSWORD = "correct horse battery"
@@ -66,6 +67,16 @@ def test_password_and_code_finish_it_and_the_login_follows(
     assert browser.post("/login", data={"email": carol.email, "password": PASSWORD}).status_code == 303
     assert browser.post("/login/totp", data={"recovery": codes[0]}).status_code == 303
     assert browser.get("/profile").status_code == 200
+
+
+@pytest.mark.slow
+def test_the_page_with_the_codes_has_the_token_of_the_new_session(
+    browser: Browser, link: str, code: Callable[[], str]
+) -> None:
+    page = browser.post(link, data=filled(code())).text
+    token = get_field_value(page, "csrf_token")
+    browser.post("/language", data={"csrf_token": token, "locale": "it"}, csrf=False)
+    assert '<html lang="it">' in browser.get("/login").text
 
 
 @pytest.mark.slow
