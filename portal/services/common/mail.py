@@ -11,6 +11,7 @@ from email.utils import formatdate, parseaddr
 from functools import cache, partial
 from ipaddress import ip_address
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -26,9 +27,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 20
-# How long after each failed attempt the next one comes; the last one repeats. A mail is given up after a week.
+# How long after each failed attempt the next one comes; the last one repeats.
 _BACKOFF_MS = [each * 1000 for each in (5, 15, 60, 300, 900, 1800)]
-_GIVE_UP_MS = 7 * DAY_MS
+# A mail is given up after as many as fit into a week: by the clock alone, one that is a week ahead would lose them all.
+_MAX_ATTEMPTS = len(_BACKOFF_MS) + (7 * DAY_MS - sum(_BACKOFF_MS)) // _BACKOFF_MS[-1]
+# A file in `outbox/` is deleted where it has been so old for so long, by a clock that nobody sets.
+_OUTBOX_MS, _SURELY_OLD_S = 7 * DAY_MS, 3600
+_old_since: dict[Path, float] = {}
 # For so long the database shows that a mail was sent, or why it was not.
 _RETENTION_MS = 90 * DAY_MS
 # While a mail is being sent nobody else takes it; if this process dies, another may after this time.
@@ -59,14 +64,9 @@ def queue_mail(
 
 
 def purge_mails(conn: sqlite3.Connection, now: int) -> None:
-    """Delete mails that were sent or given up, three months after they were queued (`now` in milliseconds).
-
-    The content of those that were written to `outbox/` goes after a week, as their files do.
-    """
-    conn.execute("DELETE FROM mails WHERE next_attempt_at IS NULL AND created_at < ?", (now - _RETENTION_MS,))
+    """Delete mails that were sent or given up, three months after they were queued (`now` in milliseconds)."""
     conn.execute(
-        "UPDATE mails SET content = NULL WHERE content IS NOT NULL AND next_attempt_at IS NULL AND created_at < ?",
-        (now - _GIVE_UP_MS,),
+        "DELETE FROM mails WHERE next_attempt_at IS NULL AND content IS NULL AND created_at < ?", (now - _RETENTION_MS,)
     )
 
 
@@ -119,7 +119,7 @@ def claim_mail(conn: sqlite3.Connection) -> sqlite3.Row | None:
 def _record_failure(conn: sqlite3.Connection, row: sqlite3.Row, error: Exception) -> None:
     now = now_ms()
     delay = _BACKOFF_MS[min(row["attempts"], len(_BACKOFF_MS)) - 1]
-    given_up = now - row["created_at"] > _GIVE_UP_MS
+    given_up = row["attempts"] >= _MAX_ATTEMPTS
     conn.execute(
         "UPDATE mails SET next_attempt_at = ?, error = ?, content = iif(?, NULL, content) WHERE id = ?",
         (None if given_up else now + delay, f"{type(error).__name__}: {error}"[:500], given_up, row["id"]),
@@ -215,10 +215,19 @@ def tend_outbox(conn: sqlite3.Connection, config: Config) -> None:
             row = conn.execute(query, (int(name["id"]), int(name["created_at"]))).fetchone()
         # Somebody may remove a file meanwhile, or has put a link there that leads nowhere.
         with suppress(FileNotFoundError):
-            if (row and row["sent_at"]) or file.stat().st_mtime * 1000 < now - _GIVE_UP_MS:
+            if (row and row["sent_at"]) or _is_surely_old(file, now):
                 file.unlink()
+                _old_since.pop(file, None)
             elif config.mail.url and row and row["content"] and row["next_attempt_at"] is None:
                 update_row(conn, "mails", row["id"], next_attempt_at=now)
+
+
+def _is_surely_old(file: Path, now: int) -> bool:
+    """Whether a file is a week old, and has been so for an hour: a clock may be wrong for a moment."""
+    if file.stat().st_mtime * 1000 >= now - _OUTBOX_MS:
+        _old_since.pop(file, None)
+        return False
+    return monotonic() - _old_since.setdefault(file, monotonic()) >= _SURELY_OLD_S
 
 
 def list_outbox(data: Path) -> list[Path]:
