@@ -13,7 +13,7 @@ from portal.services.accounts.allowed_ips import IPAddress
 from portal.services.accounts.refused_binds import RefusedBind
 from portal.services.messages.smpp_config import AccountConfig, SmppPassword, find_password
 from portal.smsc.admission.bind_turns import BindTurns, TurnTaker
-from portal.smsc.admission.rate_limits import FailureCounter, get_rate_limit_network
+from portal.smsc.admission.rate_limits import FailureCounter, list_rate_limit_networks
 from portal.smsc.limits import ServerLimits
 from portal.smsc.protocol.constants import CommandId, CommandStatus, RequestRefused
 from portal.smsc.protocol.pdu import Bind
@@ -42,6 +42,8 @@ _UNKNOWN_ACCOUNT = AccountConfig(
     passwords=_NO_PASSWORDS,
     senders=frozenset(),
 )
+# So many times `[limits] bind_failures` may fail from an IPv4 address or a /64, a /56, and a /48.
+_NETWORK_FACTORS = (1, 2, 4)
 # Told to those who have the right password: nothing is wrong with what their client sends.
 _FAULTS_OF_ACCOUNT = (refused_binds.ACCOUNT_DISABLED, refused_binds.NO_IP)
 # By `[smpp] unknown_system_id`.
@@ -95,7 +97,7 @@ class BindAuth:
 
     def __init__(self, storage: Storage, config: Config, server_limits: ServerLimits) -> None:
         self._storage = storage
-        self._failures = FailureCounter(config.limits.bind_failures)
+        self._failures = [FailureCounter(config.limits.bind_failures * factor) for factor in _NETWORK_FACTORS]
         self.turns: BindTurns[BindClient] = BindTurns(server_limits.wrong_bind_seconds)
         self._unknown_status = _UNKNOWN_STATUSES[config.smpp.unknown_system_id]
         self._loop = asyncio.get_running_loop()
@@ -126,9 +128,12 @@ class BindAuth:
     ) -> AcceptedBind | None:
         now, loop_time = now_ms(), self._loop.time()
         address = client.address
-        turn = network, system_id = get_rate_limit_network(address), bind.system_id
-        failure_keys = () if account.permits_address(address, now) else (network, system_id)
-        if any(self._failures.is_limit_reached(each, loop_time) for each in failure_keys):
+        networks, system_id = list_rate_limit_networks(address), bind.system_id
+        turn = networks[0], system_id
+        counted: list[tuple[FailureCounter, Hashable]] = []
+        if not account.permits_address(address, now):
+            counted = [(self._failures[0], system_id), *zip(self._failures, networks, strict=False)]
+        if any(failures.is_limit_reached(key, loop_time) for failures, key in counted):
             raise _throttled()
         if not is_its_turn and self.turns.must_wait(turn):
             self._enqueue(turn, bind, client, account)
@@ -137,8 +142,8 @@ class BindAuth:
         password = find_password(account.passwords or _NO_PASSWORDS, digest)
         refusal = account.find_bind_refusal(password, address, now)
         if password is None or refusal:
-            for each in failure_keys:
-                self._failures.record_failure(each, loop_time)
+            for failures, key in counted:
+                failures.record_failure(key, loop_time)
             self.turns.record_failure(turn, client)
             raise self._explain_refusal(account, password, refusal, now)
         kind = _BIND_KINDS[CommandId(bind.command)]

@@ -73,4 +73,9 @@ class FailureCounter:
 
 def get_rate_limit_network(address: IPAddress) -> Hashable:
     """An IPv4 address, or the /64 of an IPv6 one: whoever has one address in it has them all."""
-    return address if isinstance(address, IPv4Address) else address.packed[:8]
+    return list_rate_limit_networks(address)[0]
+
+
+def list_rate_limit_networks(address: IPAddress) -> list[Hashable]:
+    """An IPv4 address, or the /64, /56 and /48 of an IPv6 one: providers give out the wider ones."""
+    return [address] if isinstance(address, IPv4Address) else [address.packed[:octets] for octets in (8, 7, 6)]

@@ -268,6 +268,26 @@ async def test_limits_count_the_clients_and_not_the_balancer(limited: Callable[.
         assert (await third.wait_for_response(1)).status == 0
 
 
+async def test_wrong_binds_of_ipv6_count_by_64_56_and_48(limited: Callable[..., Config]) -> None:
+    config = limited(bind_failures=1)
+    config = replace(config, smpp=replace(config.smpp, proxy_protocol_from=(BALANCER,)))
+    tried = 0
+
+    async def guess(address: str) -> int:
+        nonlocal tried
+        tried += 1
+        esme = await connect_by_balancer(server.port, make_v1(address))
+        # The names are counted, too.
+        return await esme.bind(f"smpp-nobody-{tried}", "guess")
+
+    looked_at, throttled = CommandStatus.ESME_RINVPASWD, CommandStatus.ESME_RBINDTHROTTLED
+    async with run_smsc(config) as server:
+        assert [await guess(f"2001:db8:0:1::{host}") for host in (1, 2)] == [looked_at, throttled]
+        assert [await guess(f"2001:db8:0:{network}::1") for network in (2, 3)] == [looked_at, throttled]
+        assert [await guess(f"2001:db8:0:{network}00::1") for network in (1, 2, 3)] == [looked_at, looked_at, throttled]
+        assert await guess("2001:db8:1::1") == looked_at
+
+
 async def test_those_whose_header_has_not_come_count_in_all(limited: Callable[..., Config], cast: Cast) -> None:
     config = limited(connections=3)
     config = replace(config, smpp=replace(config.smpp, proxy_protocol_from=(BALANCER,)))
