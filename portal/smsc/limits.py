@@ -9,7 +9,8 @@ from portal.services.messages.deliveries import EXPIRY_BATCH_SIZE
 class ServerLimits:
     """Times are in seconds."""
 
-    # Connections from one address that may end without a bind: each costs as much as some hundred messages.
+    # Connections from one address that may end without a bind, before they are let in one by one: each costs as much as
+    # some hundred messages.
     failed_unbound_per_minute: int = 600
     # Between two wrong binds that are looked at, with one system_id from one address; 0: none waits for that.
     wrong_bind_seconds: float = 1.0

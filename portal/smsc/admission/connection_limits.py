@@ -2,7 +2,8 @@
 
 An address is an IPv4 one, or the /64 of an IPv6 one. Behind one there may be a thousand clients, which all come back at
 once after a restart: as many as may be without a bind are let in, the others wait for their turn, without a session or
-a handshake of TLS, and nobody is sent away who would only come again.
+a handshake of TLS, and nobody is sent away who would only come again. Where too many have ended without a bind, all
+wait, and are let in one by one: the right client may be among those that come again and again with a wrong password.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ class ConnectionLimits:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._failed_unbound = FailureCounter(server_limits.failed_unbound_per_minute)
+        self._pace_seconds = 60.0 / server_limits.failed_unbound_per_minute
+        self._pace_timers: dict[Hashable, asyncio.TimerHandle] = {}
         self.connection_count = 0
         self.unbound_slots: dict[ConnectionSlot, None] = {}  # in the order in which they came
         self._unbound_per_network: Counter[Hashable] = Counter()
@@ -88,11 +91,12 @@ class ConnectionLimits:
         stay, unless all do.
         """
         network = get_rate_limit_network(pending.address)
-        if self.connection_count >= self._limits.connections or self._failed_unbound.is_limit_reached(
-            network, self._loop.time()
-        ):
+        if self.connection_count >= self._limits.connections:
             pending.reject()
-        elif self._unbound_per_network[network] < self._limits.unbound_per_address:
+            return
+        if network not in self._pace_timers and self._failed_unbound.is_limit_reached(network, self._loop.time()):
+            self._start_pace_timer(network)
+        if network not in self._pace_timers and self._has_room(network):
             self.connection_count += 1
             self._admit_connection(pending, network)
         else:
@@ -154,16 +158,33 @@ class ConnectionLimits:
         if not queue:
             del self._queues_by_network[network]
 
+    def _has_room(self, network: Hashable) -> bool:
+        return self._unbound_per_network[network] < self._limits.unbound_per_address
+
     def _admit_queued_connections(self, network: Hashable) -> None:
-        while (
-            network in self._queues_by_network and self._unbound_per_network[network] < self._limits.unbound_per_address
-        ):
+        while network in self._queues_by_network and network not in self._pace_timers and self._has_room(network):
+            self._admit_next(network)
+
+    def _admit_next(self, network: Hashable) -> None:
+        """Let in the first that waits of a network and is still there."""
+        while network in self._queues_by_network:
             pending = next(iter(self._queues_by_network[network]))
-            if pending.is_disconnected():
-                self._reject_queued(pending, network)
-            else:
+            if not pending.is_disconnected():
                 self._dequeue(pending, network)
                 self._admit_connection(pending, network)
+                return
+            self._reject_queued(pending, network)
+
+    def _start_pace_timer(self, network: Hashable) -> None:
+        self._pace_timers[network] = self._loop.call_later(self._pace_seconds, self._admit_paced, network)
+
+    def _admit_paced(self, network: Hashable) -> None:
+        """Let in one of a network of which too many have ended without a bind, as often as these are forgotten."""
+        del self._pace_timers[network]
+        if self._has_room(network):
+            self._admit_next(network)
+        if network in self._queues_by_network:
+            self._start_pace_timer(network)
 
     # --- those who are in
 

@@ -54,12 +54,37 @@ def arrive_alone(limits, address):
     return arrive(limits, address)[0].result
 
 
-async def test_an_address_that_comes_and_goes_without_a_bind_is_left_outside_for_a_while():
+async def test_an_address_that_comes_and_goes_without_a_bind_is_let_in_ten_times_a_second():
+    limits, loop = make_limits(), asyncio.get_running_loop()
+    for _ in range(600):
+        arrive(limits, HERE)[0].slot.release()
+    began = loop.time()
+    first, gone, second, third = waiting = arrive(limits, HERE, 4)
+    gone.hung_up = True
+    assert [each.result for each in waiting] == [None] * 4
+    assert arrive_alone(limits, ELSEWHERE) == "in"
+    for let_in, others in ((first, [gone, second, third]), (second, [third])):
+        await until_let_in(let_in)
+        assert [each.result for each in others] == [None] * len(others)
+        let_in.slot.release()
+    await until_let_in(third)
+    assert gone.result == "out"
+    assert loop.time() - began >= 0.3
+
+
+async def until_let_in(pending):
+    async with asyncio.timeout(10):
+        while pending.result != "in":
+            await asyncio.sleep(0)
+
+
+async def test_who_comes_once_some_are_forgotten_and_nobody_waits_is_let_in_at_once():
     limits = make_limits()
     for _ in range(600):
         arrive(limits, HERE)[0].slot.release()
-    assert arrive_alone(limits, HERE) == "out"
-    assert arrive_alone(limits, ELSEWHERE) == "in"
+    (last,) = arrive(limits, HERE)
+    await until_let_in(last)
+    assert arrive_alone(limits, HERE) == "in"
 
 
 async def test_connections_that_bind_may_come_as_often_as_they_like():

@@ -288,6 +288,28 @@ async def test_a_thousand_clients_behind_one_address_come_back_at_once(config, c
             assert statuses == [0] * 500
 
 
+@pytest.mark.slow
+async def test_clients_that_connect_again_and_again_in_vain_keep_no_right_one_out(config, cast):
+    login, tries, has_bound = cast.smpp_acme_1, 0, False
+    limits = replace(DEFAULT_SERVER_LIMITS, failed_unbound_per_minute=120, wrong_bind_seconds=0)
+
+    async def hammer():
+        nonlocal tries
+        while not has_bound:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                await refused(server, login.name, "former")
+            tries += 1
+
+    async with run_smsc(config, limits) as server:
+        hammering = [asyncio.create_task(hammer()) for _ in range(3)]
+        try:
+            await wait_until(lambda: tries >= 120)
+            await RawEsme.connect_and_bind(server.port, login)
+        finally:
+            has_bound = True
+            await asyncio.gather(*hammering)
+
+
 async def bind_alone(port, login, tls):
     esme = await RawEsme.connect(port, tls=tls)
     return await esme.bind(login.name, login.password)
