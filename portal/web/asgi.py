@@ -271,14 +271,13 @@ async def _send_refusal(refused: _RequestRefused, headers: Mapping[str, str], re
                 while (await receive()).get("more_body"):
                     pass
     text = (refused.page or f"{refused.status} {refused.status.phrase}\n").encode()
-    head = {
-        **headers,
-        "Content-Type": f"text/{'html' if refused.page else 'plain'}; charset=utf-8",
-        "Content-Length": str(len(text)),
-        "Connection": "close",
+    head = {name.lower(): value for name, value in headers.items()} | {
+        "content-type": f"text/{'html' if refused.page else 'plain'}; charset=utf-8",
+        "content-length": str(len(text)),
+        "connection": "close",
     }
     if refused.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        head["Retry-After"] = str(RETRY_AFTER_S)
+        head["retry-after"] = str(RETRY_AFTER_S)
     await send(
         {"type": "http.response.start", "status": refused.status.value, "headers": _encode_headers(head.items())}
     )
