@@ -195,31 +195,33 @@ def _write_to_outbox(outbox: Path, name: str, message: EmailMessage) -> None:
 def tend_outbox(conn: sqlite3.Connection, config: Config) -> None:
     """Delete the files in `outbox/` whose mails were sent since, or that are a week old.
 
-    Where a mail server is set by now, those that are left are queued for it. A mail whose file somebody has removed
-    before counts as sent by hand: it is not queued, and its content goes.
+    Where a mail server is set by now, those that are left are queued for it, also where the data was moved without
+    `outbox/`. Until then a mail whose file somebody has removed counts as sent by hand, and its content goes.
     """
     now = now_ms()
     # Looked for before their files: a mail is one of these once its file is there.
     mails = conn.execute(f"SELECT id, created_at FROM mails WHERE {_IN_OUTBOX}").fetchall()
     files = list_outbox(config.data)
     names = {each.name for each in files}
-    for mail in mails:
-        if f"{mail['created_at']}.{mail['id']}.eml" not in names:
-            conn.execute(f"UPDATE mails SET content = NULL WHERE id = ? AND {_IN_OUTBOX}", (mail["id"],))
+    if config.mail.url:
+        conn.execute(f"UPDATE mails SET next_attempt_at = ? WHERE {_IN_OUTBOX}", (now,))
+    else:
+        conn.executemany(
+            f"UPDATE mails SET content = NULL WHERE id = ? AND {_IN_OUTBOX}",
+            [(each["id"],) for each in mails if f"{each['created_at']}.{each['id']}.eml" not in names],
+        )
     for file in files:
         name = _OUTBOX_NAME.fullmatch(file.name)
         row = None
         # Of what an older version has written the row says that it was sent, and the content is gone.
         if name and not name["older"]:
-            query = "SELECT id, sent_at, next_attempt_at, content FROM mails WHERE id = ? AND created_at = ?"
+            query = "SELECT sent_at FROM mails WHERE id = ? AND created_at = ?"
             row = conn.execute(query, (int(name["id"]), int(name["created_at"]))).fetchone()
         # Somebody may remove a file meanwhile, or has put a link there that leads nowhere.
         with suppress(FileNotFoundError):
             if (row and row["sent_at"]) or _is_surely_old(file, now):
                 file.unlink()
                 _old_since.pop(file, None)
-            elif config.mail.url and row and row["content"] and row["next_attempt_at"] is None:
-                update_row(conn, "mails", row["id"], next_attempt_at=now)
 
 
 def _is_surely_old(file: Path, now: int) -> bool:

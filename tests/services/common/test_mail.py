@@ -399,6 +399,16 @@ def test_a_mail_whose_file_was_deleted_counts_as_sent_by_hand(data, conn, queue,
     assert mailer(url)(conn) == 0
 
 
+def test_data_that_was_moved_without_the_outbox_loses_no_mail(data, conn, queue, mailer, tend, smtp):
+    queue()
+    mailer("")(conn)
+    (file,) = (data / "outbox").iterdir()
+    file.unlink()
+    url = f"smtp://127.0.0.1:{smtp().port}"
+    tend(url)
+    assert mailer(url)(conn) == 1
+
+
 def test_a_mail_that_a_server_is_to_have_is_sent_though_its_file_was_deleted(data, conn, queue, mailer, tend, smtp):
     queue()
     mailer("")(conn)
