@@ -7,7 +7,7 @@ from base64 import b64decode, b64encode
 from typing import Any
 
 import segno
-from flask import Blueprint, Response, g, make_response, redirect, request, session, url_for
+from flask import Blueprint, Response, g, make_response, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import current_user, login_user
 from flask_wtf.csrf import CSRFError
@@ -234,7 +234,8 @@ def _check_password(user: User, form: NewPasswordForm) -> ResponseReturnValue:
         password_rules.check_new_password(form.password.data, names)
     except password_rules.InvalidPassword as error:
         refusal = error.localized() if form.password.data else ""
-    return htmx.render_fragments("people/_password_check.html", refusal=refusal)
+    # Nothing has changed, so the page's other parts need no look.
+    return render_template("people/_password_check.html", refusal=refusal)
 
 
 @blueprint.errorhandler(authentication.InvalidEnrolmentLink)
