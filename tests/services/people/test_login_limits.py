@@ -212,7 +212,7 @@ def test_the_mail_is_in_the_language_of_the_company_where_the_person_has_chosen_
     conn.execute("UPDATE customers SET language = 'it' WHERE id = ?", (cast.acme,))
     ask(cast.alice.email)
     (file,) = (config.data / "outbox").glob("*.eml")
-    assert "Subject: Il suo link per accedere" in file.read_text()
+    assert "Subject: Il tuo link per accedere" in file.read_text()
 
 
 def test_the_token_is_kept_as_a_hash(conn, cast, ask):
