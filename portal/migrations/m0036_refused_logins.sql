@@ -1,4 +1,4 @@
--- Wrong second factors are counted until a right login, and the audit log is found by what its page is filtered by.
+-- Wrong second factors are counted by day, and the audit log is found by what its page is filtered by.
 --
 -- Each index of one column has the ids in their order behind it, so a page of the newest rows is one range of it.
 
