@@ -38,6 +38,8 @@ _UPLOAD_GRACE_MS = HOUR_MS
 # A few bytes can say that a picture has billions of pixels, for which whoever opens it needs gigabytes.
 _MAX_SIDE_PIXELS = 12_000
 _MAX_PIXELS = 50_000_000
+# Pieces of a picture that are looked at. Cameras and programs make a thousand of 5 MB; empty ones would take a second.
+_MAX_PIECES = 20_000
 # Threads that may wait for clamd, and those with the ones that wait for their turn: where it hangs, the others still
 # answer pages.
 _scan_slots = threading.BoundedSemaphore(2)
@@ -45,8 +47,10 @@ _scan_places = threading.BoundedSemaphore(4)
 _SLOT_TIMEOUT_S = 5.0
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# ISO/IEC 10918-1, table B.1: frames (SOFn), but for DHT, JPG and DAC among them.
+# ISO/IEC 10918-1, table B.1: frames (SOFn), but for DHT, JPG and DAC among them; and markers of segments, which have a
+# length. Those without one (RSTn, TEM, SOI, EOI) come in front of a scan only where another reader sees another image.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_SEGMENTS = frozenset(range(0xC0, 0xFF)) - frozenset(range(0xD0, 0xDA))
 _JPEG_SCAN, _JPEG_END = 0xDA, b"\xff\xd9"
 
 
@@ -117,7 +121,9 @@ def _is_png(content: bytes) -> bool:
         return False
     offset = len(_PNG_SIGNATURE)
     chunk_types: set[bytes] = set()
-    while offset + 12 <= len(content):
+    for _ in range(_MAX_PIECES):
+        if offset + 12 > len(content):
+            return False
         length, kind = struct.unpack_from(">I4s", content, offset)
         data_end = offset + 8 + length
         if data_end + 4 > len(content):
@@ -142,13 +148,15 @@ def _is_jpeg(content: bytes) -> bool:
     if not content.startswith(b"\xff\xd8\xff"):
         return False
     offset, has_frame = 2, False
-    while offset + 4 <= len(content):
-        if content[offset] != 0xFF:
+    for _ in range(_MAX_PIECES):
+        if offset + 4 > len(content) or content[offset] != 0xFF:
             return False
         marker = content[offset + 1]
         if marker == 0xFF:  # a fill byte
             offset += 1
             continue
+        if marker not in _JPEG_SEGMENTS:
+            return False
         (length,) = struct.unpack_from(">H", content, offset + 2)
         if length < 2 or offset + 2 + length > len(content):
             return False

@@ -82,6 +82,29 @@ def test_what_is_none_or_not_whole_is_refused(content):
         documents.detect_document_type(content)
 
 
+@pytest.mark.parametrize("marker", [0x00, 0x01, 0x4F, *range(0xD0, 0xDA)])
+def test_a_marker_without_a_length_hides_no_frame(marker):
+    """What decoders take for the frame is read here as the length of a segment, behind which a small frame stands."""
+    hidden = resized_jpeg(60_000, 60_000)[JPEG.index(JPEG_SIZE) : -2]
+    content = JPEG[:2] + bytes([0xFF, marker]) + hidden.ljust(0xFFC0, b"\0") + JPEG[2:]
+    with pytest.raises(documents.InvalidDocument):
+        documents.detect_document_type(content)
+
+
+def test_more_pieces_than_pictures_have_are_not_read():
+    png = create_png()
+    empty_chunk = struct.pack(">I4sI", 0, b"teSt", zlib.crc32(b"teSt"))
+    assert documents.detect_document_type(png[:33] + empty_chunk * 19_000 + png[33:]) == "png"
+    assert documents.detect_document_type(JPEG[:2] + b"\xff" * 19_000 + JPEG[2:]) == "jpeg"
+    for content in (
+        png[:33] + empty_chunk * 20_000 + png[33:],
+        JPEG[:2] + b"\xff" * 20_000 + JPEG[2:],
+        JPEG[:2] + b"\xff\xfe\x00\x02" * 20_000 + JPEG[2:],
+    ):
+        with pytest.raises(documents.InvalidDocument):
+            documents.detect_document_type(content)
+
+
 @pytest.mark.parametrize("resize", [resized_png, resized_jpeg])
 @pytest.mark.parametrize(
     ("width", "height", "fits"),
