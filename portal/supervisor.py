@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import resource
+import secrets
 import signal
 import socket
 import sqlite3
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 
 from portal import __version__, migrations
@@ -153,7 +155,9 @@ class Supervisor:
         options: `--data` and `--config` as this process got them, for the children.
         on_ready: called once, when the server first accepts binds and requests.
         """
-        self._config = config
+        # Where this machine is a trusted proxy, the pages' process tells nothing without one.
+        token = config.web.metrics_token or secrets.token_urlsafe()
+        self._config = replace(config, web=replace(config.web, metrics_token=token))
         self._options = options
         self._on_ready = on_ready
         self._parent = os.getppid()
@@ -195,6 +199,7 @@ class Supervisor:
             [*paths.get_program_command_line(), name, "--supervised", *self._options],
             # The child ends when its stdin is closed. Nothing is ever written to it.
             stdin=subprocess.PIPE,
+            env=os.environ | {"PORTAL_WEB_METRICS_TOKEN": self._config.web.metrics_token},
             # Ctrl-C in a terminal goes to all processes of the session; the children are stopped by this one.
             start_new_session=True,
         )
@@ -264,9 +269,8 @@ class Supervisor:
 def is_ready(config: Config) -> bool:
     """Whether the server accepts binds and requests, according to its own `/readyz`."""
     host = wildcard_to_loopback(config.web.host)
-    token = config.web.metrics_token
-    authorization = f"Authorization: Bearer {token}\r\n" if token else ""
-    request = f"GET /readyz HTTP/1.0\r\nHost: {bracket_ipv6(host)}:{config.web.port}\r\n{authorization}\r\n"
+    authorization = f"Authorization: Bearer {config.web.metrics_token}"
+    request = f"GET /readyz HTTP/1.0\r\nHost: {bracket_ipv6(host)}:{config.web.port}\r\n{authorization}\r\n\r\n"
     try:
         # Without urllib: it takes a start 50 ms to import, and this process keeps 6 MB of it for as long as it runs.
         with socket.create_connection((host, config.web.port), timeout=2) as connection:

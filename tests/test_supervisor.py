@@ -174,6 +174,22 @@ def test_settings_reach_the_children(serve, config, tmp_path, free_port):
     assert not listens(config.smpp.port)
 
 
+@pytest.mark.parametrize("token", ["", "s3cret"])
+def test_it_is_ready_where_this_machine_is_a_trusted_proxy(data, config, token):
+    file = data / "config.toml"
+    settings = f'[web]\ntrusted_proxies = ["127.0.0.1"]\nmetrics_token = "{token}"'
+    file.write_text(file.read_text().replace("[web]", settings))
+    log = data / "log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "app.py", "serve", "--data", data], env=clean_environment(), stderr=stderr
+        )
+    try:
+        wait_until(lambda: f" ready: {config.public_url}\n" in log.read_text(), deadline_s=20)
+    finally:
+        assert stop_process(process) == 0
+
+
 def test_a_shells_limit_of_open_files_is_raised():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2 if soft == hard else soft // 2, hard))

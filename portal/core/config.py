@@ -64,7 +64,9 @@ class WebSettings:
         choices=("on", "off"),
     )
     threads: int = _declare_setting(8, "requests handled at the same time", low=1, high=256)
-    metrics_token: str = _declare_setting("", "bearer token for /healthz, /readyz and /metrics from other machines")
+    metrics_token: str = _declare_setting(
+        "", "bearer token for /healthz, /readyz and /metrics from other machines, and behind proxies"
+    )
 
 
 @dataclass(frozen=True)
