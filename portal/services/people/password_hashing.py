@@ -24,7 +24,7 @@ class HashingBusy(Refused):
 
 
 # Two hash at a time, and two wait, each of which holds a thread of the pages. Who is known comes first, one at a time,
-# and one more may wait: strangers, however many, keep nobody out who is.
+# and one more may wait: strangers, however many, keep nobody out who is. Further ones take strangers' places.
 _MAX_HASHING = 2
 MAX_STRANGERS, _MAX_KNOWN = 4, 2
 
@@ -44,16 +44,16 @@ def take_turn(known_as: str = "") -> Iterator[None]:
 
     Args:
         known_as: who it certainly is; "" for anybody. A second one of the same at a time is anybody, so that nobody
-            fills the places of those who are known alone.
+            fills the places of those who are known alone; so is who finds these full.
 
     Raises:
         HashingBusy: at once, where as many are there as may be.
     """
     with _turns:
-        if known_as in present:
+        if known_as in present or sum(map(bool, present)) >= _MAX_KNOWN:
             known_as = ""
         is_known = bool(known_as)
-        if sum(bool(each) == is_known for each in present) >= (_MAX_KNOWN if is_known else MAX_STRANGERS):
+        if not is_known and present.count("") >= MAX_STRANGERS:
             raise HashingBusy()
         present.append(known_as)
         _turns.wait_for(lambda: _is_next(is_known))

@@ -83,6 +83,15 @@ def test_one_who_is_known_fills_no_places_alone(start: Callable[..., Hashing]) -
         pass
 
 
+def test_those_who_are_known_and_find_their_places_full_take_strangers_places(start: Callable[..., Hashing]) -> None:
+    known = [start(f"colleague{number}@acme.example") for number in range(6)]
+    with pytest.raises(HashingBusy), password_hashing.take_turn("alice@acme.example"):
+        pass
+    for each in known:
+        each.end()
+    wait_until(lambda: all(each.hashes() for each in known))
+
+
 def test_strangers_have_a_turn_beside_those_who_are_known(start: Callable[..., Hashing]) -> None:
     wait_until(start("alice@acme.example").hashes)
     assert not start("bob@acme.example").hashes()
