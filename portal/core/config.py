@@ -63,7 +63,9 @@ class WebSettings:
         "on: all hosts below public_url's are reached by https alone, too (HSTS includeSubDomains)",
         choices=("on", "off"),
     )
-    threads: int = _declare_setting(8, "requests handled at the same time", low=1, high=256)
+    threads: int = _declare_setting(
+        8, "requests handled at the same time; strangers' logins take at most half of them, and four", low=1, high=256
+    )
     metrics_token: str = _declare_setting(
         "", "bearer token for /healthz, /readyz and /metrics from other machines, and behind proxies"
     )

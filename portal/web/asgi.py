@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, M
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from contextvars import copy_context
-from functools import cache, partial
+from functools import partial
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network
 from tempfile import SpooledTemporaryFile
@@ -20,10 +20,9 @@ from urllib.parse import unquote_to_bytes
 from werkzeug.wrappers import Request
 
 from portal.core import i18n
-from portal.core.i18n import _
 from portal.services.people import refused_logins
 from portal.services.people.login_limits import list_networks
-from portal.services.people.password_hashing import HashingBusy
+from portal.services.people.password_hashing import MAX_STRANGERS
 from portal.web.core.headers import RETRY_AFTER_S
 from portal.web.core.proxies import resolve_client_address
 
@@ -36,7 +35,7 @@ _Send = Callable[[_Message], Awaitable[None]]
 
 # A larger body waits in a file, and only so many are let in at once, of one address and in all.
 _BODY_BYTES_IN_MEMORY = 1 << 16
-_MAX_LARGE_BODIES_OF_ADDRESS, _MAX_LARGE_BODIES = 4, 32
+_MAX_LARGE_BODIES_OF_NETWORK, _MAX_LARGE_BODIES = 4, 32
 _BODY_SECONDS = 300.0
 # So long what comes of a refused body is read: most clients read no answer before they have sent it.
 _REFUSED_BODY_SECONDS = 2.0
@@ -45,23 +44,10 @@ _PIECE_BYTES = 1 << 18
 # Who takes longer for a piece is cut off: downloads are few at a time.
 _PIECE_SECONDS = 120.0
 
-
-# So many hash or wait for it, each in a thread (`password_hashing`), and as many of a browser in which somebody has
-# logged in before. The others are refused before they take a thread: that costs a tenth, and pages don't wait for it.
+# Others are refused before they take a thread (see `password_hashing`): that costs a tenth, and pages don't wait for
+# it. So many are let in at once of one network, and of a browser in which somebody has logged in before.
 _LOGIN_PATH = "/login"
-_MAX_LOGINS, _MAX_LOGINS_OF_BROWSER = 4, 2
-_BUSY_PAGE = """<!doctype html>
-<html lang="{language}">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<main>
-<h1>{title}</h1>
-<p>{text}</p>
-<p><a href="login">{login}</a></p>
-<p><a href="login/link">{link}</a></p>
-</main>
-</html>
-"""
+_MAX_LOGINS_OF_ONE = 2
 
 
 class _RequestRefused(Exception):
@@ -80,6 +66,7 @@ class ThreadedApplication:
         max_body_bytes: a request with more is refused.
         trusted_proxies: see `resolve_client_address`.
         find_browser: the id of a browser in which somebody has logged in before; "" for another one.
+        build_busy_page: HTML for those who find too many others logging in; called with their language.
         headers: of the answers that are not the WSGI application's.
     """
 
@@ -90,6 +77,7 @@ class ThreadedApplication:
         max_body_bytes: int,
         trusted_proxies: Sequence[IPv4Network | IPv6Network],
         find_browser: "Callable[[WSGIEnvironment], str]",
+        build_busy_page: Callable[[str], str],
         headers: Mapping[str, str],
     ) -> None:
         self._wsgi_app = wsgi_app
@@ -97,8 +85,12 @@ class ThreadedApplication:
         self._max_body_bytes = max_body_bytes
         self._trusted_proxies = trusted_proxies
         self._find_browser = find_browser
+        self._build_busy_page = build_busy_page
         self._headers = headers
-        self._large_body_addresses: list[str] = []
+        self._large_body_networks: list[str] = []
+        # Strangers leave half of the threads to others.
+        self._max_logins = min(MAX_STRANGERS, max(1, threads // 2))
+        self._login_networks: list[str] = []
         self._login_browsers: list[str] = []
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
@@ -142,25 +134,24 @@ class ThreadedApplication:
         body.seek(0)
 
     def _count_large_body(self, environ: "WSGIEnvironment", held: ExitStack) -> None:
-        # Of IPv6 the /64, all of which is one client's.
-        address = list_networks(self._resolve_address(environ))[0]
-        addresses = self._large_body_addresses
-        if addresses.count(address) >= _MAX_LARGE_BODIES_OF_ADDRESS or len(addresses) >= _MAX_LARGE_BODIES:
+        network = _get_network(self._resolve_address(environ))
+        if not _take_place(self._large_body_networks, network, _MAX_LARGE_BODIES_OF_NETWORK, _MAX_LARGE_BODIES, held):
             raise _RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE)
-        addresses.append(address)
-        held.callback(addresses.remove, address)
 
     def _resolve_address(self, environ: "WSGIEnvironment") -> str:
         return resolve_client_address(environ, self._trusted_proxies)
 
     def _count_login(self, environ: "WSGIEnvironment", held: ExitStack) -> None:
-        browser, browsers = self._find_browser(environ), self._login_browsers
-        if browsers.count(browser) >= (_MAX_LOGINS_OF_BROWSER if browser else _MAX_LOGINS):
-            refused_logins.record_refused_login(refused_logins.THROTTLED, "", self._resolve_address(environ))
+        browser, address = self._find_browser(environ), self._resolve_address(environ)
+        if browser:
+            has_place = _take_place(self._login_browsers, browser, _MAX_LOGINS_OF_ONE, sys.maxsize, held)
+        else:
+            network = _get_network(address)
+            has_place = _take_place(self._login_networks, network, _MAX_LOGINS_OF_ONE, self._max_logins, held)
+        if not has_place:
+            refused_logins.record_refused_login(refused_logins.THROTTLED, "", address)
             language = i18n.best_language(list(Request(environ).accept_languages.values()))
-            raise _RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, _format_busy_page(language))
-        browsers.append(browser)
-        held.callback(browsers.remove, browser)
+            raise _RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, self._build_busy_page(language))
 
     async def _send_answer(self, environ: "WSGIEnvironment", receive: _Receive, send: _Send) -> None:
         head: _Message = {"type": "http.response.start"}
@@ -180,6 +171,20 @@ class ThreadedApplication:
         finally:
             disconnected.cancel()
             self._pool.submit(run_in_context, pieces.close)
+
+
+def _get_network(address: str) -> str:
+    """Of IPv6 the /64, all of which is one client's."""
+    return list_networks(address)[0]
+
+
+def _take_place(places: list[str], name: str, max_of_one: int, max_in_all: int, held: ExitStack) -> bool:
+    """Take a place until `held` ends, unless as many are taken as may be."""
+    if places.count(name) >= max_of_one or len(places) >= max_in_all:
+        return False
+    places.append(name)
+    held.callback(places.remove, name)
+    return True
 
 
 def _iterate_pieces(wsgi_app: "WSGIApplication", environ: "WSGIEnvironment", head: _Message) -> Generator[bytes]:
@@ -249,19 +254,6 @@ def _build_environ(scope: _Message) -> "WSGIEnvironment":
         text = value.decode("latin-1")
         environ[key] = f"{environ[key]}{separator}{text}" if key in environ else text
     return environ
-
-
-@cache
-def _format_busy_page(language: str) -> str:
-    """Says that others log in, without the look of the portal's pages, which would cost as much as these."""
-    i18n.use_language(language)
-    return _BUSY_PAGE.format(
-        language=language,
-        title=_("The portal is busy"),
-        text=HashingBusy().localized(),
-        login=_("Log in"),
-        link=_("Have a link mailed that lets you in now"),
-    )
 
 
 async def _send_refusal(refused: _RequestRefused, headers: Mapping[str, str], receive: _Receive, send: _Send) -> None:

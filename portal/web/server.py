@@ -9,7 +9,7 @@ import sqlite3
 import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from functools import partial
+from functools import cache, partial
 from types import FrameType
 
 import uvicorn
@@ -23,7 +23,7 @@ from portal.services.people import refused_logins
 from portal.web.app import MAX_BODY_BYTES, create_app
 from portal.web.asgi import ThreadedApplication
 from portal.web.core import headers
-from portal.web.people import known_browsers
+from portal.web.people import known_browsers, login
 
 _log = logging.getLogger(__name__)
 
@@ -52,13 +52,15 @@ def run_web_server(config: Config, options: Sequence[str]) -> int:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAX_KEPT_BLOCK_BYTES)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s web %(message)s", stream=sys.stderr)
     keys = Keys.load(config.data)
+    app = create_app(config, keys)
     application = ThreadedApplication(
-        create_app(config, keys),
+        app,
         config.web.threads,
         # Beyond what the application takes, so that its own words are read first.
         MAX_BODY_BYTES + (1 << 20),
         config.trusted_proxy_networks,
         partial(known_browsers.find_browser, config, keys),
+        cache(partial(login.build_busy_page, app)),
         headers.list_headers(config),
     )
     server = uvicorn.Server(

@@ -51,7 +51,58 @@ def test_an_answer_that_fails_at_its_first_piece_is_closed() -> None:
         start_response("200 OK", [])
         return answer
 
-    threaded = ThreadedApplication(application, 1, 1000, [], lambda environ: "", {})
+    threaded = ThreadedApplication(application, 1, 1000, [], lambda environ: "", lambda language: "", {})
     with pytest.raises(OSError, match="locked"):
         asyncio.run(threaded(dict(REQUEST), receive, send))
     assert answer.closed.wait(DEADLINE_S)
+
+
+@pytest.mark.parametrize(
+    ("threads", "visitors", "statuses"),
+    [
+        (8, "1 1 1 1 2 3 4", [200, 200, 503, 503, 200, 200, 503]),
+        (8, "2001:db8::1 2001:db8::2 2001:db8::3 2001:db8:0:1::1", [200, 200, 503, 200]),
+        (8, "1 2 3 4 5/known 5/known 5/known 5/another", [200, 200, 200, 200, 200, 200, 503, 200]),
+        (4, "1 2 3 4/known", [200, 200, 503, 200]),
+        (1, "1 2", [200, 503]),
+    ],
+)
+def test_one_network_leaves_places_to_log_in_to_others_and_strangers_leave_threads(
+    threads: int, visitors: str, statuses: list[int]
+) -> None:
+    has_begun = threading.Event()
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        assert has_begun.wait(DEADLINE_S)
+        start_response("200 OK", [])
+        return []
+
+    def find_browser(environ: dict[str, Any]) -> str:
+        return str(environ.get("HTTP_COOKIE", ""))
+
+    threaded = ThreadedApplication(application, threads, 1000, [], find_browser, lambda language: "busy", {})
+
+    async def log_in(visitor: str) -> int:
+        address, _, browser = visitor.partition("/")
+        found: list[int] = []
+
+        async def note_status(message: MutableMapping[str, Any]) -> None:
+            found.append(message.get("status", 0))
+
+        scope = REQUEST | {
+            "method": "POST",
+            "raw_path": b"/login",
+            "headers": [(b"cookie", browser.encode())] if browser else [],
+            "client": (address if ":" in address else f"192.0.2.{address}", 1),
+        }
+        await threaded(scope, receive, note_status)
+        return found[0]
+
+    async def log_in_together() -> list[int]:
+        tasks = [asyncio.create_task(log_in(each)) for each in visitors.split()]
+        # Each runs until it waits for a thread.
+        await asyncio.sleep(0)
+        has_begun.set()
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(log_in_together()) == statuses

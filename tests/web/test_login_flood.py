@@ -4,8 +4,11 @@ import re
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.message import Message
 from http.cookiejar import CookieJar
 from pathlib import Path
 from threading import Event
@@ -24,20 +27,23 @@ MAX_GROWTH_MB = 60
 class Client:
     """A browser of the real server, without JavaScript. It stays at a refused form."""
 
-    def __init__(self, server: RunningServer) -> None:
-        self._url = server.url
+    def __init__(self, server: RunningServer, address: str = "") -> None:
+        """Args: `address`: where it is, as a proxy on this machine says; empty: on this machine."""
+        self._url, self._address = server.url, address
         self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
 
-    def open(self, path: str, form: dict[str, str] | None = None) -> tuple[int, str, dict[str, str]]:
+    def open(self, path: str, form: dict[str, str] | None = None) -> tuple[int, str, Message]:
         """Status, page and headers."""
         request = urllib.request.Request(self._url + path, urlencode(form).encode() if form else None)
         request.add_header("Accept-Language", "it")
+        if self._address:
+            request.add_header("X-Forwarded-For", self._address)
         try:
             with self._opener.open(request, timeout=DEADLINE_S) as answer:
-                return answer.status, answer.read().decode(), dict(answer.headers)
+                return answer.status, answer.read().decode(), answer.headers
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, error.read().decode(), dict(error.headers)
+                return error.code, error.read().decode(), error.headers
 
     def token(self) -> str:
         found = re.search(r'name="csrf_token" value="([^"]+)"', self.open("/login")[1])
@@ -50,6 +56,36 @@ class Client:
         if status != 200 or "recovery" not in page:
             return status
         return self.open("/login/totp", {"recovery": recovery_code, "csrf_token": token})[0]
+
+
+@dataclass
+class Answers:
+    """How many of each status came to a flood, and pages and headers of those that were refused as too many."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    refused: list[tuple[str, Message]] = field(default_factory=list)
+
+
+@contextmanager
+def flood(attacker: Client, connections: int) -> Iterator[Answers]:
+    """Wrong logins, one after the other on each connection, while the block runs."""
+    answers, ended, token = Answers(), Event(), attacker.token()
+
+    def send_wrong_logins(number: int) -> None:
+        while not ended.is_set():
+            form = {"email": f"nobody{number}@acme.example", "password": "a wrong one", "csrf_token": token}
+            status, page, headers = attacker.open("/login", form)
+            answers.statuses[status] += 1
+            if status == 503:
+                answers.refused.append((page, headers))
+
+    with ThreadPoolExecutor(connections) as pool:
+        try:
+            for number in range(connections):
+                pool.submit(send_wrong_logins, number)
+            yield answers
+        finally:
+            ended.set()
 
 
 def read_memory_mb(pid: int, name: str) -> float:
@@ -68,37 +104,30 @@ def test_a_flood_of_logins_takes_little_memory_and_no_page_and_keeps_no_known_br
     conn.execute("DELETE FROM login_sessions")
     # What is under test is the flood; the address would be refused after a hundred.
     conn.execute("DELETE FROM throttle_buckets")
-    token = attacker.token()
-    statuses: Counter[int] = Counter()
-    refused_pages: list[tuple[str, dict[str, str]]] = []
-    ended = Event()
-
-    def send_wrong_logins(number: int) -> None:
-        while not ended.is_set():
-            form = {"email": f"nobody{number}@acme.example", "password": "a wrong one", "csrf_token": token}
-            status, page, headers = attacker.open("/login", form)
-            statuses[status] += 1
-            if status == 503:
-                refused_pages.append((page, headers))
-
     before_mb = read_memory_mb(server.process.pid, "VmRSS")
-    with ThreadPoolExecutor(80) as pool:
-        try:
-            for number in range(80):
-                pool.submit(send_wrong_logins, number)
-            wait_until(lambda: statuses[503] >= 80 and statuses[401] >= 4, deadline_s=60)
-            assert attacker.open("/healthz")[0] == 200
-            assert known.log_in(cast.alice.email, cast.alice.password, cast.alice.recovery_codes[1]) == 200
-            assert known.open("/profile")[1].count(cast.alice.email)
-            # Those that are refused before they are read leave their row, too.
-            query = "SELECT 1 FROM audit_log WHERE action = 'login.throttled' AND actor = '-' AND address = '127.0.0.1'"
-            wait_until(lambda: bool(conn.execute(query).fetchone()))
-            growth_mb = read_memory_mb(server.process.pid, "VmHWM") - before_mb
-        finally:
-            ended.set()
+    with flood(attacker, 80) as answers:
+        wait_until(lambda: answers.statuses[503] >= 80 and answers.statuses[401] >= 4, deadline_s=60)
+        assert attacker.open("/healthz")[0] == 200
+        assert known.log_in(cast.alice.email, cast.alice.password, cast.alice.recovery_codes[1]) == 200
+        assert known.open("/profile")[1].count(cast.alice.email)
+        # Those that are refused before they are read leave their row, too.
+        query = "SELECT 1 FROM audit_log WHERE action = 'login.throttled' AND actor = '-' AND address = '127.0.0.1'"
+        wait_until(lambda: bool(conn.execute(query).fetchone()))
+        growth_mb = read_memory_mb(server.process.pid, "VmHWM") - before_mb
     assert growth_mb <= MAX_GROWTH_MB
-    page, headers = refused_pages[0]
-    assert headers["retry-after"] == "5"
+    page, headers = answers.refused[0]
+    assert headers["Retry-After"] == "5"
     assert '<html lang="it">' in page
     assert "In questo momento accedono troppe persone." in page
     assert 'href="login/link"' in page
+
+
+def test_a_flood_from_one_address_keeps_no_stranger_at_another_one_out(
+    serve_alone: Callable[..., RunningServer], cast: Cast
+) -> None:
+    server = serve_alone("web", PORTAL_WEB_TRUSTED_PROXIES="127.0.0.1")
+    with flood(Client(server, "203.0.113.7"), 20) as answers:
+        wait_until(lambda: answers.statuses[503] >= 20)
+        for code in cast.alice.recovery_codes[:4]:
+            stranger = Client(server, "192.0.2.1")
+            assert stranger.log_in(cast.alice.email, cast.alice.password, code) == 200

@@ -7,7 +7,18 @@ from base64 import b64decode, b64encode
 from typing import Any
 
 import segno
-from flask import Blueprint, Response, g, make_response, redirect, render_template, request, session, url_for
+from flask import (
+    Blueprint,
+    Flask,
+    Response,
+    g,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    session,
+    url_for,
+)
 from flask.typing import ResponseReturnValue
 from flask_login import current_user, login_user
 from flask_wtf.csrf import CSRFError
@@ -18,6 +29,7 @@ from portal.core import clock, i18n
 from portal.core.i18n import N_, _
 from portal.services.common.errors import Refused
 from portal.services.people import authentication, login_limits, password_rules, two_factor, users
+from portal.services.people.password_hashing import HashingBusy
 from portal.services.people.user_agents import describe_user_agent
 from portal.services.people.users import User
 from portal.web.core import access, context, errors, htmx
@@ -94,6 +106,13 @@ def login() -> ResponseReturnValue:
         session[_PENDING_LOGIN_KEY] = {"user": user.id, "at": clock.now_ms()}
         return redirect(url_for("login.verify_second_factor", next=request.args.get("next")), 303)
     return htmx.render_plain_page("people/login/page.html", form=form)
+
+
+def build_busy_page(app: Flask, language: str) -> str:
+    """The page of who finds too many others logging in, before a request is looked at (`asgi`)."""
+    with i18n.override_language(language):
+        template = app.jinja_env.get_template("people/login/busy.html")
+        return template.render(locale=language, explanation=HashingBusy().localized())
 
 
 @blueprint.route("/login/totp", methods=["GET", "POST"])
