@@ -21,7 +21,7 @@ from portal.services.credits import expiry
 from portal.services.history import deletion, removal, retention, search_index
 from portal.services.messages import text_policy
 from portal.services.operations import daily_self_check
-from portal.services.people import login_limits, refused_logins, two_factor
+from portal.services.people import login_limits, refused_logins, two_factor, unlock_links
 from portal.services.senders import senders
 from portal.services.statistics import rollup, statistics
 
@@ -139,6 +139,7 @@ def _purge_expired_data(config: Config, keys: Keys, conn: Connection) -> Iterato
     for purge_rows, before_ms in (
         (rate_limit.purge_token_buckets, now - clock.DAY_MS),
         (login_limits.purge_login_networks, now),
+        (unlock_links.purge_unlock_links, now),
         (refused_binds.purge_refused_binds, now),
         (mail.purge_mails, now),
         (senders.purge_removed_senders, now),

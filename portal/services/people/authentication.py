@@ -17,7 +17,15 @@ from portal.services.common import audit, rate_limit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused, require_found
 from portal.services.common.rate_limit import TooManyAttempts
-from portal.services.people import login_limits, login_mails, password_hashing, refused_logins, two_factor, users
+from portal.services.people import (
+    login_limits,
+    login_mails,
+    password_hashing,
+    refused_logins,
+    two_factor,
+    unlock_links,
+    users,
+)
 from portal.services.people.login_limits import Visitor
 from portal.services.people.login_mails import queue_login_mail
 from portal.services.people.password_hashing import HashingBusy
@@ -350,7 +358,8 @@ def reset_enrolment(conn: sqlite3.Connection, keys: Keys, actor: Actor, user: Us
         )
         conn.execute("DELETE FROM login_sessions WHERE user_id = ?", (user.id,))
         conn.execute("DELETE FROM recovery_codes WHERE user_id = ?", (user.id,))
-        login_limits.forget_user(conn, user)
+        login_limits.forget_networks(conn, user)
+        unlock_links.end_unlock_links(conn, user)
         audit.record_action(conn, actor, "user.start_over", customer_id=user.customer_id, email=user.email)
         return create_enrolment_link(conn, user)
 

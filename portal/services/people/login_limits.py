@@ -1,38 +1,21 @@
 """How often somebody may fail to log in, and by what that is counted: strangers must not lock a person out.
 
 A browser in which the person has logged in before has a count of its own, and so has an address from which they have.
-Everybody else shares one for each person, which whoever knows the e-mail address can use up; a link that is mailed to
-the person makes their browser a known one for a quarter of an hour.
+Everybody else shares one for each person, which whoever knows the e-mail address can use up (see `unlock_links`).
 """
 
-import secrets
 import sqlite3
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
-from portal.core.crypto import Keys, hash_token
-from portal.core.db import insert_row, write_transaction
-from portal.core.i18n import N_
-from portal.services.common import rate_limit
-from portal.services.common.errors import Refused, require_found
-from portal.services.common.mail import queue_mail
-from portal.services.people import login_mails
-from portal.services.people.users import SELECT_USERS, User
+from portal.core.clock import DAY_MS, MINUTE_MS, now_ms
+from portal.services.people.users import User
 
 PERIOD_MS = 15 * MINUTE_MS
 # One address may stand for a whole office, and a wider network for more of them.
 _ADDRESS_CAPACITY_FACTORS = (10, 20, 40)
 _IPV6_PREFIX_LENGTHS = (64, 56, 48)
 _NETWORK_RETENTION_MS = 90 * DAY_MS
-
-LINK_VALID_MS = HOUR_MS
-UNLOCKED_MS = 15 * MINUTE_MS
-_MAX_LINKS_PER_HOUR = 3
-
-
-class InvalidUnlockLink(Refused):
-    sentence = N_("This link was used, or has run out. Ask for a new one where you log in.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +49,18 @@ def list_buckets(
     email = email.lower()
     if visitor.known_browser:
         return [(f"{step}:browser:{visitor.known_browser}:{email}", max_failures)]
-    networks = list_networks(visitor.address)
-    user_bucket = f"{step}:user:{email}"
-    if is_known_network(conn, email, networks[0]):
+    network = list_networks(visitor.address)[0]
+    network_buckets = list_network_buckets(step, visitor.address, max_failures)
+    if is_known_network(conn, email, network):
         # The wider networks may hold strangers.
-        user_bucket += f":{networks[0]}"
-        networks = networks[:1]
-    by_network = zip(networks, _ADDRESS_CAPACITY_FACTORS, strict=False)
-    return [
-        *((f"{step}:address:{network}", max_failures * factor) for network, factor in by_network),
-        (user_bucket, max_failures),
-    ]
+        return [network_buckets[0], (f"{step}:user:{email}:{network}", max_failures)]
+    return [*network_buckets, (f"{step}:user:{email}", max_failures)]
+
+
+def list_network_buckets(step: str, address: str, max_failures: int) -> list[tuple[str, int]]:
+    """Those of `list_buckets` that count all attempts from an address, whoever is tried."""
+    networks = zip(list_networks(address), _ADDRESS_CAPACITY_FACTORS, strict=False)
+    return [(f"{step}:address:{network}", max_failures * factor) for network, factor in networks]
 
 
 def remember_network(conn: sqlite3.Connection, user: User, address: str) -> None:
@@ -92,66 +76,11 @@ def is_known_network(conn: sqlite3.Connection, email: str, network: str) -> bool
     return conn.execute(query, (email, network)).fetchone() is not None
 
 
-def forget_user(conn: sqlite3.Connection, user: User) -> None:
-    """Forget in a transaction where a user has logged in from, and end their links."""
+def forget_networks(conn: sqlite3.Connection, user: User) -> None:
+    """Forget in a transaction where a user has logged in from."""
     conn.execute("DELETE FROM login_networks WHERE user_id = ?", (user.id,))
-    conn.execute("DELETE FROM unlock_links WHERE user_id = ?", (user.id,))
 
 
 def purge_login_networks(conn: sqlite3.Connection, now: int) -> None:
-    """Delete networks from which nobody has logged in for three months, and links that have run out (`now` in ms)."""
+    """Delete networks from which nobody has logged in for three months (`now` in milliseconds)."""
     conn.execute("DELETE FROM login_networks WHERE seen_at < ?", (now - _NETWORK_RETENTION_MS,))
-    conn.execute("DELETE FROM unlock_links WHERE expires_at <= ?", (now,))
-
-
-# --- links that lift a lock
-
-
-def queue_unlock_link(conn: sqlite3.Connection, keys: Keys, email: str, address: str, max_failures: int) -> None:
-    """Mail a one-time link to a user who can't get in because others try. Where there is no such user nothing is sent.
-
-    Earlier ones stay good, so that nobody ends them by asking for more; with three in an hour one is good at any time,
-    and further ones aren't sent.
-
-    Raises:
-        TooManyAttempts: so many were asked for from this address.
-    """
-    networks = zip(list_networks(address), _ADDRESS_CAPACITY_FACTORS, strict=False)
-    rate_limit.take_tokens(
-        conn, [(f"unlock:address:{network}", max_failures * factor) for network, factor in networks], PERIOD_MS
-    )
-    row = conn.execute(
-        SELECT_USERS + "WHERE users.email = ? AND users.totp_enrolled_at IS NOT NULL", (email.strip()[:254],)
-    ).fetchone()
-    if row is None:
-        return
-    user, token, now = User(*row), secrets.token_urlsafe(32), now_ms()
-    with write_transaction(conn):
-        try:
-            rate_limit.take_token(conn, f"unlock:user:{user.id}", _MAX_LINKS_PER_HOUR, HOUR_MS)
-        except rate_limit.TooManyAttempts:
-            return
-        insert_row(conn, "unlock_links", token_hash=hash_token(token), user_id=user.id, expires_at=now + LINK_VALID_MS)
-        queue_mail(conn, keys, user.email, "unlock", login_mails.read_language(conn, user), token=token)
-
-
-def get_user_by_unlock_link(conn: sqlite3.Connection, token: str) -> User:
-    """Raises: InvalidUnlockLink, which is unknown, used or run out."""
-    row = conn.execute(
-        SELECT_USERS + "JOIN unlock_links AS link ON link.user_id = users.id"
-        " WHERE link.token_hash = ? AND link.expires_at > ?",
-        (hash_token(token), now_ms()),
-    ).fetchone()
-    return User(*require_found(row, InvalidUnlockLink()))
-
-
-def use_unlock_link(conn: sqlite3.Connection, token: str) -> User:
-    """Use up a link: the browser that has it is to be a known one for `UNLOCKED_MS`.
-
-    Raises:
-        InvalidUnlockLink
-    """
-    with write_transaction(conn):
-        user = get_user_by_unlock_link(conn, token)
-        conn.execute("DELETE FROM unlock_links WHERE token_hash = ?", (hash_token(token),))
-        return user

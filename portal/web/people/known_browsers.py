@@ -17,7 +17,7 @@ from portal.core import clock
 from portal.core.clock import DAY_MS
 from portal.core.config import Config
 from portal.core.crypto import Keys
-from portal.services.people import login_limits, users
+from portal.services.people import unlock_links, users
 from portal.services.people.login_limits import Visitor
 from portal.web.core import context, headers
 
@@ -39,7 +39,7 @@ def get_visitor(email: str) -> Visitor:
     elif (
         unlocked
         and unlocked["email"] == _digest_email(email)
-        and 0 <= clock.now_ms() - unlocked["at"] < login_limits.UNLOCKED_MS
+        and 0 <= clock.now_ms() - unlocked["at"] < unlock_links.UNLOCKED_MS
     ):
         browser = unlocked["browser"]
     return Visitor(context.get_client_address(), browser)

@@ -28,7 +28,7 @@ from wtforms import PasswordField, StringField
 from portal.core import clock, i18n
 from portal.core.i18n import N_, _
 from portal.services.common.errors import Refused
-from portal.services.people import authentication, login_limits, password_rules, two_factor, users
+from portal.services.people import authentication, password_rules, two_factor, unlock_links, users
 from portal.services.people.password_hashing import HashingBusy
 from portal.services.people.user_agents import describe_user_agent
 from portal.services.people.users import User
@@ -151,7 +151,7 @@ def send_unlock_link() -> ResponseReturnValue:
     if request.method == "GET":
         return htmx.render_plain_page("people/login/link.html", form=form)
     with refusals_on(form):
-        login_limits.queue_unlock_link(
+        unlock_links.queue_unlock_link(
             context.get_conn(),
             context.get_crypto_keys(),
             form.email.data,
@@ -169,10 +169,10 @@ def unlock(token: str) -> ResponseReturnValue:
     """Lift the lock for this browser, once it is asked for: programs that look at mails open their links, too."""
     conn = context.get_conn()
     if request.method == "POST":
-        known_browsers.unlock_browser(login_limits.use_unlock_link(conn, token).email)
+        known_browsers.unlock_browser(unlock_links.use_unlock_link(conn, token).email)
         text = _("You can log in with this browser for the next 15 minutes, whatever others try.")
         return _restrict_referrer(htmx.redirect_after_post(url_for("login.login"), htmx.Toast(text)))
-    user = login_limits.get_user_by_unlock_link(conn, token)
+    user = unlock_links.get_user_by_unlock_link(conn, token)
     return _restrict_referrer(htmx.render_plain_page("people/login/unlock.html", email=user.email))
 
 
@@ -258,7 +258,7 @@ def _check_password(user: User, form: NewPasswordForm) -> ResponseReturnValue:
 
 
 @blueprint.errorhandler(authentication.InvalidEnrolmentLink)
-@blueprint.errorhandler(login_limits.InvalidUnlockLink)
+@blueprint.errorhandler(unlock_links.InvalidUnlockLink)
 def _render_invalid_link(refusal: Refused) -> Response:
     heading = _("This link is no longer good")
     return _restrict_referrer(

@@ -1,20 +1,16 @@
-"""Strangers' attempts lock nobody out: what attempts are counted by, and the link that lifts a lock."""
+"""Strangers' attempts lock nobody out: what attempts are counted by."""
 
-import re
 from collections.abc import Callable
 
 import pytest
 from argon2 import PasswordHasher
 
 from portal.core.clock import now_ms
-from portal.core.config import Config
-from portal.core.crypto import Keys
 from portal.core.db import Connection
-from portal.services.common import mail
 from portal.services.common.audit import SHELL
 from portal.services.common.rate_limit import TooManyAttempts
 from portal.services.people import authentication, login_limits, password_hashing, users
-from portal.services.people.login_limits import InvalidUnlockLink, Visitor
+from portal.services.people.login_limits import Visitor
 from portal.services.people.password_rules import MAX_PASSWORD_LENGTH
 from portal.services.people.two_factor import WrongTotpCode
 from portal.services.people.users import User
@@ -173,86 +169,6 @@ def test_no_more_of_a_wider_network_pass_than_may(conn, monkeypatch, attempts, a
         attempt(attempts, address.format(attempts))
     with pytest.raises(authentication.LoginFailed):
         attempt(attempts, outside)
-
-
-# --- the link that lifts a lock
-
-
-@pytest.fixture
-def ask(conn: Connection, keys: Keys, config: Config) -> Callable[..., list[str]]:
-    """Asks for a link, and returns the tokens of the mails that are sent."""
-
-    def ask_for_link(email: str, address: str = HERE) -> list[str]:
-        login_limits.queue_unlock_link(conn, keys, email, address, FAILURES)
-        sent = [*mail.send_due_mails(conn, config, keys)]
-        mails = sorted((config.data / "outbox").glob("*.eml"))[-len(sent) :] if sent else []
-        return [re.findall(r"/login/link/([\w-]{43})", each.read_text().replace("=\n", ""))[0] for each in mails]
-
-    return ask_for_link
-
-
-def test_a_link_is_mailed_and_good_once(conn, cast, ask):
-    (token,) = ask(f" {cast.alice.email.upper()} ")
-    assert login_limits.get_user_by_unlock_link(conn, token).id == cast.alice.id
-    assert login_limits.use_unlock_link(conn, token).id == cast.alice.id
-    with pytest.raises(InvalidUnlockLink):
-        login_limits.use_unlock_link(conn, token)
-
-
-def test_a_link_is_good_for_an_hour(conn, cast, ask):
-    (token,) = ask(cast.alice.email)
-    conn.execute("UPDATE unlock_links SET expires_at = expires_at - 3600000")
-    with pytest.raises(InvalidUnlockLink):
-        login_limits.use_unlock_link(conn, token)
-    login_limits.purge_login_networks(conn, now_ms())
-    assert not conn.execute("SELECT * FROM unlock_links").fetchall()
-
-
-def test_the_mail_is_in_the_language_of_the_company_where_the_person_has_chosen_none(conn, keys, cast, config, ask):
-    conn.execute("UPDATE customers SET language = 'it' WHERE id = ?", (cast.acme,))
-    ask(cast.alice.email)
-    (file,) = (config.data / "outbox").glob("*.eml")
-    assert "Subject: Il tuo link per accedere" in file.read_text()
-
-
-def test_the_token_is_kept_as_a_hash(conn, cast, ask):
-    (token,) = ask(cast.alice.email)
-    assert token not in "\n".join(conn.iterdump())
-
-
-def test_a_link_is_no_enrolment_link_and_the_other_way_round(conn, cast, alice, ask):
-    (token,) = ask(cast.alice.email)
-    with pytest.raises(authentication.InvalidEnrolmentLink):
-        authentication.get_user_by_enrolment_link(conn, token)
-    with pytest.raises(InvalidUnlockLink):
-        login_limits.use_unlock_link(conn, authentication.create_enrolment_link(conn, alice))
-
-
-def test_three_are_mailed_in_an_hour_and_a_further_question_ends_none(conn, cast, ask):
-    tokens = [token for number in range(5) for token in ask(cast.alice.email, f"192.0.2.{number}")]
-    assert len(tokens) == 3
-    for token in tokens:
-        login_limits.use_unlock_link(conn, token)
-
-
-def test_who_is_unknown_or_not_enrolled_gets_none(conn, keys, cast, ask):
-    users.create_user(conn, keys, SHELL, "dora@acme.example", users.MANAGER, cast.acme)
-    assert not ask("nobody@acme.example")
-    assert not ask("dora@acme.example")
-
-
-def test_an_address_asks_for_so_many(conn, keys):
-    for number in range(10 * FAILURES):
-        login_limits.queue_unlock_link(conn, keys, f"nobody{number}@acme.example", HERE, FAILURES)
-    with pytest.raises(TooManyAttempts):
-        login_limits.queue_unlock_link(conn, keys, "nobody@acme.example", HERE, FAILURES)
-
-
-def test_a_login_that_starts_over_ends_it(conn, keys, cast, alice, ask):
-    (token,) = ask(cast.alice.email)
-    authentication.reset_enrolment(conn, keys, SHELL, alice)
-    with pytest.raises(InvalidUnlockLink):
-        login_limits.use_unlock_link(conn, token)
 
 
 # --- older hashes
