@@ -216,7 +216,7 @@ def change_password(
         password_hash = password_hashing.hash_password(new_password)
     with write_transaction(conn):
         conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (password_hash, user.id))
-        _end_other_login_sessions(conn, user, keep_token)
+        _end_other_logins(conn, user, keep_token, actor.address)
         audit.record_action(conn, actor, "user.password", customer_id=user.customer_id)
         queue_login_mail(conn, keys, user, login_mails.NEW_PASSWORD, actor.address)
 
@@ -315,7 +315,9 @@ def list_login_sessions(conn: sqlite3.Connection, user: User, token: str) -> lis
     ).fetchall()
 
 
-def _end_other_login_sessions(conn: sqlite3.Connection, user: User, keep_token: str) -> None:
+def _end_other_logins(conn: sqlite3.Connection, user: User, keep_token: str, address: str) -> None:
+    """End other sessions, and forget other networks: somebody else may have logged in from there."""
+    login_limits.forget_networks(conn, user, address)
     conn.execute("DELETE FROM login_sessions WHERE user_id = ? AND token_hash <> ?", (user.id, hash_token(keep_token)))
 
 
@@ -444,7 +446,7 @@ def replace_totp_secret(
         conn.execute("UPDATE users SET totp_secret = ?, totp_last_step = 0 WHERE id = ?", (sealed_secret, user.id))
         if not two_factor.verify_totp_code(conn, keys, user.id, code):
             raise WrongTotpCode()
-        _end_other_login_sessions(conn, user, keep_token)
+        _end_other_logins(conn, user, keep_token, actor.address)
         audit.record_action(conn, actor, "user.totp", customer_id=user.customer_id)
         queue_login_mail(conn, keys, user, login_mails.NEW_AUTHENTICATOR, actor.address)
         return two_factor.replace_recovery_codes(conn, keys, user.id)

@@ -76,9 +76,10 @@ def is_known_network(conn: sqlite3.Connection, email: str, network: str) -> bool
     return conn.execute(query, (email, network)).fetchone() is not None
 
 
-def forget_networks(conn: sqlite3.Connection, user: User) -> None:
-    """Forget in a transaction where a user has logged in from."""
-    conn.execute("DELETE FROM login_networks WHERE user_id = ?", (user.id,))
+def forget_networks(conn: sqlite3.Connection, user: User, keep_address: str = "") -> None:
+    """Forget in a transaction where a user has logged in from, but for the network of one address."""
+    kept = list_networks(keep_address)[0] if keep_address else ""
+    conn.execute("DELETE FROM login_networks WHERE user_id = ? AND network <> ?", (user.id, kept))
 
 
 def purge_login_networks(conn: sqlite3.Connection, now: int) -> None:

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 
+import pyotp
 import pytest
 from argon2 import PasswordHasher
 
 from portal.core.clock import now_ms
 from portal.core.db import Connection
-from portal.services.common.audit import SHELL
+from portal.services.common.audit import SHELL, Actor
 from portal.services.common.rate_limit import TooManyAttempts
-from portal.services.people import authentication, login_limits, password_hashing, users
+from portal.services.people import authentication, login_limits, password_hashing, two_factor, users
 from portal.services.people.login_limits import Visitor
 from portal.services.people.password_rules import MAX_PASSWORD_LENGTH
 from portal.services.people.two_factor import WrongTotpCode
@@ -98,6 +99,23 @@ def test_addresses_are_forgotten_after_three_months_and_when_a_login_starts_over
     authentication.start_login_session(conn, alice, HERE, "Firefox")
     authentication.reset_enrolment(conn, keys, SHELL, alice)
     assert not login_limits.is_known_network(conn, alice.email, HERE)
+
+
+@pytest.mark.parametrize("what", ["password", "authenticator"])
+def test_addresses_but_for_its_own_are_forgotten_after_a_change(conn, keys, cast, alice, what):
+    for address in ("192.0.2.1", "2001:db8::1", "203.0.113.7"):
+        token = authentication.start_login_session(conn, alice, address, "Firefox")
+    actor = Actor(alice.email, "2001:db8::2")
+    if what == "password":
+        authentication.change_password(
+            conn, keys, actor, alice, cast.alice.password, "another long password", token, FAILURES, "SMPP Portal"
+        )
+    else:
+        secret = two_factor.new_totp_secret(keys)
+        code = pyotp.TOTP(two_factor.format_totp_secret(keys, secret)).now()
+        authentication.replace_totp_secret(conn, keys, actor, alice, secret, code, token)
+    rows = conn.execute("SELECT network FROM login_networks WHERE user_id = ?", (alice.id,))
+    assert [row["network"] for row in rows] == ["2001:db8::/64"]
 
 
 def test_codes_are_counted_in_the_same_way(conn, keys, cast, alice):
