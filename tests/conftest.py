@@ -135,7 +135,7 @@ def _create_cast(conn: db.Connection, keys: Keys) -> Cast:
 def _create_person(conn: db.Connection, keys: Keys, email: str, role: str, customer_id: int | None) -> Person:
     password = f"the long password of {email}"
     user = users.create_user(conn, keys, SHELL, email, role, customer_id)
-    codes = authentication.enrol_user(conn, keys, SHELL, user, authentication.hash_password(password, ()))
+    codes = authentication.enrol_user(conn, keys, SHELL, user, authentication.hash_new_password(password, ()))
     secret = two_factor.format_totp_secret(keys, authentication.read_totp_secret(conn, user))
     return Person(user.id, email, password, secret, tuple(codes))
 

@@ -111,7 +111,7 @@ def _create_user(
     conn: sqlite3.Connection, keys: Keys, email: str, role: str, customer_id: int | None, password: str
 ) -> str:
     user = users.create_user(conn, keys, _OPERATOR_ACTOR, email, role, customer_id)
-    authentication.enrol_user(conn, keys, Actor(email), user, authentication.hash_password(password, ()))
+    authentication.enrol_user(conn, keys, Actor(email), user, authentication.hash_new_password(password, ()))
     return two_factor.format_totp_secret(keys, authentication.read_totp_secret(conn, user))
 
 

@@ -29,7 +29,7 @@ from portal.services.people import (
 from portal.services.people.login_limits import Visitor
 from portal.services.people.login_mails import queue_login_mail
 from portal.services.people.password_hashing import HashingBusy
-from portal.services.people.password_rules import MAX_PASSWORD_LENGTH, check_new_password, list_known_names
+from portal.services.people.password_rules import check_new_password, list_known_names
 from portal.services.people.two_factor import WrongTotpCode
 from portal.services.people.users import SELECT_USERS, USER_COLUMNS, User
 
@@ -59,7 +59,7 @@ class InvalidEnrolmentLink(Refused):
 # --- passwords
 
 
-def hash_password(password: str, names: Iterable[str]) -> str:
+def hash_new_password(password: str, names: Iterable[str]) -> str:
     """The argon2id hash of a new password.
 
     To be made before the write lock is taken, for submits would wait; in the pages' process within a turn
@@ -75,9 +75,13 @@ def hash_password(password: str, names: Iterable[str]) -> str:
     return password_hashing.hash_password(password)
 
 
-def verify_password(password_hash: str | None, password: str) -> bool:
-    """Whether this is the password. Without a hash it isn't, after as long a time."""
-    return password_hashing.verify_password(password_hash, password[:MAX_PASSWORD_LENGTH])
+def read_credentials(conn: sqlite3.Connection, email: str) -> bytes:
+    """What is another once a user's password or authenticator is: the salt of the hash, and the sealed secret.
+
+    Empty where there is no such user.
+    """
+    row = conn.execute("SELECT password_hash, totp_secret FROM users WHERE email = ?", (email.strip(),)).fetchone()
+    return password_hashing.read_salt(row["password_hash"] or "") + bytes(row["totp_secret"]) if row else b""
 
 
 # --- logging in
@@ -101,14 +105,18 @@ def check_login(conn: sqlite3.Connection, email: str, password: str, visitor: Vi
     with _limit_attempts(conn, buckets, email, address, turn):
         row = conn.execute("SELECT password_hash FROM users WHERE email = ?", (email,)).fetchone()
         own_hash, stand_in = row and row["password_hash"], _choose_stand_in_hash(conn, email)
-        if not verify_password(own_hash or stand_in, password) or not own_hash:
+        if not password_hashing.verify_password(own_hash or stand_in, password) or not own_hash:
             reason = refused_logins.WRONG_PASSWORD if row else refused_logins.UNKNOWN_EMAIL
             refused_logins.record_refused_login(reason, email, address)
             raise LoginFailed()
-        if password_hashing.is_outdated(own_hash):
-            new_hash = password_hashing.hash_password(password[:MAX_PASSWORD_LENGTH])
-            conn.execute("UPDATE users SET password_hash = ? WHERE password_hash = ?", (new_hash, own_hash))
+        new_hash = password_hashing.renew_hash(own_hash, password) if password_hashing.is_outdated(own_hash) else ""
     user = users.get_user_by_email(conn, email)
+    if new_hash:
+        # Not in the turn: the write lock may be another's for a while. Nor where there is a new password meanwhile.
+        with write_transaction(conn):
+            conn.execute(
+                "UPDATE users SET password_hash = ? WHERE id = ? AND password_hash = ?", (new_hash, user.id, own_hash)
+            )
     if not user.enrolled:
         refused_logins.record_refused_login(refused_logins.WRONG_PASSWORD, email, address)
         raise LoginFailed()
@@ -235,7 +243,7 @@ def confirm_password(
     buckets = [(f"confirm:session:{hash_token(token).hex()}", max_failures)]
     with _limit_attempts(conn, buckets, user.email, address, password_hashing.take_turn(user.email.lower())):
         row = conn.execute("SELECT password_hash FROM users WHERE id = ?", (user.id,)).fetchone()
-        if not verify_password(row["password_hash"], current_password):
+        if not password_hashing.verify_password(row["password_hash"], current_password):
             refused_logins.record_refused_login(refused_logins.WRONG_CONFIRMATION, user.email, address)
             raise WrongPassword()
 
@@ -401,7 +409,7 @@ def enrol_by_link(
     """
     user = get_user_by_enrolment_link(conn, token)
     with _record_throttled(user.email, address), password_hashing.take_turn(user.email.lower()):
-        password_hash = hash_password(password, list_known_names(user, installation))
+        password_hash = hash_new_password(password, list_known_names(user, installation))
     with write_transaction(conn):
         # Read again: while the password was hashed, somebody else may have used the link.
         user = get_user_by_enrolment_link(conn, token)
@@ -416,7 +424,7 @@ def enrol_user(conn: sqlite3.Connection, keys: Keys, actor: Actor, user: User, p
     """Let a user log in, with the TOTP secret that they were created with, or have proved.
 
     Args:
-        password_hash: from `hash_password`.
+        password_hash: from `hash_new_password`.
 
     Returns:
         The recovery codes, shown once.

@@ -3,6 +3,7 @@
 import os
 import secrets
 import sys
+from base64 import b64decode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -14,6 +15,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
+
+MAX_PASSWORD_LENGTH = 1000
 
 # The least that OWASP's Password Storage Cheat Sheet wants of argon2id: 19 MiB, two passes, one lane.
 _hasher = PasswordHasher(memory_cost=19 * 1024, time_cost=2, parallelism=1)
@@ -72,8 +75,19 @@ def _is_next(is_known: bool) -> bool:
     return len(_hashing) < _MAX_HASHING and (is_known_waiting if is_known else not is_known_waiting)
 
 
-def hash_password(password: str) -> str:
-    return _get_threads().submit(_hasher.hash, password).result()
+def hash_password(password: str, salt: bytes | None = None) -> str:
+    """The argon2id hash of a password, or of as much of it as counts. Args: `salt`: None: a new one."""
+    return _get_threads().submit(_hasher.hash, password[:MAX_PASSWORD_LENGTH], salt=salt).result()
+
+
+def renew_hash(password_hash: str, password: str) -> str:
+    """The hash of the same password with today's parameters. It keeps its salt, by which browsers know it."""
+    return hash_password(password, read_salt(password_hash))
+
+
+def read_salt(password_hash: str) -> bytes:
+    """A new password has another. Empty where there is no hash."""
+    return b64decode(password_hash.split("$")[4] + "==") if password_hash else b""
 
 
 def verify_password(password_hash: str | None, password: str) -> bool:
@@ -81,7 +95,7 @@ def verify_password(password_hash: str | None, password: str) -> bool:
     password_hash = password_hash or _dummy_password_hash()
     try:
         with _outdated_turn if is_outdated(password_hash) else nullcontext():
-            return _get_threads().submit(_hasher.verify, password_hash, password).result()
+            return _get_threads().submit(_hasher.verify, password_hash, password[:MAX_PASSWORD_LENGTH]).result()
     except (VerificationError, InvalidHashError):
         return False
 

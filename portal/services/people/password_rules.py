@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from portal.core import paths
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
+from portal.services.people.password_hashing import MAX_PASSWORD_LENGTH
 from portal.services.people.users import User
 
 MIN_PASSWORD_LENGTH = 12
-MAX_PASSWORD_LENGTH = 1000
 
 # What follows in one of them, in either direction, is typed without thinking: digits, the alphabet, and the keys of the
 # usual keyboards side by side and one below the other.

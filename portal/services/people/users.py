@@ -103,12 +103,6 @@ def get_user_by_id(conn: sqlite3.Connection, user_id: int) -> User:
     return User(*require_found(row, NoSuchUser(email=user_id)))
 
 
-def read_credentials(conn: sqlite3.Connection, email: str) -> bytes:
-    """What a user logs in with, as it is kept: hash and sealed secret. Empty where there is no such user."""
-    row = conn.execute("SELECT password_hash, totp_secret FROM users WHERE email = ?", (email.strip(),)).fetchone()
-    return f"{row[0]} ".encode() + bytes(row[1]) if row else b""
-
-
 def list_users(conn: sqlite3.Connection, customer_id: int | None) -> list[User]:
     """A customer's users; with None the operators."""
     rows = conn.execute(SELECT_USERS + "WHERE users.customer_id IS ? ORDER BY email", (customer_id,))

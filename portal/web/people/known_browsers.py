@@ -1,7 +1,7 @@
 """Browsers in which somebody has logged in before: strangers' attempts and a flood of them keep these from nothing.
 
 A signed cookie names the browser, and the people's e-mail addresses as digests, which tell nothing to whoever reads it.
-With each stands a digest of their password's hash and authenticator: once one is another, who knew the old one is a
+With each stands a digest of their password's salt and authenticator: once one is another, who knew the old one is a
 stranger again. Whoever logs in with another browser gets a mail.
 """
 
@@ -17,7 +17,7 @@ from portal.core import clock
 from portal.core.clock import DAY_MS
 from portal.core.config import Config
 from portal.core.crypto import Keys
-from portal.services.people import unlock_links, users
+from portal.services.people import authentication, unlock_links
 from portal.services.people.login_limits import Visitor
 from portal.web.core import context, headers
 
@@ -120,7 +120,7 @@ def _digest_email(email: str) -> str:
 
 
 def _digest_credentials(email: str) -> str:
-    return _digest(b"credentials " + users.read_credentials(context.get_conn(), email), 8)
+    return _digest(b"credentials " + authentication.read_credentials(context.get_conn(), email), 8)
 
 
 def _digest(data: bytes, length: int) -> str:

@@ -12,7 +12,7 @@ from portal.services.common.audit import SHELL, Actor
 from portal.services.common.rate_limit import TooManyAttempts
 from portal.services.people import authentication, login_limits, password_hashing, two_factor, users
 from portal.services.people.login_limits import Visitor
-from portal.services.people.password_rules import MAX_PASSWORD_LENGTH
+from portal.services.people.password_hashing import MAX_PASSWORD_LENGTH
 from portal.services.people.two_factor import WrongTotpCode
 from portal.services.people.users import User
 from tests.support import Cast
@@ -175,7 +175,7 @@ def test_ipv6_counts_by_64_56_and_48():
     ],
 )
 def test_no_more_of_a_wider_network_pass_than_may(conn, monkeypatch, attempts, address, outside):
-    monkeypatch.setattr(authentication, "verify_password", lambda *_: False)
+    monkeypatch.setattr(password_hashing, "verify_password", lambda *_: False)
 
     def attempt(number: int, source: str) -> None:
         authentication.check_login(conn, f"nobody{number}@acme.example", "wrong", Visitor(source), 1)
@@ -205,6 +205,23 @@ def test_an_older_hash_is_replaced_at_the_login(conn, cast):
     assert gets_in(conn, cast, Visitor(HERE))
     assert read_hash().startswith("$argon2id$v=19$m=19456,t=2,p=1$")
     assert gets_in(conn, cast, Visitor(HERE))
+
+
+def test_a_hash_is_replaced_of_one_user_in_a_transaction_and_after_the_turn(conn, cast):
+    older = PasswordHasher(memory_cost=64).hash(cast.alice.password)
+    conn.execute("UPDATE users SET password_hash = ?", (older,))
+    seen: list[tuple[list[str], bool]] = []
+
+    def look(statement: str) -> None:
+        if statement.startswith("UPDATE users SET password_hash"):
+            seen.append(([*password_hashing.present], conn.in_transaction))
+
+    conn.set_trace_callback(look)
+    assert gets_in(conn, cast, Visitor(HERE))
+    conn.set_trace_callback(None)
+    assert seen == [([], True)]
+    rows = conn.execute("SELECT email FROM users WHERE password_hash <> ?", (older,))
+    assert [row["email"] for row in rows] == [cast.alice.email]
 
 
 def test_a_replaced_hash_is_of_as_much_as_is_compared(conn, cast):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from threading import Event, Thread
 
 import pytest
+from argon2 import PasswordHasher
 from flask import Flask
 from werkzeug.test import TestResponse
 
@@ -168,6 +169,29 @@ def test_a_browser_of_before_a_change_is_a_strangers(
     assert first_step(known, alice).status_code == 303
     assert known.post("/login/totp", data={"recovery": codes[3]}).status_code == 303
     assert conn.execute("SELECT count(*) FROM mails").fetchone()[0] == 1
+
+
+def test_a_browser_stays_known_where_hashes_get_other_parameters(
+    known: Browser, app: Flask, cast: Cast, conn: db.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = app.test_client()
+    assert isinstance(other, Browser)
+    codes = iter(cast.alice.recovery_codes[1:])
+
+    def log_in(browser: Browser) -> None:
+        assert first_step(browser, cast.alice).status_code == 303
+        assert browser.post("/login/totp", data={"recovery": next(codes)}).status_code == 303
+        browser.post("/logout")
+
+    log_in(other)
+    conn.execute("DELETE FROM mails")
+    monkeypatch.setattr(password_hashing, "_hasher", PasswordHasher(memory_cost=64))
+    query = "SELECT password_hash FROM users WHERE id = ?"
+    before = conn.execute(query, (cast.alice.id,)).fetchone()[0]
+    for browser in (known, other, known):
+        log_in(browser)
+    assert conn.execute(query, (cast.alice.id,)).fetchone()[0] != before
+    assert conn.execute("SELECT count(*) FROM mails").fetchone()[0] == 0
 
 
 @pytest.mark.parametrize(
