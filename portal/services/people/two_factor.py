@@ -110,10 +110,10 @@ def key_old_recovery_codes(conn: sqlite3.Connection, keys: Keys) -> None:
 def use_recovery_code(conn: sqlite3.Connection, keys: Keys, user_id: int, code: str) -> bool:
     """Use up a recovery code; False when it isn't one, or was used before."""
     with write_transaction(conn):
-        key_old_recovery_codes(conn, keys)
+        # The second one is what `key_old_recovery_codes` will put under the key.
         used = conn.execute(
-            "UPDATE recovery_codes SET used_at = ? WHERE user_id = ? AND code_hash = ? AND used_at IS NULL",
-            (now_ms(), user_id, _digest_code(keys, user_id, code)),
+            "UPDATE recovery_codes SET used_at = ? WHERE user_id = ? AND code_hash IN (?, ?) AND used_at IS NULL",
+            (now_ms(), user_id, _digest_code(keys, user_id, code), hash_token(_normalize_code(code))),
         )
         return used.rowcount == 1
 

@@ -135,6 +135,21 @@ def test_codes_of_older_versions_are_keyed_and_stay_good(conn, keys, cast):
 def test_a_code_of_an_older_version_is_good_before_it_is_keyed(conn, keys, cast):
     store_as_older_versions(conn, cast.alice.id, SHORT_CODES)
     assert two_factor.use_recovery_code(conn, keys, cast.alice.id, SHORT_CODES[0])
+    assert not two_factor.use_recovery_code(conn, keys, cast.alice.id, SHORT_CODES[0])
+    two_factor.key_old_recovery_codes(conn, keys)
+    assert not two_factor.use_recovery_code(conn, keys, cast.alice.id, SHORT_CODES[0])
+    assert two_factor.use_recovery_code(conn, keys, cast.alice.id, SHORT_CODES[1])
+
+
+def test_a_wrong_code_looks_at_those_of_its_user_alone(conn, keys, cast):
+    store_as_older_versions(conn, cast.bob.id, SHORT_CODES)
+    statements: list[str] = []
+    conn.set_trace_callback(statements.append)
+    assert not two_factor.use_recovery_code(conn, keys, cast.alice.id, SHORT_CODES[0])
+    conn.set_trace_callback(None)
+    of_codes = [each for each in statements if "recovery_codes" in each]
+    plans = [row["detail"] for each in of_codes for row in conn.execute(f"EXPLAIN QUERY PLAN {each}")]
+    assert plans == ["SEARCH recovery_codes USING INDEX recovery_codes_user (user_id=?)"]
 
 
 def test_the_uri_names_the_installation_and_the_user(conn, keys, cast):
