@@ -15,14 +15,24 @@ class TooManyAttempts(Refused):
 
 
 def take_token(conn: sqlite3.Connection, name: str, capacity: int, period_ms: int, *, now: int | None = None) -> None:
-    """Take one token from one bucket: see `take_tokens`."""
+    """Take one token from one bucket, which fills from empty to its capacity in `period_ms` milliseconds.
+
+    Args:
+        name: of the bucket.
+        capacity: in tokens.
+        now: milliseconds; None: this moment, as it is once the write lock is held.
+
+    Raises:
+        TooManyAttempts: it is empty.
+    """
     take_tokens(conn, [(name, capacity)], period_ms, now=now)
 
 
 def take_tokens(
     conn: sqlite3.Connection, buckets: Sequence[tuple[str, int]], period_ms: int, *, now: int | None = None
 ) -> None:
-    """Take one token from each bucket, or none from any. A bucket fills from empty to its capacity in `period_ms`.
+    """Take one token from each bucket, or none from any. A bucket fills from empty to its capacity in `period_ms`
+    milliseconds.
 
     Attempts take their tokens before they are checked, so that many at the same time can't slip through together; a
     successful one puts them back with `put_back_tokens`.

@@ -37,8 +37,8 @@ _outdated_turn = Lock()
 _turns = Condition()
 # Who hashes is known, or isn't.
 _hashing: list[bool] = []
-present: list[str] = []
-"""As whom those are known who hash or wait for it, strangers as ""."""
+# As whom those are known who hash or wait for it, strangers as "".
+_present: list[str] = []
 
 
 @contextmanager
@@ -53,25 +53,25 @@ def take_turn(known_as: str = "") -> Iterator[None]:
         HashingBusy: at once, where as many are there as may be.
     """
     with _turns:
-        if known_as in present or sum(map(bool, present)) >= _MAX_KNOWN:
+        if known_as in _present or sum(map(bool, _present)) >= _MAX_KNOWN:
             known_as = ""
         is_known = bool(known_as)
-        if not is_known and present.count("") >= MAX_STRANGERS:
+        if not is_known and _present.count("") >= MAX_STRANGERS:
             raise HashingBusy()
-        present.append(known_as)
+        _present.append(known_as)
         _turns.wait_for(lambda: _is_next(is_known))
         _hashing.append(is_known)
     try:
         yield
     finally:
         with _turns:
-            present.remove(known_as)
+            _present.remove(known_as)
             _hashing.remove(is_known)
             _turns.notify_all()
 
 
 def _is_next(is_known: bool) -> bool:
-    is_known_waiting = any(present) and True not in _hashing
+    is_known_waiting = any(_present) and True not in _hashing
     return len(_hashing) < _MAX_HASHING and (is_known_waiting if is_known else not is_known_waiting)
 
 

@@ -19,6 +19,7 @@ from portal.core.crypto import Keys
 from portal.core.db import write_transaction
 from portal.services.common import audit, mail
 from portal.services.common.audit import Actor
+from portal.services.people import login_mails
 from portal.services.people.login_limits import list_networks
 from portal.services.people.users import User
 
@@ -262,12 +263,9 @@ def count_wrong_second_factor(conn: sqlite3.Connection, keys: Keys, user: User, 
         address: where the request comes from.
     """
     with write_transaction(conn):
-        (count, language) = conn.execute(
-            "UPDATE users SET wrong_codes = wrong_codes + 1 WHERE id = ? RETURNING wrong_codes,"
-            " ifnull(language, (SELECT language FROM customers WHERE customers.id = customer_id))",
-            (user.id,),
-        ).fetchone()
-        if count == _MAIL_AFTER_WRONG_CODES:
+        query = "UPDATE users SET wrong_codes = wrong_codes + 1 WHERE id = ? RETURNING wrong_codes"
+        if conn.execute(query, (user.id,)).fetchone()[0] == _MAIL_AFTER_WRONG_CODES:
+            language = login_mails.read_language(conn, user)
             mail.queue_mail(conn, keys, user.email, "wrong_codes", language, email=user.email, address=address)
 
 

@@ -214,7 +214,7 @@ def test_a_hash_is_replaced_of_one_user_in_a_transaction_and_after_the_turn(conn
 
     def look(statement: str) -> None:
         if statement.startswith("UPDATE users SET password_hash"):
-            seen.append(([*password_hashing.present], conn.in_transaction))
+            seen.append(([*password_hashing._present], conn.in_transaction))
 
     conn.set_trace_callback(look)
     assert gets_in(conn, cast, Visitor(HERE))

@@ -40,9 +40,9 @@ def start() -> Iterator[Callable[..., Hashing]]:
     started: list[Hashing] = []
 
     def start_one(known_as: str = "") -> Hashing:
-        before = len(password_hashing.present)
+        before = len(password_hashing._present)
         started.append(Hashing(known_as))
-        wait_until(lambda: len(password_hashing.present) == before + 1)
+        wait_until(lambda: len(password_hashing._present) == before + 1)
         return started[-1]
 
     yield start_one

@@ -61,8 +61,8 @@ def number_of(rows: list[sqlite3.Row]) -> int:
 def take_all_turns() -> Iterator[Callable[[], None]]:
     """Have others take all turns to hash."""
     others = ["dan@acme.example", "eve@acme.example", *[""] * password_hashing.MAX_STRANGERS]
-    yield lambda: password_hashing.present.extend(others)
-    password_hashing.present[:] = [each for each in password_hashing.present if each not in others]
+    yield lambda: password_hashing._present.extend(others)
+    password_hashing._present[:] = [each for each in password_hashing._present if each not in others]
 
 
 # --- each kind leaves its row
