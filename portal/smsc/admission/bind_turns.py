@@ -5,6 +5,7 @@ takes ages all the same.
 """
 
 import asyncio
+import secrets
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -16,7 +17,10 @@ MAX_WAITING = 10
 
 
 class TurnTaker(Protocol):
-    """Whoever has sent a bind that may have to wait. `has_failed`: another bind of this connection was wrong before."""
+    """Whoever has sent a bind that may have to wait.
+
+    `has_failed`: another bind of this connection was wrong before, or found no place to wait.
+    """
 
     has_failed: bool
 
@@ -71,9 +75,10 @@ class BindTurns(Generic[Client]):
         """Have a bind wait until `client.take_turn` is called, where it `must_wait`.
 
         Returns:
-            The bind for which there is no place, where too many wait: the last of those that bring the password which
-            most of them bring. So many clients with one old password leave a place to the one that has the right one.
-            Where no password is brought most, the last of those whose connection has brought a wrong one before.
+            The bind for which there is no place, where too many wait: one of those that bring the password which most
+            of them bring. So many clients with one old password leave a place to the one that has the right one. Among
+            these, one whose connection `has_failed`, else any of them: were it always the newest, whoever guesses
+            could keep all places, and the right password out.
         """
         by_password = self._queues[key].by_password
         by_password.setdefault(bind.password, {})[client] = None
@@ -82,7 +87,8 @@ class BindTurns(Generic[Client]):
             return None
         most = max(map(len, by_password.values()))
         clients = [each for waiting in by_password.values() if len(waiting) == most for each in waiting]
-        excess = next((each for each in reversed(clients) if each.has_failed), clients[-1])
+        excess = secrets.choice([each for each in clients if each.has_failed] or clients)
+        excess.has_failed = True
         return excess, self.remove(excess)
 
     def remove(self, client: Client) -> Bind:

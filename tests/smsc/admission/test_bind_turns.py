@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address
@@ -45,6 +45,16 @@ async def send_bind(server: SmppServer, system_id: str, password: str, address: 
     return esme
 
 
+async def wait_for_bind_answers(esmes: Sequence[RawEsme]) -> dict[RawEsme, int]:
+    """Wait until some of those that have sent a bind have their answer; returns the answers' statuses."""
+    waiting = {asyncio.create_task(each.wait_for_response(1)): each for each in esmes}
+    done, others = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for each in others:
+        each.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    return {waiting[each]: each.result().status for each in done}
+
+
 def count_waiting(server: SmppServer) -> int:
     return sum(server.bind_auth.turns.is_waiting(each) for each in list_sessions(server))
 
@@ -64,15 +74,14 @@ async def test_one_wrong_try_a_second_is_looked_at(config: Config, cast: Cast, s
         await wait_until(lambda: not server.bind_auth.turns.must_wait(key))
 
 
-async def test_ten_wait_and_the_next_is_refused_at_once(config: Config, cast: Cast, conn: db.Connection) -> None:
+async def test_ten_wait_and_one_more_has_one_refused_at_once(config: Config, cast: Cast, conn: db.Connection) -> None:
     login = cast.smpp_acme_1
     async with run_smsc(config, NEVER) as server:
         await fail_bind(server, login.name)
-        for number in range(MAX_WAITING):
-            await send_bind(server, login.name, f"wrong {number}")
+        waiting = [await send_bind(server, login.name, f"wrong {number}") for number in range(MAX_WAITING)]
         assert count_waiting(server) == MAX_WAITING == 10
-        eleventh = await RawEsme.connect(server.port)
-        assert await eleventh.bind(login.name, "another") == CommandStatus.ESME_RBINDTHROTTLED
+        waiting.append(await send_bind(server, login.name, "another"))
+        assert [*(await wait_for_bind_answers(waiting)).values()] == [CommandStatus.ESME_RBINDTHROTTLED]
         assert count_waiting(server) == MAX_WAITING
         rows = await wait_until(lambda: len(rows := refused_binds.list_refused_binds(conn, login.id)) == 2 and rows)
         assert {each.reason for each in rows} == {refused_binds.WRONG_PASSWORD, refused_binds.THROTTLED}
@@ -85,10 +94,13 @@ async def test_many_with_one_old_password_leave_a_place_to_the_right_one(
     async with run_smsc(config, QUICK) as server:
         await fail_bind(server, login.name)
         old = [await send_bind(server, login.name, "old") for _ in range(MAX_WAITING)]
-        await RawEsme.connect_and_bind(server.port, login)
+        right = await send_bind(server, login.name, login.password)
+        answers = await wait_for_bind_answers(old)
+        assert [*answers.values()] == [CommandStatus.ESME_RBINDTHROTTLED]
+        assert (await right.wait_for_response(1)).status == 0
         assert count_waiting(server) > MAX_WAITING // 2, "it comes after all the others"
-        assert (await old[-1].wait_for_response(1)).status == CommandStatus.ESME_RBINDTHROTTLED
-        assert (await old[0].wait_for_response(1)).status == CommandStatus.ESME_RINVPASWD
+        others = await wait_for_bind_answers([each for each in old if each not in answers])
+        assert {*others.values()} == {CommandStatus.ESME_RINVPASWD}
         rows = await wait_until(lambda: len(rows := refused_binds.list_refused_binds(conn, login.id)) == 2 and rows)
         assert {each.reason: each.count for each in rows}[refused_binds.THROTTLED] == 1
 
@@ -150,6 +162,25 @@ async def test_clients_that_all_bring_another_wrong_password_do_not_keep_the_rig
             for each in clients:
                 each.cancel()
             await asyncio.gather(*clients, return_exceptions=True)
+
+
+async def test_where_all_bring_another_password_anyone_makes_room(config: Config, cast: Cast) -> None:
+    name = cast.smpp_acme_1.name
+    async with run_smsc(config, NEVER) as server:
+        await fail_bind(server, name)
+        waiting = [await send_bind(server, name, f"wrong {number}") for number in range(MAX_WAITING)]
+        arrived, refused_numbers = waiting.copy(), []
+        for number in range(30):
+            arrived.append(await send_bind(server, name, f"fresh {number}"))
+            waiting.append(arrived[-1])
+            ((refused, status),) = (await wait_for_bind_answers(waiting)).items()
+            assert status == CommandStatus.ESME_RBINDTHROTTLED
+            waiting.remove(refused)
+            refused_numbers.append(arrived.index(refused))
+        assert refused_numbers != sorted(refused_numbers), "neither always the newest nor always the oldest"
+        # Whoever tries again on the same connection makes room before the others.
+        for number in range(5):
+            assert await refused.bind(name, f"again {number}") == CommandStatus.ESME_RBINDTHROTTLED
 
 
 async def test_right_ones_that_wait_get_in_together(
@@ -234,10 +265,8 @@ async def test_one_that_waits_is_not_sent_away_to_make_room_unless_all_wait(
         second = await send_bind(server, login.name, "another")
         await silent.wait_for_close()
         assert count_waiting(server) == 2
-        await RawEsme.connect_and_bind(server.port, cast.smpp_globex_1)
-        await first.wait_for_close()
-        assert count_waiting(server) == 1
-        assert (await second.request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1001))).status == 0
+        for each in (first, second):
+            assert (await each.request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1001))).status == 0
 
 
 async def test_waits_give_a_connection_more_time_to_bind_only_once(limited: Callable[..., Config], cast: Cast) -> None:
