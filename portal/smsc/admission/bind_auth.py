@@ -80,9 +80,13 @@ class NoBindPlace(BindRefused):
 
 
 class BindClient(TurnTaker, Protocol):
-    """A connection that wants to bind. `address`: IPv4 where it came mapped into IPv6."""
+    """A connection that wants to bind.
+
+    `address`: IPv4 where it came mapped into IPv6. `is_authorized`: the account that it last wanted authorises it.
+    """
 
     address: IPAddress
+    is_authorized: bool
 
     def write_bind_refusal(self, bind: Bind, refused: BindRefused) -> None:
         """Answer a bind that was refused."""
@@ -131,7 +135,8 @@ class BindAuth:
         networks, system_id = list_rate_limit_networks(address), bind.system_id
         turn = networks[0], system_id
         counted: list[tuple[FailureCounter, Hashable]] = []
-        if not account.permits_address(address, now):
+        client.is_authorized = account.permits_address(address, now)
+        if not client.is_authorized:
             counted = [(self._failures[0], system_id), *zip(self._failures, networks, strict=False)]
         if any(failures.is_limit_reached(key, loop_time) for failures, key in counted):
             raise _throttled()

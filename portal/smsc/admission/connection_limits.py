@@ -52,8 +52,8 @@ class AdmittedSession(Protocol):
     """The session of a connection that was let in."""
 
     @property
-    def awaits_turn(self) -> bool:
-        """Whether its bind waits because one was wrong a moment ago, see `BindTurns`."""
+    def keeps_place(self) -> bool:
+        """Whether it makes no room for others, see `ConnectionLimits.admit_or_queue`."""
 
     def abort(self, reason: str) -> None:
         """End at once; `reason` is for the log."""
@@ -87,8 +87,8 @@ class ConnectionLimits:
         """Let a new connection in, have it wait for its turn, or send it away.
 
         Where all places without a bind are taken, the one that has waited longest has to go: a client binds as soon as
-        it is connected, so strangers who keep the places don't keep clients out. Those whose bind waits for its turn
-        stay, unless all do.
+        it is connected, so strangers who keep the places don't keep clients out. Those stay whose bind waits for its
+        turn at an address that their account authorises, in at most half of the places.
         """
         network = get_rate_limit_network(pending.address)
         if self.connection_count >= self._limits.connections:
@@ -190,8 +190,9 @@ class ConnectionLimits:
 
     def _admit_connection(self, pending: PendingConnection, network: Hashable) -> None:
         if len(self.unbound_slots) >= self._limits.unbound:
-            slots = self.unbound_slots
-            next((each for each in slots if not each.awaits_turn), next(iter(slots))).evict()
+            half = self._limits.unbound // 2
+            slots = enumerate(self.unbound_slots)
+            next(slot for number, slot in slots if number >= half or not slot.keeps_place).evict()
         slot = ConnectionSlot(self, pending.address)
         self.unbound_slots[slot] = None
         self._unbound_per_network[network] += 1
@@ -256,9 +257,9 @@ class ConnectionSlot:
             self.cancel_handshake()
 
     @property
-    def awaits_turn(self) -> bool:
-        """Whether the session's bind waits for its turn."""
-        return self._session is not None and self._session.awaits_turn
+    def keeps_place(self) -> bool:
+        """Whether it makes no room for others."""
+        return self._session is not None and self._session.keeps_place
 
     def mark_authenticated(self) -> None:
         """The session has bound, or waits for a place to bind."""

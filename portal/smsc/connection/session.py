@@ -112,7 +112,8 @@ class SmppSession(PduStream):
     """One client from its connection to its end.
 
     `address`: where the client is, IPv4 where the socket showed it mapped into IPv6. `kind`: as what it has bound;
-    until then there is none, as there is no account. `has_failed`: a bind was looked at, and wrong.
+    until then there is none, as there is no account. `has_failed`: a bind was looked at, and wrong, or found no place
+    to wait. `is_authorized`: the account of its last bind authorises the address.
     """
 
     _connection_slot: ConnectionSlot
@@ -123,6 +124,7 @@ class SmppSession(PduStream):
     kind: BindKind = field(init=False)
     accepted_bind: AcceptedBind | None = None
     has_failed: bool = False
+    is_authorized: bool = False
     submitted: int = 0
     has_submitted: bool = False
     delivered: int = 0
@@ -181,6 +183,11 @@ class SmppSession(PduStream):
     def awaits_turn(self) -> bool:
         """Whether its bind waits because one was wrong a moment ago."""
         return self._server_context.bind_auth.turns.is_waiting(self)
+
+    @property
+    def keeps_place(self) -> bool:
+        """Whether it makes no room for others: its bind waits for its turn, at an address that is authorised."""
+        return self.is_authorized and self.awaits_turn
 
     @property
     def log_name(self) -> str:

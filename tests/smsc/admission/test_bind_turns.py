@@ -251,19 +251,43 @@ async def test_the_time_to_bind_does_not_end_a_wait(limited: Callable[..., Confi
         assert (await esme.wait_for_response(1)).status == 0
 
 
-async def test_one_that_waits_is_not_sent_away_to_make_room_unless_all_wait(
+async def test_those_that_wait_where_they_are_authorised_make_no_room_in_half_of_the_places(
     limited: Callable[..., Config], cast: Cast
 ) -> None:
-    login = cast.smpp_acme_1
-    async with run_smsc(limited(unbound=2), NEVER) as server:
-        await fail_bind(server, login.name)
+    acme, globex = cast.smpp_acme_1, cast.smpp_globex_1
+    async with run_smsc(limited(unbound=4), NEVER) as server:
+        for system_id, address in (
+            (acme.name, None),
+            (globex.name, None),
+            ("smpp-nobody", None),
+            (acme.name, STRANGER),
+        ):
+            await fail_bind(server, system_id, address)
         await close_connections()
         await wait_until(lambda: not list_sessions(server))
-        first = await send_bind(server, login.name, login.password)
-        silent = await RawEsme.connect(server.port, from_address=STRANGER)
-        await wait_until(lambda: len(list_sessions(server)) == 2)
-        second = await send_bind(server, login.name, "another")
+
+        async def connect() -> RawEsme:
+            """A silent connection that the server knows of."""
+            esme = await RawEsme.connect(server.port, from_address="127.0.0.3")
+            assert (await esme.request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1000))).status == 0
+            return esme
+
+        first = await send_bind(server, acme.name, "another")
+        stranger = await send_bind(server, acme.name, acme.password, STRANGER)
+        unknown = await send_bind(server, "smpp-nobody", "wrong")
+        second = await send_bind(server, globex.name, globex.password)
+        assert count_waiting(server) == 4
+        silent = await connect()
+        await stranger.wait_for_close()
+        await connect()
+        await unknown.wait_for_close()
+        third = await send_bind(server, acme.name, acme.password)
         await silent.wait_for_close()
+        # The one that came after it goes, and then it does, for two wait before it.
+        await connect()
+        assert count_waiting(server) == 3
+        await connect()
+        await third.wait_for_close()
         assert count_waiting(server) == 2
         for each in (first, second):
             assert (await each.request(HeaderOnlyPdu(CommandId.ENQUIRE_LINK, 1001))).status == 0
