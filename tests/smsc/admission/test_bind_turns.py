@@ -139,21 +139,21 @@ async def test_clients_that_hammer_with_an_old_password_do_not_keep_the_right_on
 async def test_clients_that_all_bring_another_wrong_password_do_not_keep_the_right_one_out(
     config: Config, cast: Cast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that were wrong on their connection before make room."""
+    """Those that were refused on their connection before make room."""
     login = cast.smpp_acme_1
     monkeypatch.setattr(session, "MAX_PDUS_BEFORE_BIND", 10**9)
-    looked_at: set[int] = set()
+    refused: set[int] = set()
 
     async def keep_trying(server: SmppServer, number: int) -> None:
         esme = await RawEsme.connect(server.port)
         while True:
-            if await esme.bind(login.name, f"wrong {number}") == CommandStatus.ESME_RINVPASWD:
-                looked_at.add(number)
+            await esme.bind(login.name, f"wrong {number}")
+            refused.add(number)
 
     async with run_smsc(config, replace(QUICK, wrong_bind_seconds=0.1)) as server:
         clients = [asyncio.create_task(keep_trying(server, number)) for number in range(2 * MAX_WAITING)]
         try:
-            await wait_until(lambda: len(looked_at) == len(clients), 20)
+            await wait_until(lambda: len(refused) == len(clients), 20)
             for _ in range(3):
                 esme = await RawEsme.connect_and_bind(server.port, login)
                 await esme.request(HeaderOnlyPdu(CommandId.UNBIND, 99))
