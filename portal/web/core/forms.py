@@ -7,6 +7,7 @@ from typing import Any
 
 from flask import request
 from flask_wtf import FlaskForm
+from werkzeug.datastructures import MultiDict
 from wtforms import HiddenField, PasswordField, SelectField, StringField, ValidationError
 
 from portal.core.i18n import N_, gettext
@@ -31,6 +32,13 @@ class TranslatedForm(FlaskForm):
     """The HTTP status of an answer that shows what is wrong with it."""
     bad_lines: Sequence[object] = ()
     """The lines of a file, or of a field, that can't be read."""
+
+    class Meta(FlaskForm.Meta):
+        def wrap_formdata(self, form: FlaskForm, formdata: Any) -> Any:
+            """What was sent: text alone. `read_upload` reads files; in a text's place one is nothing, as JSON is."""
+            if formdata is None or isinstance(formdata, MultiDict):
+                return formdata
+            return (request.form or None) if form.is_submitted() else None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
