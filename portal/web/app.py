@@ -8,7 +8,6 @@ from typing import Any
 from flask import Flask
 from flask.templating import Environment
 from flask_login import LoginManager
-from flask_wtf import CSRFProtect
 from jinja2.ext import Extension
 from werkzeug.utils import find_modules
 
@@ -79,7 +78,7 @@ def create_app(config: Config, keys: Keys) -> Flask:
     # Before tokens are looked at: who is not logged in any more is led to the login, whatever the form brings.
     access.init_access_control(app)
     # What posts there is no browser, and its signature says who it is.
-    CSRFProtect(app).exempt(payment_callback.receive_payment_callback)
+    errors.FormProtection(app).exempt(payment_callback.receive_payment_callback)
     headers.init_headers(app, config)
     proxies.init_proxies(app, config)
     errors.init_error_handlers(app)

@@ -9,16 +9,16 @@ import sqlite3
 from collections.abc import Iterator
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from flask import Flask, redirect, request, session, url_for
+from flask import Flask, g, redirect, request, session, url_for
 from flask.globals import request_ctx
 from flask.typing import ResponseReturnValue
-from flask_wtf.csrf import CSRFError
+from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug import exceptions
 from werkzeug.exceptions import HTTPException
 
 from portal.core.i18n import _
 from portal.services.common.errors import NotFound
-from portal.web.core import access, htmx
+from portal.web.core import access, context, htmx
 from portal.web.core.access import NotLoggedIn
 from portal.web.core.htmx import Toast
 
@@ -72,7 +72,17 @@ def render_error(code: int, title: str, text: str) -> ResponseReturnValue:
     return htmx.render_plain_page("error.html", status=code, heading=title, explanation=text)
 
 
-# --- forms that come too late
+# --- forms that come too late, or from elsewhere
+
+
+class FormProtection(CSRFProtect):
+    """Besides the token looks at where a form comes from: a token may be stolen, and these headers can't be set."""
+
+    def protect(self, apply_exemptions: bool = False) -> None:
+        super().protect(apply_exemptions)
+        # Set where the token was right; not where none is needed.
+        if g.get("csrf_valid") and _is_from_another_site():
+            raise CSRFError("The form comes from another site.")
 
 
 def is_stale(error: CSRFError) -> bool:
@@ -129,10 +139,13 @@ def take_login_notice() -> str:
 
 
 def _is_from_another_site() -> bool:
+    """Whether a page of another origin has sent this, as its browser says; what is no browser says nothing."""
+    if "Sec-Fetch-Site" in request.headers:
+        return request.headers["Sec-Fetch-Site"] not in ("same-origin", "none")
+    # Older browsers, and all on plain http.
     origin = request.headers.get("Origin")
-    return request.headers.get("Sec-Fetch-Site") == "cross-site" or (
-        origin is not None and _split_url(origin).netloc != request.host
-    )
+    own_hosts = (request.host, _split_url(context.get_config().public_url).netloc)
+    return origin is not None and _split_url(origin).netloc not in own_hosts
 
 
 def _find_page_path() -> str:

@@ -102,3 +102,40 @@ def test_behind_https_a_form_from_elsewhere_is_400(https: Flask) -> None:
             "/language", data={"locale": "it"}, base_url="https://localhost", headers={"Referer": referrer}
         )
         assert answer.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 303),
+        ({"Origin": "http://localhost"}, 303),
+        ({"Origin": "https://portal.example", "Sec-Fetch-Site": "same-origin"}, 303),
+        ({"Origin": "https://evil.example", "Referer": "http://localhost/"}, 400),
+        ({"Origin": "http://localhost.evil.example"}, 400),
+        ({"Origin": "http://localhost:81"}, 400),
+        ({"Origin": "null"}, 400),
+        ({"Origin": "http://["}, 400),
+        ({"Sec-Fetch-Site": "cross-site"}, 400),
+        ({"Origin": "http://localhost", "Sec-Fetch-Site": "same-site"}, 400),
+    ],
+)
+@pytest.mark.parametrize("htmx", [False, True])
+def test_a_form_of_another_site_is_refused_even_with_the_token(
+    client: Callable[[Person], Browser],
+    cast: Cast,
+    conn: db.Connection,
+    htmx: bool,
+    headers: dict[str, str],
+    status: int,
+) -> None:
+    alice = client(cast.alice)
+    answer = alice.post("/language", data={"locale": "it"}, headers=headers, htmx=htmx)
+    assert answer.status_code in ((status, 204) if status == 303 else (status,))
+    language = conn.execute("SELECT language FROM users WHERE id = ?", (cast.alice.id,)).fetchone()[0]
+    assert language == ("it" if status == 303 else None)
+
+
+def test_public_url_is_no_other_site(client: Callable[[Person], Browser], cast: Cast, config: Config) -> None:
+    """Where a proxy says another Host than the browser does."""
+    alice = client(cast.alice)
+    assert alice.post("/language", data={"locale": "it"}, headers={"Origin": config.public_url}).status_code == 303
