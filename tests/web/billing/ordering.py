@@ -54,9 +54,14 @@ def call_back(
     """Call back as a payment page does: nobody is logged in there, and no form's token is known."""
     usual = {"order": made.number, "amount": 700, "currency": "EUR", "status": "paid", "payment": "pay-4711"}
     body = changes.pop("body", None) or dumps(usual | changes).encode()
-    timestamp = str(int(time()))
-    right = b64encode(digest(secret.encode(), f"{message_id}.{timestamp}.".encode() + body, "sha256")).decode()
-    headers = {"webhook-id": message_id, "webhook-timestamp": timestamp, "webhook-signature": f"v1,{right}"}
+    headers = sign(body, message_id, secret)
     return browser.application.test_client().post(
         "/payments/callback", data=body, headers=headers, content_type="application/json"
     )
+
+
+def sign(body: bytes, message_id: str = "msg_1", secret: str = SECRET) -> dict[str, str]:
+    """The headers that a payment page sends with this body."""
+    timestamp = str(int(time()))
+    right = b64encode(digest(secret.encode(), f"{message_id}.{timestamp}.".encode() + body, "sha256")).decode()
+    return {"webhook-id": message_id, "webhook-timestamp": timestamp, "webhook-signature": f"v1,{right}"}
