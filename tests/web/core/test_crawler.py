@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from email import message_from_bytes, policy
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from flask.sessions import SecureCookieSessionInterface
 from portal.core import clock, db
 from portal.core.config import PaymentSettings, load_config
 from portal.core.crypto import Keys
+from portal.services.common import mail
 from portal.services.people import authentication, password_hashing, users
 from portal.web.app import create_app
 from portal.web.core import context
@@ -33,8 +35,9 @@ from tests.support import Cast, Person, copy_data_folder
 from tests.web.billing.ordering import SECRET
 from tests.web.core.test_access import ONE_S_OWN, PUBLIC
 from tests.web.crawling import values, walking, world
-from tests.web.crawling.asking import Asker, record_names
+from tests.web.crawling.asking import Asker, find_injections, record_names
 from tests.web.crawling.attacking import OPERATOR, Attacker
+from tests.web.crawling.values import MARKER
 from tests.web.crawling.walking import NOBODY, Case, Walker
 from tests.web.crawling.world import Ledger, Links, Snapshot
 
@@ -300,10 +303,10 @@ def test_a_viewer_s_form_changes_nothing(crawl: Crawl) -> None:
 
 
 def test_what_was_taken_is_escaped_wherever_it_is_shown(crawl: Crawl) -> None:
-    """All that takes a script gets it; then everybody looks at everything."""
+    """All that takes a script gets it; then everybody looks at everything, and the mails are sent."""
     begun, walker = time.process_time(), crawl.walker
     attacker = crawl.attack()
-    for script in (values.SCRIPTS[0], values.SCRIPTS[1], values.SCRIPTS[4]):
+    for script in values.SCRIPTS[:3]:
         crawl.start.restore(crawl.conn)
         for role in (OWNER, OPERATOR):
             for case, _, _ in _list_parts(walker.cases, role):
@@ -313,9 +316,26 @@ def test_what_was_taken_is_escaped_wherever_it_is_shown(crawl: Crawl) -> None:
         _walk(crawl, looker, only_look=True, start=Snapshot(crawl.conn))
         attacker.problems += [f"{script.name}: {each}" for each in looker.problems]
         attacker.counts["pages"] += len(looker.opened)
+        for name, html in _send_mails(crawl):
+            attacker.counts["mails"] += 1
+            attacker.counts["mails that show it"] += MARKER in html
+            attacker.problems += [f"mail {name}: {each}" for each in find_injections(html)]
         attacker.counts["pages that show it"] += looker.marked
     assert attacker.counts["pages that show it"] > 60
     _report(attacker, begun)
+
+
+def _send_mails(crawl: Crawl) -> Iterator[tuple[str, str]]:
+    """The subjects and HTML of the mails that wait."""
+    with crawl.app.app_context():
+        config = context.get_config()
+    assert all(mail.send_due_mails(crawl.conn, config, crawl.keys))
+    for file in sorted((config.data / "outbox").iterdir()):
+        message = message_from_bytes(file.read_bytes(), policy=policy.default)
+        body = message.get_body(["html"])
+        assert body is not None
+        yield str(message["Subject"]), body.get_content()
+        file.unlink()
 
 
 def test_a_callback_of_the_payment_page_is_refused_or_taken(crawl: Crawl) -> None:

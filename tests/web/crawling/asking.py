@@ -131,7 +131,7 @@ class Asker:
             errors.append(f"status {status}")
         errors += self._log.lines
         answer = Answer(status, found, content, address, _update_cookies(cookies, found), errors, self._asked_for)
-        errors += _find_injections(answer)
+        errors += _find_faults(answer)
         return answer
 
 
@@ -153,7 +153,7 @@ def _update_cookies(cookies: Mapping[str, str], headers: Sequence[tuple[str, str
     return updated
 
 
-def _find_injections(answer: Answer) -> Iterator[str]:
+def _find_faults(answer: Answer) -> Iterator[str]:
     for name, value in answer.headers:
         if name.lower() == HEADER.lower() or "\n" in value or "\r" in value:
             yield f"a header came out of a value: {name}"
@@ -170,11 +170,16 @@ def _find_injections(answer: Answer) -> Iterator[str]:
         except UnicodeDecodeError as error:
             yield f"no UTF-8: {error}"
             return
-        yield from find_scripts(text, MARKER)
-        if _EVALUATED.search(text):
-            yield "a template was evaluated"
+        yield from find_injections(text)
     elif MARKER.encode() in answer.body and answer.get_header("X-Content-Type-Options") != "nosniff":
         yield "a browser may take it for HTML"
+
+
+def find_injections(html: str) -> Iterator[str]:
+    """Where something that was sent runs in a page, or has run to make it."""
+    yield from find_scripts(html, MARKER)
+    if _EVALUATED.search(html):
+        yield "a template was evaluated"
 
 
 def encode_query(pairs: Sequence[tuple[str, bytes]]) -> str:

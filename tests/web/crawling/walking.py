@@ -58,6 +58,8 @@ class Case:
     refusal: str = ""
     more_fields: set[str] = field(default_factory=set)
     """Names that the view looks for and that the form doesn't show."""
+    queries: set[str] = field(default_factory=set)
+    """Names of its address's query, and those that the view looks for there."""
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -250,6 +252,7 @@ class Walker:
             answer = self.send(case, self.list_good_parts(case), htmx=htmx)
             self.problems += [f"{case}: {each}" for each in answer.errors]
             case.more_fields |= answer.asked_for.get("form", set()) - case.fields_of_page - case.form.fields.keys()
+            case.queries |= pages.list_query_names(case.form.address) | answer.asked_for.get("args", set())
             taken = answer.status < 400 and not answer.location.startswith("/login?")
             if taken:
                 case.controlled = True
