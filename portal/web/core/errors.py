@@ -7,6 +7,7 @@ leads to a page that can be loaded again: the login, with the form's page after 
 import logging
 import sqlite3
 from collections.abc import Iterator
+from functools import lru_cache
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from flask import Flask, g, redirect, request, session, url_for
@@ -100,6 +101,8 @@ def handle_csrf_error(error: CSRFError) -> ResponseReturnValue:
     """Lead to the form's page again, which shows who is logged in now; what is not one of our forms is 400."""
     heading, text = _("This form is out of date"), _("Load the page again and repeat what you did.")
     if _is_from_another_site():
+        if g.get("csrf_valid"):
+            _warn_of_another_site(request.headers.get("Origin"), request.host)
         # It came without our cookie. A page would set a new one, and so end the login session that there is.
         return f"{heading}\n", 400, {"Content-Type": "text/plain; charset=utf-8"}
     if not is_stale(error):
@@ -146,6 +149,17 @@ def _is_from_another_site() -> bool:
     origin = request.headers.get("Origin")
     own_hosts = (request.host, _split_url(context.get_config().public_url).netloc)
     return origin is not None and _split_url(origin).netloc not in own_hosts
+
+
+@lru_cache(maxsize=10)
+def _warn_of_another_site(origin: str | None, host: str) -> None:
+    """Say once what to do where it is our own page, to which a proxy has given another name."""
+    _log.warning(
+        "a form with a good token was refused, for its page is at %s and the request is for %s: behind a proxy that"
+        " changes the Host header set [web] public_url",
+        origin,
+        host,
+    )
 
 
 def _find_page_path() -> str:

@@ -135,6 +135,15 @@ def test_a_form_of_another_site_is_refused_even_with_the_token(
     assert language == ("it" if status == 303 else None)
 
 
+def test_the_log_says_what_to_do_where_a_proxy_changes_the_host(
+    client: Callable[[Person], Browser], cast: Cast, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        client(cast.alice).post("/language", data={"locale": "it"}, headers={"Origin": "http://sms.acme.example"})
+    (line,) = [each.getMessage() for each in caplog.records if "public_url" in each.getMessage()]
+    assert "at http://sms.acme.example and the request is for localhost" in line
+
+
 def test_public_url_is_no_other_site(client: Callable[[Person], Browser], cast: Cast, config: Config) -> None:
     """Where a proxy says another Host than the browser does."""
     alice = client(cast.alice)
