@@ -219,11 +219,16 @@ def change_password(
         WrongPassword, InvalidPassword, TooManyAttempts, HashingBusy
     """
     check_new_password(new_password, list_known_names(user, installation))
-    confirm_password(conn, user, current_password, keep_token, actor.address, max_failures)
+    current_hash = confirm_password(conn, user, current_password, keep_token, actor.address, max_failures)
     with _record_throttled(user.email, actor.address), password_hashing.take_turn(user.email.lower()):
         password_hash = password_hashing.hash_password(new_password)
     with write_transaction(conn):
-        conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (password_hash, user.id))
+        changed = conn.execute(
+            "UPDATE users SET password_hash = ? WHERE id = ? AND password_hash = ?",
+            (password_hash, user.id, current_hash),
+        )
+        if not changed.rowcount:
+            raise WrongPassword()  # any more: there is another one meanwhile
         _end_other_logins(conn, user, keep_token, actor.address)
         audit.record_action(conn, actor, "user.password", customer_id=user.customer_id)
         queue_login_mail(conn, keys, user, login_mails.NEW_PASSWORD, actor.address)
@@ -231,21 +236,26 @@ def change_password(
 
 def confirm_password(
     conn: sqlite3.Connection, user: User, current_password: str, token: str, address: str, max_failures: int
-) -> None:
+) -> str:
     """Check the password again, before something that a passer-by at an open screen must not do.
 
     Args:
         token: the login session's, by which failures are counted: nobody else's keep the user from their own settings.
+
+    Returns:
+        Its hash.
 
     Raises:
         WrongPassword, TooManyAttempts, HashingBusy
     """
     buckets = [(f"confirm:session:{hash_token(token).hex()}", max_failures)]
     with _limit_attempts(conn, buckets, user.email, address, password_hashing.take_turn(user.email.lower())):
-        row = conn.execute("SELECT password_hash FROM users WHERE id = ?", (user.id,)).fetchone()
-        if not password_hashing.verify_password(row["password_hash"], current_password):
+        query = "SELECT password_hash FROM users WHERE id = ?"
+        password_hash: str = conn.execute(query, (user.id,)).fetchone()["password_hash"]
+        if not password_hashing.verify_password(password_hash, current_password):
             refused_logins.record_refused_login(refused_logins.WRONG_CONFIRMATION, user.email, address)
             raise WrongPassword()
+    return password_hash
 
 
 # --- login sessions

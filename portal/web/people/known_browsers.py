@@ -47,7 +47,7 @@ def get_visitor(email: str) -> Visitor:
 
 def is_known_to(email: str) -> bool:
     """Whether somebody has logged in with this browser, and with what they use now; a lifted lock makes none of it."""
-    return _digest_email(email) + _digest_credentials(email) in _read_own_cookie()[1]
+    return _digest_email(email) + digest_credentials(email) in _read_own_cookie()[1]
 
 
 def find_browser(config: Config, keys: Keys, environ: "WSGIEnvironment") -> str:
@@ -70,7 +70,7 @@ def remember_browser(email: str) -> None:
     browser, digests = _read_own_cookie()
     digest = _digest_email(email)
     others = [each for each in digests if not each.startswith(digest)]
-    _set_cookie(browser or _new_browser_id(), [*others, digest + _digest_credentials(email)][-_MAX_PEOPLE:])
+    _set_cookie(browser or _new_browser_id(), [*others, digest + digest_credentials(email)][-_MAX_PEOPLE:])
 
 
 def _new_browser_id() -> str:
@@ -119,7 +119,8 @@ def _digest_email(email: str) -> str:
     return _digest(email.strip().lower().encode(errors="surrogatepass"), 16)
 
 
-def _digest_credentials(email: str) -> str:
+def digest_credentials(email: str) -> str:
+    """What is another once a user's password or authenticator is, and tells nothing of them."""
     return _digest(b"credentials " + authentication.read_credentials(context.get_conn(), email), 8)
 
 

@@ -26,6 +26,7 @@ from markupsafe import Markup
 from wtforms import PasswordField, StringField
 
 from portal.core import clock, i18n
+from portal.core.db import write_transaction
 from portal.core.i18n import N_, _
 from portal.services.common.errors import Refused
 from portal.services.people import authentication, password_rules, two_factor, unlock_links, users
@@ -94,6 +95,8 @@ def login() -> ResponseReturnValue:
     form = LoginForm()
     if request.method == "GET":
         return htmx.render_plain_page("people/login/page.html", form=form, notice=errors.take_login_notice())
+    # Of before the password is looked at: there may be another one after that.
+    credentials = known_browsers.digest_credentials(form.email.data)
     # Over the form, at none of its fields: either may be wrong.
     with refusals_on(form, email=""):
         user = authentication.check_login(
@@ -103,7 +106,7 @@ def login() -> ResponseReturnValue:
             known_browsers.get_visitor(form.email.data),
             context.get_config().limits.login_failures,
         )
-        session[_PENDING_LOGIN_KEY] = {"user": user.id, "at": clock.now_ms()}
+        session[_PENDING_LOGIN_KEY] = {"user": user.id, "at": clock.now_ms(), "credentials": credentials}
         return redirect(url_for("login.verify_second_factor", next=request.args.get("next")), 303)
     return htmx.render_plain_page("people/login/page.html", form=form)
 
@@ -135,7 +138,11 @@ def verify_second_factor() -> ResponseReturnValue:
                 known_browsers.get_visitor(user.email),
                 context.get_config().limits.login_failures,
             )
-            _start_login_session(user)
+            with write_transaction(context.get_conn()):
+                # Once more: a new password or authenticator meanwhile has ended all sessions but this one.
+                if _find_user_awaiting_code() is None:
+                    return errors.lead_to_first_step()
+                _start_login_session(user)
             # Not made anew here: who doesn't get the answer would have none.
             if used_field == "recovery" and two_factor.is_short_recovery_code(form.recovery.data):
                 return redirect(url_for("login.show_profile", short=1, _anchor="recovery"), 303)
@@ -277,14 +284,22 @@ def _restrict_referrer(answer: ResponseReturnValue) -> Response:
 
 
 def _find_user_awaiting_code() -> User | None:
-    """The user who has entered the password, and may now enter the code; None where nobody has, or too long ago."""
+    """The user who has entered the password, and may now enter the code; None where nobody has (see `_is_pending`)."""
     pending = session.get(_PENDING_LOGIN_KEY)
-    if not pending or not 0 <= clock.now_ms() - pending["at"] < _PENDING_LOGIN_MS:
+    if not pending:
         return None
     try:
-        return users.get_user_by_id(context.get_conn(), pending["user"])
+        user = users.get_user_by_id(context.get_conn(), pending["user"])
     except users.NoSuchUser:
         return None
+    return user if _is_pending(pending, user, _PENDING_LOGIN_MS) else None
+
+
+def _is_pending(begun: dict[str, Any], user: User, valid_ms: int) -> bool:
+    """Whether what was begun can be finished: not after too long, or a new password or authenticator meanwhile."""
+    is_in_time = 0 <= clock.now_ms() - begun["at"] < valid_ms
+    # One that a version before this has begun has none.
+    return is_in_time and begun.get("credentials") == known_browsers.digest_credentials(user.email)
 
 
 def _start_login_session(user: User) -> None:
@@ -373,11 +388,16 @@ def check_password() -> ResponseReturnValue:
 def start_authenticator_change() -> ResponseReturnValue:
     """Begin to move to another authenticator: make a secret, which changes nothing until a code has proved it."""
     form = ConfirmPasswordForm(prefix="authenticator-")
+    credentials = known_browsers.digest_credentials(access.get_current_user().email)
     with refusals_on(form):
         _confirm_password(form)
         # Sealed, for the cookie is signed but can be read.
         sealed_secret = two_factor.new_totp_secret(context.get_crypto_keys())
-        session[_NEW_SECRET_KEY] = {"sealed": b64encode(sealed_secret).decode(), "at": clock.now_ms()}
+        session[_NEW_SECRET_KEY] = {
+            "sealed": b64encode(sealed_secret).decode(),
+            "at": clock.now_ms(),
+            "credentials": credentials,
+        }
         return redirect(url_for("login.show_new_authenticator"), 303)
     return _render_profile(authenticator=form)
 
@@ -421,9 +441,9 @@ def _render_new_authenticator(form: TotpCodeForm) -> ResponseReturnValue:
 
 
 def _find_pending_secret() -> bytes | None:
-    """The sealed secret that waits for its first code; None where there is none, or it has expired."""
+    """The sealed secret that waits for its first code; None where there is none (see `_is_pending`)."""
     pending = session.get(_NEW_SECRET_KEY)
-    if not pending or not 0 <= clock.now_ms() - pending["at"] < _NEW_SECRET_MS:
+    if not pending or not _is_pending(pending, access.get_current_user(), _NEW_SECRET_MS):
         return None
     return b64decode(pending["sealed"])
 

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -12,7 +13,7 @@ from portal.core import clock, db
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.common.audit import SHELL
-from portal.services.people import authentication, two_factor, users
+from portal.services.people import authentication, password_hashing, two_factor, users
 from tests.support import Cast, Person, store_as_older_versions
 from tests.web.conftest import Browser
 
@@ -98,6 +99,58 @@ def test_the_second_step_waits_five_minutes(browser: Browser, cast: Cast) -> Non
     answer = browser.post("/login/totp", data={"code": cast.alice.totp_code()})
     assert (answer.status_code, answer.location) == (303, "/login")
     assert not is_logged_in(browser)
+
+
+def change_credentials(conn: db.Connection, keys: Keys, person: Person, what: str) -> None:
+    """As another browser of this person does in the end."""
+    if what == "password":
+        new = password_hashing.hash_password("an entirely other sentence")
+        conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (new, person.id))
+    elif what == "authenticator":
+        conn.execute("UPDATE users SET totp_secret = ? WHERE id = ?", (two_factor.new_totp_secret(keys), person.id))
+    elif what == "both":
+        authentication.reset_enrolment(conn, keys, SHELL, users.get_user_by_email(conn, person.email))
+    else:
+        conn.execute("DELETE FROM recovery_codes WHERE user_id = ?", (person.id,))
+        conn.execute("DELETE FROM users WHERE id = ?", (person.id,))
+
+
+@pytest.mark.parametrize("what", ["password", "authenticator", "both", "user"])
+def test_a_login_that_was_begun_before_a_change_is_not_finished(
+    browser: Browser, cast: Cast, conn: db.Connection, keys: Keys, what: str
+) -> None:
+    first_step(browser, cast.alice)
+    assert browser.get("/login/totp").status_code == 200
+    change_credentials(conn, keys, cast.alice, what)
+    answer = browser.post("/login/totp", data={"code": cast.alice.totp_code()})
+    assert (answer.status_code, answer.location) == (303, "/login")
+    assert not is_logged_in(browser)
+    # Where it can't be, no code is tried.
+    assert conn.execute("SELECT sum(wrong_codes) FROM users").fetchone()[0] == 0
+
+
+@pytest.mark.parametrize("step", ["password", "code"])
+def test_a_change_during_either_step_ends_the_login(
+    browser: Browser, cast: Cast, conn: db.Connection, keys: Keys, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    overtaken = (password_hashing, "verify_password") if step == "password" else (authentication, "check_second_factor")
+    check = getattr(*overtaken)
+
+    def check_and_be_overtaken(*args: Any) -> object:
+        result = check(*args)
+        change_credentials(conn, keys, cast.alice, "password")
+        return result
+
+    code = {"code": cast.alice.totp_code()}
+    if step == "code":
+        first_step(browser, cast.alice)
+    monkeypatch.setattr(*overtaken, check_and_be_overtaken)
+    if step == "password":
+        first_step(browser, cast.alice)
+    answer = browser.post("/login/totp", data=code)
+    assert (answer.status_code, answer.location) == (303, "/login")
+    assert not is_logged_in(browser)
+    assert conn.execute("SELECT count(*) FROM login_sessions").fetchone()[0] == 0
 
 
 def test_a_wrong_code_is_401_and_not_kept(browser: Browser, cast: Cast) -> None:

@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 from portal.core import clock, db
 from portal.core.config import Config
 from portal.core.crypto import Keys, hash_token
-from portal.services.people import authentication, two_factor, users
+from portal.services.people import authentication, password_hashing, two_factor, users
 from portal.services.people.password_rules import MIN_PASSWORD_LENGTH
 from portal.services.people.user_agents import describe_user_agent
 from portal.web.core.forms import NewPasswordForm
@@ -74,6 +74,22 @@ def test_the_password_is_changed_and_other_sessions_end(
 def test_the_current_password_is_needed(alice: Browser, browser: Browser, cast: Cast) -> None:
     assert change(alice, "not the one") == 422
     assert logs_in(browser, cast.alice, cast.alice.password)
+
+
+def test_a_change_that_another_one_has_overtaken_is_refused(
+    alice: Browser, browser: Browser, cast: Cast, conn: db.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who knows the old password hashes one of their own while the person changes it."""
+    hash_password = password_hashing.hash_password
+
+    def hash_and_be_overtaken(password: str) -> str:
+        other = hash_password("an entirely other sentence")
+        conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (other, cast.alice.id))
+        return hash_password(password)
+
+    monkeypatch.setattr(password_hashing, "hash_password", hash_and_be_overtaken)
+    assert change(alice, cast.alice.password) == 422
+    assert logs_in(browser, cast.alice, "an entirely other sentence")
 
 
 @pytest.mark.parametrize(
@@ -184,6 +200,17 @@ def test_a_new_secret_waits_ten_minutes(alice: Browser, cast: Cast) -> None:
         session["new_authenticator"] = session["new_authenticator"] | {"at": clock.now_ms() - 10 * 60_000}
     assert alice.get("/profile/authenticator").location == "/profile"
     assert "That took too long" in alice.get("/profile").text
+
+
+def test_a_new_secret_of_before_another_password_is_not_put_into_force(
+    alice: Browser, cast: Cast, conn: db.Connection
+) -> None:
+    alice.post("/profile/authenticator", data={"authenticator-current": cast.alice.password})
+    totp = new_secret(alice)
+    other = password_hashing.hash_password("an entirely other sentence")
+    conn.execute("UPDATE users SET password_hash = ? WHERE id = ?", (other, cast.alice.id))
+    code = {"code": totp.at(int(time.time()))}
+    assert alice.post("/profile/authenticator/code", data=code).location == "/profile"
 
 
 def test_the_cookie_does_not_tell_the_secret(alice: Browser, cast: Cast) -> None:
