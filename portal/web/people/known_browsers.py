@@ -34,14 +34,15 @@ def get_visitor(email: str) -> Visitor:
     """Who tries to log in with an e-mail address in this request."""
     browser = ""
     unlocked = session.get(_UNLOCKED_KEY)
-    if is_known_to(email):
-        browser = _read_own_cookie()[0]
-    elif (
+    # First: the browser may be a known one, too, whose count a copy of its cookie has used up.
+    if (
         unlocked
         and unlocked["email"] == _digest_email(email)
         and 0 <= clock.now_ms() - unlocked["at"] < unlock_links.UNLOCKED_MS
     ):
         browser = unlocked["browser"]
+    elif is_known_to(email):
+        browser = _read_own_cookie()[0]
     return Visitor(context.get_client_address(), browser)
 
 
@@ -58,9 +59,11 @@ def find_browser(config: Config, keys: Keys, environ: "WSGIEnvironment") -> str:
 
 
 def unlock_browser(email: str) -> None:
-    """Make this browser a known one for a while. It gets its cookie at once, by which a flood lets it pass."""
-    browser, digests = _read_own_cookie()
-    browser = browser or _new_browser_id()
+    """Make this browser a known one for a while, under a new id, which has counts of its own.
+
+    It gets its cookie at once, by which a flood lets it pass.
+    """
+    browser, digests = _new_browser_id(), _read_own_cookie()[1]
     session[_UNLOCKED_KEY] = {"email": _digest_email(email), "browser": browser, "at": clock.now_ms()}
     _set_cookie(browser, digests)
 

@@ -279,6 +279,36 @@ def test_a_link_lets_one_browser_in(
     assert [*mail.send_due_mails(conn, config, keys)] == [True]
 
 
+def test_a_link_lifts_the_lock_of_a_known_browser_whose_cookie_somebody_has(
+    app: Flask, known: Browser, cast: Cast, read_link: Callable[[], str], conn: db.Connection
+) -> None:
+    thief = app.test_client()
+    assert isinstance(thief, Browser)
+    cookie = known.get_cookie(COOKIE_NAME)
+    assert cookie
+    thief.set_cookie(COOKIE_NAME, cookie.value)
+    wrong = {"email": cast.alice.email, "password": "wrong password"}
+
+    def use_up() -> None:
+        answers = [thief.post("/login", data=wrong).status_code for _ in range(11)]
+        assert answers[-1] == 429
+
+    use_up()
+    assert first_step(known, cast.alice).status_code == 429
+    conn.execute("DELETE FROM mails")  # of the login
+    known.post("/login/link", data={"email": cast.alice.email})
+    known.post(read_link())
+    # What the thief does from then on takes nothing from her either.
+    use_up()
+    before = conn.execute("SELECT count(*) FROM mails").fetchone()[0]
+    assert first_step(known, cast.alice).status_code == 303
+    assert known.post("/login/totp", data={"recovery": cast.alice.recovery_codes[1]}).status_code == 303
+    # It is no new browser, and stays a known one.
+    assert conn.execute("SELECT count(*) FROM mails").fetchone()[0] == before
+    known.post("/logout")
+    assert first_step(known, cast.alice).status_code == 303
+
+
 def test_the_lock_is_lifted_for_a_quarter_of_an_hour_and_for_one_person(
     browser: Browser, locked: Person, cast: Cast, read_link: Callable[[], str], conn: db.Connection
 ) -> None:
