@@ -34,7 +34,8 @@ THROTTLED = "login.throttled"
 WRONG_CONFIRMATION = "user.wrong_password"
 """By somebody who is logged in, and had to confirm something."""
 REASONS = (UNKNOWN_EMAIL, WRONG_PASSWORD, WRONG_CODE, WRONG_RECOVERY_CODE, THROTTLED, WRONG_CONFIRMATION)
-# Of these the e-mail address belongs to a user. They are few, for a password was hashed before.
+# Guesses: of these the e-mail address belongs to a user. They are few, for a password was hashed before, so they have
+# rows and lines of their own: a flood of throttled tries takes none from them.
 _OF_USERS = (WRONG_PASSWORD, WRONG_CODE, WRONG_RECOVERY_CODE, WRONG_CONFIRMATION)
 
 SEVERAL = ""
@@ -127,15 +128,18 @@ def write_refused_logins(conn: sqlite3.Connection) -> None:
     """Write what was recorded since the last time to the log and to the audit log.
 
     The first tries of an hour have rows of their own, each with the count of those that are alike. Where a network, an
-    e-mail address, or all together have had their rows, further tries are counted in one row for it. Those with a
-    user's e-mail address come first, and are never counted together with others', so that unknown ones can't hide them.
+    e-mail address, or all together have had their rows, further tries are counted in one row for it. Guesses come
+    first, those at users before the others, and have as many rows for themselves. Tries with a user's e-mail address
+    are never counted together with others', so that unknown ones can't hide them.
     """
     tallies = _memory.take()
     if not tallies:
         return
     try:
         customers = _list_customers(conn, [email for _, email, _ in tallies])
-        tallies = dict(sorted(tallies.items(), key=lambda each: each[0][1].lower() not in customers))
+        tallies = dict(
+            sorted(tallies.items(), key=lambda each: (each[0][0] == THROTTLED, each[0][1].lower() not in customers))
+        )
         _write_log_lines(tallies)
         with write_transaction(conn):
             rows = _RecentRows(conn, now_ms(), customers)
@@ -161,7 +165,7 @@ def _write_log_lines(tallies: dict[_Key, _Tally]) -> None:
     named: set[str] = set()
     for (reason, email, address), tally in tallies.items():
         numbers = _memory.count_for_log(reason, address, tally.untold, now) if tally.untold else []
-        if address and (address in named or len(named) < _MAX_ADDRESSES_AT_ONCE):
+        if address and (reason in _OF_USERS or address in named or len(named) < _MAX_ADDRESSES_AT_ONCE):
             for number in numbers:
                 named.add(address)
                 # What somebody has typed comes last, so that it can't pass for an address.
@@ -180,7 +184,7 @@ class _RecentRows:
         self._conn = conn
         self._customers = customers
         self._ids: dict[_Key, int] = {}
-        self._counts: Counter[tuple[str, str]] = Counter()
+        self._counts: Counter[tuple[bool, str, str]] = Counter()
         self._added: dict[int, tuple[int, int]] = {}
         # By the index of times, not by that of actions, which has those of all years.
         rows = conn.execute(
@@ -192,8 +196,11 @@ class _RecentRows:
 
     def _remember(self, key: _Key, row_id: int) -> None:
         self._ids[key] = row_id
-        _, email, address = key
-        self._counts.update([("email", email.lower()), ("network", _get_network(address))])
+        reason, email, address = key
+        of_users = reason in _OF_USERS
+        self._counts.update(
+            [(of_users, "all", ""), (of_users, "email", email.lower()), (of_users, "network", _get_network(address))]
+        )
 
     def add(self, key: _Key, tally: _Tally) -> None:
         """Count tries in their row, which is written at once where it is a new one, or else by `write_counts`."""
@@ -216,14 +223,14 @@ class _RecentRows:
     def _choose_row(self, key: _Key) -> _Key:
         reason, email, address = key
         network = _get_network(address)
-        is_users = email.lower() in self._customers
+        is_users, of_users = email.lower() in self._customers, reason in _OF_USERS
         if key in self._ids:
             return key
-        if address and not is_users and self._counts["network", network] >= _MAX_ROWS:
+        if address and not is_users and self._counts[of_users, "network", network] >= _MAX_ROWS:
             return (reason, SEVERAL, network)
-        if email and self._counts["email", email.lower()] >= _MAX_ROWS:
+        if email and self._counts[of_users, "email", email.lower()] >= _MAX_ROWS:
             return (reason, email.lower(), SEVERAL)
-        if len(self._ids) < _MAX_ROWS_IN_ALL:
+        if self._counts[of_users, "all", ""] < _MAX_ROWS_IN_ALL:
             return key
         return (reason, email.lower() if is_users else SEVERAL, SEVERAL)
 

@@ -291,8 +291,33 @@ def test_a_user_s_tries_have_a_row_after_unknown_ones_have_taken_all(conn, cast)
     refused_logins.write_refused_logins(conn)
     for address in ("192.0.2.7", "192.0.2.8"):
         record_refused_login(refused_logins.WRONG_PASSWORD, "alice@acme.example", address)
-    row = written(conn)[-1]
-    assert (row["actor"], row["address"], row["customer_id"], row["count"]) == ("alice@acme.example", "", cast.acme, 2)
+    rows = [(row["actor"], row["address"], row["customer_id"], row["count"]) for row in written(conn)[-2:]]
+    assert rows == [("alice@acme.example", address, cast.acme, 1) for address in ("192.0.2.7", "192.0.2.8")]
+
+
+def test_guesses_keep_their_addresses_beside_a_flood_of_throttled_tries(conn, cast, caplog):
+    """Which somebody makes with one user's address from many networks, before and besides."""
+
+    def flood() -> None:
+        for number in range(300):
+            record_refused_login(refused_logins.THROTTLED, cast.alice.email, f"198.51.{number // 250}.{number % 250}")
+
+    flood()
+    refused_logins.write_refused_logins(conn)
+    caplog.clear()
+    flood()
+    people = [cast.alice.email, cast.bob.email, cast.charlie.email]
+    for number in range(12):
+        record_refused_login(refused_logins.WRONG_PASSWORD, people[number % 3], HERE)
+    # Of more addresses than are named in a second.
+    others = [f"203.0.113.{number}" for number in range(12)]
+    for address in others:
+        record_refused_login(refused_logins.WRONG_PASSWORD, cast.bob.email, address)
+    rows = [(each["actor"], each["address"], each["count"]) for each in written(conn)]
+    assert {(email, HERE, 4) for email in people} <= set(rows)
+    told = re.findall(r"wrong_password address=(\S+) tries=(\d+)", caplog.text)
+    assert [int(tries) for address, tries in told if address == HERE] == [*range(1, 11)]
+    assert {address for address, _ in told} == {HERE, *others}
 
 
 def test_what_could_not_be_written_is_written_later_and_told_once(
