@@ -17,16 +17,16 @@ NEW_BROWSER = N_("Login with a new browser")
 
 
 def queue_login_mail(
-    conn: sqlite3.Connection, keys: Keys, user: User, event: str, address: str, user_agent: str = ""
+    conn: sqlite3.Connection, keys: Keys, user: User, event: str, address: str, user_agent: str | None = None
 ) -> None:
     """Tell a user what has happened to their login, in the caller's transaction.
 
     Args:
         event: one of this module's sentences.
         address: where the request came from.
-        user_agent: the browser's header; empty: it isn't told.
+        user_agent: the browser's header, of which known names are told; None: nothing is.
     """
-    language, browser = read_language(conn, user), describe_user_agent(user_agent)
+    language, browser = read_language(conn, user), None if user_agent is None else describe_user_agent(user_agent)
     mail.queue_mail(
         conn, keys, user.email, "login", language, event=event, at=now_ms(), address=address, browser=browser
     )

@@ -25,9 +25,9 @@ _OPERATING_SYSTEMS = (
 
 
 def describe_user_agent(user_agent: str) -> str:
-    """ "Firefox, Windows", or the start of the header where the browser isn't known; empty where there is none."""
+    """ "Firefox, Windows"; empty where neither is known: whoever logs in can write what they like into the header."""
     names = (_find_first_name(_BROWSERS, user_agent), _find_first_name(_OPERATING_SYSTEMS, user_agent))
-    return ", ".join(each for each in names if each) or user_agent[:60]
+    return ", ".join(each for each in names if each)
 
 
 def _find_first_name(known_names: tuple[tuple[str, str], ...], user_agent: str) -> str:

@@ -46,10 +46,10 @@ def read_words(html: str) -> list[str]:
     return re.sub(r"<[^>]+>", " ", cells).replace(" : ", ": ").replace("&#39;", "'").split()
 
 
-def log_in(browser: Browser, person: Person, step: int = 0, **second: str) -> None:
+def log_in(browser: Browser, person: Person, step: int = 0, user_agent: str = FIREFOX, **second: str) -> None:
     browser.post("/login", data={"email": person.email, "password": person.password})
     code = second or {"code": person.totp_code(step)}
-    answer = browser.post("/login/totp", data=code, headers={"User-Agent": FIREFOX})
+    answer = browser.post("/login/totp", data=code, headers={"User-Agent": user_agent})
     assert answer.status_code == 303
 
 
@@ -81,6 +81,16 @@ def test_a_login_with_a_new_browser_is_told_once(
     elsewhere.set_cookie("portal_browser", "WzFd.invented")
     log_in(elsewhere, cast.alice, recovery=cast.alice.recovery_codes[1])
     assert len(read_new_mails()) == 1
+
+
+def test_what_a_stranger_calls_their_browser_is_not_in_the_mail(
+    browser: Browser, cast: Cast, read_new_mails: Read
+) -> None:
+    log_in(browser, cast.alice, user_agent="Call +1 555 0100 at once: https://evil.example/")
+    ((_, _, text),) = read_new_mails()
+    assert "Browser: unknown" in text.splitlines()
+    assert "evil" not in text
+    assert "evil" not in browser.get("/profile").text
 
 
 @pytest.mark.slow
@@ -132,6 +142,7 @@ def test_a_new_password_and_new_recovery_codes_are_told(
     ((to, subject, text),) = read_new_mails()
     assert (to, subject) == (cast.alice.email, "Your password was changed")
     assert "Address: 127.0.0.1" in text
+    assert "Browser" not in text
     assert "ask whoever runs this portal" in text
     assert NEW not in text
     alice.post("/profile/recovery-codes", data={"recovery-current": NEW})

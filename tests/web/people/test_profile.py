@@ -293,7 +293,8 @@ def test_somebody_elses_session_stays(alice: Browser, browser: Browser, cast: Ca
         ("Mozilla/5.0 (Linux; Android 15) AppleWebKit/537.36 Chrome/140.0 Mobile Safari/537.36", "Chrome, Android"),
         ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15) Version/18.0 Safari/605.1.15", "Safari, macOS"),
         ("curl/8.5.0", "curl"),
-        ("SomethingNew/1", "SomethingNew/1"),
+        ("SomethingNew/1", ""),
+        ("Call +1 555 0100 at once: https://evil.example/ Firefox/140.0", "Firefox"),
         ("", ""),
     ],
 )
