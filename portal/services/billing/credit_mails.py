@@ -30,7 +30,7 @@ def queue_credit_mails(conn: sqlite3.Connection, keys: Keys, billing: str = "aut
         billing: the setting `[billing] enabled`; where nothing is sold no mail says so.
 
     An account that has fallen below its threshold several times since the last call gets one mail, about the last,
-    and at most six in an hour.
+    and at most six at once, and then one each ten minutes.
 
     Returns:
         How many mails.

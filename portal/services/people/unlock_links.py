@@ -15,6 +15,7 @@ from portal.services.people.users import SELECT_USERS, User
 
 LINK_VALID_MS = HOUR_MS
 UNLOCKED_MS = 15 * MINUTE_MS
+# At once, and then one each twenty minutes.
 _MAX_LINKS_PER_HOUR = 3
 
 
@@ -26,7 +27,7 @@ def queue_unlock_link(conn: sqlite3.Connection, keys: Keys, email: str, address:
     """Mail a one-time link to a user who can't get in because others try. Where there is no such user nothing is sent.
 
     That takes as long: a commit, most of all. Earlier links stay good, so that nobody ends them by asking for more;
-    with three in an hour one is good at any time, and further ones aren't sent.
+    three are sent at once at most, and then one each twenty minutes, so that one is good at any time.
 
     Raises:
         TooManyAttempts: so many were asked for from this address.

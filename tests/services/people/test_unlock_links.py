@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from portal.core.clock import now_ms
+from portal.core.clock import MINUTE_MS, now_ms
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.core.db import Connection
@@ -77,9 +77,12 @@ def test_a_link_is_no_enrolment_link_and_the_other_way_round(conn, cast, alice, 
         unlock_links.use_unlock_link(conn, authentication.create_enrolment_link(conn, alice))
 
 
-def test_three_are_mailed_in_an_hour_and_a_further_question_ends_none(conn, cast, ask):
+def test_three_are_mailed_at_once_then_one_each_twenty_minutes_and_a_further_question_ends_none(conn, cast, ask):
     tokens = [token for number in range(5) for token in ask(cast.alice.email, f"192.0.2.{number}")]
     assert len(tokens) == 3
+    for minutes, more in ((19, 0), (1, 1), (20, 1)):
+        conn.execute("UPDATE throttle_buckets SET at = at - ?", (minutes * MINUTE_MS,))
+        assert len(ask(cast.alice.email)) == more
     for token in tokens:
         unlock_links.use_unlock_link(conn, token)
 
