@@ -11,9 +11,11 @@ _SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
 # Whatever a file has between its columns, Excel separates at the Windows region's sign, LibreOffice at all three of
 # comma, semicolon and tab, and quotes mean nothing then: a cell may begin behind each of these in a text. Control
 # characters are dropped by some, or end a line, as Unicode's line ends do; spaces in front may be dropped, as two
-# quotes are. No place is looked at twice: a text may have 39,000 characters.
+# quotes are, and characters that nobody sees (soft hyphens, zero-width spaces, byte order marks). No place is looked
+# at twice: a text may have 39,000 characters.
 _LINE_ENDS = r"\x00-\x1f\x85\u2028\u2029"
-_FORMULA_START = re.compile(rf'[,;|؛\x7f{_LINE_ENDS}](?=(?:"|[^\S{_LINE_ENDS}])*+[{_SIGNS}])')
+_UNSEEN = r"\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+_FORMULA_START = re.compile(rf'[,;|؛\x7f{_LINE_ENDS}](?=(?:["{_UNSEEN}]|[^\S{_LINE_ENDS}])*+[{_SIGNS}])')
 
 
 def format_csv(rows: Sequence[Sequence[object]], *, delimiter: str = ";", line_end: str = "\r\n") -> str:

@@ -57,6 +57,7 @@ def test_each_sign_is_known(sign: str) -> None:
         (f"{sign}1+1", f"'{sign}1+1"),
         (f"hi,{sign}1+1", f"hi,'{sign}1+1"),
         (f"hi;\xa0{sign}A1,|{sign}A2", f"hi;'\xa0{sign}A1,|'{sign}A2"),
+        (f"\u200b{sign}1,\xad\ufeff{sign}1", f"'\u200b{sign}1,'\xad\ufeff{sign}1"),
         (f"\0{sign}1", f"\0'{sign}1"),
         (f"a\x85{sign}1\u2028 {sign}2\u2029{sign}3", f"a\x85'{sign}1\u2028' {sign}2\u2029'{sign}3"),
     ]:
