@@ -92,8 +92,11 @@ def check_new_password(password: str, names: Iterable[str]) -> None:
 
 
 def _fold(text: str) -> str:
-    """Small letters, and plain ones where they are full-width, for example."""
-    return unicodedata.normalize("NFKC", text).casefold()
+    """Small letters, and plain ones where they are full-width, for example, without those that nobody sees."""
+    # Unicode's category Cf: zero-width spaces, soft hyphens, byte order marks.
+    return "".join(
+        each for each in unicodedata.normalize("NFKC", text).casefold() if unicodedata.category(each) != "Cf"
+    )
 
 
 def _is_frequent(text: str) -> bool:

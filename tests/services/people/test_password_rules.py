@@ -51,6 +51,8 @@ def test_there_is_a_limit() -> None:
         "q1w2e3r4t5y6u7",
         "ｐａｓｓｗｏｒｄ１２３４",
         "Ｐ４ｓｓｗ０ｒｄ－２０２６",
+        "pass\u200bword\xad1234",
+        "correcthorsebatterystaple",
     ],
 )
 def test_the_most_frequent_ones_and_a_frequent_word_with_digits_are_refused(password: str) -> None:
@@ -68,6 +70,7 @@ def test_the_most_frequent_ones_and_a_frequent_word_with_digits_are_refused(pass
         "P4ssw0rd-P4ssw0rd",
         "P4ssw0rd-Passw0rd!",
         "ﷺ" * 12,
+        "\u200b" * 12,
         "abcdefghijklmnop",
         "zyxwvutsrqpo",
         "x9876543210x",
