@@ -45,7 +45,9 @@ _PIECE_BYTES = 1 << 18
 _PIECE_SECONDS = 120.0
 
 # Others are refused before they take a thread (see `password_hashing`): that costs a tenth, and pages don't wait for
-# it. So many are let in at once of one network, and of a browser in which somebody has logged in before.
+# it. So many are let in at once of one network. Who comes with a browser in which somebody has logged in before has
+# places of their own, one for each browser, and so many for each person: whoever has an account can have many browsers.
+# Where these are taken they are strangers, too.
 _LOGIN_PATH = "/login"
 _MAX_LOGINS_OF_ONE = 2
 
@@ -65,7 +67,7 @@ class ThreadedApplication:
         threads: how many.
         max_body_bytes: a request with more is refused.
         trusted_proxies: see `resolve_client_address`.
-        find_browser: the id of a browser in which somebody has logged in before; "" for another one.
+        find_browser: a browser in which somebody has logged in before, and who that was last; "", "" for another one.
         build_busy_page: HTML for those who find too many others logging in; called with their language.
         headers: of the answers that are not the WSGI application's.
     """
@@ -76,7 +78,7 @@ class ThreadedApplication:
         threads: int,
         max_body_bytes: int,
         trusted_proxies: Sequence[IPv4Network | IPv6Network],
-        find_browser: "Callable[[WSGIEnvironment], str]",
+        find_browser: "Callable[[WSGIEnvironment], tuple[str, str]]",
         build_busy_page: Callable[[str], str],
         headers: Mapping[str, str],
     ) -> None:
@@ -88,10 +90,11 @@ class ThreadedApplication:
         self._build_busy_page = build_busy_page
         self._headers = headers
         self._large_body_networks: list[str] = []
-        # Strangers leave half of the threads to others.
+        # Strangers leave half of the threads to others, and so do those who are known.
         self._max_logins = min(MAX_STRANGERS, max(1, threads // 2))
         self._login_networks: list[str] = []
         self._login_browsers: list[str] = []
+        self._login_people: list[str] = []
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         """Answer one request, which is of the type "http" (ASGI 3.0)."""
@@ -142,13 +145,15 @@ class ThreadedApplication:
         return resolve_client_address(environ, self._trusted_proxies)
 
     def _count_login(self, environ: "WSGIEnvironment", held: ExitStack) -> None:
-        browser, address = self._find_browser(environ), self._resolve_address(environ)
-        if browser:
-            has_place = _take_place(self._login_browsers, browser, _MAX_LOGINS_OF_ONE, sys.maxsize, held)
-        else:
-            network = _get_network(address)
-            has_place = _take_place(self._login_networks, network, _MAX_LOGINS_OF_ONE, self._max_logins, held)
-        if not has_place:
+        (browser, person), address = self._find_browser(environ), self._resolve_address(environ)
+        is_known = (
+            browser
+            and _take_place(self._login_browsers, browser, 1, sys.maxsize, held)
+            and _take_place(self._login_people, person, _MAX_LOGINS_OF_ONE, self._max_logins, held)
+        )
+        if not is_known and not _take_place(
+            self._login_networks, _get_network(address), _MAX_LOGINS_OF_ONE, self._max_logins, held
+        ):
             refused_logins.record_refused_login(refused_logins.THROTTLED, "", address)
             language = i18n.best_language(list(Request(environ).accept_languages.values()))
             raise _RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, self._build_busy_page(language))

@@ -51,7 +51,7 @@ def test_an_answer_that_fails_at_its_first_piece_is_closed() -> None:
         start_response("200 OK", [])
         return answer
 
-    threaded = ThreadedApplication(application, 1, 1000, [], lambda environ: "", lambda language: "", {})
+    threaded = ThreadedApplication(application, 1, 1000, [], lambda environ: ("", ""), lambda language: "", {})
     with pytest.raises(OSError, match="locked"):
         asyncio.run(threaded(dict(REQUEST), receive, send))
     assert answer.closed.wait(DEADLINE_S)
@@ -62,8 +62,13 @@ def test_an_answer_that_fails_at_its_first_piece_is_closed() -> None:
     [
         (8, "1 1 1 1 2 3 4", [200, 200, 503, 503, 200, 200, 503]),
         (8, "2001:db8::1 2001:db8::2 2001:db8::3 2001:db8:0:1::1", [200, 200, 503, 200]),
-        (8, "1 2 3 4 5/known 5/known 5/known 5/another", [200, 200, 200, 200, 200, 200, 503, 200]),
-        (4, "1 2 3 4/known", [200, 200, 503, 200]),
+        (8, "1 2 3 4 5/alice1 5/alice1 5/bob1", [200, 200, 200, 200, 200, 503, 200]),
+        # Whoever has an account can have many browsers.
+        (8, "1 2 3 4 5/alice1 5/alice2 5/alice3 5/bob1", [200, 200, 200, 200, 200, 200, 503, 200]),
+        (8, "1 2 3 4 5/ann1 5/bob1 5/cat1 5/dan1 5/eve1", [200, 200, 200, 200, 200, 200, 200, 200, 503]),
+        # Who finds no place of the known is a stranger.
+        (8, "5/alice1 5/alice1 5/alice1 5/alice1", [200, 200, 200, 503]),
+        (4, "1 2 3 4/alice1", [200, 200, 503, 200]),
         (1, "1 2", [200, 503]),
     ],
 )
@@ -77,8 +82,9 @@ def test_one_network_leaves_places_to_log_in_to_others_and_strangers_leave_threa
         start_response("200 OK", [])
         return []
 
-    def find_browser(environ: dict[str, Any]) -> str:
-        return str(environ.get("HTTP_COOKIE", ""))
+    def find_browser(environ: dict[str, Any]) -> tuple[str, str]:
+        browser = environ.get("HTTP_COOKIE", "")
+        return browser, browser.rstrip("123")
 
     threaded = ThreadedApplication(application, threads, 1000, [], find_browser, lambda language: "busy", {})
 

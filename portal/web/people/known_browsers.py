@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # Browsers keep none for longer (RFC 6265bis, section 5.5).
 _MAX_AGE_S = 400 * DAY_MS // 1000
 _MAX_PEOPLE = 5
+_EMAIL_DIGEST_BYTES = 16
 _UNLOCKED_KEY = "unlocked"
 
 
@@ -51,11 +52,14 @@ def is_known_to(email: str) -> bool:
     return _digest_email(email) + digest_credentials(email) in _read_own_cookie()[1]
 
 
-def find_browser(config: Config, keys: Keys, environ: "WSGIEnvironment") -> str:
-    """The id of the browser that sends a request, if it has the cookie; otherwise empty."""
+def find_browser(config: Config, keys: Keys, environ: "WSGIEnvironment") -> tuple[str, str]:
+    """The browser that sends a request, and who has logged in with it last, by their ids; empty without the cookie."""
     name = get_cookie_name(config)
     # Asked for each request of a flood: most have none.
-    return _read_cookie(name, keys, Request(environ))[0] if name in environ.get("HTTP_COOKIE", "") else ""
+    if name not in environ.get("HTTP_COOKIE", ""):
+        return "", ""
+    browser, digests = _read_cookie(name, keys, Request(environ))
+    return browser, digests[-1][: 2 * _EMAIL_DIGEST_BYTES] if digests else browser
 
 
 def unlock_browser(email: str) -> None:
@@ -119,7 +123,7 @@ def _get_serializer(keys: Keys) -> URLSafeTimedSerializer:
 
 
 def _digest_email(email: str) -> str:
-    return _digest(email.strip().lower().encode(errors="surrogatepass"), 16)
+    return _digest(email.strip().lower().encode(errors="surrogatepass"), _EMAIL_DIGEST_BYTES)
 
 
 def digest_credentials(email: str) -> str:

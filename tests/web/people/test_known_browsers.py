@@ -110,6 +110,22 @@ def test_a_browser_is_known_with_those_who_have_logged_in(known: Browser, cast: 
     assert first_step(known, cast.bob).status_code == 429
 
 
+def test_a_flood_counts_the_browsers_of_one_person_together(
+    known: Browser, browser: Browser, cast: Cast, config: Config, keys: Keys
+) -> None:
+    assert first_step(browser, cast.alice).status_code == 303
+    assert browser.post("/login/totp", data={"recovery": cast.alice.recovery_codes[1]}).status_code == 303
+    cookies = [each.get_cookie(COOKIE_NAME) for each in (known, browser)]
+    found = [
+        known_browsers.find_browser(config, keys, {"HTTP_COOKIE": f"{COOKIE_NAME}={cookie.value}"})
+        for cookie in cookies
+        if cookie
+    ]
+    assert len({name for name, _ in found}) == 2
+    assert len({person for _, person in found}) == 1
+    assert known_browsers.find_browser(config, keys, {"HTTP_COOKIE": f"{COOKIE_NAME}=invented"}) == ("", "")
+
+
 def test_a_browser_stays_known_with_five(known: Browser, app: Flask, locked: Person) -> None:
     def log_in(email: str) -> None:
         """As the end of a login does."""
@@ -262,7 +278,7 @@ def test_a_link_lets_one_browser_in(
     # A flood lets it pass (`asgi`).
     cookie = browser.get_cookie(COOKIE_NAME)
     assert cookie
-    assert known_browsers.find_browser(config, keys, {"HTTP_COOKIE": f"{cookie.key}={cookie.value}"})
+    assert all(known_browsers.find_browser(config, keys, {"HTTP_COOKIE": f"{cookie.key}={cookie.value}"}))
     other = app.test_client()
     assert isinstance(other, Browser)
     assert other.post(link).status_code == 404
