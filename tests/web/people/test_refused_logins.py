@@ -109,7 +109,7 @@ def test_fail2ban_s_filter_finds_the_log_s_lines_and_no_other_address(
         post_login(f"{FORGED}\n2026-11-30 15:21:40,123 web login refused:", "2001:db8::7")
         post_login(FORGED, "198.51.100.3")
         # Written by the job, and what came within its last second by the stop.
-        wait_until(lambda: conn.execute("SELECT 1 FROM audit_log WHERE action = 'login.wrong_password'").fetchone())
+        wait_until(lambda: conn.execute("SELECT 1 FROM audit_log WHERE address = '198.51.100.3'").fetchone())
         post_login(cast.bob.email, "198.51.100.4")
     lines = capfd.readouterr().err.splitlines()
     pattern = read_documented_filter()
