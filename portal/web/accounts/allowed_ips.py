@@ -94,7 +94,7 @@ def _answer_form(account: Account, form: AllowedIPForm, toast: htmx.Toast | None
 @access.account_change_required
 def remove_allowed_ip(account: Account, ip_id: int) -> ResponseReturnValue:
     """Remove an address, once that has been confirmed; sessions that only it allowed are closed."""
-    if request.method in ("GET", "HEAD"):
+    if request.method in htmx.READING_METHODS:
         entry = allowed_ips.get_allowed_ip_by_id(context.get_conn(), account.id, ip_id)
         return htmx.render_dialog(
             "accounts/allowed_ips/_delete.html",

@@ -25,7 +25,6 @@ from portal.web.core.htmx import Toast
 
 _log = logging.getLogger(__name__)
 
-_READING_METHODS = ("GET", "HEAD")
 # In the session: why the next login page is shown.
 _LOGIN_NOTICE_KEY = "login_notice"
 
@@ -116,7 +115,7 @@ def _handle_not_logged_in(error: NotLoggedIn) -> ResponseReturnValue:
     address = url_for("login.login", next=page if page != "/" else None)
     if not _is_from_another_site():  # or else, again, no new cookie
         was_logged_in = session.pop("_user_id", None) is not None
-        if request.method not in _READING_METHODS:
+        if request.method not in htmx.READING_METHODS:
             if request.endpoint != "login.logout":
                 text = _("You are no longer logged in, so nothing has been changed. Log in, and send it again.")
                 session[_LOGIN_NOTICE_KEY] = text
@@ -174,7 +173,7 @@ def _iterate_page_paths() -> Iterator[str]:
         referrer = request.referrer or ""
         # Pages with a token in their address tell no more than the host.
         is_told = _split_url(referrer).netloc == request.host and _get_path(referrer) != "/"
-        if is_told and request.method not in _READING_METHODS:
+        if is_told and request.method not in htmx.READING_METHODS:
             yield _get_path(referrer)
         yield request.full_path.rstrip("?")
     own_path = quote(request.path)

@@ -12,6 +12,8 @@ from portal.services.accounts.accounts import Account
 from portal.web.core import access, notices
 from portal.web.core.forms import get_form_status
 
+READING_METHODS = ("GET", "HEAD")
+"""HEAD does what GET does, and OPTIONS is Flask's: neither acts or counts."""
 # In the session: toasts that wait for the next page.
 _TOASTS_KEY = "toasts"
 
@@ -76,7 +78,7 @@ def render_fragments(
     if toast:
         fragments.append(render_template("_toasts.html", oob=True, toasts=[toast]))
     response = make_response("\n".join(fragments), status or get_form_status(values))
-    if request.method != "GET" and response.status_code == 200:
+    if request.method not in READING_METHODS and response.status_code == 200:
         response.headers["HX-Trigger"] = "changed"
     return response
 

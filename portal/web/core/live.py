@@ -101,7 +101,7 @@ def render_live_page(template: str, page: str, account: Account, **values: Any) 
 
 def build_live_page_values(page: str, account: Account) -> dict[str, Any]:
     """What `htmx.render_page` and `htmx.answer_form` need for a live page, as things are after a change."""
-    if request.method != "GET":
+    if request.method not in htmx.READING_METHODS:
         account = accounts.get_account(context.get_conn(), account.name)
     state = _compute_page_state(page, account)
     parts = _render_fragments(fragments_by_page[page], account)

@@ -93,7 +93,7 @@ def login() -> ResponseReturnValue:
     if current_user.is_authenticated:
         return redirect(access.get_safe_redirect_path(request.args.get("next")), 303)
     form = LoginForm()
-    if request.method == "GET":
+    if request.method != "POST":
         return htmx.render_plain_page("people/login/page.html", form=form, notice=errors.take_login_notice())
     # Of before the password is looked at: there may be another one after that.
     credentials = known_browsers.digest_credentials(form.email.data)
@@ -155,7 +155,7 @@ def verify_second_factor() -> ResponseReturnValue:
 def send_unlock_link() -> ResponseReturnValue:
     """Mail a link that lifts the lock, if there is such a user: the answer is the same."""
     form = UnlockForm()
-    if request.method == "GET":
+    if request.method != "POST":
         return htmx.render_plain_page("people/login/link.html", form=form)
     with refusals_on(form):
         unlock_links.queue_unlock_link(

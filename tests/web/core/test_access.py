@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import pytest
@@ -193,6 +193,18 @@ def test_nobody_changes_anything(acme: list[Route], browser: Browser, conn: db.C
     for route in acme:
         ask(browser, route)
     assert everything(conn) == before
+
+
+@pytest.mark.slow
+def test_head_is_answered_as_get_is_and_counts_nothing(
+    acme: list[Route], browser: Browser, client: Callable[[Person], Browser], cast: Cast, conn: db.Connection
+) -> None:
+    """`curl -I` of the login is no refused login."""
+    for asking in (browser, client(cast.olga)):
+        for route in acme:
+            if route.method == "HEAD":
+                assert ask(asking, route) == ask(asking, replace(route, method="GET")), route
+    assert not conn.execute("SELECT * FROM throttle_buckets").fetchall()
 
 
 # --- another customer
