@@ -430,9 +430,9 @@ def test_right_logins_of_the_person_do_not_keep_the_mail_from_coming(conn, keys,
 @pytest.mark.parametrize(
     ("own", "customers", "subject"),
     [
-        (None, "en", "Somebody has your password for SMPP Portal"),
-        (None, "it", "Qualcuno ha la tua password di SMPP Portal"),
-        ("it", "en", "Qualcuno ha la tua password di SMPP Portal"),
+        (None, "en", "Wrong codes after your password"),
+        (None, "it", "Codici errati dopo la tua password"),
+        ("it", "en", "Codici errati dopo la tua password"),
     ],
 )
 def test_the_mail_is_in_the_person_s_language(
