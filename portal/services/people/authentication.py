@@ -404,12 +404,20 @@ def read_totp_secret(conn: sqlite3.Connection, user: User) -> bytes:
 
 
 def enrol_by_link(
-    conn: sqlite3.Connection, keys: Keys, token: str, password: str, code: str, address: str, installation: str
+    conn: sqlite3.Connection,
+    keys: Keys,
+    token: str,
+    password: str,
+    code: str,
+    address: str,
+    installation: str,
+    language: str | None = None,
 ) -> list[str]:
     """Finish an enrolment: password chosen, authenticator proved by a code.
 
     Args:
         installation: its name, which is no password.
+        language: of the page: the user's own from now on, where they have chosen none.
 
     Returns:
         The recovery codes, shown once.
@@ -426,6 +434,8 @@ def enrol_by_link(
         if not two_factor.verify_totp_code(conn, keys, user.id, code):
             raise WrongTotpCode()
         conn.execute("UPDATE one_time_links SET used_at = ? WHERE token_hash = ?", (now_ms(), hash_token(token)))
+        if language and user.language is None:
+            users.set_user_language(conn, user, language)
         queue_login_mail(conn, keys, user, login_mails.SET_UP, address)
         return enrol_user(conn, keys, Actor(user.email, address), user, password_hash)
 

@@ -10,7 +10,7 @@ from portal.core.i18n import N_
 from portal.services.common import rate_limit
 from portal.services.common.errors import Refused, require_found
 from portal.services.common.mail import queue_mail
-from portal.services.people import login_limits, login_mails
+from portal.services.people import login_limits
 from portal.services.people.users import SELECT_USERS, User
 
 LINK_VALID_MS = HOUR_MS
@@ -23,11 +23,16 @@ class InvalidUnlockLink(Refused):
     sentence = N_("This link was used, or has run out. Ask for a new one where you log in.")
 
 
-def queue_unlock_link(conn: sqlite3.Connection, keys: Keys, email: str, address: str, max_failures: int) -> None:
+def queue_unlock_link(
+    conn: sqlite3.Connection, keys: Keys, email: str, address: str, max_failures: int, language: str
+) -> None:
     """Mail a one-time link to a user who can't get in because others try. Where there is no such user nothing is sent.
 
     That takes as long: a commit, most of all. Earlier links stay good, so that nobody ends them by asking for more;
     three are sent at once at most, and then one each twenty minutes, so that one is good at any time.
+
+    Args:
+        language: of the page, and of the mail, where the user has chosen none.
 
     Raises:
         TooManyAttempts: so many were asked for from this address.
@@ -48,7 +53,7 @@ def queue_unlock_link(conn: sqlite3.Connection, keys: Keys, email: str, address:
             return
         user = User(*row)
         insert_row(conn, "unlock_links", token_hash=hash_token(token), user_id=user.id, expires_at=now + LINK_VALID_MS)
-        queue_mail(conn, keys, user.email, "unlock", login_mails.read_language(conn, user), token=token)
+        queue_mail(conn, keys, user.email, "unlock", user.language or language, token=token)
 
 
 def get_user_by_unlock_link(conn: sqlite3.Connection, token: str) -> User:

@@ -164,6 +164,7 @@ def send_unlock_link() -> ResponseReturnValue:
             form.email.data,
             context.get_client_address(),
             context.get_config().limits.login_failures,
+            i18n.current_language(),
         )
         text = _("If this is the address of somebody who logs in here, a link is on its way to it.")
         return htmx.redirect_after_post(url_for("login.login"), htmx.Toast(text))
@@ -229,6 +230,7 @@ def enrol(token: str) -> ResponseReturnValue:
                 form.code.data,
                 context.get_client_address(),
                 context.get_config().name,
+                i18n.current_language(),
             )
             known_browsers.remember_browser(user.email)
             # The browser may have been logged in as somebody else; what follows is the new user's login.

@@ -31,8 +31,8 @@ def alice(conn: Connection, cast: Cast) -> User:
 def ask(conn: Connection, keys: Keys, config: Config) -> Callable[..., list[str]]:
     """Asks for a link, and returns the tokens of the mails that are sent."""
 
-    def ask_for_link(email: str, address: str = HERE) -> list[str]:
-        unlock_links.queue_unlock_link(conn, keys, email, address, FAILURES)
+    def ask_for_link(email: str, address: str = HERE, language: str = "en") -> list[str]:
+        unlock_links.queue_unlock_link(conn, keys, email, address, FAILURES, language)
         sent = [*mail.send_due_mails(conn, config, keys)]
         mails = sorted((config.data / "outbox").glob("*.eml"))[-len(sent) :] if sent else []
         return [re.findall(r"/login/link/([\w-]{43})", each.read_text().replace("=\n", ""))[0] for each in mails]
@@ -57,11 +57,16 @@ def test_a_link_is_good_for_an_hour(conn, cast, ask):
     assert not conn.execute("SELECT * FROM unlock_links").fetchall()
 
 
-def test_the_mail_is_in_the_language_of_the_company_where_the_person_has_chosen_none(conn, keys, cast, config, ask):
-    conn.execute("UPDATE customers SET language = 'it' WHERE id = ?", (cast.acme,))
-    ask(cast.alice.email)
-    (file,) = (config.data / "outbox").glob("*.eml")
-    assert "Subject: Il tuo link per accedere" in file.read_text()
+def test_the_mail_is_in_the_language_of_the_page_where_the_person_has_chosen_none(conn, cast, alice, config, ask):
+    def read_subjects() -> list[str]:
+        files = sorted((config.data / "outbox").glob("*.eml"))
+        return [line for each in files for line in each.read_text().splitlines() if line.startswith("Subject:")]
+
+    ask(cast.alice.email, language="it")
+    assert read_subjects() == ["Subject: Il tuo link per accedere"]
+    users.set_user_language(conn, alice, "en")
+    ask(cast.alice.email, language="it")
+    assert read_subjects()[1:] == ["Subject: Your link to log in"]
 
 
 def test_the_token_is_kept_as_a_hash(conn, cast, ask):
@@ -95,9 +100,9 @@ def test_who_is_unknown_or_not_enrolled_gets_none(conn, keys, cast, ask):
 
 def test_an_address_asks_for_so_many(conn, keys):
     for number in range(10 * FAILURES):
-        unlock_links.queue_unlock_link(conn, keys, f"nobody{number}@acme.example", HERE, FAILURES)
+        unlock_links.queue_unlock_link(conn, keys, f"nobody{number}@acme.example", HERE, FAILURES, "en")
     with pytest.raises(TooManyAttempts):
-        unlock_links.queue_unlock_link(conn, keys, "nobody@acme.example", HERE, FAILURES)
+        unlock_links.queue_unlock_link(conn, keys, "nobody@acme.example", HERE, FAILURES, "en")
 
 
 def test_a_login_that_starts_over_ends_it(conn, keys, cast, alice, ask):
@@ -113,7 +118,7 @@ def test_it_takes_as_long_whether_or_not_there_is_such_a_user(conn, keys, cast):
     def count_statements(email: str) -> Counter[str]:
         statements: list[str] = []
         conn.set_trace_callback(statements.append)
-        unlock_links.queue_unlock_link(conn, keys, email, HERE, FAILURES)
+        unlock_links.queue_unlock_link(conn, keys, email, HERE, FAILURES, "en")
         conn.set_trace_callback(None)
         return Counter(" ".join(each.split()[:3]) for each in statements)
 

@@ -97,13 +97,13 @@ def test_what_a_stranger_calls_their_browser_is_not_in_the_mail(
 def test_who_has_enrolled_with_a_browser_is_told_of_that_and_not_of_the_login(
     browser: Browser, cast: Cast, conn: db.Connection, keys: Keys, read_new_mails: Read
 ) -> None:
-    # From another company, whose language counts as long as the user has chosen none.
-    conn.execute("UPDATE customers SET language = 'it' WHERE id = ?", (cast.globex,))
     user = users.create_user(conn, keys, SHELL, "dora@globex.example", users.MANAGER, cast.globex)
     totp = pyotp.TOTP(two_factor.format_totp_secret(keys, authentication.read_totp_secret(conn, user)))
     link = f"/enrol/{authentication.create_enrolment_link(conn, user)}"
     data = {"password": NEW, "repeat": NEW, "code": totp.at(int(time.time()))}
-    assert browser.post(link, data=data).status_code == 200
+    # What the page speaks is the user's own language from then on, as they have chosen none.
+    assert browser.post(link, data=data, headers={"Accept-Language": "it"}).status_code == 200
+    assert users.get_user_by_email(conn, user.email).language == "it"
     subject = "L’accesso è stato configurato con una nuova password e una nuova app di autenticazione"
     assert [each[:2] for each in read_new_mails()] == [(user.email, subject)]
     browser.post("/login", data={"email": user.email, "password": NEW})
