@@ -154,7 +154,7 @@ def _create_user(
         wrong_usage("--password-stdin and --totp belong together: everyone has both a password and TOTP")
     customer = customers.get_customer(context.conn, customer_name) if customer_name else None
     role = role or (users.OWNER if customer else users.OPERATOR)
-    names = (email, customer_name or "", context.config.name)
+    names = (email, customer_name or "", *context.config.known_names)
     password_hash = authentication.hash_new_password(read_password(), names) if password_stdin else None
     with write_transaction(context.conn):
         user = users.create_user(context.conn, context.keys, SHELL, email, role, customer.id if customer else None)

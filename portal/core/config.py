@@ -220,6 +220,11 @@ class Config:
         return self.web.public_url.rstrip("/") or f"http://{bracket_ipv6(self.web.host)}:{self.web.port}"
 
     @property
+    def known_names(self) -> tuple[str, ...]:
+        """What everybody knows of the installation: its name, and the hosts that people and clients connect to."""
+        return self.name, urlsplit(self.web.public_url).hostname or "", self.smpp.public_host
+
+    @property
     def trusted_proxy_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
         return tuple(ip_network(each) for each in self.web.trusted_proxies)
 

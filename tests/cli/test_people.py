@@ -81,7 +81,7 @@ def test_whoever_has_lost_the_key_starts_over_with_a_new_one(run_app, ok, refuse
     # With the new key, whose authenticator the link shows.
     secret = two_factor.format_totp_secret(Keys.load(data), authentication.read_totp_secret(conn, user))
     assert authentication.enrol_by_link(
-        conn, Keys.load(data), token, "correct horse battery", pyotp.TOTP(secret).now(), "127.0.0.1", "SMPP Portal"
+        conn, Keys.load(data), token, "correct horse battery", pyotp.TOTP(secret).now(), "127.0.0.1", ()
     )
     assert ok("password", "regenerate", "smpp-acme-1")["password"]
     # The others are named until they have their links.

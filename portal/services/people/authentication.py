@@ -207,13 +207,13 @@ def change_password(
     new_password: str,
     keep_token: str,
     max_failures: int,
-    installation: str,
+    installation: Sequence[str],
 ) -> None:
     """Change the login password; every other session of the user ends.
 
     Args:
         keep_token: of the session that stays.
-        installation: its name, which is no password.
+        installation: its names, of which a password must not consist.
 
     Raises:
         WrongPassword, InvalidPassword, TooManyAttempts, HashingBusy
@@ -410,13 +410,13 @@ def enrol_by_link(
     password: str,
     code: str,
     address: str,
-    installation: str,
+    installation: Sequence[str],
     language: str | None = None,
 ) -> list[str]:
     """Finish an enrolment: password chosen, authenticator proved by a code.
 
     Args:
-        installation: its name, which is no password.
+        installation: its names, of which a password must not consist.
         language: of the page: the user's own from now on, where they have chosen none.
 
     Returns:

@@ -6,7 +6,7 @@ Those that people have stay good, whatever they are. No kinds of characters are 
 import gzip
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from portal.core import paths
 from portal.core.i18n import N_
@@ -63,9 +63,9 @@ class PasswordGuessable(InvalidPassword):
     )
 
 
-def list_known_names(user: User, installation: str) -> tuple[str, ...]:
-    """What others know of a person: e-mail address, customer, and the installation's name."""
-    return user.email, user.customer_name or "", installation
+def list_known_names(user: User, installation: Sequence[str]) -> tuple[str, ...]:
+    """What others know of a person: e-mail address, customer, and the installation's names."""
+    return user.email, user.customer_name or "", *installation
 
 
 def check_new_password(password: str, names: Iterable[str]) -> None:

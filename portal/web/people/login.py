@@ -229,7 +229,7 @@ def enrol(token: str) -> ResponseReturnValue:
                 form.password.data,
                 form.code.data,
                 context.get_client_address(),
-                context.get_config().name,
+                context.get_config().known_names,
                 i18n.current_language(),
             )
             known_browsers.remember_browser(user.email)
@@ -257,7 +257,7 @@ def check_first_password(token: str) -> ResponseReturnValue:
 
 
 def _check_password(user: User, form: NewPasswordForm) -> ResponseReturnValue:
-    names, refusal = password_rules.list_known_names(user, context.get_config().name), ""
+    names, refusal = password_rules.list_known_names(user, context.get_config().known_names), ""
     try:
         password_rules.check_new_password(form.password.data, names)
     except password_rules.InvalidPassword as error:
@@ -370,7 +370,7 @@ def change_password() -> ResponseReturnValue:
                 form.password.data,
                 access.get_session_token(),
                 context.get_config().limits.login_failures,
-                context.get_config().name,
+                context.get_config().known_names,
             )
             known_browsers.remember_browser(access.get_current_user().email)
             text = _("Your password has been changed. Wherever else you were logged in, you no longer are.")

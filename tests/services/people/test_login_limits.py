@@ -108,7 +108,7 @@ def test_addresses_but_for_its_own_are_forgotten_after_a_change(conn, keys, cast
     actor = Actor(alice.email, "2001:db8::2")
     if what == "password":
         authentication.change_password(
-            conn, keys, actor, alice, cast.alice.password, "another long password", token, FAILURES, "SMPP Portal"
+            conn, keys, actor, alice, cast.alice.password, "another long password", token, FAILURES, ()
         )
     else:
         secret = two_factor.new_totp_secret(keys)

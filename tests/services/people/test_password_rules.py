@@ -8,8 +8,8 @@ from contextlib import suppress
 import pytest
 
 from portal.core import paths
+from portal.services.people.password_hashing import MAX_PASSWORD_LENGTH
 from portal.services.people.password_rules import (
-    MAX_PASSWORD_LENGTH,
     InvalidPassword,
     PasswordFrequent,
     PasswordGuessable,

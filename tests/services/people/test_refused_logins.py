@@ -138,7 +138,7 @@ def test_a_new_password_that_finds_no_turn_to_hash_leaves_a_row(conn, keys, cast
             "another long password",
             "token",
             MOST,
-            "SMPP Portal",
+            ("SMPP Portal",),
         )
     assert [(each["action"], each["actor"], each["address"]) for each in written(conn)] == [
         ("login.throttled", alice.email, HERE)
@@ -149,7 +149,7 @@ def test_an_enrolment_that_finds_no_turn_to_hash_leaves_a_row(conn, keys, alice,
     token = authentication.create_enrolment_link(conn, alice)
     take_all_turns()
     with pytest.raises(HashingBusy):
-        authentication.enrol_by_link(conn, keys, token, "another long password", "000000", HERE, "SMPP Portal")
+        authentication.enrol_by_link(conn, keys, token, "another long password", "000000", HERE, ("SMPP Portal",))
     assert [(each["action"], each["actor"], each["address"]) for each in written(conn)] == [
         ("login.throttled", alice.email, HERE)
     ]

@@ -11,7 +11,7 @@ from portal.services.people.login_limits import Visitor
 from portal.services.people.users import User
 from tests.support import Cast
 
-NAME = "SMPP Portal"
+NAMES = ("SMPP Portal",)
 HERE = "192.0.2.1"
 VISITOR = Visitor(HERE)
 FAILURES = 5
@@ -67,14 +67,14 @@ def test_viewers_change_nothing(conn, cast):
 def test_enrolment_by_a_link(conn, keys, newcomer):
     token = authentication.create_enrolment_link(conn, newcomer)
     assert authentication.get_user_by_enrolment_link(conn, token) == newcomer
-    codes = authentication.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE, NAME)
+    codes = authentication.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE, NAMES)
     assert len(codes) == 10
     assert authentication.check_login(conn, newcomer.email, "correct horse", VISITOR, FAILURES).enrolled
 
 
 def test_a_link_is_good_once(conn, keys, newcomer):
     token = authentication.create_enrolment_link(conn, newcomer)
-    authentication.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE, NAME)
+    authentication.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE, NAMES)
     with pytest.raises(authentication.InvalidEnrolmentLink):
         authentication.get_user_by_enrolment_link(conn, token)
 
@@ -107,7 +107,7 @@ def test_links_that_have_run_out_go_with_the_next_one(conn, keys, cast, newcomer
 def test_a_wrong_code_enrols_nobody_and_leaves_the_link(conn, keys, newcomer):
     token = authentication.create_enrolment_link(conn, newcomer)
     with pytest.raises(two_factor.WrongTotpCode):
-        authentication.enrol_by_link(conn, keys, token, "correct horse", "x", HERE, NAME)
+        authentication.enrol_by_link(conn, keys, token, "correct horse", "x", HERE, NAMES)
     assert not authentication.get_user_by_enrolment_link(conn, token).enrolled
 
 
@@ -118,13 +118,13 @@ def test_a_wrong_code_enrols_nobody_and_leaves_the_link(conn, keys, newcomer):
 def test_passwords_that_are_refused_leave_the_link_and_the_code(conn, keys, newcomer, password, refusal):
     token, code = authentication.create_enrolment_link(conn, newcomer), code_of(conn, keys, newcomer)
     with pytest.raises(refusal):
-        authentication.enrol_by_link(conn, keys, token, password, code, HERE, NAME)
-    assert authentication.enrol_by_link(conn, keys, token, "correct horse", code, HERE, NAME)
+        authentication.enrol_by_link(conn, keys, token, password, code, HERE, NAMES)
+    assert authentication.enrol_by_link(conn, keys, token, "correct horse", code, HERE, NAMES)
 
 
 def test_links_and_passwords_are_kept_as_hashes(conn, keys, newcomer):
     token = authentication.create_enrolment_link(conn, newcomer)
-    authentication.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE, NAME)
+    authentication.enrol_by_link(conn, keys, token, "correct horse", code_of(conn, keys, newcomer), HERE, NAMES)
     dump = "\n".join(conn.iterdump())
     assert token not in dump
     assert "correct horse" not in dump
@@ -244,7 +244,7 @@ def test_changing_the_password_ends_the_other_sessions(conn, keys, cast, alice):
     other = authentication.start_login_session(conn, alice, HERE, "Phone")
     actor = Actor(alice.email, HERE)
     authentication.change_password(
-        conn, keys, actor, alice, cast.alice.password, "another long one", mine, FAILURES, NAME
+        conn, keys, actor, alice, cast.alice.password, "another long one", mine, FAILURES, NAMES
     )
     assert authentication.find_user_by_login_session(conn, mine)
     assert authentication.find_user_by_login_session(conn, other) is None
@@ -254,7 +254,7 @@ def test_changing_the_password_ends_the_other_sessions(conn, keys, cast, alice):
 def test_changing_the_password_needs_the_current_one(conn, keys, cast, alice):
     with pytest.raises(authentication.WrongPassword):
         authentication.change_password(
-            conn, keys, Actor(alice.email, HERE), alice, "wrong password", "another long one", "", FAILURES, NAME
+            conn, keys, Actor(alice.email, HERE), alice, "wrong password", "another long one", "", FAILURES, NAMES
         )
     assert authentication.check_login(conn, alice.email, cast.alice.password, VISITOR, FAILURES).id == alice.id
 

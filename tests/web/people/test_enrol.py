@@ -3,11 +3,14 @@
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pyotp
 import pytest
+from flask import Flask
 
 from portal.core import clock, db
+from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.common.audit import SHELL
 from portal.services.people import authentication, two_factor, users
@@ -154,6 +157,21 @@ def test_what_is_wrong_with_a_password_is_said_when_its_field_is_left(
     assert bool(answer.text.strip()) == bool(sentence)
     assert password not in answer.text or not password
     assert browser.post("/enrol/invented/password", data={"password": password}).status_code == 404
+
+
+@pytest.mark.parametrize("password", ["portale.fabbrica.example", "Smsc.Officina.Example-1", "fabbrica-officina"])
+def test_the_hosts_of_the_installation_are_names_too(
+    make_app: Callable[[Config], Flask], config: Config, link: str, password: str
+) -> None:
+    url = "http://portale.fabbrica.example:8080"
+    web, smpp = replace(config.web, public_url=url), replace(config.smpp, public_host="smsc.officina.example")
+    for changed, refused in ((config, False), (replace(config, web=web, smpp=smpp), True)):
+        browser = make_app(changed).test_client()
+        assert isinstance(browser, Browser)
+        headers = {"Referer": f"{changed.web.public_url or 'http://localhost'}/"}
+        answer = browser.post(f"{link}/password", data={"password": password}, headers=headers)
+        assert answer.status_code == 200
+        assert ("Too much of this can be guessed." in answer.text) == refused
 
 
 @pytest.mark.slow
