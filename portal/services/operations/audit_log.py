@@ -25,6 +25,8 @@ ACTION_LABELS = {
     "login.wrong_code": N_("Login refused: wrong code"),
     "login.wrong_recovery_code": N_("Login refused: wrong recovery code"),
     "login.throttled": N_("Login refused: too many attempts"),
+    "login.link_mail": N_("Link to log in mailed"),
+    "login.link_use": N_("Link to log in used"),
     "user.wrong_password": N_("Wrong password when asked to confirm"),
     "user.add": N_("User added"),
     "user.enrol": N_("User enrolled"),

@@ -7,7 +7,8 @@ from portal.core.clock import HOUR_MS, MINUTE_MS, now_ms
 from portal.core.crypto import Keys, hash_token
 from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
-from portal.services.common import rate_limit
+from portal.services.common import audit, rate_limit
+from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused, require_found
 from portal.services.common.mail import queue_mail
 from portal.services.people import login_limits
@@ -53,6 +54,7 @@ def queue_unlock_link(
             return
         user = User(*row)
         insert_row(conn, "unlock_links", token_hash=hash_token(token), user_id=user.id, expires_at=now + LINK_VALID_MS)
+        audit.record_action(conn, Actor(user.email, address), "login.link_mail", customer_id=user.customer_id)
         queue_mail(conn, keys, user.email, "unlock", user.language or language, token=token)
 
 
@@ -66,8 +68,11 @@ def get_user_by_unlock_link(conn: sqlite3.Connection, token: str) -> User:
     return User(*require_found(row, InvalidUnlockLink()))
 
 
-def use_unlock_link(conn: sqlite3.Connection, token: str) -> User:
+def use_unlock_link(conn: sqlite3.Connection, token: str, address: str) -> User:
     """Use up a link: the browser that has it is to be a known one for `UNLOCKED_MS`.
+
+    Args:
+        address: where the request comes from.
 
     Raises:
         InvalidUnlockLink
@@ -75,6 +80,7 @@ def use_unlock_link(conn: sqlite3.Connection, token: str) -> User:
     with write_transaction(conn):
         user = get_user_by_unlock_link(conn, token)
         conn.execute("DELETE FROM unlock_links WHERE token_hash = ?", (hash_token(token),))
+        audit.record_action(conn, Actor(user.email, address), "login.link_use", customer_id=user.customer_id)
         return user
 
 

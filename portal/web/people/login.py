@@ -177,7 +177,8 @@ def unlock(token: str) -> ResponseReturnValue:
     """Lift the lock for this browser, once it is asked for: programs that look at mails open their links, too."""
     conn = context.get_conn()
     if request.method == "POST":
-        known_browsers.unlock_browser(unlock_links.use_unlock_link(conn, token).email)
+        user = unlock_links.use_unlock_link(conn, token, context.get_client_address())
+        known_browsers.unlock_browser(user.email)
         text = _("You can log in with this browser for the next 15 minutes, whatever others try.")
         return _restrict_referrer(htmx.redirect_after_post(url_for("login.login"), htmx.Toast(text)))
     user = unlock_links.get_user_by_unlock_link(conn, token)

@@ -43,16 +43,16 @@ def ask(conn: Connection, keys: Keys, config: Config) -> Callable[..., list[str]
 def test_a_link_is_mailed_and_good_once(conn, cast, ask):
     (token,) = ask(f" {cast.alice.email.upper()} ")
     assert unlock_links.get_user_by_unlock_link(conn, token).id == cast.alice.id
-    assert unlock_links.use_unlock_link(conn, token).id == cast.alice.id
+    assert unlock_links.use_unlock_link(conn, token, HERE).id == cast.alice.id
     with pytest.raises(InvalidUnlockLink):
-        unlock_links.use_unlock_link(conn, token)
+        unlock_links.use_unlock_link(conn, token, HERE)
 
 
 def test_a_link_is_good_for_an_hour(conn, cast, ask):
     (token,) = ask(cast.alice.email)
     conn.execute("UPDATE unlock_links SET expires_at = expires_at - 3600000")
     with pytest.raises(InvalidUnlockLink):
-        unlock_links.use_unlock_link(conn, token)
+        unlock_links.use_unlock_link(conn, token, HERE)
     unlock_links.purge_unlock_links(conn, now_ms())
     assert not conn.execute("SELECT * FROM unlock_links").fetchall()
 
@@ -79,7 +79,20 @@ def test_a_link_is_no_enrolment_link_and_the_other_way_round(conn, cast, alice, 
     with pytest.raises(authentication.InvalidEnrolmentLink):
         authentication.get_user_by_enrolment_link(conn, token)
     with pytest.raises(InvalidUnlockLink):
-        unlock_links.use_unlock_link(conn, authentication.create_enrolment_link(conn, alice))
+        unlock_links.use_unlock_link(conn, authentication.create_enrolment_link(conn, alice), HERE)
+
+
+def test_a_link_that_is_mailed_and_used_is_in_the_audit_log(conn, cast, ask):
+    query = "SELECT action, actor, address, customer_id FROM audit_log WHERE action LIKE 'login.link%'"
+    ask("nobody@acme.example")
+    (token,) = ask(cast.alice.email)
+    mailed = ("login.link_mail", cast.alice.email, HERE, cast.acme)
+    assert [*map(tuple, conn.execute(query))] == [mailed]
+    unlock_links.use_unlock_link(conn, token, "203.0.113.7")
+    with pytest.raises(InvalidUnlockLink):
+        unlock_links.use_unlock_link(conn, token, "203.0.113.8")
+    used = ("login.link_use", cast.alice.email, "203.0.113.7", cast.acme)
+    assert [*map(tuple, conn.execute(query))] == [mailed, used]
 
 
 def test_three_are_mailed_at_once_then_one_each_twenty_minutes_and_a_further_question_ends_none(conn, cast, ask):
@@ -89,7 +102,7 @@ def test_three_are_mailed_at_once_then_one_each_twenty_minutes_and_a_further_que
         conn.execute("UPDATE throttle_buckets SET at = at - ?", (minutes * MINUTE_MS,))
         assert len(ask(cast.alice.email)) == more
     for token in tokens:
-        unlock_links.use_unlock_link(conn, token)
+        unlock_links.use_unlock_link(conn, token, HERE)
 
 
 def test_who_is_unknown_or_not_enrolled_gets_none(conn, keys, cast, ask):
@@ -109,7 +122,7 @@ def test_a_login_that_starts_over_ends_it(conn, keys, cast, alice, ask):
     (token,) = ask(cast.alice.email)
     authentication.reset_enrolment(conn, keys, SHELL, alice)
     with pytest.raises(InvalidUnlockLink):
-        unlock_links.use_unlock_link(conn, token)
+        unlock_links.use_unlock_link(conn, token, HERE)
 
 
 def test_it_takes_as_long_whether_or_not_there_is_such_a_user(conn, keys, cast):
