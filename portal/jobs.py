@@ -22,7 +22,7 @@ from portal.services.history import deletion, removal, retention, search_index
 from portal.services.messages import text_policy
 from portal.services.operations import daily_self_check
 from portal.services.people import login_limits, refused_logins, two_factor, unlock_links
-from portal.services.senders import senders
+from portal.services.senders import documents, senders
 from portal.services.statistics import rollup, statistics
 
 _log = logging.getLogger(__name__)
@@ -101,7 +101,9 @@ def list_jobs(config: Config, keys: Keys, options: Sequence[str]) -> list[Job]:
         options: `--data` and `--config` as this process got them, for the process of the daily check.
     """
     queue_credit_mails = partial(credit_mails.queue_credit_mails, keys=keys, billing=config.billing.enabled)
+    clamd = config.documents.clamd
     return [
+        *([Job("clamd", 60.0, partial(_run_once, lambda conn: documents.check_clamd(clamd)))] if clamd else ()),
         # Nobody waits for it, so it may wait long for the write lock.
         Job("housekeeping", clock.DAY_MS / 1000, partial(_purge_expired_data, config, keys), busy_timeout_ms=60_000),
         Job("expiry", 60.0, partial(_run_once, expiry.expire_credits)),

@@ -19,22 +19,39 @@ def scan_content(address: str, content: bytes) -> str:
     Raises:
         OSError: it can't be asked, or its answer is neither: it has an error, or nothing that is whole.
     """
+    text = _ask(address, b"zINSTREAM\0" + struct.pack(">I", len(content)), content, struct.pack(">I", 0))
+    if text == "stream: OK\0":
+        return ""
+    if text.startswith("stream: ") and text.endswith(" FOUND\0"):
+        return text.removeprefix("stream: ").removesuffix(" FOUND\0")
+    raise OSError(f"clamd has answered {text[:200]!r}")
+
+
+def ping(address: str) -> None:
+    """Ask clamd whether it is there (PING).
+
+    Args:
+        address: as for `scan_content`.
+
+    Raises:
+        OSError: it can't be asked, or answers something else.
+    """
+    text = _ask(address, b"zPING\0")
+    if text != "PONG\0":
+        raise OSError(f"it has answered {text[:200]!r}")
+
+
+def _ask(address: str, *parts: bytes) -> str:
     with _connect(parse_socket_address(address)) as connection:
-        connection.sendall(b"zINSTREAM\0" + struct.pack(">I", len(content)))
-        connection.sendall(content)
-        connection.sendall(struct.pack(">I", 0))
+        for each in parts:
+            connection.sendall(each)
         answer = b""
         while not answer.endswith(b"\0") and len(answer) < _MAX_ANSWER_BYTES:
             received = connection.recv(_MAX_ANSWER_BYTES)
             if not received:
                 break
             answer += received
-    text = answer.decode("utf-8", "replace")
-    if text == "stream: OK\0":
-        return ""
-    if text.startswith("stream: ") and text.endswith(" FOUND\0"):
-        return text.removeprefix("stream: ").removesuffix(" FOUND\0")
-    raise OSError(f"clamd has answered {text[:200]!r}")
+    return answer.decode("utf-8", "replace")
 
 
 def _connect(address: str | tuple[str, int]) -> socket.socket:

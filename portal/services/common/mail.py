@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from email.message import EmailMessage
@@ -34,6 +35,8 @@ _MAX_ATTEMPTS = len(_BACKOFF_MS) + (7 * DAY_MS - sum(_BACKOFF_MS)) // _BACKOFF_M
 # A file in `outbox/` is deleted where it has been so old for so long, by a clock that nobody sets.
 _OUTBOX_MS, _SURELY_OLD_S = 7 * DAY_MS, 3600
 _old_since: dict[Path, float] = {}
+# Set while mails fail: the log says when that begins and ends, and nothing of the attempts between.
+_is_failing = threading.Event()
 # For so long the database shows that a mail was sent, or why it was not.
 _RETENTION_MS = 90 * DAY_MS
 # While a mail is being sent nobody else takes it; if this process dies, another may after this time.
@@ -89,6 +92,10 @@ def send_due_mails(conn: sqlite3.Connection, config: Config, keys: Keys) -> Iter
             # no header. It is given up in the same way, and must not keep the mails behind it.
             if not isinstance(error, OSError):
                 _log.exception("mail %d can't be made or sent", row["id"])
+            # One that alone is refused, and has been before, is no news between others that are sent.
+            elif row["attempts"] == 1 and not _is_failing.is_set():
+                _is_failing.set()
+                _log.warning("mails can't be sent, and will be tried again: %s", error)
             _record_failure(conn, row, error)
             yield False
         else:
@@ -96,6 +103,9 @@ def send_due_mails(conn: sqlite3.Connection, config: Config, keys: Keys) -> Iter
             # server (`tend_outbox`).
             sent = {"sent_at": now_ms(), "content": None} if config.mail.url else {}
             update_row(conn, "mails", row["id"], next_attempt_at=None, error="", **sent)
+            if _is_failing.is_set():
+                _is_failing.clear()
+                _log.info("mails are sent again")
             yield True
 
 
@@ -247,6 +257,16 @@ def count_unsecured_mails(conn: sqlite3.Connection) -> int:
     """How many mails wait because the mail server offers no STARTTLS."""
     query = "SELECT count(*) FROM mails WHERE next_attempt_at IS NOT NULL AND error LIKE ? || ':%'"
     return int(conn.execute(query, (UnsecuredMailServer.__name__,)).fetchone()[0])
+
+
+def count_failing_mails(conn: sqlite3.Connection) -> tuple[int, str]:
+    """How many mails wait because they couldn't be sent for another reason, and the error of the latest of them."""
+    query = (
+        "SELECT count(*) OVER (), error FROM mails WHERE next_attempt_at IS NOT NULL AND error <> ''"
+        " AND error NOT LIKE ? || ':%' ORDER BY id DESC LIMIT 1"
+    )
+    row = conn.execute(query, (UnsecuredMailServer.__name__,)).fetchone()
+    return (row[0], row[1]) if row else (0, "")
 
 
 @cache

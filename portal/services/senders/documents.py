@@ -45,6 +45,8 @@ _MAX_PIECES = 20_000
 _scan_slots = threading.BoundedSemaphore(2)
 _scan_places = threading.BoundedSemaphore(4)
 _SLOT_TIMEOUT_S = 5.0
+# By the address.
+_clamd_faults: dict[str, str] = {}
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # ISO/IEC 10918-1, table B.1: frames (SOFn), but for DHT, JPG and DAC among them; and markers of segments, which have a
@@ -204,6 +206,26 @@ def scan_document(content: bytes, clamd_address: str) -> None:
     if found:
         _log.warning("a document was refused: clamd has found %s", found)
         raise DocumentInfected(found=found)
+
+
+def check_clamd(address: str) -> None:
+    """Ask clamd whether it is there, and log where that is another answer than the last one."""
+    try:
+        clamd.ping(address)
+        fault = ""
+    except OSError as error:
+        fault = error.strerror or str(error)
+    before = _clamd_faults.get(address, "")
+    if fault and not before:
+        _log.error("clamd at %s doesn't answer, so documents are refused ([documents] clamd): %s", address, fault)
+    elif before and not fault:
+        _log.info("clamd at %s answers again", address)
+    _clamd_faults[address] = fault
+
+
+def get_clamd_fault(address: str) -> str:
+    """Why clamd didn't answer this process when it was last asked (`check_clamd`); empty: it did, or wasn't asked."""
+    return _clamd_faults.get(address, "")
 
 
 @contextmanager

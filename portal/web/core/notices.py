@@ -1,4 +1,4 @@
-"""The notices over every page: messages reach no phone, as they go to a simulator or wait; mails reach nobody."""
+"""The notices over every page: messages reach no phone, mails nobody, or clamd is away."""
 
 import re
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from portal.core import i18n
 from portal.core.i18n import N_, _
 from portal.core.tls_client import TlsFault
 from portal.services.common import mail
+from portal.services.senders import documents
 from portal.services.upstreams import binds, obstacles, upstreams
 from portal.services.upstreams.obstacles import Obstacle
 from portal.web.core import access, context
@@ -68,16 +69,25 @@ def get_notices() -> Sequence[Notice]:
     """What the page of this request says over everything else."""
     is_operator = access.get_current_user().is_operator
     listed = obstacles.list_obstacles(context.get_conn()) if is_operator else []
-    mail_notices = _describe_mails() if is_operator else []
+    other_notices = [*_describe_mails(), *_describe_documents()] if is_operator else []
     if listed or not obstacles.is_simulator_default(context.get_conn()):
-        return (*_describe_obstacles(listed), *mail_notices)
+        return (*_describe_obstacles(listed), *other_notices)
     sentence = _("Messages go to the simulator: nothing reaches a phone.")
-    return Notice("info", sentence, command=_format_command(_find_remedy()) if is_operator else ""), *mail_notices
+    return Notice("info", sentence, command=_format_command(_find_remedy()) if is_operator else ""), *other_notices
 
 
 def _describe_mails() -> Sequence[Notice]:
-    """Mails that the server may not have in clear text, and those that lie in `outbox/`."""
+    """Mails that the server doesn't take, or may not have in clear text, and those that lie in `outbox/`."""
     listed = []
+    count, error = mail.count_failing_mails(context.get_conn())
+    if count:
+        sentence = i18n.ngettext(
+            "%(num)s mail couldn’t be sent and will be tried again. The error: %(error)s. See [mail] url.",
+            "%(num)s mails couldn’t be sent and will be tried again. The last error: %(error)s. See [mail] url.",
+            count,
+            error=_shorten_mail_error(error),
+        )
+        listed.append(Notice("err", sentence))
     if count := mail.count_unsecured_mails(context.get_conn()):
         sentence = i18n.ngettext(
             "%(num)s mail waits: the mail server offers no STARTTLS, and mails can hold passwords. See [mail] tls.",
@@ -93,6 +103,25 @@ def _describe_mails() -> Sequence[Notice]:
         )
         listed.append(Notice("info", sentence))
     return listed
+
+
+def _shorten_mail_error(error: str) -> str:
+    """What a mail server has said, or else the system, without the names that programs have for it."""
+    kind, _separator, text = error.partition(": ")
+    if said := re.search(r"\((\d{3}), b(['\"])(.*?)\2", text):
+        text = f"{said[1]} {said[3]}"
+    return re.sub(r"^\[Errno -?\d+\] ", "", text).rstrip(".") or kind
+
+
+def _describe_documents() -> Sequence[Notice]:
+    """That clamd doesn't answer, without which no document is taken."""
+    fault = documents.get_clamd_fault(context.get_config().documents.clamd)
+    if not fault:
+        return []
+    sentence = _(
+        "clamd doesn’t answer, so senders’ documents are refused: %(error)s. See [documents] clamd.", error=fault
+    )
+    return [Notice("err", sentence)]
 
 
 def _find_remedy() -> str:

@@ -215,6 +215,28 @@ def test_a_mail_waits_for_a_server_that_is_down(conn, queue, smtp, mailer):
     assert len(server.handler.mails) == 1
 
 
+def test_the_log_says_when_mails_begin_to_fail_and_when_they_are_sent_again(conn, queue, smtp, mailer, caplog):
+    caplog.set_level("INFO")
+    queue()
+    assert mailer(f"smtp://127.0.0.1:{smtp().port}")(conn) == 1, "whatever has failed before"
+    caplog.clear()
+    port = find_free_port()
+    sender = mailer(f"smtp://127.0.0.1:{port}")
+    for _ in range(3):
+        queue()
+        make_due(conn)
+        sender(conn)
+    lines = [each for each in caplog.messages if each.startswith("mails ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("mails can't be sent, and will be tried again: ")
+    smtp(port)
+    for _ in range(2):
+        make_due(conn)
+        assert sender(conn)
+        queue()
+    assert [each for each in caplog.messages if each.startswith("mails ")][1:] == ["mails are sent again"]
+
+
 @pytest.mark.slow
 def test_the_waits_grow(conn, queue, mailer):
     sender = mailer(f"smtp://127.0.0.1:{find_free_port()}")

@@ -1,18 +1,26 @@
-"""Every page says where messages reach no phone, and operators read where mails reach nobody, and why."""
+"""Every page says where messages reach no phone, and operators read where mails don't or clamd is away, and why."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from flask import Flask
 
+from portal import jobs
 from portal.core import db
-from portal.core.config import Config
+from portal.core.config import Config, DocumentSettings
 from portal.core.crypto import Keys
 from portal.services.accounts import session_records
 from portal.services.common import mail
 from portal.services.common.audit import SHELL
+from portal.services.people import authentication, users
+from portal.services.senders import documents
 from portal.services.upstreams import binds, queue, upstreams
 from portal.services.upstreams.binds import BindState
-from tests.support import Cast, Person
+from tests.clamd import Clamd
+from tests.mailbox import Mailbox
+from tests.support import Cast, Person, find_free_port
 from tests.web.acting import extract_text
 from tests.web.conftest import Browser
 
@@ -244,9 +252,100 @@ def test_mails_that_wait_for_starttls_are_told_to_operators(
     add()
     mail.queue_mail(conn, keys, "marta@acme.example", "check", "en", problems=[], more=0)
     conn.execute("UPDATE mails SET error = 'ConnectionRefusedError: [Errno 111] STARTTLS'")
-    assert 'class="notice' not in olga.get(HOME).text
+    assert "mails can hold passwords" not in olga.get(HOME).text
     conn.execute("UPDATE mails SET error = 'UnsecuredMailServer: the server offers no STARTTLS'")
     told = "1 mail waits: the mail server offers no STARTTLS, and mails can hold passwords. See [mail] tls."
     for address in OPERATOR_PAGES:
         assert told in read(olga, address), address
+    assert "couldn’t be sent" not in read(olga, HOME)
     assert 'class="notice' not in alice.get(HOME).text
+
+
+def test_mails_that_no_server_takes_are_told_to_operators(
+    alice: Browser, olga: Browser, conn: db.Connection, config: Config, keys: Keys, add: Callable[[], None]
+) -> None:
+    add()
+    nowhere = replace(config, mail=replace(config.mail, url=f"smtp://127.0.0.1:{find_free_port()}"))
+    for count, told in (
+        (1, "1 mail couldn’t be sent and will be tried again. The error: Connection refused. See [mail] url."),
+        (2, "2 mails couldn’t be sent and will be tried again. The last error: Connection refused. See [mail] url."),
+    ):
+        mail.queue_mail(conn, keys, "marta@acme.example", "check", "en", problems=[], more=0)
+        assert [*mail.send_due_mails(conn, nowhere, keys)] == [False]
+        for address in OPERATOR_PAGES:
+            assert told in read(olga, address), (count, address)
+    assert 'class="notice' not in alice.get(HOME).text
+    with Mailbox().listening() as mailbox:
+        conn.execute("UPDATE mails SET next_attempt_at = 0")
+        reachable = replace(config, mail=replace(config.mail, url=mailbox.url))
+        assert [*mail.send_due_mails(conn, reachable, keys)] == [True, True]
+    assert 'class="notice' not in olga.get(HOME).text
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("SMTPAuthenticationError: (535, b'5.7.8 authentication failed')", "535 5.7.8 authentication failed"),
+        ("SMTPRecipientsRefused: {'marta@acme.example': (550, b'5.1.1 No such user.')}", "550 5.1.1 No such user"),
+        ("gaierror: [Errno -2] Name or service not known", "Name or service not known"),
+        ("TimeoutError: timed out", "timed out"),
+        ("InvalidTag: ", "InvalidTag"),
+    ],
+)
+def test_what_a_mail_server_has_said_is_told(
+    olga: Browser, conn: db.Connection, keys: Keys, error: str, told: str
+) -> None:
+    mail.queue_mail(conn, keys, "marta@acme.example", "check", "en", problems=[], more=0)
+    conn.execute("UPDATE mails SET error = ?", (error,))
+    assert f"The error: {told}. See [mail] url." in read(olga, HOME)
+
+
+def test_that_clamd_is_away_is_told_to_operators(
+    make_app: Callable[[Config], Flask],
+    cast: Cast,
+    conn: db.Connection,
+    config: Config,
+    keys: Keys,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The web process asks at its start, and goes on with that."""
+    caplog.set_level("INFO")
+    clamd = Clamd()
+    with clamd.listening():
+        address = clamd.address
+    with_clamd = replace(config, documents=DocumentSettings(clamd=address))
+    (job,) = [each for each in jobs.list_jobs(with_clamd, keys, []) if each.name == "clamd"]
+    assert job.runs_at_start
+    assert not [each for each in jobs.list_jobs(config, keys, []) if each.name == "clamd"]
+    app = make_app(with_clamd)
+
+    def log_in(person: Person) -> Browser:
+        user, browser = users.get_user_by_email(conn, person.email), app.test_client()
+        assert isinstance(browser, Browser)
+        return browser.use_login_session(authentication.start_login_session(conn, user, "127.0.0.1", ""))
+
+    olga, alice = log_in(cast.olga), log_in(cast.alice)
+    assert "clamd doesn" not in olga.get(HOME).text
+    for _ in range(2):
+        assert job.run_once(conn)
+    (line,) = [each for each in caplog.messages if "clamd" in each]
+    refusal = "documents are refused ([documents] clamd): Connection refused"
+    assert line == f"clamd at {address} doesn't answer, so {refusal}"
+    told = "clamd doesn’t answer, so senders’ documents are refused: Connection refused. See [documents] clamd."
+    assert told in read(olga, HOME)
+    assert "clamd doesn" not in read(alice, HOME)
+
+
+def test_a_clamd_that_answers_is_told_of_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    clamd = Clamd()
+    with clamd.listening(tmp_path / "clamd.ctl"):
+        documents.check_clamd(clamd.address)
+        assert (documents.get_clamd_fault(clamd.address), caplog.messages) == ("", [])
+        clamd.answer = b"UNKNOWN COMMAND\0"
+        documents.check_clamd(clamd.address)
+        assert "it has answered 'UNKNOWN COMMAND" in documents.get_clamd_fault(clamd.address)
+        clamd.answer = None
+        documents.check_clamd(clamd.address)
+        assert documents.get_clamd_fault(clamd.address) == ""
+        assert caplog.messages[1:] == [f"clamd at {clamd.address} answers again"]
