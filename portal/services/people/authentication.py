@@ -148,7 +148,7 @@ def check_second_factor(
     buckets = login_limits.list_buckets(conn, "code", user.email, visitor, max_failures)
     with _limit_attempts(conn, buckets, user.email, address):
         if not _use_second_factor(conn, keys, user, code, address):
-            is_totp = code.strip().isdecimal()
+            is_totp = "".join(code.split()).isdecimal()
             reason = refused_logins.WRONG_CODE if is_totp else refused_logins.WRONG_RECOVERY_CODE
             refused_logins.record_refused_login(reason, user.email, address)
             refused_logins.count_wrong_second_factor(conn, keys, user, address)

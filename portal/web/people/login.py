@@ -128,8 +128,8 @@ def verify_second_factor() -> ResponseReturnValue:
     form = SecondFactorForm()
     if request.method == "POST":
         used_field = "recovery" if form.recovery.data else "code"
-        # Whatever is wrong stands at the field that was used.
-        with refusals_on(form, **dict.fromkeys(("code", "recovery", ""), used_field)):
+        # What is wrong stands at the field that was used; where a recovery code is, at that of recovery codes.
+        with refusals_on(form, **dict.fromkeys(("code", ""), used_field)):
             authentication.check_second_factor(
                 context.get_conn(),
                 context.get_crypto_keys(),

@@ -179,6 +179,25 @@ def test_another_users_code_is_wrong(browser: Browser, cast: Cast) -> None:
     assert browser.post("/login/totp", data={"code": cast.bob.totp_code()}).status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("typed", "field", "sentence"),
+    [
+        ({"recovery": "aaaa-bbbb-cccc-dddd"}, "recovery", "one of your recovery codes"),
+        ({"code": "aaaa-bbbb-cccc-dddd"}, "recovery", "one of your recovery codes"),
+        ({"recovery": "000000"}, "recovery", "That code isn"),
+        ({"code": "000 000"}, "code", "That code isn"),
+    ],
+)
+def test_a_wrong_code_is_said_at_its_field(
+    browser: Browser, cast: Cast, typed: dict[str, str], field: str, sentence: str
+) -> None:
+    first_step(browser, cast.alice)
+    page = browser.post("/login/totp", data=typed).text
+    assert re.findall(r'<p class="error" id="(\w+)-error">', page) == [field]
+    assert sentence in page
+    assert ('<details class="fold" open>' in page) == (field == "recovery")
+
+
 @pytest.mark.slow
 def test_a_recovery_code_logs_in_once(app: Flask, cast: Cast, conn: db.Connection) -> None:
     code = cast.alice.recovery_codes[3]

@@ -50,6 +50,10 @@ def test_the_page_shows_everything(alice: Browser) -> None:
     assert "10 left" in answer.text
 
 
+def test_no_field_of_several_forms_takes_the_focus(alice: Browser) -> None:
+    assert "autofocus" not in alice.get("/profile").text
+
+
 def test_viewers_and_operators_have_one_too(client: Callable[[Person], Browser], cast: Cast) -> None:
     for person in (cast.bob, cast.olga):
         assert client(person).get("/profile").status_code == 200
