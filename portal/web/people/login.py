@@ -42,6 +42,7 @@ blueprint = Blueprint("login", __name__)
 # Between password and code.
 _PENDING_LOGIN_MS = 5 * clock.MINUTE_MS
 _PENDING_LOGIN_KEY = "pending_login"
+_LINK_NOTICE_KEY = "link_notice"
 _NEW_SECRET_KEY = "new_authenticator"
 _NEW_SECRET_MS = 10 * clock.MINUTE_MS
 
@@ -94,7 +95,12 @@ def login() -> ResponseReturnValue:
         return redirect(access.get_safe_redirect_path(request.args.get("next")), 303)
     form = LoginForm()
     if request.method != "POST":
-        return htmx.render_plain_page("people/login/page.html", form=form, notice=errors.take_login_notice())
+        link = _take_link_notice()
+        form.email.data = link.get("email", "")
+        notice = errors.take_login_notice()
+        return htmx.render_plain_page(
+            "people/login/page.html", form=form, notice=notice, has_asked_for_link=link.get("is_sent")
+        )
     # Of before the password is looked at: there may be another one after that.
     credentials = known_browsers.digest_credentials(form.email.data)
     # Over the form, at none of its fields: either may be wrong.
@@ -166,8 +172,8 @@ def send_unlock_link() -> ResponseReturnValue:
             context.get_config().limits.login_failures,
             i18n.current_language(),
         )
-        text = _("If this is the address of somebody who logs in here, a link is on its way to it.")
-        return htmx.redirect_after_post(url_for("login.login"), htmx.Toast(text))
+        _leave_link_notice(form.email.data, is_sent=True)
+        return redirect(url_for("login.login"), 303)
     return htmx.render_plain_page("people/login/link.html", form=form)
 
 
@@ -177,12 +183,25 @@ def unlock(token: str) -> ResponseReturnValue:
     """Lift the lock for this browser, once it is asked for: programs that look at mails open their links, too."""
     conn = context.get_conn()
     if request.method == "POST":
-        user = unlock_links.use_unlock_link(conn, token, context.get_client_address())
-        known_browsers.unlock_browser(user.email)
+        email = unlock_links.use_unlock_link(conn, token, context.get_client_address()).email
+        known_browsers.unlock_browser(email)
+        _leave_link_notice(email, is_sent=False)
         text = _("You can log in with this browser for the next 15 minutes, whatever others try.")
         return _restrict_referrer(htmx.redirect_after_post(url_for("login.login"), htmx.Toast(text)))
     user = unlock_links.get_user_by_unlock_link(conn, token)
     return _restrict_referrer(htmx.render_plain_page("people/login/unlock.html", email=user.email))
+
+
+def _leave_link_notice(email: str, *, is_sent: bool) -> None:
+    """Leave for the login page whose address to show, and whether a link was asked for: addresses are kept in logs."""
+    # A cookie holds 4 kB.
+    session[_LINK_NOTICE_KEY] = {"email": email.strip()[:254], "is_sent": is_sent}
+
+
+def _take_link_notice() -> dict[str, Any]:
+    # Looked up first: taking from a session, even in vain, sends its cookie anew.
+    notice: dict[str, Any] = session.pop(_LINK_NOTICE_KEY) if _LINK_NOTICE_KEY in session else {}
+    return notice
 
 
 @blueprint.errorhandler(CSRFError)

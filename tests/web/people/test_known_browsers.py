@@ -18,6 +18,7 @@ from portal.services.common import mail
 from portal.services.people import password_hashing, unlock_links
 from portal.web.people import known_browsers
 from tests.support import Cast, Person, wait_until
+from tests.web.acting import get_field_value
 from tests.web.conftest import Browser
 from tests.web.people.test_profile import NEW, change, new_secret
 
@@ -265,7 +266,12 @@ def test_a_link_lets_one_browser_in(
 ) -> None:
     answer = browser.post("/login/link", data={"email": locked.email})
     assert (answer.status_code, answer.location) == (303, "/login")
-    assert "a link is on its way" in browser.get("/login").text
+    shown = browser.get("/login").text
+    assert get_field_value(shown, "email") == locked.email
+    for sentence in ("a link is on its way", "good for an hour", "among spam", "one each 20 minutes"):
+        assert sentence in shown
+    # Once: what somebody has typed is nothing for who comes later.
+    assert locked.email not in browser.get("/login").text
     link = read_link()
     # Programs that look at mails open what is in them.
     for _ in range(2):
@@ -275,6 +281,9 @@ def test_a_link_lets_one_browser_in(
         assert page.headers.getlist("Referrer-Policy") == ["strict-origin"]
     assert first_step(browser, locked).status_code == 429
     assert browser.post(link).location == "/login"
+    shown = browser.get("/login").text
+    assert get_field_value(shown, "email") == locked.email
+    assert "a link is on its way" not in shown
     # A flood lets it pass (`asgi`).
     cookie = browser.get_cookie(COOKIE_NAME)
     assert cookie
