@@ -77,6 +77,12 @@ def test_for_people(run_app):
     ("options", "sentence"),
     [
         ("--account smpp-nobodys", "There is no account “smpp-nobodys”."),
+        ("--actor marta", "There is no “marta” in the audit log. Give a whole e-mail address, shell or system."),
+        (
+            "--address 203.0.113",
+            "“203.0.113” isn't a whole IP address. Example: 203.0.113.7."
+            " Of networks, only a /64 of IPv6 can be looked for.",
+        ),
         ("--customer Nobody", "There is no customer “Nobody”."),
         ("--from yesterday", "“yesterday” isn't a date. Example: 2026-11-22."),
         ("--from 2026-02-01 --to 2026-01-01", "This day comes before the first one."),

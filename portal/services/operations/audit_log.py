@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_address
+from ipaddress import IPv6Network, ip_address
 from typing import Any
 
 from portal.core import i18n
@@ -14,8 +14,10 @@ from portal.core.clock import HOUR_MS, now_ms
 from portal.core.i18n import N_
 from portal.services.accounts import accounts
 from portal.services.common import keyset
-from portal.services.common.errors import NotFound
+from portal.services.common.audit import SHELL, SYSTEM
+from portal.services.common.errors import NotFound, Refused
 from portal.services.common.periods import ALL_TIME_PERIOD, Period
+from portal.services.people import customers
 
 ACTION_LABELS = {
     "login": N_("Logged in"),
@@ -96,6 +98,17 @@ class NoSuchAction(NotFound, field="action"):
     sentence = N_("There is no action “%(action)s”. Possible: %(actions)s.")
 
 
+class InvalidActor(Refused, field="actor"):
+    sentence = N_("There is no “%(actor)s” in the audit log. Give a whole e-mail address, shell or system.")
+
+
+class InvalidAddress(Refused, field="address"):
+    sentence = N_(
+        "“%(address)s” isn't a whole IP address. Example: 203.0.113.7."
+        " Of networks, only a /64 of IPv6 can be looked for."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
     """A row. `customer` and `account` are names, None where it is about none; `details` are what changed.
@@ -141,21 +154,42 @@ def build_audit_filter(
     """The filter of what was typed; None or empty: all.
 
     Raises:
-        NoSuchAccount, NoSuchAction
+        NoSuchAccount, NoSuchAction, InvalidActor, InvalidAddress
     """
     if action and action not in (actions := list_actions(conn)):
         raise NoSuchAction(action=action, actions=", ".join(actions))
-    with suppress(ValueError):
-        # As it is recorded: an IPv6 address in its shortest form.
-        address = str(ip_address(address or ""))
+    if actor and not _is_actor(conn, actor):
+        raise InvalidActor(actor=actor)
     return AuditFilter(
         customer_id,
         accounts.get_account(conn, account).id if account else None,
         actor or None,
         action or None,
-        address or None,
+        _parse_address(address) if address else None,
         period,
     )
+
+
+def _is_actor(conn: sqlite3.Connection, name: str) -> bool:
+    with suppress(customers.InvalidEmail):
+        return bool(customers.parse_email(name))
+    # Refused logins have what somebody typed in place of an e-mail address.
+    query = "SELECT 1 FROM audit_log WHERE actor = ? COLLATE NOCASE LIMIT 1"
+    return name.lower() in (SHELL.name, SYSTEM.name) or conn.execute(query, (name,)).fetchone() is not None
+
+
+def _parse_address(text: str) -> str:
+    """As it is recorded: an IPv6 address in its shortest form, or the /64 of many that are counted together.
+
+    Other networks aren't: addresses are text, in whose order those of a network don't follow each other.
+    """
+    with suppress(ValueError):
+        return str(ip_address(text))
+    with suppress(ValueError):
+        network = IPv6Network(text)
+        if network.prefixlen == _NETWORK_BITS:
+            return str(network)
+    raise InvalidAddress(address=text)
 
 
 def list_actions(conn: sqlite3.Connection) -> list[str]:
@@ -182,6 +216,8 @@ _CONDITIONS = {
     "customer_id": "audit_log.customer_id = :customer_id",
     "action": "action = :action",
 }
+# Of an IPv6 network of which many addresses are counted together.
+_NETWORK_BITS = 64
 _MAX_COUNTED = 20_000
 # So long after it happened a row may be written.
 _WRITTEN_WITHIN_MS = HOUR_MS

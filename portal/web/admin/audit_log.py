@@ -11,7 +11,6 @@ from wtforms.fields.choices import SelectChoice
 
 from portal.core import i18n
 from portal.core.i18n import N_, _
-from portal.services.common.errors import Refused
 from portal.services.common.periods import ALL
 from portal.services.operations import audit_log
 from portal.services.operations.audit_log import ACTION_LABELS, AuditEntry, AuditFilter
@@ -37,9 +36,9 @@ class AuditFilterForm(periods.PeriodForm):
     address = StringField(N_("IP address"))
 
 
-def _read_filter() -> tuple[AuditFilter, AuditFilterForm, str]:
-    """What this request's query asks for, its form, and the query for the same; what is invalid is left out of the
-    first and the last, and the form says what is wrong with it."""
+def _read_filter() -> tuple[AuditFilter | None, AuditFilterForm, str]:
+    """What this request's query asks for, its form, and the query for the same; None where something in it is invalid,
+    and the form says what."""
     conn, period_param = context.get_conn(), periods.parse_period_param(default=ALL)
     form = AuditFilterForm(request.args)
     form.fill(period_param)
@@ -53,18 +52,15 @@ def _read_filter() -> tuple[AuditFilter, AuditFilterForm, str]:
         field.choices = [SelectChoice("", _("Any")), *(SelectChoice(*each) for each in field.choices)]
     typed = {name: form[name].data.strip()[:_MAX_FIELD_LENGTH] for name in _FIELDS}
 
-    def build_filter(*, customer: str, **texts: str) -> AuditFilter:
-        customer_id = int(customer) if customer else None
-        return audit_log.build_audit_filter(conn, customer_id=customer_id, period=period_param.period, **texts)
-
-    try:
-        audit_filter = build_filter(**typed)
-    except Refused as refusal:
-        forms.add_form_error(form, refusal)
-        typed[refusal.field] = ""
-        audit_filter = build_filter(**typed)
     params = {**(period_param.params if period_param.choice != ALL else {}), **typed}
-    return audit_filter, form, urlencode({name: value for name, value in params.items() if value})
+    customer, texts = typed.pop("customer"), typed
+    audit_filter = None
+    with forms.refusals_on(form):
+        audit_filter = audit_log.build_audit_filter(
+            conn, customer_id=int(customer) if customer else None, period=period_param.period, **texts
+        )
+    query = urlencode({name: value for name, value in params.items() if value})
+    return None if form.errors else audit_filter, form, query
 
 
 @blueprint.get("/audit")
@@ -76,11 +72,12 @@ def list_audit_log() -> ResponseReturnValue:
     or `after`, which turn the page.
     """
     audit_filter, form, query = _read_filter()
+    page = audit_filter and paging.paginate(partial(audit_log.list_audit_page, context.get_conn(), audit_filter))
     return htmx.render_page(
         "admin/audit.html",
         filter=form,
         query=query,
-        page=paging.paginate(partial(audit_log.list_audit_page, context.get_conn(), audit_filter)),
+        page=page,
         days=context.get_config().retention.audit_days,
         describe_action=lambda entry: _describe_action(entry.action),
         describe_details=_describe_details,
@@ -92,8 +89,8 @@ def list_audit_log() -> ResponseReturnValue:
 @access.operator_required
 def download_audit_log() -> ResponseReturnValue:
     """What the same query shows in the page, newest first; `bom=1` as in the lists of messages."""
-    audit_filter, form, _query = _read_filter()
-    if form.errors:
+    audit_filter, _form, _query = _read_filter()
+    if audit_filter is None:
         return filters.redirect_to_list(url_for(".list_audit_log"))
     rows = map(audit_log.audit_entry_to_dict, audit_log.iterate_audit_log(context.open_stream_conn(), audit_filter))
     if request.path.endswith(".jsonl"):
