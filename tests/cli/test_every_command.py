@@ -17,6 +17,7 @@ from portal.services.accounts import accounts
 from portal.services.billing import orders, packs
 from portal.services.common.audit import SHELL
 from tests.documents import PDF
+from tests.support import ROOT
 
 _COMMANDS = (Path(__file__).parent / "commands.txt").read_text().splitlines()
 _VALUES = (Path(__file__).parent / "command_values.txt").read_text().splitlines()
@@ -43,6 +44,12 @@ def _describe_parameter(param: click.Parameter) -> str:
     names = "|".join([*param.opts, *param.secondary_opts])
     text = names if isinstance(param, click.Option) and param.is_flag else f"{names} {metavar}"
     return text if param.required else f"[{text}]"
+
+
+def test_the_readme_names_every_command():
+    cells = re.findall(r"^\| (`.*?`) \| ", (ROOT / "README.md").read_text(), re.MULTILINE)
+    named = {each.split()[0] for cell in cells for each in re.findall(r"`([^`]+)`", cell)}
+    assert ROOT_COMMANDS.keys() <= named
 
 
 def test_every_command_has_the_arguments_and_options_that_are_written_down():

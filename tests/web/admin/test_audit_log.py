@@ -96,6 +96,18 @@ def test_filters(olga: Browser, query: str, found: list[str]) -> None:
     ]
 
 
+def test_the_filter_folds_on_a_phone_unless_it_is_used(olga: Browser) -> None:
+    """The page's script folds what has no `data-on`."""
+    for query, shown in (("", "open>"), ("?actor=shell", "open data-on>"), ("?address=203.0.113", "open data-on>")):
+        assert f'<details class="asks" {shown}' in olga.get(f"{PAGE}{query}").text
+
+
+def test_times_stay_in_one_line(olga: Browser) -> None:
+    """As `app.css` says of `<time>` in tables."""
+    shown = '<th scope="row"><time datetime="2023-11-14T22:13:20Z">14 Nov 2023, 22:13:20 UTC</time></th>'
+    assert shown in olga.get(PAGE).text
+
+
 def test_by_customer(olga: Browser, cast: Cast) -> None:
     page = olga.get(f"{PAGE}?customer={cast.globex}").text
     assert list_actions(page) == ["Customer added"]
