@@ -17,11 +17,12 @@ PLACEHOLDER = re.compile(r"%\([a-z_0-9]+\)s")
 
 
 @cache
-def sentences() -> set[str | tuple[str, ...]]:
+def sentences(within: str = "") -> set[str | tuple[str, ...]]:
+    """Those of files whose path begins so."""
     with (paths.ROOT / "babel.cfg").open() as file:
         methods, options = parse_mapping_cfg(file)
     extracted = extract_from_dir(str(paths.ROOT), methods, options, keywords=KEYWORDS)
-    return {message for _, _, message, _, _ in extracted if message}
+    return {message for file, _, message, _, _ in extracted if message and file.startswith(within)}
 
 
 def _as_key(text: str | Sequence[str]) -> str | tuple[str, ...]:
@@ -81,3 +82,21 @@ def test_italian_uses_the_labels_that_users_of_the_model_know() -> None:
     }
     catalogue = i18n.load_catalogue("it")
     assert {english: catalogue.gettext(english) for english in labels} == labels
+
+
+@pytest.mark.slow
+def test_pages_about_the_login_tell_italians_what_to_do_as_one_person() -> None:
+    """“Inserisci il codice”, not “Inserire il codice”."""
+    folders = (
+        "templates/people/",
+        "templates/admin/audit.html",
+        "portal/web/people/",
+        "portal/web/core/",
+        "portal/services/people/",
+    )
+    about_login = set().union(*map(sentences, folders))
+    # At the beginning of a sentence, or of a part of it.
+    infinitive = re.compile(r"(?:^|[.:;] |, poi )\w+(?:[aei]re|[aei]r[lt][aeio])\b")
+    texts = [text for key, text, _ in translations("it") if key in about_login]
+    assert texts
+    assert not [each for text in texts for each in _forms(text) if infinitive.search(each)]

@@ -6,12 +6,20 @@ from math import ceil
 
 from portal.core.clock import now_ms
 from portal.core.db import write_transaction
-from portal.core.i18n import N_
+from portal.core.i18n import ngettext
 from portal.services.common.errors import Refused
 
 
 class TooManyAttempts(Refused):
-    sentence = N_("Too many attempts. Try again in %(minutes)s minutes.")
+    def __str__(self) -> str:
+        return self.localized()
+
+    def localized(self) -> str:
+        return ngettext(
+            "Too many attempts. Try again in %(num)s minute.",
+            "Too many attempts. Try again in %(num)s minutes.",
+            self.params["minutes"],
+        )
 
 
 def take_token(conn: sqlite3.Connection, name: str, capacity: int, period_ms: int, *, now: int | None = None) -> None:

@@ -45,7 +45,7 @@ class WrongRecoveryCode(Refused, field="recovery"):
 
 
 class LoginFailed(Refused, field="email"):
-    sentence = N_("E-mail address or password are wrong.")
+    sentence = N_("E-mail address or password is wrong.")
 
 
 class WrongPassword(Refused, field="current"):

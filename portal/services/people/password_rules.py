@@ -58,8 +58,8 @@ class PasswordFrequent(InvalidPassword):
 
 class PasswordGuessable(InvalidPassword):
     sentence = N_(
-        "Too much of this can be guessed. Your e-mail address, the names of your company and of this portal,"
-        " repetitions, and rows such as 1234 or qwerty don't count; at least %(length)s other characters are needed."
+        "This is too easy to guess. It needs at least %(length)s characters besides your e-mail address, the names of"
+        " your company and of this portal, repetitions, and rows such as 1234 or qwerty."
     )
 
 

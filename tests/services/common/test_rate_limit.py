@@ -2,6 +2,7 @@ import threading
 
 import pytest
 
+from portal.core import i18n
 from portal.services.common import rate_limit
 
 MINUTE_MS = 60_000
@@ -22,8 +23,11 @@ def test_buckets_do_not_share(conn):
 @pytest.mark.parametrize(("after_ms", "minutes"), [(0, 5), (1, 5), (MINUTE_MS - 1, 5), (MINUTE_MS, 4), (299_999, 1)])
 def test_says_how_long_to_wait(conn, after_ms, minutes):
     rate_limit.take_token(conn, "bucket", 1, 5 * MINUTE_MS, now=1_000_000)
-    with pytest.raises(rate_limit.TooManyAttempts, match=f"in {minutes} minutes"):
+    plural = "" if minutes == 1 else "s"
+    with pytest.raises(rate_limit.TooManyAttempts, match=f"in {minutes} minute{plural}\\.") as refusal:
         rate_limit.take_token(conn, "bucket", 1, 5 * MINUTE_MS, now=1_000_000 + after_ms)
+    with i18n.override_language("it"):
+        assert refusal.value.localized().endswith("tra 1 minuto." if minutes == 1 else f"tra {minutes} minuti.")
 
 
 def test_fills_with_time(conn):

@@ -145,7 +145,7 @@ def test_login_needs_the_password(conn, cast):
 
 @pytest.mark.parametrize("email", ["nobody@acme.example", "", "dora@acme.example"])
 def test_who_is_unknown_or_not_enrolled_learns_nothing(conn, newcomer, email):
-    with pytest.raises(authentication.LoginFailed, match="E-mail address or password are wrong"):
+    with pytest.raises(authentication.LoginFailed, match="E-mail address or password is wrong"):
         authentication.check_login(conn, email, "whatever it is", VISITOR, FAILURES)
 
 

@@ -64,7 +64,9 @@ def test_who_did_what_in_words(olga: Browser) -> None:
 
 def test_in_italian(olga: Browser, conn: db.Connection) -> None:
     conn.execute("UPDATE users SET language = 'it'")
-    assert list_actions(olga.get(PAGE).text)[2:] == ["Crediti accreditati", "IP autorizzato", "Cliente aggiunto"]
+    page = olga.get(PAGE).text
+    assert "fino al 14 nov 2023" in page
+    assert list_actions(page)[2:] == ["Crediti accreditati", "IP autorizzato", "Cliente aggiunto"]
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,8 @@ def test_a_replaced_link_an_old_one_and_an_invented_one_are_no_good(
         ("", "", "A password has at least 12 characters."),
         (PASSWORD, "something else", "The two passwords differ."),
         ("P@ssw0rd2026!", "P@ssw0rd2026!", "This is one of the passwords that are tried first"),
-        ("carol@acme.example", "carol@acme.example", "Too much of this can be guessed."),
-        ("SMPP-Portal-2026", "SMPP-Portal-2026", "Too much of this can be guessed."),
+        ("carol@acme.example", "carol@acme.example", "This is too easy to guess."),
+        ("SMPP-Portal-2026", "SMPP-Portal-2026", "This is too easy to guess."),
     ],
 )
 def test_a_password_that_cannot_be_is_refused_and_the_code_is_still_good(
@@ -141,7 +141,7 @@ def test_a_password_that_cannot_be_is_refused_and_the_code_is_still_good(
         ("", ""),
         ("eleven char", "A password has at least 12 characters."),
         ("password1234", "This is one of the passwords that are tried first"),
-        ("carol@acme.example", "Too much of this can be guessed."),
+        ("carol@acme.example", "This is too easy to guess."),
     ],
 )
 def test_what_is_wrong_with_a_password_is_said_when_its_field_is_left(

@@ -367,4 +367,6 @@ def test_the_second_step_offers_the_link_too(known: Browser, browser: Browser, c
     answer = browser.post("/login/totp", data={"code": cast.alice.totp_code()}, environ_base=AWAY)
     assert answer.status_code == 429
     assert f'name="email" value="{cast.alice.email}"' in answer.text
+    # Either may be what others have used up.
+    assert "with your e-mail address, or from your IP address" in answer.text
     assert browser.get("/login/link").status_code == 200

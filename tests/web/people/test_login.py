@@ -59,7 +59,7 @@ def test_a_code_may_be_typed_with_a_space(browser: Browser, cast: Cast) -> None:
 def test_a_wrong_password_or_address_is_401_without_telling_which(browser: Browser, email: str) -> None:
     answer = browser.post("/login", data={"email": email, "password": "not the one"})
     assert answer.status_code == 401
-    assert "E-mail address or password are wrong." in answer.text
+    assert "E-mail address or password is wrong." in answer.text
 
 
 def test_a_refused_form_keeps_the_address_and_not_the_password(browser: Browser, cast: Cast) -> None:

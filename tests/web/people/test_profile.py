@@ -50,6 +50,11 @@ def test_the_page_shows_everything(alice: Browser) -> None:
     assert "10 left" in answer.text
 
 
+def test_moving_to_another_app_can_be_left(alice: Browser, cast: Cast) -> None:
+    alice.post("/profile/authenticator", data={"authenticator-current": cast.alice.password})
+    assert '<a class="btn" href="/profile" data-close>Cancel</a>' in alice.get("/profile/authenticator").text
+
+
 def test_no_field_of_several_forms_takes_the_focus(alice: Browser) -> None:
     assert "autofocus" not in alice.get("/profile").text
 
@@ -124,7 +129,7 @@ def test_what_is_wrong_with_a_password_is_said_when_its_field_is_left(
 
     assert 'hx-post="/profile/password/check"' in alice.get("/profile").text
     assert "at least 12 characters" in check(alice, "eleven char").text
-    assert "Too much of this can be guessed." in check(alice, "acme-alice-2026").text
+    assert "This is too easy to guess." in check(alice, "acme-alice-2026").text
     assert not check(alice, NEW).text.strip()
     assert not logs_in(browser, cast.alice, NEW)
     assert check(browser, NEW).headers["HX-Redirect"].startswith("/login")
