@@ -171,7 +171,7 @@ def test_the_hosts_of_the_installation_are_names_too(
         headers = {"Referer": f"{changed.web.public_url or 'http://localhost'}/"}
         answer = browser.post(f"{link}/password", data={"password": password}, headers=headers)
         assert answer.status_code == 200
-        assert ("Too much of this can be guessed." in answer.text) == refused
+        assert ("This is too easy to guess." in answer.text) == refused
 
 
 @pytest.mark.slow
