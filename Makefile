@@ -25,7 +25,7 @@ help:
 	@echo "make run        the demo: portal at http://127.0.0.1:8000, SMPP at 127.0.0.1:2775 and :3550 (TLS)"
 	@echo "make test-fast  what one runs between two edits: no browsers, no foreign clients"
 	@echo "make test       every test but the long counts; what CI runs"
-	@echo "make test-all   every test, with the long counts of faults, money and fuzzing"
+	@echo "make test-all   every test, with the long counts of faults, money, fuzzing and the crawler"
 	@echo "make coverage   the tests with branch coverage, in build/coverage/"
 	@echo "make lint       ruff, mypy, djlint, css-beautify, import-linter"
 	@echo "make format     Python, templates and styles in the form that make lint asks for"
@@ -50,6 +50,7 @@ test-all: test
 	$(BIN)/python -m tests.faults 50
 	$(BIN)/python -m tests.money 20
 	bench/fuzz
+	CRAWLER_VALUES=all $(BIN)/python -m pytest tests/web/core/test_crawler.py
 
 coverage: $(VENV)/.development packages $(NODE_CLIENT)/node_modules/.installed
 	$(PYTEST) --cov --cov-report=html:build/coverage/html --cov-report=term

@@ -51,12 +51,13 @@ class Attacker:
         """Send the form with each value in each of these fields in turn, the others as they should be."""
         good = self.walker.list_good_parts(case)
         self.counts["forms"] += 1
+        texts = values.OF_OPERATORS if case.role == OPERATOR else values.ALL
         for name in names:
             self.counts["fields"] += 1
             is_file = case.form.fields[name].kind == "file" if name in case.form.fields else False
             # Each form has its token, which one function looks at.
             is_token = name.endswith("csrf_token")
-            for value in values.FILES if is_file else values.SOME[::4] if is_token else values.ALL:
+            for value in values.FILES if is_file else values.SOME[::4] if is_token else texts:
                 what = f"{name} = {value.kind}: {value.name}"
                 # A whole page shows a value in more places; a part of it takes less time.
                 htmx = value.kind != "script"
@@ -71,10 +72,10 @@ class Attacker:
         good = self.walker.list_good_parts(case)
         self.counts["parameters"] += len(case.queries)
         for name in sorted(case.queries):
-            for value in values.SOME:
+            for value in values.FEW:
                 address = _replace_in_query(case.form.address, name, value)
                 self._send(case, good, "query", f"?{name} = {value.name}", address=address, htmx=value.kind != "script")
-        for value in values.SOME:
+        for value in values.FEW:
             for name, _ in case.route.arguments:
                 address = _replace_in_address(case.form.address, case.route, name, value)
                 if address:
@@ -85,19 +86,21 @@ class Attacker:
         good = self.walker.list_good_parts(case)
         body, _ = asking.encode_form(good, False)
         as_json = json.dumps(dict.fromkeys((name for name, _, _ in good), 7)).encode()
-        for kind, sent in (
+        bodies = [
             ("application/json", as_json),
-            ("application/json", b"[7, null]"),
-            ("application/json", b"[" * 10_000),
-            ("multipart/form-data", body),
             ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data\r\n\r\nx"),
-            (
-                "multipart/form-data; boundary=x",
-                b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n' * 200 + b"--x--",
-            ),
             ("application/x-www-form-urlencoded; charset=utf-16", body),
             ("application/x-www-form-urlencoded", b"%&&==%zz&" * 1000 + body),
-        ):
+        ]
+        if values.SENDS_ALL:
+            many = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n' * 200 + b"--x--"
+            bodies += [
+                ("application/json", b"[7, null]"),
+                ("application/json", b"[" * 10_000),
+                ("multipart/form-data", body),
+                ("multipart/form-data; boundary=x", many),
+            ]
+        for kind, sent in bodies:
             send = partial(
                 self.walker.asker.ask,
                 case.form.method,
@@ -124,8 +127,7 @@ class Attacker:
             for what, other in _list_others_addresses(case.form.address, case.route, names, ids):
                 self._send(case, good, "others' ids", what, address=other, htmx=False)
         for name in fields:
-            is_typed = name in case.form.fields and case.form.fields[name].kind in ("text", "textarea", "email")
-            for other in [] if name in ("csrf_token", "form") else names if is_typed else [*ids, *names]:
+            for other in [] if name in ("csrf_token", "form") else _list_others(case, name, names, ids):
                 value = Value("others' ids", other, other.encode())
                 self._send(case, [*_replace(good, name, value)], "others' ids", f"{name} = {other}", htmx=True)
 
@@ -208,7 +210,7 @@ class Attacker:
                 if read_version(self.conn) != before:
                     allowed = None if answer.status < 400 else REFUSED_PAYMENT_TRACES if signed else _NO_CHANGE
                     problems += self._find_changes(snapshot, allowed, "payment page")
-                    snapshot.restore(self.conn)
+                    snapshot.restore()
                 self._note(problems, f"callback, signed: {signed}: {what}")
 
     # --- queries
@@ -240,7 +242,7 @@ class Attacker:
         problems = [*answer.errors, *self._find_leaks(page.role, answer)]
         if read_version(self.conn) != before:
             problems += self._find_changes(snapshot, _NO_CHANGE, page.role)
-            snapshot.restore(self.conn)
+            snapshot.restore()
         self._note(problems, f"{page.role}: GET {path_of(address)}: {what}")
 
     # --- what stays
@@ -305,7 +307,7 @@ class Attacker:
             if allowed is None and not taken:
                 allowed = REFUSAL_TRACES
             problems += self._find_changes(case.snapshot, allowed, case.role)
-            case.snapshot.restore(self.conn)
+            case.snapshot.restore()
         self.counts["posts that were taken"] += taken
         self._note(problems, f"{case}: {what}")
 
@@ -313,7 +315,7 @@ class Attacker:
 
     def _enter(self, snapshot: Snapshot) -> None:
         if self._entered is not snapshot:
-            snapshot.restore(self.conn)
+            snapshot.restore()
             self._entered = snapshot
 
     def _find_changes(self, snapshot: Snapshot, allowed: dict[str, str] | None, role: str) -> Iterator[str]:
@@ -371,6 +373,15 @@ def _replace_in_query(address: str, name: str, value: Value) -> str:
     path, _, query = address.partition("?")
     kept = [(each, text.encode()) for each, text in parse_qsl(query) if each != name]
     return f"{path}?{asking.encode_query([*kept, *[(name, value.octets or b'')] * value.times])}"
+
+
+def _list_others(case: Case, name: str, names: Sequence[str], ids: Sequence[str]) -> Sequence[str]:
+    """Numbers for a field that has them, and words for one that has these; all where that is unknown."""
+    field = case.form.fields.get(name)
+    if field and field.kind in ("text", "textarea", "email"):
+        return names
+    kinds = {each.isdecimal() for each in (*field.values, *field.choices) if each} if field else set()
+    return [each for each in (*ids, *names) if not kinds or each.isdecimal() in kinds]
 
 
 def _list_others_addresses(

@@ -96,12 +96,21 @@ class _Reader(HTMLParser):
             self._textarea.text += data
 
 
+# To read whole pages would take most of the time that it takes to walk through them.
+_READ = re.compile(
+    r"""<textarea\b.*?</textarea>|</?(?:a|area|form|input|select|option|button)\b(?:"[^"]*"|'[^']*'|[^>"'])*>"""
+    r"""|<[a-z]+\b(?:"[^"]*"|'[^']*'|[^>"'])*?\bhx-(?:"[^"]*"|'[^']*'|[^>"'])*>""",
+    re.DOTALL,
+)
+
+
 def read_page(html: str, address: str) -> Page:
     """Args:
     address: the page's path with its query.
     """
     reader = _Reader()
-    reader.feed(html)
+    reader.feed("".join(_READ.findall(html)))
+    reader.close()
     page = Page()
     ids = {attrs["id"]: n for n, attrs in enumerate(reader.forms) if attrs.get("id")}
     fields: dict[int | None, dict[str, Field]] = {None: {}} | {n: {} for n in range(len(reader.forms))}

@@ -1,5 +1,10 @@
-"""What the crawler sends: values that are wrong in every way, and for each field one that is right."""
+"""What the crawler sends: values that are wrong in every way, and for each field one that is right.
 
+Of values that go the same way through the code one is sent, and all of them with CRAWLER_VALUES=all (`make test-all`).
+"""
+
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +13,7 @@ from typing import Any
 MARKER = "xqzpt"
 # A header that a line break in a value would add.
 HEADER = "X-Xqzpt"
+SENDS_ALL = os.environ.get("CRAWLER_VALUES") == "all"
 
 
 @dataclass(frozen=True)
@@ -21,36 +27,49 @@ class Value:
     as_file: bool = False
 
 
-def _texts(kind: str, *texts: str | bytes) -> list[Value]:
-    return [Value(kind, ascii(each)[:40], each.encode() if isinstance(each, str) else each) for each in texts]
+def _texts(kind: str, *texts: str | bytes, more: Sequence[str] = ()) -> list[Value]:
+    """Args:
+    more: what is sent where all values are.
+    """
+    sent = [*texts, *(more if SENDS_ALL else ())]
+    return [Value(kind, ascii(each)[:40], each.encode() if isinstance(each, str) else each) for each in sent]
 
 
 # Short ones, which labels take.
 SCRIPTS = _texts(
     "script",
     f"\"'><script>{MARKER}</script>",
-    f"</textarea></script>--><{MARKER}>",
     f"{{{{7*7}}}}{MARKER}${{7*7}}{MARKER}",
-    f"'-alert({MARKER})-'\" onerror={MARKER} %(x)s{{0}}%n<%=7*7%>{MARKER}",
-    f"javascript:{MARKER}",
     f"//{MARKER}.example/",
+    more=(
+        f"</textarea></script>--><{MARKER}>",
+        f"'-alert({MARKER})-'\" onerror={MARKER} %(x)s{{0}}%n<%=7*7%>{MARKER}",
+        f"javascript:{MARKER}",
+    ),
 )
-SQL = _texts("SQL", "' OR 1=1 --", '"; DROP TABLE users; --', "%", "_")
+SQL = _texts("SQL", "' OR 1=1 --", "%", more=('"; DROP TABLE users; --', "_"))
 WRONG_TYPES = _texts(
-    "wrong type", "text", "1" + 30 * "0", "-1", "1e999", "NaN", "9223372036854775808", '[{"a":[null]}]'
+    "wrong type",
+    "text",
+    "1" + 30 * "0",
+    "-1",
+    "NaN",
+    more=("1e999", "9223372036854775808", '[{"a":[null]}]'),
 )
 TRICKS = _texts(
     "Unicode",
     "a\0b",
     b"a\xed\xa0\x80b\xff",
-    "\u202egnp.exe\u2028",
-    "e" + 200 * "\u0301",
-    "１２３",
-    "＝1＋1",
-    "\U0001f600\U00010000",
-    "İıſﬃ",
     "²٣",
     f"a\r\n{HEADER}: 1\r\n\r\n",
+    more=(
+        "\u202egnp.exe\u2028",
+        "e" + 200 * "\u0301",
+        "１２３",
+        "＝1＋1",
+        "\U0001f600\U00010000",
+        "İıſﬃ",
+    ),
 )
 OVER_LONG = [Value("over-long", "100,000 digits", 100_000 * b"9")]
 SHAPES = [
@@ -61,7 +80,11 @@ SHAPES = [
 ]
 ALL = [*SHAPES, *OVER_LONG, *WRONG_TYPES, *TRICKS, *SCRIPTS, *SQL]
 # For queries and addresses, and for the fields that each form has: some of each kind.
-SOME = [SHAPES[0], SHAPES[2], *OVER_LONG, *WRONG_TYPES[:3], *TRICKS[:2], TRICKS[8], SCRIPTS[0], *SCRIPTS[2:], SQL[2]]
+SOME = [SHAPES[0], *OVER_LONG, *WRONG_TYPES[1:3], *TRICKS[:3], SCRIPTS[0], *SCRIPTS[2:], SQL[1]]
+# For operators, who do no harm on purpose, and for addresses that are posted to: one of each kind.
+FEW = SOME if SENDS_ALL else [*OVER_LONG, WRONG_TYPES[1], TRICKS[1], SCRIPTS[0], SQL[1]]
+OF_OPERATORS = ALL if SENDS_ALL else [*SHAPES[:2], *FEW]
+PLANTED = SCRIPTS if SENDS_ALL else SCRIPTS[:2]
 FILES = [
     *(
         Value("file", name, content, as_file=True)

@@ -115,7 +115,7 @@ class Walker:
         self, role: str, start: Sequence[str], cookies: dict[str, str], snapshot: Snapshot, *, only_look: bool = False
     ) -> None:
         """Follow all links from these addresses; then send each form once with good values, and go on from there."""
-        snapshot.restore(self.conn)
+        snapshot.restore()
         waiting = deque(start)
         forms: deque[Case] = deque()
         while waiting:
@@ -247,7 +247,7 @@ class Walker:
         for htmx in (False, True):
             if case.form.is_htmx and not htmx:
                 continue
-            case.snapshot.restore(self.conn)
+            case.snapshot.restore()
             version = read_version(self.conn)
             answer = self.send(case, self.list_good_parts(case), htmx=htmx)
             self.problems += [f"{case}: {each}" for each in answer.errors]
@@ -263,7 +263,7 @@ class Walker:
                 yield from self._follow(case, answer)
 
     def _follow(self, case: Case, answer: Answer) -> Iterator[Case]:
-        snapshot = Snapshot(self.conn)
+        snapshot = case.snapshot.take_another(self.conn)
         if answer.location.startswith("/"):
             answer = self.asker.ask("GET", answer.location, answer.cookies)
             self.problems += [f"{case}, then {answer.address}: {each}" for each in answer.errors]

@@ -179,14 +179,25 @@ class Change:
 
 
 class Snapshot:
-    """A state of the database that can be put back."""
+    """A state of the database that can be put back.
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    Args:
+        restorer: a connection that does nothing but that.
+    """
+
+    def __init__(self, conn: sqlite3.Connection, restorer: sqlite3.Connection) -> None:
         self._copy = sqlite3.connect(":memory:", check_same_thread=False)
         conn.backup(self._copy)
+        self._restorer = restorer
 
-    def restore(self, conn: sqlite3.Connection) -> None:
-        self._copy.backup(conn)
+    def take_another(self, conn: sqlite3.Connection) -> "Snapshot":
+        """As the database is now."""
+        return Snapshot(conn, self._restorer)
+
+    def restore(self) -> None:
+        self._copy.backup(self._restorer)
+        # A backup counts it up: all connections would read the schema again, which takes as long as a request.
+        self._restorer.execute("PRAGMA schema_version = 1")
 
     @cached_property
     def rows(self) -> Rows:
