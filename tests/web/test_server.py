@@ -15,7 +15,7 @@ import pytest
 from flask.sessions import SecureCookieSessionInterface
 
 from portal.core import clock, db
-from portal.core.config import Config
+from portal.core.config import Config, load_config
 from portal.core.crypto import Keys
 from portal.services.accounts import accounts, refused_binds
 from portal.services.common import credit_amounts, ids
@@ -27,12 +27,20 @@ from portal.web.app import create_app
 from portal.web.core.headers import list_headers
 from tests.mailbox import Mailbox
 from tests.serving import run_component, start_server
-from tests.support import DEADLINE_S, Cast, RunningServer, wait_until
+from tests.support import DEADLINE_S, Cast, RunningServer, copy_data_folder, wait_until
 from tests.web.acting import get_field_value
 
 pytestmark = pytest.mark.slow
 
 RequestDownload = Callable[[int], urllib.request.Request]
+
+
+@pytest.fixture(scope="module")
+def web(template: tuple[Path, Cast], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The portal alone, one for all tests that change nothing in it."""
+    data = copy_data_folder(template[0], tmp_path_factory.mktemp("web") / "data")
+    with run_component(load_config(data=data, env={}), "web") as server:
+        yield server
 
 
 @pytest.fixture
@@ -49,16 +57,16 @@ def connect(server: RunningServer, opened: ExitStack, octets: bytes) -> socket.s
     return made
 
 
-def test_requests_that_never_end_keep_nobody_out(server: RunningServer, open_sockets: ExitStack) -> None:
+def test_requests_that_never_end_keep_nobody_out(web: RunningServer, open_sockets: ExitStack) -> None:
     for _ in range(900):
-        connect(server, open_sockets, b"GET /login HTTP/1.1\r\nHost: portal\r\n")
-    with urllib.request.urlopen(f"{server.url}/login", timeout=DEADLINE_S) as answer:
+        connect(web, open_sockets, b"GET /login HTTP/1.1\r\nHost: portal\r\n")
+    with urllib.request.urlopen(f"{web.url}/login", timeout=DEADLINE_S) as answer:
         assert answer.status == 200
 
 
-def test_a_body_that_is_too_large_is_not_taken(server: RunningServer, open_sockets: ExitStack) -> None:
+def test_a_body_that_is_too_large_is_not_taken(web: RunningServer, open_sockets: ExitStack) -> None:
     head = b"POST /login HTTP/1.1\r\nHost: portal\r\nContent-Length: 900000000\r\n\r\n"
-    assert connect(server, open_sockets, head).recv(1000).startswith(b"HTTP/1.1 413")
+    assert connect(web, open_sockets, head).recv(1000).startswith(b"HTTP/1.1 413")
 
 
 def read_status(client: socket.socket) -> int:
@@ -74,9 +82,9 @@ def read_status(client: socket.socket) -> int:
     ],
 )
 def test_what_a_proxy_may_have_read_otherwise_is_refused(
-    server: RunningServer, open_sockets: ExitStack, headers: bytes
+    web: RunningServer, open_sockets: ExitStack, headers: bytes
 ) -> None:
-    assert read_status(connect(server, open_sockets, b"POST /login HTTP/1.1\r\n" + headers)) == 400
+    assert read_status(connect(web, open_sockets, b"POST /login HTTP/1.1\r\n" + headers)) == 400
 
 
 @pytest.mark.parametrize("public_url", ["http://portal.example", "https://portal.example"])
@@ -99,8 +107,8 @@ def test_what_is_refused_before_it_comes_to_a_page_has_a_page_s_headers(
             assert ("Strict-Transport-Security" in found) == public_url.startswith("https:")
 
 
-def test_a_form_in_chunks_is_read(server: RunningServer, open_sockets: ExitStack) -> None:
-    connection = open_sockets.enter_context(closing(http.client.HTTPConnection(urlsplit(server.url).netloc)))
+def test_a_form_in_chunks_is_read(web: RunningServer, open_sockets: ExitStack) -> None:
+    connection = open_sockets.enter_context(closing(http.client.HTTPConnection(urlsplit(web.url).netloc)))
     connection.request("GET", "/login")
     page = connection.getresponse()
     token = get_field_value(page.read().decode(), "csrf_token")
@@ -114,19 +122,19 @@ def test_a_form_in_chunks_is_read(server: RunningServer, open_sockets: ExitStack
     assert connection.getresponse().status == 401
 
 
-def test_an_address_in_the_absolute_form_is_read(server: RunningServer, open_sockets: ExitStack) -> None:
+def test_an_address_in_the_absolute_form_is_read(web: RunningServer, open_sockets: ExitStack) -> None:
     request = b"GET http://portal/login?next=/ HTTP/1.1\r\nHost: portal\r\n\r\n"
-    assert read_status(connect(server, open_sockets, request)) == 200
+    assert read_status(connect(web, open_sockets, request)) == 200
 
 
-def test_an_address_has_four_large_bodies_on_their_way(server: RunningServer, open_sockets: ExitStack) -> None:
+def test_an_address_has_four_large_bodies_on_their_way(web: RunningServer, open_sockets: ExitStack) -> None:
     head = b"POST /login HTTP/1.1\r\nHost: portal\r\nContent-Length: 100000\r\n\r\n"
-    underway = [connect(server, open_sockets, head) for _ in range(4)]
-    wait_until(lambda: read_status(connect(server, open_sockets, head + bytes(100_000))) == 503)
+    underway = [connect(web, open_sockets, head) for _ in range(4)]
+    wait_until(lambda: read_status(connect(web, open_sockets, head + bytes(100_000))) == 503)
     for each in underway:
         each.sendall(bytes(100_000))
         assert read_status(each) != 503
-    assert read_status(connect(server, open_sockets, head + bytes(100_000))) != 503
+    assert read_status(connect(web, open_sockets, head + bytes(100_000))) != 503
 
 
 def test_addresses_of_one_ipv6_network_have_four_large_bodies_together(
