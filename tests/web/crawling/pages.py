@@ -231,7 +231,7 @@ def _is_json(text: str) -> bool:
 
 # Scripts and styles with what is in them, comments, and tags. To read whole pages would take most of the test's time.
 _MARKUP = re.compile(
-    r"""<(script|style)\b.*?</\1|<!--.*?-->|<[a-z!/?](?:"[^"]*"|'[^']*'|[^>"'])*>""", re.DOTALL | re.IGNORECASE
+    r"""<(script|style)\b.*?</\1[^>]*>|<!--.*?-->|<[a-z!/?](?:"[^"]*"|'[^']*'|[^>"'])*>""", re.DOTALL | re.IGNORECASE
 )
 
 
