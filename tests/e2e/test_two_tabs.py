@@ -15,6 +15,12 @@ LOGGED_OUT = "You are no longer logged in, so nothing has been changed."
 OpenTab = Callable[..., BrowserTab]
 
 
+@pytest.fixture
+def server(serve_alone: Callable[..., RunningServer]) -> RunningServer:
+    """The portal alone: these tests need nothing of SMPP."""
+    return serve_alone("web")
+
+
 def open_beside(tab: BrowserTab) -> BrowserTab:
     """Another tab of the same browser."""
     return BrowserTab(tab.page.context.new_page(), tab.server)
