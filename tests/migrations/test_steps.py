@@ -55,6 +55,7 @@ EXECUTED = {
     "m0035_packs_for_sale": "339593370f0fb612088a5fecc2313c438886eb0631dbab3aa9b1972f20d137cb",
     "m0036_refused_logins": "8087df14658619d118e149285924bdabbce2f1ced8eff0813f7f4bfc1b02fe60",
     "m0037_login_networks": "31a3dd58a925da9188e8278cb7ff869a38398b96d80f9d5cd16616646d4bf702",
+    "m0040_steered_queue": "1159796e8c1644acd2893dd9e27db39021901d0cc3cb8410b0eb75895c0be999",
 }
 CHANGED = """
 {name} executes other statements than those that databases have taken, which would not get the change.

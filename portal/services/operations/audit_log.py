@@ -80,6 +80,8 @@ ACTION_LABELS = {
     "prices.create_list": N_("Price list made"),
     "prices.rename_list": N_("Price list renamed"),
     "prices.delete_list": N_("Price list deleted"),
+    "queue.hold_account": N_("Messages of an account held"),
+    "queue.release_account": N_("Messages of an account released"),
     "route.add": N_("Route added"),
     "route.move": N_("Route moved"),
     "route.remove": N_("Route removed"),

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from portal.services.common.message_states import ENROUTE
-from portal.services.upstreams import paths, queue
+from portal.services.upstreams import holds, paths, queue
 from portal.services.upstreams.paths import SIMULATED_BIND, ChoosePath, UpstreamPath, choose_default_path
 
 # Of an account's share of a claim some may have to wait behind a held message. What is left of the room is then shared
@@ -19,6 +19,8 @@ _MAX_ROUNDS = 8
 _MAX_COUNTED = 1_000
 # So many destinations of an account that messages are held to are told.
 _MAX_HELD = 200
+# So long after each look what is to be tried again of an account on hold is looked at again.
+_HOLD_RETRY_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +116,11 @@ def _find_waiting_accounts(
     conn: sqlite3.Connection, path_ids: Iterable[int], after_account_id: int, limit: int
 ) -> dict[int, list[int]]:
     """The accounts behind one in the order of their ids that have something queued on these paths, each with those on
-    which it has.
+    which it has; but for those on hold.
     """
     found: dict[int, list[int]] = {}
     for path_id in path_ids:
-        for account_id in queue.list_queued_accounts(conn, path_id, after_account_id, limit):
+        for account_id in queue.list_claimable_accounts(conn, path_id, after_account_id, limit):
             found.setdefault(account_id, []).append(path_id)
     # What a path has behind its first `limit` accounts is behind all of these, too.
     return dict(sorted(found.items())[:limit])
@@ -135,7 +137,7 @@ def _take_first_rows(cursors: Sequence[sqlite3.Cursor], count: int, key: Callabl
 def _claim_retries(
     conn: sqlite3.Connection, upstream_id: int, path_ids: Collection[int], count: int, now: int, claimed: ClaimedIds
 ) -> bool:
-    """Claim what is to be tried again now; returns whether there is no more of it.
+    """Claim what is to be tried again now; returns whether there is no more of it. That of accounts on hold is put off.
 
     A text of which another upstream, which there still is, has taken parts is put on the path of that one alone.
     """
@@ -149,6 +151,13 @@ def _claim_retries(
     ]
     rows = [tuple(row)[1:] for row in _take_first_rows(cursors, count, tuple)]
     is_last = len(rows) < count
+    held_account_ids = holds.list_held_account_ids(conn)
+    if held_account_ids:
+        conn.executemany(
+            "UPDATE held_messages SET not_before = ? WHERE account_id = ? AND destination = ? AND message_id = ?",
+            [(now + _HOLD_RETRY_MS, *row) for row in rows if row[0] in held_account_ids],
+        )
+        rows = [row for row in rows if row[0] not in held_account_ids]
     if paths.has_cut_messages(conn):
         own_path: UpstreamPath = (upstream_id,)
         begun = [(paths.choose_begun_path(conn, row[2], own_path), row) for row in rows]

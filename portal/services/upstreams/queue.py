@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from portal.core.clock import now_ms
 from portal.core.db import BulkInsert
 from portal.services.common.message_states import ENROUTE
-from portal.services.upstreams import paths
+from portal.services.upstreams import holds, paths
 from portal.services.upstreams.paths import ChoosePath, UpstreamPath, choose_default_path
 
 HIGHEST_PRIORITY = 3
@@ -295,8 +295,11 @@ def find_held_messages(conn: sqlite3.Connection, message_ids: Collection[int], c
 
 def count_queued_messages(conn: sqlite3.Connection, path_id: int, most: int) -> int:
     """How many messages of a path could be claimed at once; no more than `most` are counted."""
-    query = "SELECT count(*) FROM (SELECT 1 FROM queued_messages WHERE path = ? LIMIT ?)"
-    return int(conn.execute(query, (path_id, most)).fetchone()[0])
+    query = (
+        f"{_QUEUED_ACCOUNTS_SQL} SELECT count(*) FROM (SELECT 1 FROM waiting CROSS JOIN queued_messages AS q"
+        f" ON q.path = ?1 AND q.account_id = waiting.id WHERE {_IS_CLAIMABLE_SQL} LIMIT ?3)"
+    )
+    return int(conn.execute(query, (path_id, 0, most)).fetchone()[0])
 
 
 def remove_waiting_messages(conn: sqlite3.Connection, message_ids: Sequence[int]) -> None:
@@ -327,23 +330,27 @@ def list_waiting_accounts(conn: sqlite3.Connection) -> set[tuple[UpstreamPath, i
     return found | {(known[path_id], account_id) for path_id, account_id in held}
 
 
-def list_queued_accounts(
-    conn: sqlite3.Connection, path_id: int, after_account_id: int = 0, limit: int = -1
-) -> list[int]:
-    """The accounts behind one, in the order of their ids, that have something queued on a path: one look-up in the
-    index for each.
+# The accounts behind one (?2) that have something queued on a path (?1), in the order of their ids: one look-up in the
+# index for each.
+_QUEUED_ACCOUNTS_SQL = (
+    "WITH RECURSIVE waiting (id) AS"
+    " (SELECT min(account_id) FROM queued_messages WHERE path = ?1 AND account_id > ?2"
+    " UNION ALL SELECT (SELECT min(account_id) FROM queued_messages WHERE path = ?1 AND account_id > waiting.id)"
+    " FROM waiting WHERE waiting.id IS NOT NULL)"
+)
+_IS_CLAIMABLE_SQL = f"waiting.id IS NOT NULL AND waiting.id NOT {holds.IS_ON_HOLD_SQL}"
 
-    Args:
-        limit: how many at most; -1: all.
-    """
-    rows = conn.execute(
-        "WITH RECURSIVE waiting (id) AS"
-        " (SELECT min(account_id) FROM queued_messages WHERE path = ?1 AND account_id > ?2"
-        " UNION ALL SELECT (SELECT min(account_id) FROM queued_messages WHERE path = ?1 AND account_id > waiting.id)"
-        " FROM waiting WHERE waiting.id IS NOT NULL) SELECT id FROM waiting WHERE id IS NOT NULL LIMIT ?3",
-        (path_id, after_account_id, limit),
-    )
+
+def list_queued_accounts(conn: sqlite3.Connection, path_id: int) -> list[int]:
+    """The accounts that have something queued on a path, in the order of their ids."""
+    rows = conn.execute(f"{_QUEUED_ACCOUNTS_SQL} SELECT id FROM waiting WHERE id IS NOT NULL", (path_id, 0))
     return [row[0] for row in rows]
+
+
+def list_claimable_accounts(conn: sqlite3.Connection, path_id: int, after_account_id: int, limit: int) -> list[int]:
+    """Those of them behind one that are not on hold, `limit` at most."""
+    query = f"{_QUEUED_ACCOUNTS_SQL} SELECT id FROM waiting WHERE {_IS_CLAIMABLE_SQL} LIMIT ?3"
+    return [row[0] for row in conn.execute(query, (path_id, after_account_id, limit))]
 
 
 def get_next_retry_time(conn: sqlite3.Connection, waiting_paths: Collection[UpstreamPath] | None = None) -> int | None:
@@ -366,19 +373,24 @@ def count_waiting_messages_by_path(conn: sqlite3.Connection) -> dict[UpstreamPat
     counts = {
         path_id: conn.execute(
             "SELECT (SELECT count(*) FROM queued_messages WHERE path = ?1)"
-            " + (SELECT count(*) FROM held_messages WHERE path = ?1 AND not_before IS NOT NULL)",
+            " + (SELECT count(*) FROM held_messages INDEXED BY held_messages_path WHERE path = ?1)",
             (path_id,),
         ).fetchone()[0]
         for path_id in known
     }
-    # One that an upstream has was tried, and has no time for another try.
-    others = conn.execute(
-        "SELECT path, count(*) FROM held_messages WHERE not_before IS NULL AND (attempts = 0 OR EXISTS"
-        " (SELECT 1 FROM messages WHERE id = message_id AND upstream IS NULL)) GROUP BY path"
-    )
-    for path_id, count in others:
-        counts[path_id] += count
+    for path_id, _, count in list_begun_counts(conn):
+        counts[path_id] -= count
     return {known[path_id]: count for path_id, count in counts.items() if count}
+
+
+def list_begun_counts(conn: sqlite3.Connection) -> list[tuple[int, int, int]]:
+    """How many of `held_messages` an upstream has at this moment, by path and account."""
+    rows = conn.execute(
+        "SELECT path, account_id, count(*) FROM held_messages INDEXED BY held_messages_begun WHERE attempts > 0"
+        " AND not_before IS NULL AND EXISTS (SELECT 1 FROM messages WHERE id = message_id AND upstream IS NOT NULL)"
+        " GROUP BY path, account_id"
+    )
+    return [tuple(row) for row in rows]
 
 
 def list_waiting_paths(conn: sqlite3.Connection) -> list[UpstreamPath]:

@@ -108,6 +108,11 @@ class OutboundListener(Protocol):
         `has_ever_had`: whether there is or was any, from when on nothing goes to the built-in simulator.
         """
 
+    def handle_holds_changed(self, account_ids: frozenset[int]) -> None:
+        """Nothing of these accounts is given to an upstream from now on, and of no others is it held. Comes at the
+        start, if there are any, and whenever they have changed.
+        """
+
     def handle_routes_changed(self, routes: RouteTable, *, moves_waiting: bool) -> None:
         """Messages take these routes from now on. Comes at the start, and whenever one of them, the default upstream or
         an account that they are for has changed.

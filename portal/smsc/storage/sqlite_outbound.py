@@ -22,7 +22,7 @@ from portal.services.messages.sending import AcceptedMessage, ClaimedMessages, U
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing import routes
 from portal.services.routing.routes import DecisiveRows, RouteTable
-from portal.services.upstreams import binds, counters, health, paths, queue, upstreams
+from portal.services.upstreams import binds, counters, health, holds, paths, queue, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.health import UpstreamHealth
@@ -85,6 +85,7 @@ class OutboundStorage:
     _kept_tlv_tags: frozenset[int] = frozenset()
     _upstream_versions: dict[int, int] = field(default_factory=dict)
     _has_ever_had_upstream: bool = False
+    _held_account_ids: frozenset[int] = frozenset()
     _route_rows: DecisiveRows = field(default_factory=lambda: DecisiveRows([], {}, None))
     _routes: RouteTable = field(default_factory=lambda: RouteTable([], {}, None))
     _is_due_job_queued: bool = False
@@ -100,14 +101,22 @@ class OutboundStorage:
     # --- upstreams and routes, as they are in memory
 
     def load_config(self) -> frozenset[int]:
-        """Tell the listener of upstreams and routes where the database has others. Raises sqlite3.Error.
+        """Tell the listener of upstreams, routes and accounts on hold where the database has others. Raises
+        sqlite3.Error.
 
         Returns:
             The tags of optional parameters that upstreams pass on.
         """
+        self._load_holds()
         self._load_upstreams()
         self._load_routes()
         return self._kept_tlv_tags
+
+    def _load_holds(self) -> None:
+        account_ids = holds.list_held_account_ids(self._read_connection)
+        if account_ids != self._held_account_ids:
+            self._held_account_ids = account_ids
+            self.listener.handle_holds_changed(account_ids)
 
     def _load_upstreams(self) -> None:
         found = upstreams.list_upstreams(self._read_connection)

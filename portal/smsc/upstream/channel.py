@@ -98,6 +98,10 @@ class ChannelOwner(Protocol):
 
     put_backs: Counter[Flow]
 
+    @property
+    def held_account_ids(self) -> frozenset[int]:
+        """The accounts on hold: nothing of theirs is sent."""
+
     def begin_put_back(self, flow: Flow) -> None:
         """A message is being stored to wait again. `put_back_followers` comes before anything else is sent."""
 
@@ -230,6 +234,21 @@ class UpstreamChannel:
         if message_ids and self.connection is not None:
             self._take_back(self.connection, message_ids)
 
+    def take_back_held_messages(self) -> None:
+        """What it has not begun with of accounts on hold waits again."""
+        held_ids = self._owner.held_account_ids
+        # What a simulator has is as good as sent.
+        if self.connection is not None and not self.is_simulated:
+            self._take_back(self.connection, [each for each, flow in self._flows.items() if flow[0] in held_ids])
+        self._put_back_held_messages()
+
+    def _put_back_held_messages(self) -> None:
+        held_ids = self._owner.held_account_ids
+        held = [each for each in self._ready if each.account_id in held_ids]
+        if held:
+            self._ready = deque(each for each in self._ready if each.account_id not in held_ids)
+            self.put_back_messages(held)
+
     def put_back_messages(self, messages: Iterable[SubmittedMessage]) -> None:
         """These were claimed for it, and wait again."""
         for message in messages:
@@ -262,6 +281,9 @@ class UpstreamChannel:
         if self._owner.put_backs:
             # Some were claimed, or stored as this upstream's, before an earlier one of them was refused.
             self.put_back_followers()
+        if self._owner.held_account_ids:
+            # They were claimed, or stored as this upstream's, in the moment in which their account was held.
+            self._put_back_held_messages()
         self.send_ready_messages()
 
     def send_ready_messages(self) -> None:

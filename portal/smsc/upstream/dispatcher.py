@@ -354,6 +354,18 @@ class Dispatcher:
         self._set_retry_timer(result.next_retry_at)
         self._claim()
 
+    @property
+    def held_account_ids(self) -> frozenset[int]:
+        return self._takers.held_account_ids
+
+    def handle_holds_changed(self, account_ids: frozenset[int]) -> None:
+        if self._is_closing:
+            return
+        self._takers.change_holds(account_ids)
+        for channel in self._channels.values():
+            channel.take_back_held_messages()
+        self._claim()
+
     # --- upstreams
 
     def handle_recovered(self, waiting: Collection[tuple[UpstreamPath, int]]) -> None:

@@ -135,8 +135,9 @@ class PathTakers:
         claim: is called where more may be claimed than before.
 
     default: the path of the default upstream. is_choosing: whether `choose_path` can find another one than that.
-    put_backs: how many messages of each account and destination are being stored to wait again. routes: those that
-    messages take. is_recovered: whether it is known what waits; before that nothing goes out.
+    put_backs: how many messages of each account and destination are being stored to wait again. held_account_ids: the
+    accounts on hold. routes: those that messages take. is_recovered: whether it is known what waits; before that
+    nothing goes out.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class PathTakers:
         self._channels = channels
         self._claim = claim
         self.put_backs: Counter[Flow] = Counter()
+        self.held_account_ids: frozenset[int] = frozenset()
         self._put_back_accounts: Counter[int] = Counter()
         self.default = OutboundPath(DEFAULT_PATH, self._put_back_accounts)
         # All that messages have taken since the start: of each it has to be known who took it last.
@@ -199,6 +201,18 @@ class PathTakers:
         """It is stored, and `expect_waiting` follows."""
         decrement(self.put_backs, flow)
         decrement(self._put_back_accounts, flow[0])
+
+    def change_holds(self, account_ids: frozenset[int]) -> None:
+        """All of these accounts waits, and of no others for that."""
+        before, self.held_account_ids = self.held_account_ids, account_ids
+        # As if something of them were being stored to wait again all the time: so nothing is sent at once.
+        for each in account_ids - before:
+            self._put_back_accounts[each] += 1
+        for each in before - account_ids:
+            decrement(self._put_back_accounts, each)
+        for path in self._paths.values():
+            path.add_waiting(before ^ account_ids)
+            path.expect_waiting()
 
     def finish_enqueue(self, message: SubmittedMessage) -> None:
         """A message is stored to wait, or is not."""
