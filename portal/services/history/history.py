@@ -358,7 +358,7 @@ SELECT messages.id, source_ton, source_npi, registered_delivery, reference, subu
        CASE WHEN upstream IS NULL THEN messages.id <= {_LAST_SIMULATED_SQL} AND NOT {queue.IS_WAITING_SQL}
             ELSE kind = '{SIMULATOR}' END,
        (SELECT printf('%08X', hex_id) FROM hex_ids WHERE message_id = messages.id),
-       attempts - (attempts = 1 AND error = ''), not_before, error
+       attempts - ({queue.IS_FIRST_TRY_SQL}), not_before, error
 FROM messages LEFT JOIN upstreams ON upstreams.id = upstream
 LEFT JOIN held_messages AS held ON held.account_id = messages.account_id AND held.destination = messages.destination
                                    AND held.message_id = messages.id
@@ -376,13 +376,13 @@ def read_message_details(conn: sqlite3.Connection, text: SentText) -> dict[int, 
 
 def read_queue_mark(conn: sqlite3.Connection, account_id: int) -> Hashable:
     """What changes when a message of an account leaves the queue, is held, or is tried again: the first of each path,
-    and of what is held the count, the last one and the times of the next tries. Cheap to read while little is held:
-    ten thousand take 2 ms.
+    and of what is held the count, the last one and the times of the next tries, of ten thousand at most: 2 ms.
     """
     row = conn.execute(
         "SELECT (SELECT json_group_array((SELECT message_id FROM queued_messages WHERE path = queue_paths.id"
         "  AND account_id = ?1 ORDER BY priority_rank, message_id LIMIT 1)) FROM queue_paths),"
-        " count(*), max(message_id), total(not_before) FROM held_messages WHERE account_id = ?1",
+        " count(*), max(message_id), total(not_before)"
+        " FROM (SELECT message_id, not_before FROM held_messages WHERE account_id = ?1 LIMIT 10000)",
         (account_id,),
     ).fetchone()
     return tuple(row)

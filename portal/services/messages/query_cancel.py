@@ -36,10 +36,13 @@ class MessageStatus:
 
 @dataclass(slots=True)
 class CancelResult:
-    """For each message whether it was cancelled, and the receipts that were queued."""
+    """For each message whether it was cancelled, the receipts that were queued, and what was given back (thousandths of
+    a credit).
+    """
 
     was_cancelled: list[bool] = field(default_factory=list)
     receipts: list[DeliveryReceipt] = field(default_factory=list)
+    refunded: int = 0
 
 
 _SELECT_STATUS = (
@@ -106,4 +109,5 @@ def cancel_messages(conn: sqlite3.Connection, candidates: Sequence[MessageStatus
         cancelled.receipts = finish_messages(conn, [MessageOutcome(each, DELETED, PTT_DELETED, now) for each in ended])
         queue.remove_waiting_messages(conn, [*ended])
         refund_messages(conn, ended.values())
+        cancelled.refunded = sum(price for *_, price in ended.values())
     return cancelled

@@ -55,6 +55,31 @@ def format_path(path: UpstreamPath) -> str:
     return ",".join(map(str, path))
 
 
+def hold_path(path: UpstreamPath) -> UpstreamPath:
+    """The path of what operators hold of another one: nobody takes it, for no upstream has such ids."""
+    return tuple(-each for each in path) or (0,)
+
+
+def pin_path(upstream_id: int) -> UpstreamPath:
+    """The path of what operators have given to one upstream alone. It isn't that of a route to this one."""
+    return (upstream_id, 0)
+
+
+def is_held_path(path: UpstreamPath) -> bool:
+    """Whether operators hold what waits there."""
+    return bool(path) and path[0] <= 0
+
+
+def is_steered_path(path: UpstreamPath) -> bool:
+    """Whether operators have put there what waits: routes have nothing to say about it."""
+    return bool(path) and (path[0] <= 0 or path[-1] == 0)
+
+
+def get_former_path(path: UpstreamPath) -> UpstreamPath:
+    """The path from which operators hold what waits on one; one that they don't hold is itself."""
+    return tuple(abs(each) for each in path if each or len(path) > 1) if is_held_path(path) else path
+
+
 def list_paths(conn: sqlite3.Connection) -> dict[int, UpstreamPath]:
     """All paths on which anything may wait, by their ids."""
     rows = conn.execute("SELECT id, upstream_ids FROM queue_paths ORDER BY id")
@@ -82,7 +107,7 @@ def get_path_ids(conn: sqlite3.Connection, paths: Collection[UpstreamPath]) -> d
             (path_ids[path],) = conn.execute(
                 "INSERT INTO queue_paths (id, upstream_ids, first_upstream)"
                 " SELECT max(id) + 1, ?, ? FROM queue_paths RETURNING id",
-                (format_path(path), path[0]),
+                (format_path(path), next(iter(get_former_path(path)), None)),
             ).fetchone()
     return path_ids
 
@@ -120,9 +145,11 @@ def free_begun_messages(conn: sqlite3.Connection, upstream_id: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ReroutingPosition:
-    """How far it has come: the last row of `held_messages`, and, once all of these are done, of `queued_messages`."""
+    """How far it has come: the path, account and message of the last row of `held_messages`, and, once all of these are
+    done, the key of the last one of `queued_messages`.
+    """
 
-    held: tuple[Any, ...] | None = (0, "", 0)
+    held: tuple[int, int, int] | None = (-1, 0, 0)
     queued: tuple[Any, ...] = (-1, 0, 0, 0)
 
 
@@ -158,20 +185,23 @@ def reroute_messages(
     conn.execute(
         "DELETE FROM queue_paths WHERE id <> ? AND NOT EXISTS"
         " (SELECT 1 FROM queued_messages WHERE path = queue_paths.id)"
-        " AND id NOT IN (SELECT path FROM held_messages)",
+        " AND NOT EXISTS (SELECT 1 FROM held_messages WHERE path = queue_paths.id)",
         (DEFAULT_PATH_ID,),
     )
     return None
 
 
 def _reroute_held_messages(
-    conn: sqlite3.Connection, after: tuple[Any, ...], limit: int, choose_path: ChoosePath
-) -> tuple[Any, ...] | None:
+    conn: sqlite3.Connection, after: tuple[int, int, int], limit: int, choose_path: ChoosePath
+) -> tuple[int, int, int] | None:
+    path_id = after[0]
+    # What operators have put somewhere stays there, and may be a million.
+    others = [each for each, path in list_paths(conn).items() if each > path_id and not is_steered_path(path)]
     rows = conn.execute(
         "SELECT h.account_id, h.destination, country, source, h.path, h.account_id, h.destination, h.message_id"
-        " FROM held_messages AS h"
-        " JOIN messages ON id = message_id WHERE (h.account_id, h.destination, h.message_id) > (?, ?, ?)"
-        " ORDER BY h.account_id, h.destination, h.message_id LIMIT ?",
+        " FROM held_messages AS h INDEXED BY held_messages_path"
+        " JOIN messages ON id = message_id WHERE h.path = ? AND (h.account_id, h.message_id) > (?, ?)"
+        " ORDER BY h.account_id, h.message_id LIMIT ?",
         (*after, limit),
     ).fetchall()
     moved = _list_moved(conn, rows, choose_path, may_have_begun=True)
@@ -182,7 +212,9 @@ def _reroute_held_messages(
         " AND message_id = ?",
         [(path_id, now, *key[1:]) for key, path_id in moved],
     )
-    return None if len(rows) < limit else tuple(rows[-1][5:])
+    if len(rows) == limit:
+        return path_id, rows[-1]["account_id"], rows[-1]["message_id"]
+    return (others[0], 0, 0) if others else None
 
 
 def _list_moved(

@@ -8,10 +8,11 @@ claimed. Everything here is called inside `write_transaction()`.
 
 import json
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from portal.core.clock import now_ms
 from portal.core.db import BulkInsert
+from portal.core.i18n import N_
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import holds, paths
 from portal.services.upstreams.paths import ChoosePath, UpstreamPath, choose_default_path
@@ -23,6 +24,8 @@ SIMULATOR = "simulator"
 MAX_UNANSWERED = 4
 """A message to which an upstream has not answered so often is not sent to it again: each time may have been a copy."""
 _FIRST_RETRY_MS, _LONGEST_RETRY_MS = 5_000, 600_000
+HELD_BY_OPERATOR, MOVED_BY_OPERATOR = N_("held by an operator"), N_("moved by an operator")
+"""What stands as the error of one that no upstream has refused, and that operators have put where it waits."""
 
 
 def _build_rank_sql(table: str) -> str:
@@ -60,7 +63,9 @@ FIRST_UPSTREAM_SQL = f"""coalesce(
     (SELECT first_upstream FROM held_messages AS h JOIN queue_paths ON queue_paths.id = h.path WHERE {_IS_HELD_SQL}))"""
 """The upstream that comes first on the path of a row of `messages` that waits; NULL: the default one does."""
 # Of a row of `held_messages`: it has only held up what comes behind it (`paths.hold_followers`) until now.
-_IS_FIRST_TRY_SQL = "attempts = 1 AND error = ''"
+_IS_UNTRIED_SQL = "attempts = 1 AND error = ''"
+IS_FIRST_TRY_SQL = f"attempts = 1 AND error IN ('', '{HELD_BY_OPERATOR}', '{MOVED_BY_OPERATOR}')"
+"""Whether that, or what operators have done to it, is all that a row of `held_messages` says."""
 
 
 def enqueue_messages(conn: sqlite3.Connection, rows: Sequence[tuple[UpstreamPath, int, int, int]]) -> None:
@@ -98,7 +103,7 @@ def put_back_messages(
     is_claimed = f"messages.id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE} AND upstream IS NOT NULL"
     # One that has only held up what comes behind it has not been tried: an earlier one may be put back after it.
     unbegun_ids = find_held_messages(
-        conn, message_ids, f"+state = {ENROUTE} AND upstream IS NOT NULL AND {_IS_FIRST_TRY_SQL} AND unanswered = 0"
+        conn, message_ids, f"+state = {ENROUTE} AND upstream IS NOT NULL AND {_IS_UNTRIED_SQL} AND unanswered = 0"
     )
     release_held_messages(conn, unbegun_ids)
     tried = conn.execute(
@@ -196,18 +201,23 @@ def hold_message(
         False where it had no answer MAX_UNANSWERED times, and is not to be tried again.
     """
     row = conn.execute(
-        f"SELECT account_id, destination, country, source FROM messages WHERE id = ? AND +state = {ENROUTE}",
+        "SELECT account_id, destination, country, source, (SELECT upstream_ids FROM held_messages AS h"
+        f"  JOIN queue_paths ON queue_paths.id = h.path WHERE {_IS_HELD_SQL})"
+        f" FROM messages WHERE id = ? AND +state = {ENROUTE}",
         (message_id,),
     ).fetchone()
     if row is None:
         return True
-    path = paths.choose_begun_path(conn, message_id, choose_path(*row))
+    path = paths.parse_path(row[4] or "")
+    if not paths.is_steered_path(path):
+        path = choose_path(*row[:4])
+    path = paths.choose_begun_path(conn, message_id, path)
     flow = tuple(row)[:2]
     # Without an error it has only held up what comes behind it (`hold_followers`), and this was its first try.
     attempts, unanswered_count = conn.execute(
         "INSERT INTO held_messages (path, account_id, destination, message_id, attempts, unanswered, error)"
         " VALUES (?, ?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET path = excluded.path,"
-        f" attempts = attempts + CASE WHEN {_IS_FIRST_TRY_SQL} THEN 0 ELSE 1 END,"
+        f" attempts = attempts + CASE WHEN {IS_FIRST_TRY_SQL} THEN 0 ELSE 1 END,"
         " unanswered = unanswered + excluded.unanswered, error = excluded.error RETURNING attempts, unanswered",
         (paths.get_path_ids(conn, [path])[path], *flow, message_id, int(is_unanswered), error),
     ).fetchone()
@@ -256,6 +266,17 @@ def release_held_messages(conn: sqlite3.Connection, message_ids: Collection[int]
     for flow in flows:
         _release_flow(conn, flow)
     return [each for each in {account_id for account_id, _ in flows} if not has_waiting_messages(conn, each)]
+
+
+def release_followers(conn: sqlite3.Connection, account_id: int, destinations: Collection[str]) -> None:
+    """What has waited for messages of an account to these destinations, which hold it up no longer, goes on."""
+    rows = conn.execute(
+        "SELECT DISTINCT destination FROM held_messages WHERE account_id = ?"
+        " AND destination IN (SELECT value FROM json_each(?))",
+        (account_id, json.dumps([*destinations])),
+    ).fetchall()
+    for (destination,) in rows:
+        _release_flow(conn, (account_id, destination))
 
 
 def _release_flow(conn: sqlite3.Connection, flow: tuple[int, str]) -> None:
@@ -322,29 +343,64 @@ def has_queue(conn: sqlite3.Connection) -> bool:
 
 def list_waiting_accounts(conn: sqlite3.Connection) -> set[tuple[UpstreamPath, int]]:
     """All paths with the accounts that have anything that waits there, or holds up others: one look-up in the index for
-    each of what is queued.
+    each.
     """
-    known = paths.list_paths(conn)
-    found = {(path, each) for path_id, path in known.items() for each in list_queued_accounts(conn, path_id)}
-    held = conn.execute("SELECT DISTINCT path, account_id FROM held_messages")
-    return found | {(known[path_id], account_id) for path_id, account_id in held}
+    return {
+        (path, each)
+        for path_id, path in paths.list_paths(conn).items()
+        for is_held in (False, True)
+        for each in iterate_accounts(conn, path_id, is_held=is_held)
+    }
 
 
-# The accounts behind one (?2) that have something queued on a path (?1), in the order of their ids: one look-up in the
-# index for each.
-_QUEUED_ACCOUNTS_SQL = (
-    "WITH RECURSIVE waiting (id) AS"
-    " (SELECT min(account_id) FROM queued_messages WHERE path = ?1 AND account_id > ?2"
-    " UNION ALL SELECT (SELECT min(account_id) FROM queued_messages WHERE path = ?1 AND account_id > waiting.id)"
-    " FROM waiting WHERE waiting.id IS NOT NULL)"
-)
+def _build_accounts_sql(table: str) -> str:
+    """The accounts behind one (?2) that have something in a table on a path (?1), in the order of their ids: one
+    look-up in the index for each.
+    """
+    next_sql = f"SELECT min(account_id) FROM {table} WHERE path = ?1 AND account_id >"
+    return (
+        f"WITH RECURSIVE waiting (id) AS ({next_sql} ?2"
+        f" UNION ALL SELECT ({next_sql} waiting.id) FROM waiting WHERE waiting.id IS NOT NULL)"
+    )
+
+
+_QUEUED_ACCOUNTS_SQL = _build_accounts_sql("queued_messages")
+_HELD_ACCOUNTS_SQL = _build_accounts_sql("held_messages INDEXED BY held_messages_path")
 _IS_CLAIMABLE_SQL = f"waiting.id IS NOT NULL AND waiting.id NOT {holds.IS_ON_HOLD_SQL}"
 
 
-def list_queued_accounts(conn: sqlite3.Connection, path_id: int) -> list[int]:
-    """The accounts that have something queued on a path, in the order of their ids."""
-    rows = conn.execute(f"{_QUEUED_ACCOUNTS_SQL} SELECT id FROM waiting WHERE id IS NOT NULL", (path_id, 0))
-    return [row[0] for row in rows]
+def iterate_accounts(
+    conn: sqlite3.Connection, path_id: int, after_account_id: int = 0, *, is_held: bool
+) -> Iterator[int]:
+    """The accounts behind one that have something on a path in `queued_messages`, or where it `is_held` in
+    `held_messages`, in the order of their ids.
+    """
+    sql = _HELD_ACCOUNTS_SQL if is_held else _QUEUED_ACCOUNTS_SQL
+    rows = conn.execute(f"{sql} SELECT id FROM waiting WHERE id IS NOT NULL", (path_id, after_account_id))
+    return (row[0] for row in rows)
+
+
+def list_account_counts(conn: sqlite3.Connection, path_id: int) -> list[tuple[int, int, int]]:
+    """The accounts that have something on a path, each with how much that is and with the id of the oldest; an account
+    may be among them twice, as there are two tables.
+    """
+    oldest_sql = ", ".join(
+        f"coalesce((SELECT min(message_id) FROM queued_messages WHERE path = ?1 AND account_id = waiting.id"
+        f" AND priority_rank = {rank}), 1 << 62)"
+        for rank in range(HIGHEST_PRIORITY + 1)
+    )
+    count_sql = "(SELECT count(*) FROM {} WHERE path = ?1 AND account_id = waiting.id)"
+    held = "held_messages INDEXED BY held_messages_path"
+    queries = (
+        f"{_QUEUED_ACCOUNTS_SQL} SELECT id, {count_sql.format('queued_messages')}, min({oldest_sql})",
+        f"{_HELD_ACCOUNTS_SQL} SELECT id, {count_sql.format(held)},"
+        f" (SELECT min(message_id) FROM {held} WHERE path = ?1 AND account_id = waiting.id)",
+    )
+    return [
+        tuple(row)
+        for query in queries
+        for row in conn.execute(f"{query} FROM waiting WHERE id IS NOT NULL", (path_id, 0))
+    ]
 
 
 def list_claimable_accounts(conn: sqlite3.Connection, path_id: int, after_account_id: int, limit: int) -> list[int]:
@@ -359,7 +415,8 @@ def get_next_retry_time(conn: sqlite3.Connection, waiting_paths: Collection[Upst
     Args:
         waiting_paths: None: all.
     """
-    path_ids = paths.list_paths(conn) if waiting_paths is None else paths.find_path_ids(conn, waiting_paths).values()
+    known = {path: path_id for path_id, path in paths.list_paths(conn).items() if not paths.is_held_path(path)}
+    path_ids = (known if waiting_paths is None else paths.find_path_ids(conn, waiting_paths)).values()
     query = "SELECT min(not_before) FROM held_messages WHERE path = ? AND not_before IS NOT NULL"
     times = (conn.execute(query, (each,)).fetchone()[0] for each in path_ids)
     return min((each for each in times if each is not None), default=None)
@@ -394,9 +451,10 @@ def list_begun_counts(conn: sqlite3.Connection) -> list[tuple[int, int, int]]:
 
 
 def list_waiting_paths(conn: sqlite3.Connection) -> list[UpstreamPath]:
-    """The paths on which anything waits for an upstream to take it. Cheap."""
+    """The paths on which anything waits for an upstream to take it; not those that operators hold. Cheap."""
     rows = conn.execute(
         "SELECT upstream_ids FROM queue_paths WHERE EXISTS (SELECT 1 FROM queued_messages WHERE path = queue_paths.id)"
         " OR EXISTS (SELECT 1 FROM held_messages WHERE path = queue_paths.id AND not_before IS NOT NULL) ORDER BY id"
     )
-    return [paths.parse_path(row[0]) for row in rows]
+    listed = [paths.parse_path(row[0]) for row in rows]
+    return [each for each in listed if not paths.is_held_path(each)]

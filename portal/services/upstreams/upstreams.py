@@ -4,7 +4,7 @@ import json
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,13 @@ from portal.services.common.errors import NotFound, Refused, require_found
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import health, paths, queue
 from portal.services.upstreams.message_ids import UNANSWERED_SQL, build_key_sql
-from portal.services.upstreams.paths import SIMULATED_BIND, UpstreamPath, choose_taker
+from portal.services.upstreams.paths import (
+    SIMULATED_BIND,
+    UpstreamPath,
+    choose_taker,
+    get_former_path,
+    is_held_path,
+)
 from portal.services.upstreams.settings import (
     RULES,
     NoSettingOfSimulator,
@@ -154,7 +160,7 @@ def count_waiting_messages(
     conn: sqlite3.Connection, counts_by_path: Mapping[UpstreamPath, int] | None = None
 ) -> dict[int, int]:
     """How many messages wait for each upstream, by its id: those on the paths that it takes now. Those for which none
-    does are left out.
+    does are left out, and those that operators hold.
 
     Args:
         counts_by_path: what `queue.count_waiting_messages_by_path` returns, which takes most of the time; None: ask it.
@@ -163,6 +169,17 @@ def count_waiting_messages(
         counts_by_path = queue.count_waiting_messages_by_path(conn)
     if not counts_by_path:
         return {}
+    counts: Counter[int] = Counter()
+    for path, taker in find_takers(conn, counts_by_path).items():
+        if taker is not None and not is_held_path(path):
+            counts[taker] += counts_by_path[path]
+    return dict(counts)
+
+
+def find_takers(conn: sqlite3.Connection, waiting_paths: Collection[UpstreamPath]) -> dict[UpstreamPath, int | None]:
+    """Which upstream takes what waits on each of these paths at this moment, or would take it if operators didn't hold
+    it; where none takes it, it waits for the first. None: there is none.
+    """
     listed = list_upstreams(conn)
     default_path = tuple(each.id for each in listed if each.is_default)
     known = health.list_health(conn)
@@ -171,14 +188,11 @@ def count_waiting_messages(
         for each in listed
         if each.enabled and not each.draining
     }
-    counts: Counter[int] = Counter()
-    for path, count in counts_by_path.items():
-        order = path or default_path
-        # Where none takes it, it waits for the first.
-        taker = choose_taker(order, states) or next(iter(order), None)
-        if taker is not None:
-            counts[taker] += count
-    return dict(counts)
+    takers: dict[UpstreamPath, int | None] = {}
+    for path in waiting_paths:
+        order = get_former_path(path) or default_path
+        takers[path] = choose_taker(order, states) or next(iter(order), None)
+    return takers
 
 
 _COUNT_UNDER_WAY = {

@@ -5,13 +5,14 @@ memory.
 import asyncio
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from portal.core.clock import now_ms
 from portal.core.crypto import Keys
-from portal.services.messages import client_ids, inbound, intake, outcomes, query_cancel, sending
+from portal.services.messages import client_ids, inbound, intake, outcomes, query_cancel, queue_works, sending
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.inbound import InboundItem
 from portal.services.messages.intake import StoredMessages
@@ -27,7 +28,7 @@ from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.health import UpstreamHealth
 from portal.services.upstreams.mappings import InvalidEntry, parse_tags
-from portal.services.upstreams.paths import DEFAULT_PATH, ReroutingPosition, UpstreamPath
+from portal.services.upstreams.paths import ReroutingPosition, UpstreamPath
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.storage.interface import (
     CancelCallback,
@@ -49,6 +50,8 @@ from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJob
 log = logging.getLogger(__name__)
 
 _BATCH_SIZE = 1_000
+# So many times as long as a step of what operators do to what waits took, the next one waits.
+_QUEUE_WORK_PAUSE = 6
 
 _SubmitJobs = list[tuple[SubmittedMessage, SubmitCallback]]
 _ClaimJob = tuple[Claim, ClaimCallback]
@@ -89,6 +92,7 @@ class OutboundStorage:
     _route_rows: DecisiveRows = field(default_factory=lambda: DecisiveRows([], {}, None))
     _routes: RouteTable = field(default_factory=lambda: RouteTable([], {}, None))
     _is_due_job_queued: bool = False
+    _is_queue_work_queued: bool = False
     # Of those who have asked that what waits takes other paths: one pass does it for all.
     _rerouted_callbacks: list[WaitingCallback] = field(default_factory=list)
     _begins_rerouting_anew: bool = False
@@ -110,6 +114,7 @@ class OutboundStorage:
         self._load_holds()
         self._load_upstreams()
         self._load_routes()
+        self._load_queue_works()
         return self._kept_tlv_tags
 
     def _load_holds(self) -> None:
@@ -117,6 +122,15 @@ class OutboundStorage:
         if account_ids != self._held_account_ids:
             self._held_account_ids = account_ids
             self.listener.handle_holds_changed(account_ids)
+
+    def _load_queue_works(self) -> None:
+        if not self._is_queue_work_queued and queue_works.has_open_works(self._read_connection):
+            self._queue_work()
+
+    def _queue_work(self) -> None:
+        if not self.is_closing:
+            self._is_queue_work_queued = True
+            self._writer.queue_write(WriteJobKind.QUEUE_WORK, None)
 
     def _load_upstreams(self) -> None:
         found = upstreams.list_upstreams(self._read_connection)
@@ -154,8 +168,7 @@ class OutboundStorage:
 
     def choose_path(self, account_id: int, destination: str, country: str, source: str) -> UpstreamPath:
         """The `ChoosePath` of the routes that there are. The writer's thread calls it."""
-        decision = self._routes.choose(account_id, destination, country, source)
-        return DEFAULT_PATH if decision.route_id is None else decision.upstream_ids
+        return self._routes.choose_path(account_id, destination, country, source)
 
     # --- what the dispatcher asks
 
@@ -354,6 +367,7 @@ class OutboundStorage:
             WriteJobKind.OLD_PARTS: WriteJobHandler(
                 lambda conn, times: inbound.release_old_parts(conn, times[-1]), self._handle_parts_released
             ),
+            WriteJobKind.QUEUE_WORK: WriteJobHandler(self._run_queue_step, self._handle_queue_step),
             WriteJobKind.BIND_STATES: WriteJobHandler(_write_each(binds.record_bind_states)),
             WriteJobKind.UPSTREAM_HEALTH: WriteJobHandler(_write_each(health.record_health)),
             WriteJobKind.UPSTREAM_COUNTERS: WriteJobHandler(_write_each(counters.add_to_counters)),
@@ -444,6 +458,20 @@ class OutboundStorage:
         callbacks, self._rerouted_callbacks = self._rerouted_callbacks, []
         for resolve in callbacks:
             resolve(result)
+
+    def _run_queue_step(self, conn: sqlite3.Connection, _: list[None]) -> tuple[DueMessages, bool, float]:
+        started_at = time.monotonic()
+        due, has_more = queue_works.run_queue_step(conn, self._routes)
+        return due, has_more, time.monotonic() - started_at
+
+    def _handle_queue_step(self, _: list[None], result: tuple[DueMessages, bool, float]) -> None:
+        due, has_more, seconds = result
+        self._is_queue_work_queued = has_more
+        if has_more:
+            # Others have their turn: a million messages wait, and theirs are a part of them.
+            self._loop.call_later(seconds * _QUEUE_WORK_PAUSE, self._queue_work)
+        self._queue_receipts(due.receipts)
+        self.listener.handle_due_messages(due)
 
     def _handle_claimed(self, items: list[_ClaimJob], claimed: list[ClaimedMessages]) -> None:
         for (*_, resolve), each in zip(items, claimed, strict=True):

@@ -88,6 +88,7 @@ class WriteJobKind(IntEnum):
     UPSTREAM_COUNTERS = 27
     UNROUTABLE = 28
     OLD_PARTS = 29
+    QUEUE_WORK = 30
 
 
 @dataclass(slots=True, frozen=True)

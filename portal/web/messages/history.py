@@ -226,13 +226,14 @@ def _describe_waiting(queued: Sequence[MessageDetails]) -> CourseStep:
     held = [each for each in queued if each.attempts is not None]
     tried = max(held, key=lambda each: each.attempts or 0, default=None)
     words = []
-    if tried is not None and tried.attempts:
-        words.append(i18n.ngettext("Tried %(num)s time", "Tried %(num)s times", tried.attempts))
+    if tried is not None:
+        if tried.attempts:
+            words.append(i18n.ngettext("Tried %(num)s time", "Tried %(num)s times", tried.attempts))
         if access.get_current_user().is_operator:
             words.append(_(tried.error) if tried.error else "")
     if obstacles.list_obstacles(context.get_conn()):
         words.append(_("Messages aren’t sent on at this moment"))
-    elif tried is None:
+    elif tried is None or (tried.error and not tried.attempts):
         words.append(_("It waits for its turn"))
     elif not tried.attempts:
         words.append(_("It waits behind an earlier message to this number"))

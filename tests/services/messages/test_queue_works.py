@@ -1,0 +1,330 @@
+"""What operators do to messages that wait: which are meant, what becomes of each, and of what comes behind them."""
+
+import sqlite3
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from portal.core.clock import now_ms
+from portal.core.crypto import Keys
+from portal.core.db import Connection, write_transaction
+from portal.services.common import ids, message_states
+from portal.services.common.audit import SHELL, Actor
+from portal.services.messages import queue_works
+from portal.services.messages.outcomes import DueMessages
+from portal.services.messages.queue_works import CANCEL, HOLD, MOVE, RELEASE, QueueFilter, QueuePreview, QueueWork
+from portal.services.operations import self_check
+from portal.services.routing import routes
+from portal.services.upstreams import claims, paths, queue, steering, upstreams
+from portal.services.upstreams.claims import Claim
+from portal.services.upstreams.upstreams import Upstream
+from tests.services.upstreams.waiting import add_upstream, queue_messages, queue_of_each
+
+ANNA = Actor("anna@example.com")
+NOW = 1_800_000_000_000
+
+
+@pytest.fixture(autouse=True)
+def carriers(conn: Connection, keys: Keys) -> list[Upstream]:
+    """Two upstreams; the first one is the default."""
+    return [add_upstream(conn, keys, name) for name in ("first", "second")]
+
+
+def ask(
+    conn: Connection, action: str, target: Upstream | None = None, **fits: Any
+) -> tuple[queue_works.QueueSelection, QueuePreview]:
+    selection = queue_works.build_selection(conn, action, QueueFilter(**fits), target)
+    return selection, queue_works.preview_selection(conn, selection)
+
+
+def begin(conn: Connection, action: str, target: Upstream | None = None, **fits: Any) -> QueuePreview:
+    selection, preview = ask(conn, action, target, **fits)
+    queue_works.create_queue_work(conn, ANNA, action, selection, asked_count=preview.count, target=target)
+    return preview
+
+
+def run(conn: Connection) -> DueMessages:
+    """Do all that is open; returns what follows from it."""
+    all_due, has_more = DueMessages(), True
+    while has_more:
+        due, has_more = queue_works.run_queue_step(conn, routes.load_route_table(conn))
+        all_due.waiting |= due.waiting
+        all_due.receipts += due.receipts
+    return all_due
+
+
+def do(conn: Connection, action: str, target: Upstream | None = None, **fits: Any) -> QueueWork:
+    begin(conn, action, target, **fits)
+    run(conn)
+    return queue_works.list_queue_works(conn)[0]
+
+
+def claim(conn: Connection, upstream: Upstream, limit: int = 1_000, now: int | None = None) -> list[int]:
+    """What an upstream takes now of all paths that are its, as the server has it."""
+    takers = upstreams.find_takers(conn, paths.list_paths(conn).values())
+    own = [path for path, taker in takers.items() if taker == upstream.id and not paths.is_held_path(path)]
+    with write_transaction(conn):
+        found = claims.claim_message_ids(
+            conn, Claim(upstream.id, own, limit), now or now_ms(), routes.load_route_table(conn).choose_path
+        )
+    return found.message_ids
+
+
+def accept(conn: Connection, message_ids: list[int]) -> None:
+    """The upstream has accepted these."""
+    conn.executemany("UPDATE messages SET upstream_id = id WHERE id = ?", [(each,) for each in message_ids])
+    with write_transaction(conn):
+        queue.release_held_messages(conn, message_ids)
+
+
+def get_balance(conn: sqlite3.Connection, account_id: int) -> int:
+    return int(conn.execute("SELECT balance FROM accounts WHERE id = ?", (account_id,)).fetchone()[0])
+
+
+def test_all_that_waits_is_held_and_released_in_its_order(conn, cast, carriers):
+    first, _ = carriers
+    held = queue_of_each(conn, cast.smpp_acme_1.id, [f"39333{each:07d}" for each in range(1_200 // 2)])
+    others = queue_messages(conn, cast.smpp_globex_1.id, 20)
+    work = do(conn, HOLD)
+    assert (work.action, work.asked_count, work.done_count, work.left_count) == (HOLD, 620, 620, 0)
+    assert work.ended_at is not None
+    assert claim(conn, first) == []
+    assert self_check.list_problem_texts(conn) == []
+    # It waits for no upstream, and nobody is told that one is missing.
+    assert upstreams.count_waiting_messages(conn) == {}
+    assert queue.get_next_retry_time(conn) is None
+    assert do(conn, HOLD).asked_count == 0
+    assert do(conn, RELEASE).done_count == 620
+    claimed = claim(conn, first)
+    assert [each for each in claimed if each in set(held)] == held
+    assert [each for each in claimed if each not in set(held)] == others
+    assert self_check.list_problem_texts(conn) == []
+
+
+def test_what_comes_behind_a_held_message_to_its_number_waits_and_nothing_else_does(conn, cast, carriers):
+    first, _ = carriers
+    (held,) = queue_of_each(conn, cast.smpp_acme_1.id, ["393331234567"])
+    do(conn, HOLD)
+    behind, other = queue_of_each(conn, cast.smpp_acme_1.id, ["393331234567", "393337654321"])
+    assert claim(conn, first) == [other]
+    do(conn, RELEASE)
+    # One that was released while others wait for it goes first.
+    assert claim(conn, first) == [held, behind]
+    assert self_check.list_problem_texts(conn) == []
+
+
+def test_the_older_ones_are_released_in_front_of_those_that_are_still_held(conn, cast, carriers):
+    first, _ = carriers
+    older, newer = queue_messages(conn, cast.smpp_acme_1.id, 2)
+    do(conn, HOLD)
+    selection, _ = ask(conn, RELEASE)
+    bounded = queue_works.QueueSelection(selection.paths, None, None, newer)
+    queue_works.create_queue_work(conn, ANNA, RELEASE, bounded, asked_count=1)
+    run(conn)
+    assert claim(conn, first) == [older]
+    assert claim(conn, first) == []
+    accept(conn, [older])
+    assert claim(conn, first) == []
+    do(conn, RELEASE)
+    assert claim(conn, first) == [newer]
+
+
+def test_moved_messages_go_to_that_upstream_alone_one_after_the_other(conn, cast, carriers):
+    first, second = carriers
+    one, two = queue_messages(conn, cast.smpp_acme_1.id, 2)
+    (other,) = queue_of_each(conn, cast.smpp_acme_1.id, ["393337654321"])
+    work = do(conn, MOVE, second)
+    assert (work.done_count, work.target) == (3, "second")
+    assert upstreams.count_waiting_messages(conn) == {second.id: 3}
+    behind = queue_messages(conn, cast.smpp_acme_1.id)
+    assert claim(conn, first) == []
+    assert set(claim(conn, second)) == {one, other}
+    accept(conn, [one, other])
+    assert claim(conn, second) == [two]
+    assert claim(conn, first) == []
+    accept(conn, [two])
+    # What was submitted afterwards takes its own way.
+    assert claim(conn, first) == behind
+    assert self_check.list_problem_texts(conn) == []
+
+
+def test_what_was_moved_stays_so_when_routes_change_and_when_it_is_refused_for_the_moment(conn, cast, carriers):
+    first, second = carriers
+    moved, held = queue_of_each(conn, cast.smpp_acme_1.id, ["393331234567", "33612345678"])
+    routes.create_route(conn, SHELL, "first", country="FR")
+    do(conn, HOLD, account_id=cast.smpp_acme_1.id)
+    selection = queue_works.QueueSelection(((0,),), None, None, held)
+    queue_works.create_queue_work(conn, ANNA, MOVE, selection, asked_count=1, target=second)
+    run(conn)
+    routes.create_route(conn, SHELL, "second")
+    position: paths.ReroutingPosition | None = paths.ReroutingPosition()
+    while position is not None:
+        with write_transaction(conn):
+            position = paths.reroute_messages(conn, position, 1, routes.load_route_table(conn).choose_path)
+    known = paths.list_paths(conn)
+    stored = {row[0]: known[row[1]] for row in conn.execute("SELECT message_id, path FROM held_messages")}
+    assert stored == {moved: (second.id, 0), held: (0,)}
+    assert claim(conn, second) == [moved]
+    with write_transaction(conn):
+        queue.hold_message(conn, moved, "ESME_RSYSERR 0x08", NOW, lambda *_: (first.id,))
+    assert claim(conn, first, now=NOW + 60_000) == []
+    assert claim(conn, second, now=NOW + 60_000) == [moved]
+    # One that was not begun goes back there, too.
+    with write_transaction(conn):
+        assert queue.put_back_messages(conn, [moved], NOW, lambda *_: (first.id,)) == {
+            ((second.id, 0), cast.smpp_acme_1.id)
+        }
+    assert claim(conn, second, now=NOW + 60_000) == [moved]
+
+
+def test_cancelled_messages_cost_nothing_and_their_customers_get_receipts(conn, cast, carriers):
+    account_id = cast.smpp_acme_1.id
+    before = get_balance(conn, account_id)
+    message_ids = queue_of_each(conn, account_id, [f"39333{each:07d}" for each in range(450)])
+    kept = queue_messages(conn, cast.smpp_globex_1.id, 3)
+    do(conn, HOLD, account_id=account_id)
+    charged = before - get_balance(conn, account_id)
+    selection, preview = ask(conn, CANCEL, account_id=account_id)
+    assert (preview.count, preview.refund, preview.is_exact) == (450, charged, True)
+    assert preview.counts_by_account == {account_id: 450}
+    queue_works.create_queue_work(conn, ANNA, CANCEL, selection, asked_count=preview.count)
+    # After a crash another process goes on, and each message is either as it was or cancelled and paid back.
+    queue_works.run_queue_step(conn, routes.load_route_table(conn))
+    states = Counter(row[0] for row in conn.execute("SELECT state FROM messages WHERE account_id = ?", (account_id,)))
+    assert states == {message_states.DELETED: 200, message_states.ENROUTE: 250}
+    assert get_balance(conn, account_id) == before - charged * 250 // 450
+    assert self_check.list_problem_texts(conn) == []
+    receipts = run(conn).receipts
+    assert len(receipts) == 250
+    assert conn.execute("SELECT count(*) FROM deliveries").fetchone()[0] == len(message_ids)
+    assert get_balance(conn, account_id) == before
+    work = queue_works.list_queue_works(conn)[0]
+    assert (work.done_count, work.left_count, work.refunded) == (450, 0, charged)
+    assert set(claim(conn, carriers[0])) == set(kept)
+    assert self_check.list_problem_texts(conn) == []
+
+
+def test_what_an_upstream_may_have_is_not_cancelled_and_told_apart(conn, cast, carriers):
+    first, _ = carriers
+    unsure, under_way, waiting = queue_of_each(
+        conn, cast.smpp_acme_1.id, ["393330000001", "393330000002", "393330000003"]
+    )
+    claim(conn, first, 2)
+    with write_transaction(conn):
+        queue.hold_message(conn, unsure, "no answer", NOW, is_unanswered=True)
+        paths.hold_followers(conn, [first.id])
+    assert {each.count for each in steering.list_waiting_groups(conn)} == {2}
+    work = do(conn, CANCEL)
+    assert (work.done_count, work.left_count) == (1, 2)
+    states = dict(conn.execute("SELECT id, state FROM messages").fetchall())
+    assert states == {
+        unsure: message_states.ENROUTE,
+        under_way: message_states.ENROUTE,
+        waiting: message_states.DELETED,
+    }
+    # It can be held all the same, and is not counted as tried for that; what is under way is left.
+    work = do(conn, HOLD)
+    assert (work.done_count, work.left_count) == (1, 1)
+    do(conn, RELEASE)
+    assert claim(conn, first) == [unsure]
+    assert self_check.list_problem_texts(conn) == []
+
+
+def test_a_text_that_an_upstream_has_begun_stays_with_it(conn, cast, carriers):
+    first, second = carriers
+    (begun,) = queue_messages(conn, cast.smpp_acme_1.id)
+    claim(conn, first)
+    with write_transaction(conn):
+        queue.hold_message(conn, begun, "ESME_RSYSERR 0x08", NOW)
+    conn.execute(
+        "INSERT INTO cut_messages (message_id, upstream, total, settings) VALUES (?, ?, 2, '{}')", (begun, first.id)
+    )
+    assert (do(conn, MOVE, second).left_count, do(conn, HOLD).done_count) == (1, 1)
+    assert do(conn, CANCEL).left_count == 1
+    do(conn, RELEASE)
+    assert claim(conn, second) == []
+    assert claim(conn, first) == [begun]
+
+
+def test_a_filter_fits_by_upstream_account_route_and_age(conn, cast, carriers):
+    first, second = carriers
+    acme, globex = cast.smpp_acme_1.id, cast.smpp_globex_1.id
+    to_france = routes.create_route(conn, SHELL, "second", country="FR")
+    of_globex = routes.create_route(conn, SHELL, "second", account=None, sender="GLOBEX")
+    for account_id in (acme, globex):
+        queue_of_each(conn, account_id, ["393331234567", "33612345678", "33612345679"])
+    position: paths.ReroutingPosition | None = paths.ReroutingPosition()
+    while position is not None:
+        with write_transaction(conn):
+            position = paths.reroute_messages(conn, position, 100, routes.load_route_table(conn).choose_path)
+
+    def count(action: str = HOLD, **fits: Any) -> int:
+        return ask(conn, action, **fits)[1].count
+
+    assert count() == 6
+    assert count(upstream_id=first.id) == 1
+    assert count(upstream_id=second.id) == 5
+    assert count(account_id=globex) == 3
+    assert count(route_id=to_france.id) == 4
+    assert count(route_id=of_globex.id) == 1
+    assert count(route_id=to_france.id, account_id=acme) == 2
+    assert count(older_ms=60_000) == 0
+    assert count(RELEASE) == 0
+    assert do(conn, HOLD, route_id=to_france.id).done_count == 4
+    assert count(RELEASE, upstream_id=second.id) == 4
+    assert count(HOLD) == 2
+    assert set(claim(conn, second)) | set(claim(conn, first)) == {
+        row[0] for row in conn.execute("SELECT id FROM messages WHERE destination = '393331234567'")
+    }
+
+
+def test_only_what_is_old_enough_is_meant(conn, cast):
+    (old,) = queue_messages(conn, cast.smpp_acme_1.id)
+    now = now_ms() + 3_600_000
+    selection = queue_works.QueueSelection(((),), None, None, ids.min_id_at_time(now - 600_000))
+    assert queue_works.preview_selection(conn, selection).count == 1
+    assert ask(conn, HOLD, older_ms=600_000)[1].count == 0
+    assert old < selection.before_id
+
+
+def test_what_comes_after_the_question_is_not_meant(conn, cast, carriers):
+    queue_messages(conn, cast.smpp_acme_1.id, 2)
+    begin(conn, HOLD)
+    later = queue_of_each(conn, cast.smpp_acme_1.id, ["393339999999"])
+    run(conn)
+    assert claim(conn, carriers[0]) == later
+
+
+def test_a_selection_comes_back_from_its_text_and_nothing_else_does(conn, cast):
+    queue_messages(conn, cast.smpp_acme_1.id)
+    selection, _ = ask(conn, HOLD, account_id=cast.smpp_acme_1.id)
+    assert queue_works.parse_selection(str(selection)) == selection
+    for text in (
+        "",
+        "[]",
+        "{}",
+        '[["x"], null, null, 1]',
+        "[[1], null, null, 1]",
+        '[[""], null, null, null]',
+        f"[[], 1, 1, {1 << 64}]",
+    ):
+        with pytest.raises(ValueError):
+            queue_works.parse_selection(text)
+
+
+def test_nothing_is_moved_to_one_that_takes_nothing(conn, cast, carriers):
+    with pytest.raises(queue_works.MoveTargetMissing):
+        queue_works.build_selection(conn, MOVE, QueueFilter())
+    upstreams.disable_upstream(conn, SHELL, carriers[1])
+    with pytest.raises(queue_works.UpstreamTakesNothing, match="second is disabled or drained"):
+        queue_works.build_selection(conn, MOVE, QueueFilter(), upstreams.get_upstream(conn, "second"))
+    with pytest.raises(queue_works.NoSuchWaitingPath):
+        queue_works.build_selection(conn, HOLD, QueueFilter(path_id=99))
+
+
+def test_who_asked_for_what_is_in_the_audit_log(conn, cast, carriers):
+    queue_messages(conn, cast.smpp_acme_1.id, 2)
+    do(conn, MOVE, carriers[1], account_id=cast.smpp_acme_1.id)
+    row = conn.execute("SELECT actor, account_id, details FROM audit_log WHERE action = 'queue.move'").fetchone()
+    assert tuple(row) == (ANNA.name, cast.smpp_acme_1.id, '{"count": 2, "route": null, "upstream": "second"}')
