@@ -66,6 +66,7 @@ _NON_PAGE_ENDPOINTS = {
     "senders.download_document",
     "static_files.serve_static_file",
     "live.poll_changes",
+    "queue.poll_queue",
     "allowed_ips.list_allowed_ips",
     "orders.pay_order",
 }

@@ -7,40 +7,38 @@ it was or as it is to be, and another process goes on.
 
 import json
 import sqlite3
-import time
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from portal.core.clock import now_ms
 from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
-from portal.services.common import audit, ids
+from portal.services.common import audit
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused, require_found
+from portal.services.common.errors import Refused
 from portal.services.common.message_states import ENROUTE
 from portal.services.messages import query_cancel
 from portal.services.messages.outcomes import DueMessages
 from portal.services.messages.query_cancel import MessageStatus
-from portal.services.routing import routes
+from portal.services.messages.queue_selection import (
+    CANCEL,
+    HOLD,
+    MOVE,
+    RELEASE,
+    QueueSelection,
+    parse_selection,
+    read_fitting_prices,
+)
 from portal.services.routing.routes import RouteTable
-from portal.services.upstreams import paths, steering, upstreams
-from portal.services.upstreams.paths import UpstreamPath
+from portal.services.upstreams import paths, steering
+from portal.services.upstreams.paths import ChoosePath
 from portal.services.upstreams.steering import WaitingRange
 from portal.services.upstreams.upstreams import Upstream
 
-HOLD, RELEASE, CANCEL, MOVE = "hold", "release", "cancel", "move"
-ACTIONS = (HOLD, RELEASE, CANCEL, MOVE)
 # A step of these takes some milliseconds. Most accounts have messages of one priority alone, on a few paths.
 _STEP_SIZES = {HOLD: 500, MOVE: 500, RELEASE: 250, CANCEL: 200}
 _MAX_STEP_RANGES = 200
-# How many messages are read at a time to see what they have cost, and which route they take.
-_READ_BATCH = 2_000
-
-
-class NoSuchWaitingPath(NotFound, field="path"):
-    sentence = N_("Nothing waits there any more.")
 
 
 class UpstreamTakesNothing(Refused, field="to"):
@@ -49,166 +47,6 @@ class UpstreamTakesNothing(Refused, field="to"):
 
 class MoveTargetMissing(Refused, field="to"):
     sentence = N_("Say to which upstream they are to be moved.")
-
-
-@dataclass(frozen=True, slots=True)
-class QueueFilter:
-    """Which of the messages that wait; what is None fits all. `older_ms`: those submitted longer ago than that."""
-
-    upstream_id: int | None = None
-    account_id: int | None = None
-    route_id: int | None = None
-    path_id: int | None = None
-    older_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class QueueSelection:
-    """The messages that are meant: those with ids below `before_id` that wait on these paths, of an account, and that
-    take a route; None: of all accounts, whichever route.
-    """
-
-    paths: tuple[UpstreamPath, ...]
-    account_id: int | None
-    route_id: int | None
-    before_id: int
-
-    def __str__(self) -> str:
-        """As JSON; see `parse_selection`."""
-        values = (self.account_id, self.route_id, self.before_id)
-        return json.dumps([[paths.format_path(each) for each in self.paths], *values])
-
-    @property
-    def account_ids(self) -> Sequence[int] | None:
-        return None if self.account_id is None else [self.account_id]
-
-
-def parse_selection(text: str) -> QueueSelection:
-    """Parse the JSON that `str` returns for a selection.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    match json.loads(text):
-        case [list(formatted), int() | None as account_id, int() | None as route_id, int(before_id)] if all(
-            isinstance(each, str) for each in formatted
-        ):
-            found = tuple(map(paths.parse_path, formatted))
-            bounded = [each or 0 for each in (account_id, route_id, before_id)]
-            if all(abs(each) <= steering.MAX_MESSAGE_ID for each in (*bounded, *sum(found, ()))):
-                return QueueSelection(found, account_id, route_id, before_id)
-    raise ValueError(text)
-
-
-def build_selection(
-    conn: sqlite3.Connection, action: str, queue_filter: QueueFilter, target: Upstream | None = None
-) -> QueueSelection:
-    """What fits a filter at this moment, as far as an action has anything to do with it: what is held already isn't
-    held, and only what was held or moved is released.
-
-    Args:
-        target: to which upstream it is moved.
-
-    Raises:
-        NoSuchWaitingPath, NoSuchRoute, MoveTargetMissing, UpstreamTakesNothing
-    """
-    known = paths.list_paths(conn)
-    if queue_filter.path_id is not None:
-        path = require_found(known.get(queue_filter.path_id), NoSuchWaitingPath())
-        known = {queue_filter.path_id: path}
-    chosen = [*known.values()]
-    if action == HOLD:
-        chosen = [each for each in chosen if not paths.is_held_path(each)]
-    elif action == RELEASE:
-        chosen = [each for each in chosen if paths.is_steered_path(each)]
-    elif action == MOVE:
-        if target is None:
-            raise MoveTargetMissing()
-        if not target.enabled or target.draining:
-            raise UpstreamTakesNothing(name=target.name)
-        chosen = [each for each in chosen if each != paths.pin_path(target.id)]
-    if queue_filter.upstream_id is not None:
-        takers = upstreams.find_takers(conn, chosen)
-        chosen = [each for each in chosen if takers[each] == queue_filter.upstream_id]
-    if queue_filter.route_id is not None:
-        # What was moved to one upstream may be of any route.
-        of_route = routes.list_route_paths(routes.get_route(conn, queue_filter.route_id))
-        chosen = [each for each in chosen if (former := paths.get_former_path(each)) in of_route or 0 in former]
-    if queue_filter.older_ms:
-        before_id = ids.min_id_at_time(now_ms() - queue_filter.older_ms)
-    else:
-        (latest_id,) = conn.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()
-        before_id = latest_id + 1
-    return QueueSelection(tuple(chosen), queue_filter.account_id, queue_filter.route_id, before_id)
-
-
-@dataclass(frozen=True, slots=True)
-class QueuePreview:
-    """What a work would be about: how many messages, by account, and what they have cost (thousandths of a credit).
-
-    `is_exact`: there was time to look at each; otherwise `count` is exact where no route is named, and what they cost
-    follows from those that were looked at.
-    """
-
-    count: int
-    refund: int
-    counts_by_account: Mapping[int, int]
-    is_exact: bool
-
-
-def preview_selection(conn: sqlite3.Connection, selection: QueueSelection, seconds: float = 0.05) -> QueuePreview:
-    """Count the messages of a selection, which takes some tens of milliseconds for a million, and look at single ones
-    for so long.
-    """
-    found = paths.find_path_ids(conn, selection.paths).values()
-    counts: Counter[int] = Counter()
-    for each in steering.iterate_ranges(conn, found, selection.account_ids):
-        counts[each.account_id] += steering.count_range(conn, each, selection.before_id)
-    total = sum(counts.values())
-    table = None if selection.route_id is None else routes.load_route_table(conn)
-    deadline = time.monotonic() + seconds
-    looked = fitting = cost = 0
-    fitting_counts: Counter[int] = Counter()
-    for of in steering.iterate_ranges(conn, found, selection.account_ids):
-        after_id = 0
-        while time.monotonic() < deadline:
-            message_ids = steering.list_range_ids(conn, of, after_id, selection.before_id, _READ_BATCH)
-            prices = _read_fitting_prices(conn, selection, table, message_ids)
-            looked += len(message_ids)
-            fitting += len(prices)
-            fitting_counts[of.account_id] += len(prices)
-            cost += sum(prices.values())
-            if len(message_ids) < _READ_BATCH:
-                break
-            after_id = message_ids[-1]
-    is_exact = looked >= total
-    if table is not None:
-        counts = fitting_counts
-    if not is_exact and looked:
-        scale = total / looked
-        cost = round(cost * scale)
-        if table is not None:
-            counts = Counter({each: round(count * scale) for each, count in counts.items()})
-    return QueuePreview(sum(counts.values()), cost, {each: n for each, n in counts.items() if n}, is_exact)
-
-
-def _read_fitting_prices(
-    conn: sqlite3.Connection, selection: QueueSelection, table: RouteTable | None, message_ids: Collection[int]
-) -> dict[int, int]:
-    """Those of these messages that take the selection's route, with what they have cost."""
-    rows = conn.execute(
-        "SELECT id, price, account_id, destination, country, source FROM messages"
-        f" WHERE id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE}",
-        (json.dumps([*message_ids]),),
-    )
-    return {
-        message_id: price
-        for message_id, price, *values in rows
-        if table is None or table.choose(*values).route_id == selection.route_id
-    }
-
-
-# --- works
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +83,18 @@ def create_queue_work(
 
     Args:
         asked_count: how many messages the operator was told.
+        target: the upstream to which they are moved.
+
+    Raises:
+        MoveTargetMissing, UpstreamTakesNothing
     """
+    if action == MOVE:
+        if target is None:
+            raise MoveTargetMissing()
+        if not target.enabled or target.draining:
+            raise UpstreamTakesNothing(name=target.name)
+        others = tuple(each for each in selection.paths if each != paths.pin_path(target.id))
+        selection = replace(selection, paths=others)
     with write_transaction(conn):
         work_id = insert_row(
             conn,
@@ -297,7 +146,7 @@ class _Done:
     refunded: int = 0
 
 
-def run_queue_step(conn: sqlite3.Connection, table: RouteTable) -> tuple[DueMessages, bool]:
+def run_queue_step(conn: sqlite3.Connection, table: RouteTable, choose_path: ChoosePath) -> tuple[DueMessages, bool]:
     """Go on with the oldest work that has not ended, by some hundred messages.
 
     Returns:
@@ -316,9 +165,9 @@ def run_queue_step(conn: sqlite3.Connection, table: RouteTable) -> tuple[DueMess
         done = _Done()
         for of, message_ids in found:
             if selection.route_id is not None:
-                message_ids = [*_read_fitting_prices(conn, selection, table, message_ids)]
+                message_ids = [*read_fitting_prices(conn, selection, table, message_ids)]
             if message_ids:
-                _do_action(conn, action, upstream_id, of, message_ids, table, done)
+                _do_action(conn, action, upstream_id, of, message_ids, choose_path, done)
         conn.execute(
             "UPDATE queue_works SET position = ?, done_count = done_count + ?, left_count = left_count + ?,"
             " refunded = refunded + ?, ended_at = ? WHERE id = ?",
@@ -371,7 +220,7 @@ def _do_action(
     upstream_id: int,
     of: WaitingRange,
     message_ids: Sequence[int],
-    table: RouteTable,
+    choose_path: ChoosePath,
     done: _Done,
 ) -> None:
     """Do it with messages of a range."""
@@ -382,7 +231,7 @@ def _do_action(
         count = steering.move_messages(conn, of, message_ids, upstream_id, now)
         done.due.waiting.add((paths.pin_path(upstream_id), of.account_id))
     elif action == RELEASE:
-        count, found = steering.release_messages(conn, of, message_ids, table.choose_path, now)
+        count, found = steering.release_messages(conn, of, message_ids, choose_path, now)
         done.due.waiting |= {(path, of.account_id) for path in found}
     else:
         waiting: list[Any] = [MessageStatus(each, "", "", ENROUTE, 0, None, False, True) for each in message_ids]

@@ -24,7 +24,6 @@ from portal.services.people.customers import Customer
 from portal.services.prices import countries
 from portal.services.senders import senders
 from portal.services.upstreams import upstreams
-from portal.services.upstreams.paths import DEFAULT_PATH, UpstreamPath
 
 _MAX_WEIGHT = 1000
 _MAX_PREFIX_DIGITS = 15
@@ -125,12 +124,15 @@ class _Choice:
 
     def __init__(self, route: Route) -> None:
         self.position = route.position
+        ids = [each.id for each in route.upstreams]
         weights = [each.weight for each in route.upstreams if each.weight is not None]
         sums = list(accumulate(weights))
         # Where the hash of a destination begins to belong to the next one. As shares of all hashes, so that of two that
         # share a change of weights moves no more numbers than it has to.
         self._bounds = [(each << 32) // sums[-1] for each in sums[:-1]]
-        self._decisions = [RouteDecision(route.id, path) for path in list_route_paths(route)]
+        self._decisions = [
+            RouteDecision(route.id, (ids[first], *ids[:first], *ids[first + 1 :])) for first in range(len(weights) or 1)
+        ]
 
     def decide(self, destination: str) -> RouteDecision:
         if not self._bounds:
@@ -229,18 +231,6 @@ class RouteTable:
                     if found is not None and (best is None or found.position < best.position):
                         best = found
         return self.default if best is None else best.decide(destination)
-
-    def choose_path(self, account_id: int, destination: str, country: str, sender: str) -> UpstreamPath:
-        """`choose` as the path on which the message waits (`ChoosePath`)."""
-        decision = self.choose(account_id, destination, country, sender)
-        return DEFAULT_PATH if decision.route_id is None else decision.upstream_ids
-
-
-def list_route_paths(route: Route) -> list[UpstreamPath]:
-    """The paths of a route's messages: one, or one for each upstream that shares them."""
-    ids = tuple(each.id for each in route.upstreams)
-    sharing_count = sum(each.weight is not None for each in route.upstreams)
-    return [(ids[first], *ids[:first], *ids[first + 1 :]) for first in range(sharing_count or 1)]
 
 
 _Scope = tuple[int | None, int | None]

@@ -57,7 +57,7 @@ def format_path(path: UpstreamPath) -> str:
 
 def hold_path(path: UpstreamPath) -> UpstreamPath:
     """The path of what operators hold of another one: nobody takes it, for no upstream has such ids."""
-    return tuple(-each for each in path) or (0,)
+    return tuple(-each for each in path if each > 0) or (0,)
 
 
 def pin_path(upstream_id: int) -> UpstreamPath:
@@ -75,9 +75,10 @@ def is_steered_path(path: UpstreamPath) -> bool:
     return bool(path) and (path[0] <= 0 or path[-1] == 0)
 
 
-def get_former_path(path: UpstreamPath) -> UpstreamPath:
-    """The path from which operators hold what waits on one; one that they don't hold is itself."""
-    return tuple(abs(each) for each in path if each or len(path) > 1) if is_held_path(path) else path
+def get_path_upstreams(path: UpstreamPath) -> UpstreamPath:
+    """The upstreams of a path, or of the one from which operators hold what waits on it; none for the default one's."""
+    sign = -1 if is_held_path(path) else 1
+    return tuple(sign * each for each in path if sign * each > 0)
 
 
 def list_paths(conn: sqlite3.Connection) -> dict[int, UpstreamPath]:
@@ -107,7 +108,7 @@ def get_path_ids(conn: sqlite3.Connection, paths: Collection[UpstreamPath]) -> d
             (path_ids[path],) = conn.execute(
                 "INSERT INTO queue_paths (id, upstream_ids, first_upstream)"
                 " SELECT max(id) + 1, ?, ? FROM queue_paths RETURNING id",
-                (format_path(path), next(iter(get_former_path(path)), None)),
+                (format_path(path), next(iter(get_path_upstreams(path)), None)),
             ).fetchone()
     return path_ids
 

@@ -47,8 +47,14 @@ class WaitingGroup:
     oldest_id: int
 
 
-def list_waiting_groups(conn: sqlite3.Connection) -> list[WaitingGroup]:
-    """All that waits, by path and account. A million messages take some tens of milliseconds."""
+def list_waiting_groups(conn: sqlite3.Connection, before_id: int | None = None) -> list[WaitingGroup]:
+    """All that waits, by path and account. A million messages take some tens of milliseconds.
+
+    Args:
+        before_id: only those with ids below this one, and what upstreams have among them; None: all.
+    """
+    if before_id is not None:
+        return _list_older_groups(conn, before_id)
     begun = {(path_id, account_id): count for path_id, account_id, count in queue.list_begun_counts(conn)}
     counts: dict[tuple[int, int], int] = defaultdict(int)
     oldest_ids: dict[tuple[int, int], int] = {}
@@ -63,6 +69,18 @@ def list_waiting_groups(conn: sqlite3.Connection) -> list[WaitingGroup]:
         for (path_id, account_id), oldest_id in oldest_ids.items()
         if (count := counts[path_id, account_id]) > begun.get((path_id, account_id), 0)
     ]
+
+
+def _list_older_groups(conn: sqlite3.Connection, before_id: int) -> list[WaitingGroup]:
+    known = paths.list_paths(conn)
+    found: dict[tuple[int, int], list[int]] = {}
+    for each in iterate_ranges(conn, known):
+        first_ids = list_range_ids(conn, each, 0, before_id, 1)
+        if first_ids:
+            group = found.setdefault((each.path_id, each.account_id), [0, first_ids[0]])
+            group[0] += count_range(conn, each, before_id)
+            group[1] = min(group[1], first_ids[0])
+    return [WaitingGroup(path_id, known[path_id], account_id, *group) for (path_id, account_id), group in found.items()]
 
 
 def iterate_ranges(

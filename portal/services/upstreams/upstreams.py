@@ -24,7 +24,7 @@ from portal.services.upstreams.paths import (
     SIMULATED_BIND,
     UpstreamPath,
     choose_taker,
-    get_former_path,
+    get_path_upstreams,
     is_held_path,
 )
 from portal.services.upstreams.settings import (
@@ -190,7 +190,7 @@ def find_takers(conn: sqlite3.Connection, waiting_paths: Collection[UpstreamPath
     }
     takers: dict[UpstreamPath, int | None] = {}
     for path in waiting_paths:
-        order = get_former_path(path) or default_path
+        order = get_path_upstreams(path) or default_path
         takers[path] = choose_taker(order, states) or next(iter(order), None)
     return takers
 

@@ -28,7 +28,7 @@ from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.health import UpstreamHealth
 from portal.services.upstreams.mappings import InvalidEntry, parse_tags
-from portal.services.upstreams.paths import ReroutingPosition, UpstreamPath
+from portal.services.upstreams.paths import DEFAULT_PATH, ReroutingPosition, UpstreamPath
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.storage.interface import (
     CancelCallback,
@@ -168,7 +168,8 @@ class OutboundStorage:
 
     def choose_path(self, account_id: int, destination: str, country: str, source: str) -> UpstreamPath:
         """The `ChoosePath` of the routes that there are. The writer's thread calls it."""
-        return self._routes.choose_path(account_id, destination, country, source)
+        decision = self._routes.choose(account_id, destination, country, source)
+        return DEFAULT_PATH if decision.route_id is None else decision.upstream_ids
 
     # --- what the dispatcher asks
 
@@ -461,7 +462,7 @@ class OutboundStorage:
 
     def _run_queue_step(self, conn: sqlite3.Connection, _: list[None]) -> tuple[DueMessages, bool, float]:
         started_at = time.monotonic()
-        due, has_more = queue_works.run_queue_step(conn, self._routes)
+        due, has_more = queue_works.run_queue_step(conn, self._routes, self.choose_path)
         return due, has_more, time.monotonic() - started_at
 
     def _handle_queue_step(self, _: list[None], result: tuple[DueMessages, bool, float]) -> None:

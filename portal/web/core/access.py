@@ -62,6 +62,9 @@ account_change_required = _make_access_decorator(AccessRule.ACCOUNT_CHANGE)
 operator_required = _make_access_decorator(AccessRule.OPERATOR)
 
 
+_POLLS = {"live.poll_changes", "queue.poll_queue"}
+
+
 class SessionUser(UserMixin):
     """What flask-login carries: the user, and the token of the login session, which is the id in the cookie."""
 
@@ -76,7 +79,7 @@ class SessionUser(UserMixin):
 def load_user(token: str) -> SessionUser | None:
     # Open pages ask by themselves: that nobody sits before them is exactly what the end of idle sessions is for.
     user = authentication.find_user_by_login_session(
-        context.get_conn(), token, is_activity=request.endpoint != "live.poll_changes"
+        context.get_conn(), token, is_activity=request.endpoint not in _POLLS
     )
     return SessionUser(user, token) if user else None
 

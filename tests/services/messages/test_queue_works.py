@@ -6,18 +6,33 @@ from typing import Any
 
 import pytest
 
-from portal.core.clock import now_ms
+from portal.core.clock import DAY_MS, now_ms
 from portal.core.crypto import Keys
 from portal.core.db import Connection, write_transaction
 from portal.services.common import ids, message_states
 from portal.services.common.audit import SHELL, Actor
-from portal.services.messages import queue_works
+from portal.services.messages import queue_selection, queue_works
 from portal.services.messages.outcomes import DueMessages
-from portal.services.messages.queue_works import CANCEL, HOLD, MOVE, RELEASE, QueueFilter, QueuePreview, QueueWork
+from portal.services.messages.queue_selection import (
+    ACCOUNT,
+    AGE,
+    CANCEL,
+    HOLD,
+    MOVE,
+    NO_ROUTE,
+    RELEASE,
+    ROUTE,
+    UPSTREAM,
+    QueueFilter,
+    QueuePreview,
+    QueueSelection,
+)
+from portal.services.messages.queue_works import QueueWork
 from portal.services.operations import self_check
 from portal.services.routing import routes
-from portal.services.upstreams import claims, paths, queue, steering, upstreams
+from portal.services.upstreams import claims, holds, paths, queue, steering, upstreams
 from portal.services.upstreams.claims import Claim
+from portal.services.upstreams.paths import ChoosePath, UpstreamPath
 from portal.services.upstreams.upstreams import Upstream
 from tests.services.upstreams.waiting import add_upstream, queue_messages, queue_of_each
 
@@ -31,24 +46,45 @@ def carriers(conn: Connection, keys: Keys) -> list[Upstream]:
     return [add_upstream(conn, keys, name) for name in ("first", "second")]
 
 
-def ask(
-    conn: Connection, action: str, target: Upstream | None = None, **fits: Any
-) -> tuple[queue_works.QueueSelection, QueuePreview]:
-    selection = queue_works.build_selection(conn, action, QueueFilter(**fits), target)
-    return selection, queue_works.preview_selection(conn, selection)
+def ask(conn: Connection, action: str, **fits: Any) -> tuple[QueueSelection, QueuePreview]:
+    selection = queue_selection.build_selection(conn, action, QueueFilter(**fits))
+    return selection, queue_selection.preview_selection(conn, selection)
 
 
 def begin(conn: Connection, action: str, target: Upstream | None = None, **fits: Any) -> QueuePreview:
-    selection, preview = ask(conn, action, target, **fits)
+    selection, preview = ask(conn, action, **fits)
     queue_works.create_queue_work(conn, ANNA, action, selection, asked_count=preview.count, target=target)
     return preview
+
+
+def choose_path(conn: Connection) -> ChoosePath:
+    """As the server chooses, with the routes that there are."""
+    table = routes.load_route_table(conn)
+
+    def choose(*values: Any) -> UpstreamPath:
+        decision = table.choose(*values)
+        return () if decision.route_id is None else decision.upstream_ids
+
+    return choose
+
+
+def reroute(conn: Connection, limit: int = 100) -> None:
+    """As the server does when routes have changed."""
+    position: paths.ReroutingPosition | None = paths.ReroutingPosition()
+    while position is not None:
+        with write_transaction(conn):
+            position = paths.reroute_messages(conn, position, limit, choose_path(conn))
+
+
+def run_step(conn: Connection) -> tuple[DueMessages, bool]:
+    return queue_works.run_queue_step(conn, routes.load_route_table(conn), choose_path(conn))
 
 
 def run(conn: Connection) -> DueMessages:
     """Do all that is open; returns what follows from it."""
     all_due, has_more = DueMessages(), True
     while has_more:
-        due, has_more = queue_works.run_queue_step(conn, routes.load_route_table(conn))
+        due, has_more = run_step(conn)
         all_due.waiting |= due.waiting
         all_due.receipts += due.receipts
     return all_due
@@ -65,9 +101,7 @@ def claim(conn: Connection, upstream: Upstream, limit: int = 1_000, now: int | N
     takers = upstreams.find_takers(conn, paths.list_paths(conn).values())
     own = [path for path, taker in takers.items() if taker == upstream.id and not paths.is_held_path(path)]
     with write_transaction(conn):
-        found = claims.claim_message_ids(
-            conn, Claim(upstream.id, own, limit), now or now_ms(), routes.load_route_table(conn).choose_path
-        )
+        found = claims.claim_message_ids(conn, Claim(upstream.id, own, limit), now or now_ms(), choose_path(conn))
     return found.message_ids
 
 
@@ -119,7 +153,7 @@ def test_the_older_ones_are_released_in_front_of_those_that_are_still_held(conn,
     older, newer = queue_messages(conn, cast.smpp_acme_1.id, 2)
     do(conn, HOLD)
     selection, _ = ask(conn, RELEASE)
-    bounded = queue_works.QueueSelection(selection.paths, None, None, newer)
+    bounded = QueueSelection(selection.paths, None, None, newer)
     queue_works.create_queue_work(conn, ANNA, RELEASE, bounded, asked_count=1)
     run(conn)
     assert claim(conn, first) == [older]
@@ -154,14 +188,11 @@ def test_what_was_moved_stays_so_when_routes_change_and_when_it_is_refused_for_t
     moved, held = queue_of_each(conn, cast.smpp_acme_1.id, ["393331234567", "33612345678"])
     routes.create_route(conn, SHELL, "first", country="FR")
     do(conn, HOLD, account_id=cast.smpp_acme_1.id)
-    selection = queue_works.QueueSelection(((0,),), None, None, held)
+    selection = QueueSelection(((0,),), None, None, held)
     queue_works.create_queue_work(conn, ANNA, MOVE, selection, asked_count=1, target=second)
     run(conn)
     routes.create_route(conn, SHELL, "second")
-    position: paths.ReroutingPosition | None = paths.ReroutingPosition()
-    while position is not None:
-        with write_transaction(conn):
-            position = paths.reroute_messages(conn, position, 1, routes.load_route_table(conn).choose_path)
+    reroute(conn, 1)
     known = paths.list_paths(conn)
     stored = {row[0]: known[row[1]] for row in conn.execute("SELECT message_id, path FROM held_messages")}
     assert stored == {moved: (second.id, 0), held: (0,)}
@@ -190,7 +221,7 @@ def test_cancelled_messages_cost_nothing_and_their_customers_get_receipts(conn, 
     assert preview.counts_by_account == {account_id: 450}
     queue_works.create_queue_work(conn, ANNA, CANCEL, selection, asked_count=preview.count)
     # After a crash another process goes on, and each message is either as it was or cancelled and paid back.
-    queue_works.run_queue_step(conn, routes.load_route_table(conn))
+    run_step(conn)
     states = Counter(row[0] for row in conn.execute("SELECT state FROM messages WHERE account_id = ?", (account_id,)))
     assert states == {message_states.DELETED: 200, message_states.ENROUTE: 250}
     assert get_balance(conn, account_id) == before - charged * 250 // 450
@@ -254,10 +285,7 @@ def test_a_filter_fits_by_upstream_account_route_and_age(conn, cast, carriers):
     of_globex = routes.create_route(conn, SHELL, "second", account=None, sender="GLOBEX")
     for account_id in (acme, globex):
         queue_of_each(conn, account_id, ["393331234567", "33612345678", "33612345679"])
-    position: paths.ReroutingPosition | None = paths.ReroutingPosition()
-    while position is not None:
-        with write_transaction(conn):
-            position = paths.reroute_messages(conn, position, 100, routes.load_route_table(conn).choose_path)
+    reroute(conn)
 
     def count(action: str = HOLD, **fits: Any) -> int:
         return ask(conn, action, **fits)[1].count
@@ -282,8 +310,8 @@ def test_a_filter_fits_by_upstream_account_route_and_age(conn, cast, carriers):
 def test_only_what_is_old_enough_is_meant(conn, cast):
     (old,) = queue_messages(conn, cast.smpp_acme_1.id)
     now = now_ms() + 3_600_000
-    selection = queue_works.QueueSelection(((),), None, None, ids.min_id_at_time(now - 600_000))
-    assert queue_works.preview_selection(conn, selection).count == 1
+    selection = QueueSelection(((),), None, None, ids.min_id_at_time(now - 600_000))
+    assert queue_selection.preview_selection(conn, selection).count == 1
     assert ask(conn, HOLD, older_ms=600_000)[1].count == 0
     assert old < selection.before_id
 
@@ -299,7 +327,7 @@ def test_what_comes_after_the_question_is_not_meant(conn, cast, carriers):
 def test_a_selection_comes_back_from_its_text_and_nothing_else_does(conn, cast):
     queue_messages(conn, cast.smpp_acme_1.id)
     selection, _ = ask(conn, HOLD, account_id=cast.smpp_acme_1.id)
-    assert queue_works.parse_selection(str(selection)) == selection
+    assert queue_selection.parse_selection(str(selection)) == selection
     for text in (
         "",
         "[]",
@@ -310,17 +338,54 @@ def test_a_selection_comes_back_from_its_text_and_nothing_else_does(conn, cast):
         f"[[], 1, 1, {1 << 64}]",
     ):
         with pytest.raises(ValueError):
-            queue_works.parse_selection(text)
+            queue_selection.parse_selection(text)
 
 
 def test_nothing_is_moved_to_one_that_takes_nothing(conn, cast, carriers):
+    selection, _ = ask(conn, MOVE)
     with pytest.raises(queue_works.MoveTargetMissing):
-        queue_works.build_selection(conn, MOVE, QueueFilter())
+        queue_works.create_queue_work(conn, ANNA, MOVE, selection, asked_count=1)
     upstreams.disable_upstream(conn, SHELL, carriers[1])
     with pytest.raises(queue_works.UpstreamTakesNothing, match="second is disabled or drained"):
-        queue_works.build_selection(conn, MOVE, QueueFilter(), upstreams.get_upstream(conn, "second"))
-    with pytest.raises(queue_works.NoSuchWaitingPath):
-        queue_works.build_selection(conn, HOLD, QueueFilter(path_id=99))
+        begin(conn, MOVE, upstreams.get_upstream(conn, "second"))
+
+
+def test_what_was_moved_there_already_is_left(conn, cast, carriers):
+    queue_messages(conn, cast.smpp_acme_1.id)
+    do(conn, MOVE, carriers[1])
+    assert do(conn, MOVE, carriers[1]).done_count == 0
+    assert do(conn, MOVE, carriers[0]).done_count == 1
+
+
+def test_what_waits_is_listed_in_groups(conn, cast, carriers):
+    first, _ = carriers
+    route = routes.create_route(conn, SHELL, "second", country="FR")
+    for account_id in (cast.smpp_acme_1.id, cast.smpp_globex_1.id):
+        queue_of_each(conn, account_id, ["393331234567", "33612345678"])
+    reroute(conn)
+    do(conn, HOLD, route_id=route.id, account_id=cast.smpp_acme_1.id)
+    holds.hold_account(conn, ANNA, cast.smpp_globex_1.id, "")
+    (oldest,) = conn.execute("SELECT min(id) FROM messages").fetchone()
+
+    def list_rows(grouping: str, **fits: Any) -> list[tuple[str, int, int]]:
+        return [
+            (each.name, each.waiting, each.held)
+            for each in queue_selection.list_queue_rows(conn, grouping, QueueFilter(**fits))
+        ]
+
+    assert list_rows(UPSTREAM) == [("first", 1, 1), ("second", 0, 2)]
+    assert list_rows(ACCOUNT) == [("smpp-acme-1", 1, 1), ("smpp-globex-1", 0, 2)]
+    assert list_rows(ROUTE) == [("", 1, 1), (str(route.id), 0, 2)]
+    assert list_rows(AGE) == []
+    assert list_rows(UPSTREAM, route_id=NO_ROUTE) == [("first", 1, 1)]
+    assert list_rows(ACCOUNT, upstream_id=first.id) == [("smpp-acme-1", 1, 0), ("smpp-globex-1", 0, 1)]
+    row = queue_selection.list_queue_rows(conn, UPSTREAM, QueueFilter())[0]
+    assert row.narrowed == QueueFilter(upstream_id=first.id)
+    assert row.oldest_at == ids.time_from_id(oldest)
+    # A day later.
+    conn.execute("UPDATE queued_messages SET message_id = message_id - (? << 12)", (DAY_MS + 1,))
+    assert list_rows(AGE) == [("", 1, 2), ("", 1, 2), ("", 1, 2)]
+    assert list_rows(UPSTREAM, older_ms=DAY_MS) == [("first", 1, 1), ("second", 0, 1)]
 
 
 def test_who_asked_for_what_is_in_the_audit_log(conn, cast, carriers):

@@ -10,8 +10,9 @@ from portal.core import db
 from portal.core.wakeup import WakeupSender
 from portal.services.common import message_states
 from portal.services.common.audit import SYSTEM
-from portal.services.messages import queue_works
-from portal.services.messages.queue_works import CANCEL, HOLD, MOVE, RELEASE, QueueFilter, QueueWork
+from portal.services.messages import queue_selection, queue_works
+from portal.services.messages.queue_selection import CANCEL, HOLD, MOVE, RELEASE, QueueFilter
+from portal.services.messages.queue_works import QueueWork
 from portal.services.operations import self_check
 from portal.services.upstreams import upstreams
 from portal.smsc.storage import sqlite_outbound
@@ -31,8 +32,8 @@ def ask(conn: db.Connection, wakeup_sender: WakeupSender) -> Ask:
 
     def create(action: str, to: str | None = None, **fits: Any) -> int:
         target = None if to is None else upstreams.get_upstream(conn, to)
-        selection = queue_works.build_selection(conn, action, QueueFilter(**fits), target)
-        count = queue_works.preview_selection(conn, selection).count
+        selection = queue_selection.build_selection(conn, action, QueueFilter(**fits))
+        count = queue_selection.preview_selection(conn, selection).count
         work_id = queue_works.create_queue_work(conn, SYSTEM, action, selection, asked_count=count, target=target)
         wakeup_sender.send()
         return work_id

@@ -1,0 +1,283 @@
+"""Which of the messages that wait for upstreams an operator means, how many they are, and the groups of a page."""
+
+import json
+import sqlite3
+import time
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
+from portal.services.common import ids
+from portal.services.common.message_states import ENROUTE
+from portal.services.routing import routes
+from portal.services.routing.routes import Route, RouteTable
+from portal.services.upstreams import holds, paths, steering, upstreams
+from portal.services.upstreams.paths import UpstreamPath
+from portal.services.upstreams.steering import WaitingGroup
+
+HOLD, RELEASE, CANCEL, MOVE = "hold", "release", "cancel", "move"
+ACTIONS = (HOLD, RELEASE, CANCEL, MOVE)
+UPSTREAM, ACCOUNT, ROUTE, AGE = "upstream", "account", "route", "age"
+GROUPINGS = (UPSTREAM, ACCOUNT, ROUTE, AGE)
+AGES_MS = (DAY_MS, HOUR_MS, 10 * MINUTE_MS)
+"""Longer than each of these ago messages were submitted that a list by age shows together."""
+NO_ROUTE = 0
+"""In place of a route's id: what no route takes."""
+# How many messages are read at a time to see what they have cost, and which route they take.
+_READ_BATCH = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFilter:
+    """Which of the messages that wait; what is None fits all.
+
+    `route_id`: those that take a route; NO_ROUTE: none. `older_ms`: those that were submitted longer ago than that.
+    """
+
+    upstream_id: int | None = None
+    account_id: int | None = None
+    route_id: int | None = None
+    older_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSelection:
+    """The messages that are meant: those with ids below `before_id` that wait on these paths, of an account, and that
+    take a route; None: of all accounts, whichever route.
+    """
+
+    paths: tuple[UpstreamPath, ...]
+    account_id: int | None
+    route_id: int | None
+    before_id: int
+
+    def __str__(self) -> str:
+        """As JSON; see `parse_selection`."""
+        values = (self.account_id, self.route_id, self.before_id)
+        return json.dumps([[paths.format_path(each) for each in self.paths], *values])
+
+    @property
+    def account_ids(self) -> Sequence[int] | None:
+        return None if self.account_id is None else [self.account_id]
+
+
+def parse_selection(text: str) -> QueueSelection:
+    """Parse the JSON that `str` returns for a selection.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    match json.loads(text):
+        case [list(formatted), int() | None as account_id, int() | None as route_id, int(before_id)] if all(
+            isinstance(each, str) for each in formatted
+        ):
+            found = tuple(map(paths.parse_path, formatted))
+            bounded = [each or 0 for each in (account_id, route_id, before_id)]
+            if all(abs(each) <= steering.MAX_MESSAGE_ID for each in (*bounded, *sum(found, ()))):
+                return QueueSelection(found, account_id, route_id, before_id)
+    raise ValueError(text)
+
+
+def build_selection(conn: sqlite3.Connection, action: str, queue_filter: QueueFilter) -> QueueSelection:
+    """What fits a filter at this moment, as far as an action has anything to do with it: what is held already isn't
+    held, and only what was held or moved is released.
+
+    Raises:
+        NoSuchRoute
+    """
+    chosen = _choose_paths(conn, queue_filter)
+    if action == HOLD:
+        chosen = [each for each in chosen if not paths.is_held_path(each)]
+    elif action == RELEASE:
+        chosen = [each for each in chosen if paths.is_steered_path(each)]
+    before_id = _find_before_id(conn, queue_filter)
+    return QueueSelection(tuple(chosen), queue_filter.account_id, queue_filter.route_id, before_id)
+
+
+def _choose_paths(conn: sqlite3.Connection, queue_filter: QueueFilter) -> list[UpstreamPath]:
+    """The paths on which what fits may wait."""
+    chosen = [*paths.list_paths(conn).values()]
+    if queue_filter.upstream_id is not None:
+        takers = upstreams.find_takers(conn, chosen)
+        chosen = [each for each in chosen if takers[each] == queue_filter.upstream_id]
+    if queue_filter.route_id is not None:
+        of_route: list[UpstreamPath] = [()]
+        if queue_filter.route_id != NO_ROUTE:
+            of_route = list_route_paths(routes.get_route(conn, queue_filter.route_id))
+        # What was moved to one upstream may be of any route.
+        chosen = [each for each in chosen if each[-1:] == (0,) or paths.get_path_upstreams(each) in of_route]
+    return chosen
+
+
+def _find_before_id(conn: sqlite3.Connection, queue_filter: QueueFilter) -> int:
+    """The id below which messages are old enough; those that come from now on never are."""
+    if queue_filter.older_ms:
+        return ids.min_id_at_time(now_ms() - queue_filter.older_ms)
+    (latest_id,) = conn.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()
+    return int(latest_id) + 1
+
+
+def list_route_paths(route: Route) -> list[UpstreamPath]:
+    """The upstreams of a route's messages in their order: of all, or by each one that shares them."""
+    upstream_ids = tuple(each.id for each in route.upstreams)
+    sharing_count = sum(each.weight is not None for each in route.upstreams)
+    return [
+        (upstream_ids[first], *upstream_ids[:first], *upstream_ids[first + 1 :]) for first in range(sharing_count or 1)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePreview:
+    """What a work would be about: how many messages, by account, and what they have cost (thousandths of a credit).
+
+    `is_exact`: there was time to look at each; otherwise `count` is exact where no route is named, and what they cost
+    follows from those that were looked at.
+    """
+
+    count: int
+    refund: int
+    counts_by_account: Mapping[int, int]
+    is_exact: bool
+
+
+def preview_selection(conn: sqlite3.Connection, selection: QueueSelection, seconds: float = 0.05) -> QueuePreview:
+    """Count the messages of a selection, which takes some tens of milliseconds for a million, and look at single ones
+    for so long.
+    """
+    found = paths.find_path_ids(conn, selection.paths).values()
+    counts: Counter[int] = Counter()
+    for each in steering.iterate_ranges(conn, found, selection.account_ids):
+        counts[each.account_id] += steering.count_range(conn, each, selection.before_id)
+    total = sum(counts.values())
+    table = None if selection.route_id is None else routes.load_route_table(conn)
+    deadline = time.monotonic() + seconds
+    looked = fitting = cost = 0
+    fitting_counts: Counter[int] = Counter()
+    for of in steering.iterate_ranges(conn, found, selection.account_ids):
+        after_id = 0
+        while time.monotonic() < deadline:
+            message_ids = steering.list_range_ids(conn, of, after_id, selection.before_id, _READ_BATCH)
+            prices = read_fitting_prices(conn, selection, table, message_ids)
+            looked += len(message_ids)
+            fitting += len(prices)
+            fitting_counts[of.account_id] += len(prices)
+            cost += sum(prices.values())
+            if len(message_ids) < _READ_BATCH:
+                break
+            after_id = message_ids[-1]
+    is_exact = looked >= total
+    if table is not None:
+        counts = fitting_counts
+    if not is_exact and looked:
+        scale = total / looked
+        cost = round(cost * scale)
+        if table is not None:
+            counts = Counter({each: round(count * scale) for each, count in counts.items()})
+    return QueuePreview(sum(counts.values()), cost, {each: n for each, n in counts.items() if n}, is_exact)
+
+
+def read_fitting_prices(
+    conn: sqlite3.Connection, selection: QueueSelection, table: RouteTable | None, message_ids: Collection[int]
+) -> dict[int, int]:
+    """Those of these messages that take the selection's route, with what they have cost."""
+    rows = conn.execute(
+        "SELECT id, price, account_id, destination, country, source FROM messages"
+        f" WHERE id IN (SELECT value FROM json_each(?)) AND +state = {ENROUTE}",
+        (json.dumps([*message_ids]),),
+    )
+    return {
+        message_id: price
+        for message_id, price, *values in rows
+        if table is None or (table.choose(*values).route_id or NO_ROUTE) == selection.route_id
+    }
+
+
+# --- in groups
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    """A group of messages that wait: how many go out in their turn, and how many are held, or of accounts on hold; when
+    (milliseconds) the oldest was submitted.
+
+    `name`: of the upstream or account; of a route, its number, several where they share a way; empty: none.
+    `narrowed`: the filter of this group, where there is one.
+    """
+
+    name: str
+    waiting: int
+    held: int
+    oldest_at: int | None
+    narrowed: QueueFilter | None
+
+
+def list_queue_rows(conn: sqlite3.Connection, grouping: str, queue_filter: QueueFilter) -> list[QueueRow]:
+    """What fits a filter, in groups by one of GROUPINGS, the largest first. Some tens of milliseconds for a million
+    messages; of a route all count that take the same way.
+    """
+    known = [*paths.list_paths(conn).values()]
+    chosen = {*_choose_paths(conn, queue_filter)}
+    held_account_ids = holds.list_held_account_ids(conn)
+
+    def list_groups(older_ms: int | None) -> list[WaitingGroup]:
+        before_id = None if older_ms is None else _find_before_id(conn, QueueFilter(older_ms=older_ms))
+        return [
+            each
+            for each in steering.list_waiting_groups(conn, before_id)
+            if each.path in chosen and queue_filter.account_id in (None, each.account_id)
+        ]
+
+    def add_up(name: str, groups: Iterable[WaitingGroup], narrowed: QueueFilter | None) -> QueueRow:
+        waiting = held = 0
+        oldest_id: int | None = None
+        for each in groups:
+            if paths.is_held_path(each.path) or each.account_id in held_account_ids:
+                held += each.count
+            else:
+                waiting += each.count
+            oldest_id = each.oldest_id if oldest_id is None else min(oldest_id, each.oldest_id)
+        return QueueRow(name, waiting, held, None if oldest_id is None else ids.time_from_id(oldest_id), narrowed)
+
+    if grouping == AGE:
+        ages = [each for each in AGES_MS if each >= (queue_filter.older_ms or 0)]
+        rows = [add_up("", list_groups(each), replace(queue_filter, older_ms=each)) for each in ages]
+        return [each for each in rows if each.waiting or each.held]
+    groups = list_groups(queue_filter.older_ms)
+    narrowed_filters: Mapping[str, QueueFilter | None]
+    if grouping == UPSTREAM:
+        takers, names = upstreams.find_takers(conn, known), upstreams.get_upstream_names(conn)
+        keys = [names.get(takers[each.path] or 0, "") for each in groups]
+        narrowed_filters = {name: replace(queue_filter, upstream_id=each) for each, name in names.items()}
+    elif grouping == ACCOUNT:
+        names = read_account_names(conn, {each.account_id for each in groups})
+        keys = [names[each.account_id] for each in groups]
+        narrowed_filters = {name: replace(queue_filter, account_id=each) for each, name in names.items()}
+    else:
+        route_ids = _list_routes_by_path(conn)
+        keys = [", ".join(map(str, route_ids.get(paths.get_path_upstreams(each.path), ()))) for each in groups]
+        narrowed_filters = {
+            each: replace(queue_filter, route_id=int(each or NO_ROUTE)) for each in keys if "," not in each
+        }
+    by_key: dict[str, list[WaitingGroup]] = defaultdict(list)
+    for key, group in zip(keys, groups, strict=True):
+        by_key[key].append(group)
+    rows = [add_up(key, found, narrowed_filters.get(key)) for key, found in by_key.items()]
+    return sorted(rows, key=lambda row: (-row.waiting - row.held, row.name))
+
+
+def read_account_names(conn: sqlite3.Connection, account_ids: Collection[int]) -> dict[int, str]:
+    """The names of accounts by their ids."""
+    rows = conn.execute(
+        "SELECT id, name FROM accounts WHERE id IN (SELECT value FROM json_each(?))", (json.dumps([*account_ids]),)
+    )
+    return dict(rows.fetchall())
+
+
+def _list_routes_by_path(conn: sqlite3.Connection) -> dict[UpstreamPath, list[int]]:
+    """The ids of the routes that lead to each path, in their order."""
+    found: dict[UpstreamPath, list[int]] = defaultdict(list)
+    for route in routes.list_routes(conn):
+        for path in list_route_paths(route):
+            found[path].append(route.id)
+    return found
