@@ -33,6 +33,7 @@ ROOT_COMMANDS = {
     "price": ("prices", "Price lists: credits a part, by country or by the first digits of numbers."),
     "upstream": ("upstreams", "Connections to carriers, which messages take."),
     "route": ("routes", "Which upstreams a message takes: the first route that fits it."),
+    "queue": ("queue", "What waits for upstreams: listed, held, released, moved, cancelled."),
     "simulate": ("messages", "What the built-in upstream makes up."),
     "number": ("messages", "Numbers and short codes that reach an account."),
     "blacklist": ("messages", "Numbers that get no messages of an account, most because they said STOP."),
