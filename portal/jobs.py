@@ -24,6 +24,7 @@ from portal.services.operations import daily_self_check
 from portal.services.people import login_limits, refused_logins, two_factor, unlock_links
 from portal.services.senders import documents, senders
 from portal.services.statistics import rollup, statistics
+from portal.services.upstreams import steering
 
 _log = logging.getLogger(__name__)
 
@@ -119,6 +120,7 @@ def list_jobs(config: Config, keys: Keys, options: Sequence[str]) -> list[Job]:
         Job("retention", 3600.0, partial(_remove_old_messages, config), pause_factor=RETENTION_PAUSE_FACTOR),
         Job("privacy", 5.0, _remove_message_texts, pause_factor=9),
         Job("log", 60.0, _empty_write_ahead_log),
+        Job("queue", 1.0, partial(_run_once, steering.keep_waiting_groups)),
         Job("news", 1.0, partial(_run_once, queue_credit_mails)),
         Job("refusals", 60.0, partial(_run_once, partial(refused_binds.queue_due_refused_bind_mails, keys=keys))),
         Job("refused logins", 1.0, partial(_run_once, refused_logins.write_refused_logins)),

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
+from portal.core.clock import now_ms
 from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE
 from portal.services.routing import routes
@@ -20,8 +20,6 @@ HOLD, RELEASE, CANCEL, MOVE = "hold", "release", "cancel", "move"
 ACTIONS = (HOLD, RELEASE, CANCEL, MOVE)
 UPSTREAM, ACCOUNT, ROUTE, AGE = "upstream", "account", "route", "age"
 GROUPINGS = (UPSTREAM, ACCOUNT, ROUTE, AGE)
-AGES_MS = (DAY_MS, HOUR_MS, 10 * MINUTE_MS)
-"""Longer than each of these ago messages were submitted that a list by age shows together."""
 NO_ROUTE = 0
 """In place of a route's id: what no route takes."""
 # How many messages are read at a time to see what they have cost, and which route they take.
@@ -141,14 +139,19 @@ class QueuePreview:
     is_exact: bool
 
 
-def preview_selection(conn: sqlite3.Connection, selection: QueueSelection, seconds: float = 0.05) -> QueuePreview:
-    """Count the messages of a selection, which takes some tens of milliseconds for a million, and look at single ones
-    for so long.
+def preview_selection(
+    conn: sqlite3.Connection, selection: QueueSelection, older_ms: int | None = None, seconds: float = 0.05
+) -> QueuePreview:
+    """Count the messages of a selection, as `steering.list_waiting_groups` does, and look at single ones for so long.
+
+    Args:
+        older_ms: that of the filter.
     """
     found = paths.find_path_ids(conn, selection.paths).values()
     counts: Counter[int] = Counter()
-    for each in steering.iterate_ranges(conn, found, selection.account_ids):
-        counts[each.account_id] += steering.count_range(conn, each, selection.before_id)
+    for group in steering.list_waiting_groups(conn, older_ms):
+        if group.path in selection.paths and selection.account_id in (None, group.account_id):
+            counts[group.account_id] += group.count
     total = sum(counts.values())
     table = None if selection.route_id is None else routes.load_route_table(conn)
     deadline = time.monotonic() + seconds
@@ -221,10 +224,9 @@ def list_queue_rows(conn: sqlite3.Connection, grouping: str, queue_filter: Queue
     held_account_ids = holds.list_held_account_ids(conn)
 
     def list_groups(older_ms: int | None) -> list[WaitingGroup]:
-        before_id = None if older_ms is None else _find_before_id(conn, QueueFilter(older_ms=older_ms))
         return [
             each
-            for each in steering.list_waiting_groups(conn, before_id)
+            for each in steering.list_waiting_groups(conn, older_ms)
             if each.path in chosen and queue_filter.account_id in (None, each.account_id)
         ]
 
@@ -240,7 +242,7 @@ def list_queue_rows(conn: sqlite3.Connection, grouping: str, queue_filter: Queue
         return QueueRow(name, waiting, held, None if oldest_id is None else ids.time_from_id(oldest_id), narrowed)
 
     if grouping == AGE:
-        ages = [each for each in AGES_MS if each >= (queue_filter.older_ms or 0)]
+        ages = [each for each in steering.AGES_MS if each >= (queue_filter.older_ms or 0)]
         rows = [add_up("", list_groups(each), replace(queue_filter, older_ms=each)) for each in ages]
         return [each for each in rows if each.waiting or each.held]
     groups = list_groups(queue_filter.older_ms)

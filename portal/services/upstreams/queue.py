@@ -8,7 +8,7 @@ claimed. Everything here is called inside `write_transaction()`.
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from portal.core.clock import now_ms
 from portal.core.db import BulkInsert
@@ -422,10 +422,21 @@ def get_next_retry_time(conn: sqlite3.Connection, waiting_paths: Collection[Upst
     return min((each for each in times if each is not None), default=None)
 
 
+_kept_path_counts: Mapping[UpstreamPath, int] | None = None
+
+
+def keep_path_counts(counts: Mapping[UpstreamPath, int] | None) -> None:
+    """Have `count_waiting_messages_by_path` tell this process what was counted before; None: it counts."""
+    global _kept_path_counts
+    _kept_path_counts = counts
+
+
 def count_waiting_messages_by_path(conn: sqlite3.Connection) -> dict[UpstreamPath, int]:
     """How many messages wait on each path, as far as any do. A million that are queued take some tens of milliseconds,
     and 100,000 that are held some ten.
     """
+    if _kept_path_counts is not None:
+        return dict(_kept_path_counts)
     known = paths.list_paths(conn)
     counts = {
         path_id: conn.execute(

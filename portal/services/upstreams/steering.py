@@ -7,15 +7,23 @@ leave them where they are. Everything here is called inside `write_transaction()
 
 import json
 import sqlite3
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import time
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
+from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import paths, queue
 from portal.services.upstreams.paths import ChoosePath, UpstreamPath
 from portal.services.upstreams.queue import HELD_BY_OPERATOR, MOVED_BY_OPERATOR
 
+AGES_MS = (DAY_MS, HOUR_MS, 10 * MINUTE_MS)
+"""Longer than each of these ago messages were submitted that a list by age shows together."""
+# Fewer are counted in a few milliseconds, when a page asks. What is kept is counted anew after so many times as long as
+# that took.
+_QUICKLY_COUNTED, _PAUSE_FACTOR = 20_000, 10
 MAX_MESSAGE_ID = (1 << 63) - 1
 _MARKS_SQL = f"('', '{HELD_BY_OPERATOR}', '{MOVED_BY_OPERATOR}')"
 _IS_UNTRIED_SQL = f"(h.attempts = 1 AND h.unanswered = 0 AND h.error IN {_MARKS_SQL})"
@@ -47,16 +55,59 @@ class WaitingGroup:
     oldest_id: int
 
 
-def list_waiting_groups(conn: sqlite3.Connection, before_id: int | None = None) -> list[WaitingGroup]:
-    """All that waits, by path and account. A million messages take some tens of milliseconds.
+@dataclass(frozen=True, slots=True)
+class _KeptGroups:
+    """What was counted at a moment (seconds, monotonic), which took so many seconds: all, and what is of each age."""
+
+    at: float
+    seconds: float
+    by_age: Mapping[int | None, Sequence[WaitingGroup]]
+
+
+_kept: _KeptGroups | None = None
+
+
+def keep_waiting_groups(conn: sqlite3.Connection) -> None:
+    """Count what waits for this process's pages, where that takes long; they would wait for it. To be called every other
+    second, by one thread.
+    """
+    global _kept
+    (count,) = conn.execute(
+        "SELECT (SELECT count(*) FROM (SELECT 1 FROM queued_messages LIMIT ?1))"
+        " + (SELECT count(*) FROM (SELECT 1 FROM held_messages LIMIT ?1))",
+        (_QUICKLY_COUNTED,),
+    ).fetchone()
+    began_at = time.monotonic()
+    if count < _QUICKLY_COUNTED:
+        _kept = None
+        queue.keep_path_counts(None)
+    elif _kept is None or began_at - _kept.at > _PAUSE_FACTOR * _kept.seconds:
+        by_age = {each: _count_groups(conn, each) for each in (None, *AGES_MS)}
+        _kept = _KeptGroups(began_at, time.monotonic() - began_at, by_age)
+        path_counts: Counter[UpstreamPath] = Counter()
+        for group in by_age[None]:
+            path_counts[group.path] += group.count
+        queue.keep_path_counts(path_counts)
+
+
+def list_waiting_groups(conn: sqlite3.Connection, older_ms: int | None = None) -> Sequence[WaitingGroup]:
+    """All that waits, by path and account. A million messages take a tenth of a second, or are told as they were
+    counted some seconds ago (`keep_waiting_groups`).
 
     Args:
-        before_id: only those with ids below this one, and what upstreams have among them; None: all.
+        older_ms: only what was submitted longer ago than that, and what upstreams have among it; None: all.
     """
-    if before_id is not None:
-        return _list_older_groups(conn, before_id)
+    kept = _kept
+    if kept is not None and older_ms in kept.by_age:
+        return kept.by_age[older_ms]
+    return _count_groups(conn, older_ms)
+
+
+def _count_groups(conn: sqlite3.Connection, older_ms: int | None) -> list[WaitingGroup]:
+    if older_ms is not None:
+        return _list_older_groups(conn, ids.min_id_at_time(now_ms() - older_ms))
     begun = {(path_id, account_id): count for path_id, account_id, count in queue.list_begun_counts(conn)}
-    counts: dict[tuple[int, int], int] = defaultdict(int)
+    counts: Counter[tuple[int, int]] = Counter()
     oldest_ids: dict[tuple[int, int], int] = {}
     known = paths.list_paths(conn)
     for path_id in known:
@@ -65,9 +116,9 @@ def list_waiting_groups(conn: sqlite3.Connection, before_id: int | None = None) 
             counts[key] += count
             oldest_ids[key] = min(oldest_id, oldest_ids.get(key, oldest_id))
     return [
-        WaitingGroup(path_id, known[path_id], account_id, count - begun.get((path_id, account_id), 0), oldest_id)
-        for (path_id, account_id), oldest_id in oldest_ids.items()
-        if (count := counts[path_id, account_id]) > begun.get((path_id, account_id), 0)
+        WaitingGroup(key[0], known[key[0]], key[1], counts[key] - begun.get(key, 0), oldest_id)
+        for key, oldest_id in oldest_ids.items()
+        if counts[key] > begun.get(key, 0)
     ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from portal.core.clock import DAY_MS, now_ms
+from portal.core.clock import DAY_MS, HOUR_MS, now_ms
 from portal.core.crypto import Keys
 from portal.core.db import Connection, write_transaction
 from portal.services.common import ids, message_states
@@ -48,7 +48,7 @@ def carriers(conn: Connection, keys: Keys) -> list[Upstream]:
 
 def ask(conn: Connection, action: str, **fits: Any) -> tuple[QueueSelection, QueuePreview]:
     selection = queue_selection.build_selection(conn, action, QueueFilter(**fits))
-    return selection, queue_selection.preview_selection(conn, selection)
+    return selection, queue_selection.preview_selection(conn, selection, fits.get("older_ms"))
 
 
 def begin(conn: Connection, action: str, target: Upstream | None = None, **fits: Any) -> QueuePreview:
@@ -307,13 +307,43 @@ def test_a_filter_fits_by_upstream_account_route_and_age(conn, cast, carriers):
     }
 
 
-def test_only_what_is_old_enough_is_meant(conn, cast):
-    (old,) = queue_messages(conn, cast.smpp_acme_1.id)
-    now = now_ms() + 3_600_000
-    selection = QueueSelection(((),), None, None, ids.min_id_at_time(now - 600_000))
-    assert queue_selection.preview_selection(conn, selection).count == 1
-    assert ask(conn, HOLD, older_ms=600_000)[1].count == 0
-    assert old < selection.before_id
+def test_only_what_is_old_enough_is_meant(conn, cast, carriers):
+    old, new = queue_of_each(conn, cast.smpp_acme_1.id, ["393331234567", "393337654321"])
+    ago = old - (DAY_MS << 12)
+    conn.execute("UPDATE messages SET id = ? WHERE id = ?", (ago, old))
+    conn.execute("UPDATE queued_messages SET message_id = ? WHERE message_id = ?", (ago, old))
+    work = do(conn, HOLD, older_ms=HOUR_MS)
+    assert (work.asked_count, work.done_count) == (1, 1)
+    assert claim(conn, carriers[0]) == [new]
+
+
+def test_where_a_great_many_wait_pages_have_what_was_counted_before(conn, cast, monkeypatch):
+    monkeypatch.setattr(steering, "_QUICKLY_COUNTED", 3)
+    queue_of_each(conn, cast.smpp_acme_1.id, ["393331234567", "393337654321"])
+    steering.keep_waiting_groups(conn)
+    queue_messages(conn, cast.smpp_globex_1.id)
+
+    def count() -> tuple[int, int, int]:
+        rows = queue_selection.list_queue_rows(conn, UPSTREAM, QueueFilter())
+        return (
+            sum(each.waiting for each in rows),
+            ask(conn, HOLD)[1].count,
+            sum(queue.count_waiting_messages_by_path(conn).values()),
+        )
+
+    try:
+        assert count() == (3, 3, 3)
+        steering.keep_waiting_groups(conn)
+        queue_messages(conn, cast.smpp_globex_1.id)
+        assert count() == (3, 3, 3)
+        monkeypatch.setattr(steering, "_PAUSE_FACTOR", 0)
+        steering.keep_waiting_groups(conn)
+        assert count() == (4, 4, 4)
+    finally:
+        monkeypatch.setattr(steering, "_QUICKLY_COUNTED", 1_000)
+        steering.keep_waiting_groups(conn)
+    queue_messages(conn, cast.smpp_globex_1.id)
+    assert count() == (5, 5, 5)
 
 
 def test_what_comes_after_the_question_is_not_meant(conn, cast, carriers):
