@@ -112,7 +112,7 @@ def _add_action(action: str, help: str, *options: Callable[[CommandFunction], Co
         target = None if to is None else upstreams.get_upstream(conn, to)
         queue_filter = _build_filter(context, **fits)
         selection = queue_selection.build_selection(conn, action, queue_filter)
-        preview = queue_selection.preview_selection(conn, selection, queue_filter.older_ms)
+        preview = queue_selection.preview_selection(conn, action, selection, queue_filter.older_ms)
         if not preview.count:
             return CommandOutput({"id": None, "asked": 0}, "Nothing that waits fits.")
         if not yes:

@@ -24,6 +24,7 @@ NO_ROUTE = 0
 """In place of a route's id: what no route takes."""
 # How many messages are read at a time to see what they have cost, and which route they take.
 _READ_BATCH = 2_000
+_LOOK_SECONDS = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,8 @@ def list_route_paths(route: Route) -> list[UpstreamPath]:
 
 @dataclass(frozen=True, slots=True)
 class QueuePreview:
-    """What a work would be about: how many messages, by account, and what they have cost (thousandths of a credit).
+    """What a work would be about: how many messages, by account, and where they would be cancelled, what they have cost
+    (thousandths of a credit).
 
     `is_exact`: there was time to look at each; otherwise `count` is exact where no route is named, and what they cost
     follows from those that were looked at.
@@ -140,9 +142,10 @@ class QueuePreview:
 
 
 def preview_selection(
-    conn: sqlite3.Connection, selection: QueueSelection, older_ms: int | None = None, seconds: float = 0.05
+    conn: sqlite3.Connection, action: str, selection: QueueSelection, older_ms: int | None = None
 ) -> QueuePreview:
-    """Count the messages of a selection, as `steering.list_waiting_groups` does, and look at single ones for so long.
+    """Count the messages of a selection, as `steering.list_waiting_groups` does. Where it matters which routes they
+    take, or what they have cost, single ones are looked at for a moment.
 
     Args:
         older_ms: that of the filter.
@@ -152,9 +155,11 @@ def preview_selection(
     for group in steering.list_waiting_groups(conn, older_ms):
         if group.path in selection.paths and selection.account_id in (None, group.account_id):
             counts[group.account_id] += group.count
+    if action != CANCEL and selection.route_id is None:
+        return QueuePreview(counts.total(), 0, counts, True)
     total = sum(counts.values())
     table = None if selection.route_id is None else routes.load_route_table(conn)
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + _LOOK_SECONDS
     looked = fitting = cost = 0
     fitting_counts: Counter[int] = Counter()
     for of in steering.iterate_ranges(conn, found, selection.account_ids):

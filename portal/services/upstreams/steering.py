@@ -68,8 +68,8 @@ _kept: _KeptGroups | None = None
 
 
 def keep_waiting_groups(conn: sqlite3.Connection) -> None:
-    """Count what waits for this process's pages, where that takes long; they would wait for it. To be called every other
-    second, by one thread.
+    """Count what waits for this process's pages, where that takes long: they would have to wait. To be called every
+    second or so, by one thread.
     """
     global _kept
     (count,) = conn.execute(

@@ -247,7 +247,7 @@ def steer_messages(action: str) -> ResponseReturnValue:
             return htmx.redirect_browser_or_htmx(back, toast)
     else:
         selection = queue_selection.build_selection(conn, action, queue_filter)
-    preview = queue_selection.preview_selection(conn, selection, queue_filter.older_ms)
+    preview = queue_selection.preview_selection(conn, action, selection, queue_filter.older_ms)
     if not form.is_submitted():
         form.selection.data, form.total.data = str(selection), str(preview.count)
     names = queue_selection.read_account_names(conn, preview.counts_by_account)

@@ -48,7 +48,7 @@ def carriers(conn: Connection, keys: Keys) -> list[Upstream]:
 
 def ask(conn: Connection, action: str, **fits: Any) -> tuple[QueueSelection, QueuePreview]:
     selection = queue_selection.build_selection(conn, action, QueueFilter(**fits))
-    return selection, queue_selection.preview_selection(conn, selection, fits.get("older_ms"))
+    return selection, queue_selection.preview_selection(conn, action, selection, fits.get("older_ms"))
 
 
 def begin(conn: Connection, action: str, target: Upstream | None = None, **fits: Any) -> QueuePreview:

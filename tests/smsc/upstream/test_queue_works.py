@@ -33,7 +33,7 @@ def ask(conn: db.Connection, wakeup_sender: WakeupSender) -> Ask:
     def create(action: str, to: str | None = None, **fits: Any) -> int:
         target = None if to is None else upstreams.get_upstream(conn, to)
         selection = queue_selection.build_selection(conn, action, QueueFilter(**fits))
-        count = queue_selection.preview_selection(conn, selection).count
+        count = queue_selection.preview_selection(conn, action, selection).count
         work_id = queue_works.create_queue_work(conn, SYSTEM, action, selection, asked_count=count, target=target)
         wakeup_sender.send()
         return work_id
