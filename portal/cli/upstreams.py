@@ -28,7 +28,7 @@ from portal.services.common.audit import SHELL, Actor
 from portal.services.upstreams import binds, counters, message_ids, queue, unclaimed, upstreams
 from portal.services.upstreams.binds import BindState, UpstreamState
 from portal.services.upstreams.health import GOOD, UpstreamHealth
-from portal.services.upstreams.paths import DEFAULT_PATH
+from portal.services.upstreams.paths import DEFAULT_PATH, get_path_upstreams, is_held_path
 from portal.services.upstreams.settings import (
     ASCII,
     DEFAULTS,
@@ -457,11 +457,8 @@ def _list_waiting_by_path(context: CommandContext, upstream: Upstream) -> list[t
     names = upstreams.get_upstream_names(context.conn)
     default_path = (upstream.id,) if upstream.is_default else ()
     counts = queue.count_waiting_messages_by_path(context.conn).items()
-    return [
-        ([names[each] for each in path or default_path], count)
-        for path, count in counts
-        if upstream.id in (path or default_path)
-    ]
+    ways = [(get_path_upstreams(path) or default_path, count) for path, count in counts if not is_held_path(path)]
+    return [([names[each] for each in way], count) for way, count in ways if upstream.id in way]
 
 
 def _bind_to_dict(bind: BindState) -> dict[str, object]:

@@ -89,3 +89,13 @@ def test_an_account_is_held_and_released(ok, run_app):
     assert run_app("queue", "release-account", "smpp-acme-1").stdout == "smpp-acme-1 was released.\n"
     assert run_app("queue", "release-account", "smpp-acme-1").stdout == "smpp-acme-1 was not on hold.\n"
     assert run_app("queue", "holds").stdout == "No account is on hold.\n"
+
+
+def test_what_was_moved_or_is_held_does_not_hide_an_upstream(ok, run_app, conn):
+    for action, queued in (("move", 4), ("hold", 0)):
+        to = ["--to", "second"] if action == "move" else []
+        assert run_app("queue", action, *to, "--yes").returncode == 0
+        queue_works.run_queue_step(conn, routes.load_route_table(conn), lambda *_: ())
+        assert ok("upstream", "show", "second")["queued"] == queued
+    assert run_app("upstream", "show", "second").returncode == 0
+    assert run_app("upstream", "list").returncode == 0

@@ -205,7 +205,7 @@ def test_disabled_enabled_drained_made_the_default_and_removed(ok, refused, run_
 
 def test_one_that_messages_wait_for_is_not_removed(ok, refused, monkeypatch):
     ok(*ADD, stdin="x")
-    monkeypatch.setattr(upstreams, "count_waiting_messages", lambda _conn: {1: 3})
+    monkeypatch.setattr(upstreams, "count_waiting_messages", lambda *_: {1: 3})
     assert ok("upstream", "list")[0]["queued"] == 3
     assert "under way to it: 3." in refused("upstream", "remove", "carrier")
 

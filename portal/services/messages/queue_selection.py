@@ -23,7 +23,7 @@ GROUPINGS = (UPSTREAM, ACCOUNT, ROUTE, AGE)
 NO_ROUTE = 0
 """In place of a route's id: what no route takes."""
 # How many messages are read at a time to see what they have cost, and which route they take.
-_READ_BATCH = 2_000
+_READ_BATCH = 500
 _LOOK_SECONDS = 0.03
 
 

@@ -78,7 +78,7 @@ def render_metrics(conn: sqlite3.Connection) -> str:
 def _iterate_metrics(conn: sqlite3.Connection) -> Iterator[_Metric]:
     for name, (help, query) in _METRICS.items():
         yield name, help, {"": conn.execute(query).fetchone()[0] or 0}
-    waiting = queue.count_waiting_messages_by_path(conn)
+    waiting = queue.read_path_counts(conn)
     yield "messages_waiting", "Messages that wait for an upstream, or to be tried again", {"": sum(waiting.values())}
     now = now_ms()
     # Since its date, where it has one.

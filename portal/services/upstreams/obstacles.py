@@ -50,7 +50,7 @@ def list_obstacles(conn: sqlite3.Connection) -> list[Obstacle]:
     wait for. None where nothing waits, or an upstream takes it.
 
     Cheap while nothing waits, and while what waits is taken; otherwise it takes as long as
-    `queue.count_waiting_messages_by_path`.
+    `queue.read_path_counts`.
     """
     if not queue.has_queue(conn):
         return []
@@ -69,7 +69,7 @@ def list_obstacles(conn: sqlite3.Connection) -> list[Obstacle]:
     if not blocked:
         return []
     counts: Counter[Obstacle] = Counter()
-    for path, count in queue.count_waiting_messages_by_path(conn).items():
+    for path, count in queue.read_path_counts(conn).items():
         if path in blocked:
             counts[blocked[path]] += count
     return [replace(each, waiting_count=count) for each, count in counts.most_common() if count]

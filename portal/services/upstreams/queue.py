@@ -426,17 +426,22 @@ _kept_path_counts: Mapping[UpstreamPath, int] | None = None
 
 
 def keep_path_counts(counts: Mapping[UpstreamPath, int] | None) -> None:
-    """Have `count_waiting_messages_by_path` tell this process what was counted before; None: it counts."""
+    """Have `read_path_counts` tell this process what was counted before; None: it counts."""
     global _kept_path_counts
     _kept_path_counts = counts
+
+
+def read_path_counts(conn: sqlite3.Connection) -> Mapping[UpstreamPath, int]:
+    """What `count_waiting_messages_by_path` returns; in the process of the pages, where a great many wait, as it was
+    some seconds ago.
+    """
+    return count_waiting_messages_by_path(conn) if _kept_path_counts is None else _kept_path_counts
 
 
 def count_waiting_messages_by_path(conn: sqlite3.Connection) -> dict[UpstreamPath, int]:
     """How many messages wait on each path, as far as any do. A million that are queued take some tens of milliseconds,
     and 100,000 that are held some ten.
     """
-    if _kept_path_counts is not None:
-        return dict(_kept_path_counts)
     known = paths.list_paths(conn)
     counts = {
         path_id: conn.execute(

@@ -163,10 +163,11 @@ def count_waiting_messages(
     does are left out, and those that operators hold.
 
     Args:
-        counts_by_path: what `queue.count_waiting_messages_by_path` returns, which takes most of the time; None: ask it.
+        counts_by_path: what `queue.count_waiting_messages_by_path` returns, which takes most of the time; None: what
+            `queue.read_path_counts` does.
     """
     if counts_by_path is None:
-        counts_by_path = queue.count_waiting_messages_by_path(conn)
+        counts_by_path = queue.read_path_counts(conn)
     if not counts_by_path:
         return {}
     counts: Counter[int] = Counter()
@@ -395,7 +396,8 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
             under_way_count = count_messages_under_way(conn, upstream)
         if not current.is_default:
             paths.free_begun_messages(conn, current.id)
-        remaining_count = under_way_count + count_waiting_messages(conn).get(current.id, 0)
+        waiting_counts = count_waiting_messages(conn, queue.count_waiting_messages_by_path(conn))
+        remaining_count = under_way_count + waiting_counts.get(current.id, 0)
         if remaining_count:
             raise MessagesWaitForUpstream(count=remaining_count, name=upstream.name)
         if current.is_default and len(list_upstreams(conn)) > 1:

@@ -319,6 +319,7 @@ def test_only_what_is_old_enough_is_meant(conn, cast, carriers):
 
 def test_where_a_great_many_wait_pages_have_what_was_counted_before(conn, cast, monkeypatch):
     monkeypatch.setattr(steering, "_QUICKLY_COUNTED", 3)
+    monkeypatch.setattr(steering, "_PAUSE_FACTOR", 1e6)
     queue_of_each(conn, cast.smpp_acme_1.id, ["393331234567", "393337654321"])
     steering.keep_waiting_groups(conn)
     queue_messages(conn, cast.smpp_globex_1.id)
@@ -328,14 +329,17 @@ def test_where_a_great_many_wait_pages_have_what_was_counted_before(conn, cast, 
         return (
             sum(each.waiting for each in rows),
             ask(conn, HOLD)[1].count,
-            sum(queue.count_waiting_messages_by_path(conn).values()),
+            sum(queue.read_path_counts(conn).values()),
         )
 
+    assert count() == (3, 3, 3)
     try:
-        assert count() == (3, 3, 3)
         steering.keep_waiting_groups(conn)
         queue_messages(conn, cast.smpp_globex_1.id)
+        steering.keep_waiting_groups(conn)
         assert count() == (3, 3, 3)
+        # Where something follows from it, it is counted.
+        assert sum(queue.count_waiting_messages_by_path(conn).values()) == 4
         monkeypatch.setattr(steering, "_PAUSE_FACTOR", 0)
         steering.keep_waiting_groups(conn)
         assert count() == (4, 4, 4)
@@ -378,6 +382,19 @@ def test_nothing_is_moved_to_one_that_takes_nothing(conn, cast, carriers):
     upstreams.disable_upstream(conn, SHELL, carriers[1])
     with pytest.raises(queue_works.UpstreamTakesNothing, match="second is disabled or drained"):
         begin(conn, MOVE, upstreams.get_upstream(conn, "second"))
+
+
+def test_one_for_which_moved_messages_wait_is_not_removed_and_held_ones_hold_nothing_up(conn, cast, carriers):
+    _, second = carriers
+    queue_messages(conn, cast.smpp_acme_1.id)
+    do(conn, MOVE, second)
+    with pytest.raises(upstreams.MessagesWaitForUpstream):
+        upstreams.remove_upstream(conn, SHELL, second)
+    do(conn, HOLD)
+    upstreams.remove_upstream(conn, SHELL, second)
+    do(conn, RELEASE)
+    assert len(claim(conn, carriers[0])) == 1
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_what_was_moved_there_already_is_left(conn, cast, carriers):
