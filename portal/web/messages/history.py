@@ -234,7 +234,8 @@ def _describe_waiting(queued: Sequence[MessageDetails]) -> CourseStep:
     if obstacles.list_obstacles(context.get_conn()):
         words.append(_("Messages aren’t sent on at this moment"))
     elif tried is None or (tried.error and not tried.attempts):
-        words.append(_("It waits for its turn"))
+        # That operators hold it, or have moved it, is told to them alone.
+        words = words or [_("It waits for its turn")]
     elif not tried.attempts:
         words.append(_("It waits behind an earlier message to this number"))
     elif tried.not_before is not None and tried.not_before > now_ms():

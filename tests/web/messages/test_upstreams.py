@@ -16,6 +16,7 @@ from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.sending import AcceptedMessage, UnsentMessage, UnsentReason
 from portal.services.upstreams import binds, upstreams
 from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.queue import HELD_BY_OPERATOR, MOVED_BY_OPERATOR
 from tests.support import Cast, Person
 from tests.web import acting
 from tests.web.acting import extract_text
@@ -309,3 +310,17 @@ def test_a_text_that_was_cut_says_how_many_of_its_parts_have_arrived(
     assert f"1 of 3 Delivered {exact(at + 1000)} id1 stat:DELIVRD err:000 bind 2 · {exact(at)}" in page
     assert "2 of 3 Not sent" in page
     assert f"3 of 3 On its way id3 Not yet bind 2 · {exact(at)}" in page
+
+
+@pytest.mark.parametrize("done", [HELD_BY_OPERATOR, MOVED_BY_OPERATOR])
+def test_what_operators_do_to_a_message_that_waits_is_told_to_operators(
+    alice: Browser, olga: Browser, conn: db.Connection, queue: Queue, done: str
+) -> None:
+    (message_id,) = queue("hello")
+    record_bind(conn, binds.BOUND)
+    hold(conn, message_id, 1, clock.now_ms(), done)
+    address = f"{HISTORY}/{message_id}"
+    assert f"Queued {done} Sent on Not yet" in extract_text(olga.get(address).text)
+    customers = extract_text(alice.get(address).text)
+    assert "Queued It waits for its turn Sent on Not yet" in customers
+    assert "operator" not in customers
