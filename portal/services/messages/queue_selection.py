@@ -88,7 +88,10 @@ def build_selection(conn: sqlite3.Connection, action: str, queue_filter: QueueFi
     chosen = _choose_paths(conn, queue_filter)
     if action == HOLD:
         chosen = [each for each in chosen if not paths.is_held_path(each)]
-    elif action == RELEASE:
+    else:
+        # What is being held at this moment is on its way there.
+        chosen = [*dict.fromkeys(chosen + [paths.hold_path(each) for each in chosen if not paths.is_held_path(each)])]
+    if action == RELEASE:
         chosen = [each for each in chosen if paths.is_steered_path(each)]
     before_id = _find_before_id(conn, queue_filter)
     return QueueSelection(tuple(chosen), queue_filter.account_id, queue_filter.route_id, before_id)

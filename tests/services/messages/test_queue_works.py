@@ -350,6 +350,12 @@ def test_where_a_great_many_wait_pages_have_what_was_counted_before(conn, cast, 
     assert count() == (5, 5, 5)
 
 
+def test_what_is_still_being_held_is_cancelled_with_the_rest(conn, cast):
+    queue_messages(conn, cast.smpp_acme_1.id, 3)
+    begin(conn, HOLD)
+    assert do(conn, CANCEL).done_count == 3
+
+
 def test_what_comes_after_the_question_is_not_meant(conn, cast, carriers):
     queue_messages(conn, cast.smpp_acme_1.id, 2)
     begin(conn, HOLD)
