@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 _BATCH_SIZE = 1_000
 # So many times as long as a step of what operators do to what waits took, the next one waits.
-_QUEUE_WORK_PAUSE = 6
+_QUEUE_WORK_PAUSE = 9
 
 _SubmitJobs = list[tuple[SubmittedMessage, SubmitCallback]]
 _ClaimJob = tuple[Claim, ClaimCallback]
