@@ -8,7 +8,7 @@ from portal.core import db
 from portal.core.crypto import Keys
 from portal.services.common.audit import SHELL
 from portal.services.messages import queue_works
-from portal.services.routing import routes
+from portal.services.routing import route_table
 from portal.services.upstreams import holds
 from tests.services.upstreams.waiting import add_upstream, queue_messages
 from tests.support import Cast
@@ -48,7 +48,7 @@ def test_a_work_is_asked_for_and_listed(ok, run_app, conn, action):
     assert ("3 credits given back" in done.stdout) == (action == "cancel")
     (work,) = ok("queue", "works")
     assert (work["action"], work["asked"], work["done"], work["ended"], work["by"]) == (action, 3, 0, None, "shell")
-    queue_works.run_queue_step(conn, routes.load_route_table(conn), lambda *_: ())
+    queue_works.run_queue_step(conn, route_table.load_route_table(conn), lambda *_: ())
     (work,) = ok("queue", "works")
     assert (work["done"], work["refunded"]) == (3, 3.0 if action == "cancel" else 0)
     assert work["ended"]
@@ -95,7 +95,7 @@ def test_what_was_moved_or_is_held_does_not_hide_an_upstream(ok, run_app, conn):
     for action, queued in (("move", 4), ("hold", 0)):
         to = ["--to", "second"] if action == "move" else []
         assert run_app("queue", action, *to, "--yes").returncode == 0
-        queue_works.run_queue_step(conn, routes.load_route_table(conn), lambda *_: ())
+        queue_works.run_queue_step(conn, route_table.load_route_table(conn), lambda *_: ())
         assert ok("upstream", "show", "second")["queued"] == queued
     assert run_app("upstream", "show", "second").returncode == 0
     assert run_app("upstream", "list").returncode == 0

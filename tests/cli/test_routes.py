@@ -31,6 +31,9 @@ def test_routes_are_added_listed_moved_and_removed(ok, refused, carriers):
         "sender": None,
         "upstreams": [{"name": "B", "weight": None}, {"name": "A", "weight": None}],
         "unreachable_behind": None,
+        "replace_sender": None,
+        "quiet_hours": None,
+        "buying_price": None,
     }
     second = ok("route", "add", "--upstream", "A:70,C:30,B", "--account", "smpp-acme-1", "--sender", "ACME")
     assert second["upstreams"] == [
@@ -55,7 +58,7 @@ def test_the_list_tells_the_order_and_where_the_rest_goes(run_app, ok, carriers)
     ok("route", "add", "--upstream", "C")
     ok("upstream", "default", "--none")
     assert run_app("route", "list").stdout.splitlines() == [
-        "id  account or customer  to  sender  upstreams",
+        "id  account or customer  to  sender  upstreams  also",
         "1   Acme                 IT  ACME    B:70,C:30",
         "2                                    C",
         "There is no default upstream.",

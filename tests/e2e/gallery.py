@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
@@ -28,6 +28,8 @@ from portal.services.messages.validation import Segment
 from portal.services.people import authentication, customers, users
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceChange
+from portal.services.routing import routes
+from portal.services.routing.routes import RouteTexts
 from portal.services.senders import senders
 from portal.services.statistics import rollup
 from portal.services.upstreams import binds
@@ -310,6 +312,10 @@ def _store_forwarded_messages(conn: Connection, keys: Keys, account_id: int) -> 
     flow = (account_id, destinations[1])
     unsent = UnsentMessage(upstream.id, held, UnsentReason.HELD, flow, status="ESME_RSYSERR 0x08")
     sending.store_unsent_messages(conn, [unsent], now)
+    # The messages above take none of them.
+    texts = RouteTexts(upstream.name, country="GB", sender="EXPARCEL")
+    routes.add_route(conn, SHELL, replace(texts, replace_sender="48484", quiet_hours="22:00-08:00 Europe/London"))
+    routes.add_route(conn, SHELL, RouteTexts(upstream.name, country="FR", buying_price="0.7"))
     # Pages of operators say why nothing takes it.
     wait_until(lambda: any(each.error for each in binds.list_bind_states(conn)[upstream.id]))
     return [accepted, held, queued]

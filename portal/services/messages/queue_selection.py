@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from portal.core.clock import now_ms
 from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE
-from portal.services.routing import routes
-from portal.services.routing.routes import Route, RouteTable
+from portal.services.routing import route_table, routes
+from portal.services.routing.route_table import RouteTable
+from portal.services.routing.routes import Route
 from portal.services.upstreams import holds, paths, steering, upstreams
 from portal.services.upstreams.paths import UpstreamPath
 from portal.services.upstreams.steering import WaitingGroup
@@ -161,7 +162,7 @@ def preview_selection(
     if action != CANCEL and selection.route_id is None:
         return QueuePreview(counts.total(), 0, counts, True)
     total = sum(counts.values())
-    table = None if selection.route_id is None else routes.load_route_table(conn)
+    table = None if selection.route_id is None else route_table.load_route_table(conn)
     deadline = time.monotonic() + _LOOK_SECONDS
     looked = fitting = cost = 0
     fitting_counts: Counter[int] = Counter()

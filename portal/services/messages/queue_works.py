@@ -30,7 +30,7 @@ from portal.services.messages.queue_selection import (
     parse_selection,
     read_fitting_prices,
 )
-from portal.services.routing.routes import RouteTable
+from portal.services.routing.route_table import RouteTable
 from portal.services.upstreams import paths, steering
 from portal.services.upstreams.paths import ChoosePath
 from portal.services.upstreams.steering import WaitingRange

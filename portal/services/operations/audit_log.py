@@ -87,6 +87,7 @@ ACTION_LABELS = {
     "queue.hold_account": N_("Messages of an account held"),
     "queue.release_account": N_("Messages of an account released"),
     "route.add": N_("Route added"),
+    "route.change": N_("Route changed"),
     "route.move": N_("Route moved"),
     "route.remove": N_("Route removed"),
     "upstream.add": N_("Upstream added"),

@@ -1,27 +1,29 @@
-"""Routes: which upstreams a message takes. The first by position that fits it decides; else the default upstream."""
+"""The list of routes: which upstreams messages take. The first by position that fits one decides; else the default
+upstream.
+"""
 
 import json
 import re
 import sqlite3
-from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 from zlib import crc32
 
 import phonenumbers
 
 from portal.core.clock import now_ms
 from portal.core.db import insert_row, write_transaction
-from portal.core.i18n import N_
+from portal.core.i18n import N_, format_credits
+from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
-from portal.services.common import audit
-from portal.services.common.addresses import normalize_address
+from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import Actor
-from portal.services.common.errors import NotFound, Refused, require_found
+from portal.services.common.errors import NotFound, Refused, parse_whole_number, require_found
+from portal.services.people import customers
 from portal.services.people.customers import Customer
 from portal.services.prices import countries
+from portal.services.routing.quiet_hours import QuietHours, parse_quiet_hours
 from portal.services.senders import senders
 from portal.services.upstreams import upstreams
 
@@ -57,6 +59,18 @@ class InvalidRouteUpstreams(Refused, field="upstreams"):
     )
 
 
+class NoUpstreamChosen(InvalidRouteUpstreams):
+    sentence = N_("A route leads to one upstream at least.")
+
+
+class InvalidRouteShare(InvalidRouteUpstreams):
+    sentence = N_("“%(text)s” can't be a share: a whole number from 1 to %(limit)s.")
+
+
+class InvalidRoutePlace(Refused, field="place"):
+    sentence = N_("“%(text)s” is no place in the list: a whole number from 1 to %(limit)s.")
+
+
 class RepeatedRouteUpstream(Refused, field="upstreams"):
     sentence = N_("A route's upstreams name “%(name)s” twice.")
 
@@ -66,6 +80,17 @@ class InvalidRouteWeights(Refused, field="upstreams"):
         "“%(text)s”: upstreams that share have weights, are two at least, and come first; those that only help out have"
         " none, and follow (A:70,B:30,C)."
     )
+
+
+class RouteChanged(Refused):
+    sentence = N_(
+        "Somebody else has changed this route meanwhile, so nothing was done. What it says now stands above;"
+        " do it again to replace that."
+    )
+
+
+class RoutesReordered(Refused):
+    sentence = N_("Somebody else has changed the order meanwhile, so nothing was moved. Look at the list again.")
 
 
 class NoRoute(Refused, field="destination"):
@@ -89,6 +114,10 @@ class Route:
     country (ISO 3166), or first digits; a sender.
 
     `position` counts from 1. Routes of accounts that are disabled or deleted stay as long as these do, and fit nothing.
+
+    `version` grows with each change. `replace_sender`: the sender that goes out instead of the customer's; while
+    `quiet_hours` are, its messages wait. `buying_price`: what a part costs, in thousandths of a credit. Each may be
+    None.
     """
 
     id: int
@@ -101,187 +130,27 @@ class Route:
     prefix: str | None
     sender: str | None
     upstreams: tuple[RouteUpstream, ...]
-
-
-# --- which upstreams a message takes
-
-
-@dataclass(frozen=True, slots=True)
-class RouteDecision:
-    """Which upstreams a message takes, in the order in which they are tried; none where nothing takes it.
-
-    `route_id` is the route that decided; None: no route fits, and it takes the default upstream, where there is one.
-    """
-
-    route_id: int | None
-    upstream_ids: tuple[int, ...]
-
-
-class _Choice:
-    """A route's decisions: one, or one for each upstream that shares its messages."""
-
-    __slots__ = ("_bounds", "_decisions", "position")
-
-    def __init__(self, route: Route) -> None:
-        self.position = route.position
-        ids = [each.id for each in route.upstreams]
-        weights = [each.weight for each in route.upstreams if each.weight is not None]
-        sums = list(accumulate(weights))
-        # Where the hash of a destination begins to belong to the next one. As shares of all hashes, so that of two that
-        # share a change of weights moves no more numbers than it has to.
-        self._bounds = [(each << 32) // sums[-1] for each in sums[:-1]]
-        self._decisions = [
-            RouteDecision(route.id, (ids[first], *ids[:first], *ids[first + 1 :])) for first in range(len(weights) or 1)
-        ]
-
-    def decide(self, destination: str) -> RouteDecision:
-        if not self._bounds:
-            return self._decisions[0]
-        return self._decisions[bisect_right(self._bounds, crc32(destination.encode()))]
-
-
-class _DestinationIndex:
-    """Finds the first of some routes that differ in their destinations alone."""
-
-    __slots__ = ("_choices", "_prefix_lengths")
-
-    def __init__(self, routes: Iterable[Route]) -> None:
-        """Args: `routes`: in their order."""
-        first: dict[str, _Choice] = {}
-        for each in routes:
-            # Digits, letters, or nothing, which all numbers begin with.
-            first.setdefault(each.prefix or each.country or "", _Choice(each))
-        # What a route for fewer digits takes before it, a prefix never gets: so the longest one that a number begins
-        # with says it for all.
-        self._choices: dict[str, _Choice] = {}
-        for key in first:
-            wider_keys = [key, ""] if key.isalpha() else [key[:length] for length in range(len(key) + 1)]
-            wider = [first[each] for each in wider_keys if each in first]
-            self._choices[key] = min(wider, key=lambda choice: choice.position)
-        lengths = {len(key) for key in first if not key.isalpha()}
-        self._prefix_lengths = tuple(sorted(lengths, reverse=True))
-
-    def find(self, destination: str, country: str) -> _Choice | None:
-        found = None
-        for length in self._prefix_lengths:
-            found = self._choices.get(destination[:length])
-            if found is not None:
-                break
-        of_country = self._choices.get(country)
-        if of_country is None or (found is not None and found.position < of_country.position):
-            return found
-        return of_country
-
-
-# The routes of one account, of one customer, or of all: by sender; what is for every sender is under "".
-_RoutesBySender = Mapping[str, _DestinationIndex]
-
-
-class RouteTable:
-    """All routes at one moment, in memory; nothing of it changes.
-
-    `default` is the decision where no route fits; without `has_routes` it always is. `tells_senders_apart`: whether
-    what an account sends to one number may take different ways.
-    """
-
-    __slots__ = ("_for_accounts", "_for_all", "default", "has_routes", "tells_senders_apart")
-
-    def __init__(
-        self, routes: Sequence[Route], customers_by_account: Mapping[int, int], default_upstream_id: int | None
-    ) -> None:
-        """Build the table.
-
-        Args:
-            routes: in their order.
-            customers_by_account: the customer's id by the account's: of all accounts that routes name, and of all
-                whose customers they name.
-            default_upstream_id: what takes the rest; None: nothing does.
-        """
-        self.default = RouteDecision(None, () if default_upstream_id is None else (default_upstream_id,))
-        self.has_routes = bool(routes)
-        self.tells_senders_apart = any(each.sender for each in routes)
-        grouped = _group_routes(routes)
-        self._for_all = _find_all(grouped, [(None, None)])
-        # Accounts without routes of their own share what is for all.
-        self._for_accounts = {
-            account_id: _find_all(grouped, [(None, account_id), (customer_id, None), (None, None)])
-            for account_id, customer_id in customers_by_account.items()
-        }
-
-    def choose(self, account_id: int, destination: str, country: str, sender: str) -> RouteDecision:
-        """Find the way of a message. It takes some microseconds, however many routes there are.
-
-        A number always gets the same one of the upstreams that share by weight, and so does each part of a text.
-
-        Args:
-            destination: E.164 digits, as messages keep it.
-            country: its country, as price lists have it (`PriceList.find_price`).
-            sender: the source address as its client wrote it.
-        """
-        if not self.has_routes:
-            return self.default
-        if sender[:1] in "+0":
-            sender = normalize_address(sender)
-        best = None
-        for by_sender in self._for_accounts.get(account_id, self._for_all):
-            for key in ("", sender):
-                index = by_sender.get(key)
-                if index is not None:
-                    found = index.find(destination, country)
-                    if found is not None and (best is None or found.position < best.position):
-                        best = found
-        return self.default if best is None else best.decide(destination)
-
-
-_Scope = tuple[int | None, int | None]
-
-
-def _group_routes(routes: Iterable[Route]) -> Mapping[_Scope, _RoutesBySender]:
-    grouped: dict[_Scope, dict[str, list[Route]]] = defaultdict(lambda: defaultdict(list))
-    for each in routes:
-        grouped[each.customer_id, each.account_id][each.sender or ""].append(each)
-    return {
-        scope: {sender: _DestinationIndex(group) for sender, group in by_sender.items()}
-        for scope, by_sender in grouped.items()
-    }
-
-
-def _find_all(grouped: Mapping[_Scope, _RoutesBySender], scopes: Iterable[_Scope]) -> tuple[_RoutesBySender, ...]:
-    return tuple(grouped[scope] for scope in scopes if scope in grouped)
+    replace_sender: str | None = None
+    quiet_hours: QuietHours | None = None
+    buying_price: int | None = None
+    version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
-class DecisiveRows:
-    """All that decides which way messages take, as it is stored: not the names that a list shows.
-
-    `routes`: in their order. `owners`: the customers of the accounts that these are for, by account.
+class RouteTexts:
+    """What a route says, as it is typed: names of customer and account, and for `upstreams` see
+    `parse_route_upstreams`. None: it says nothing about that.
     """
 
-    routes: Sequence[tuple[object, ...]]
-    owners: Mapping[int, int]
-    default_upstream_id: int | None
-
-
-def read_decisive_rows(conn: sqlite3.Connection) -> DecisiveRows:
-    """Read what a `RouteTable` is made of, to see whether it has changed. A millisecond or two for a thousand routes.
-
-    It changes with `smpp_config.read_config_version`, also by a new account of a customer that has routes.
-    """
-    listed = conn.execute(
-        "SELECT id, customer_id, account_id, country, prefix, sender, upstreams FROM routes ORDER BY position"
-    )
-    owners = conn.execute(
-        "SELECT id, customer_id FROM accounts WHERE id IN (SELECT account_id FROM routes)"
-        " OR customer_id IN (SELECT customer_id FROM routes)"
-    )
-    default = conn.execute("SELECT id FROM upstreams WHERE is_default").fetchone()
-    return DecisiveRows([tuple(row) for row in listed], dict(owners.fetchall()), default and default[0])
-
-
-def load_route_table(conn: sqlite3.Connection) -> RouteTable:
-    """The routes as they are now. Some milliseconds for a thousand."""
-    rows = read_decisive_rows(conn)
-    return RouteTable(list_routes(conn), rows.owners, rows.default_upstream_id)
+    upstreams: str
+    customer: str | None = None
+    account: str | None = None
+    country: str | None = None
+    prefix: str | None = None
+    sender: str | None = None
+    replace_sender: str | None = None
+    quiet_hours: str | None = None
+    buying_price: str | None = None
 
 
 # --- the list of them
@@ -292,14 +161,17 @@ def list_routes(conn: sqlite3.Connection) -> list[Route]:
     names = upstreams.get_upstream_names(conn)
     rows = conn.execute(
         "SELECT routes.id, routes.customer_id, customers.name AS customer, account_id, accounts.name AS account,"
-        " country, prefix, sender, upstreams FROM routes LEFT JOIN customers ON customers.id = routes.customer_id"
+        " country, prefix, sender, upstreams, replace_sender, quiet_hours, buying_price, version"
+        " FROM routes LEFT JOIN customers ON customers.id = routes.customer_id"
         " LEFT JOIN accounts ON accounts.id = account_id ORDER BY position"
     )
     listed = []
     for position, row in enumerate(map(dict, rows), start=1):
         stored = json.loads(row.pop("upstreams"))
         chosen = tuple(RouteUpstream(each["id"], names[each["id"]], each["weight"]) for each in stored)
-        listed.append(Route(position=position, upstreams=chosen, **row))
+        quiet_text = row.pop("quiet_hours")
+        quiet_hours = parse_quiet_hours(quiet_text) if quiet_text else None
+        listed.append(Route(position=position, upstreams=chosen, quiet_hours=quiet_hours, **row))
     return listed
 
 
@@ -316,52 +188,90 @@ def create_route(
     *,
     customer: Customer | None = None,
     account: Account | None = None,
-    country: str | None = None,
-    prefix: str | None = None,
-    sender: str | None = None,
     before_id: int | None = None,
+    **texts: str | None,
 ) -> Route:
     """Create a route. What of its conditions is None fits every message.
 
     Args:
-        upstreams_text: see `parse_route_upstreams`.
         customer, account: whose messages; one of the two at most.
-        country, prefix: where to, as typed: an ISO 3166 code, or first digits; one of the two at most.
-        sender: as typed.
         before_id: the route in front of which it comes; None: it is the last.
+        texts: the others of `RouteTexts`.
 
     Raises:
-        NoSuchRoute, CustomerAndAccountGiven, CountryAndPrefixGiven, InvalidRouteCountry, InvalidRoutePrefix
-        those of `parse_route_upstreams` and of `senders.parse_sender`
+        NoSuchRoute, and those of `parse_route`
     """
-    if customer and account:
-        raise CustomerAndAccountGiven()
-    if country is not None and prefix is not None:
-        raise CountryAndPrefixGiven()
-    conditions = {
-        "customer_id": customer and customer.id,
-        "account_id": account and account.id,
-        "country": None if country is None else _parse_country(country),
-        "prefix": None if prefix is None else _parse_prefix(prefix),
-        "sender": None if sender is None else senders.parse_sender(sender)[0],
-    }
+    customer_name = customer.name if customer else None
+    account_name = account.name if account else None
+    return add_route(conn, actor, RouteTexts(upstreams_text, customer_name, account_name, **texts), before_id)
+
+
+def add_route(conn: sqlite3.Connection, actor: Actor, texts: RouteTexts, before_id: int | None = None) -> Route:
+    """Create a route, in front of another one, or as the last. Raises: NoSuchRoute, and those of `parse_route`."""
     with write_transaction(conn):
-        chosen = parse_route_upstreams(conn, upstreams_text)
-        stored = json.dumps([{"id": each.id, "weight": each.weight} for each in chosen])
-        route_id = insert_row(conn, "routes", position=0, **conditions, upstreams=stored, created_at=now_ms())
+        columns = _get_columns(parse_route(conn, texts))
+        route_id = insert_row(conn, "routes", position=0, **columns, created_at=now_ms())
         _store_position(conn, route_id, before_id)
         route = get_route(conn, route_id)
         _record_route_action(conn, actor, "route.add", route, before=before_id)
         return route
 
 
-def move_route(conn: sqlite3.Connection, actor: Actor, route: Route, before_id: int | None = None) -> Route:
+def change_route(
+    conn: sqlite3.Connection, actor: Actor, route_id: int, texts: RouteTexts, version: int | None = None
+) -> Route:
+    """Let a route say something else, in its place, and return it as it is then.
+
+    Args:
+        version: of the route from which `texts` were made; None: whatever it is.
+
+    Raises:
+        NoSuchRoute, RouteChanged, and those of `parse_route`
+    """
+    with write_transaction(conn):
+        current = get_route(conn, route_id)
+        if version is not None and version != current.version:
+            raise RouteChanged()
+        before, columns = _get_columns(current), _get_columns(parse_route(conn, texts))
+        if columns == before:
+            return current
+        assignments = ", ".join(f"{name} = ?" for name in columns)
+        conn.execute(
+            f"UPDATE routes SET version = version + 1, {assignments} WHERE id = ?", (*columns.values(), route_id)
+        )
+        changed, old = get_route(conn, route_id), _get_recorded_values(current)
+        was = {name: old[name] for name, value in _get_recorded_values(changed).items() if value != old[name]}
+        _record_route_action(conn, actor, "route.change", changed, was=was)
+        return changed
+
+
+def _get_columns(route: Route) -> dict[str, object]:
+    """What a route says, as it is stored."""
+    stored = json.dumps([{"id": each.id, "weight": each.weight} for each in route.upstreams])
+    return {
+        **{name: getattr(route, name) for name in ("customer_id", "account_id", "country", "prefix", "sender")},
+        "upstreams": stored,
+        "replace_sender": route.replace_sender,
+        "quiet_hours": route.quiet_hours and str(route.quiet_hours),
+        "buying_price": route.buying_price,
+    }
+
+
+def move_route(
+    conn: sqlite3.Connection, actor: Actor, route: Route, before_id: int | None = None, order: str | None = None
+) -> Route:
     """Put a route in front of another one, or last, and return it as it is then.
+
+    Args:
+        order: what `fingerprint_order` said when this was chosen; None: whatever the order is.
 
     Raises:
         NoSuchRoute: one of the two isn't there.
+        RoutesReordered
     """
     with write_transaction(conn):
+        if order is not None and order != fingerprint_order(list_routes(conn)):
+            raise RoutesReordered()
         current = get_route(conn, route.id)
         if before_id != current.id:
             _store_position(conn, current.id, before_id)
@@ -371,24 +281,47 @@ def move_route(conn: sqlite3.Connection, actor: Actor, route: Route, before_id: 
         return moved
 
 
-def remove_route(conn: sqlite3.Connection, actor: Actor, route: Route) -> None:
+def remove_route(conn: sqlite3.Connection, actor: Actor, route: Route, version: int | None = None) -> None:
     """Remove a route; what waits takes the way that it would take without it.
+
+    Args:
+        version: of the route that somebody has looked at; None: whatever it is.
 
     Raises:
         NoSuchRoute: it was removed meanwhile.
+        RouteChanged
     """
     with write_transaction(conn):
+        if version is not None and get_route(conn, route.id).version != version:
+            raise RouteChanged()
         if not conn.execute("DELETE FROM routes WHERE id = ?", (route.id,)).rowcount:
             raise NoSuchRoute(route=route.id)
         _record_route_action(conn, actor, "route.remove", route)
 
 
-def _record_route_action(
-    conn: sqlite3.Connection, actor: Actor, action: str, route: Route, **details: int | None
-) -> None:
-    conditions = {name: getattr(route, name) for name in ("customer", "account", "country", "prefix", "sender")}
-    upstreams_text = format_route_upstreams(route.upstreams)
-    audit.record_action(conn, actor, action, route=route.id, **conditions, upstreams=upstreams_text, **details)
+def fingerprint_order(listed: Iterable[Route]) -> str:
+    """A few characters that are others where the routes, or their order, are others."""
+    return f"{crc32(repr([each.id for each in listed]).encode()):08x}"
+
+
+def _record_route_action(conn: sqlite3.Connection, actor: Actor, action: str, route: Route, **details: Any) -> None:
+    values = _get_recorded_values(route)
+    told = {name: value for name, value in values.items() if value is not None or name not in _OPTIONS}
+    audit.record_action(conn, actor, action, route=route.id, **told, **details)
+
+
+_OPTIONS = ("replace_sender", "quiet_hours", "buying_price")
+
+
+def _get_recorded_values(route: Route) -> dict[str, Any]:
+    """What a route says, as the audit log has it."""
+    return {
+        **{name: getattr(route, name) for name in ("customer", "account", "country", "prefix", "sender")},
+        "upstreams": format_route_upstreams(route.upstreams),
+        "replace_sender": route.replace_sender,
+        "quiet_hours": route.quiet_hours and str(route.quiet_hours),
+        "buying_price": route.buying_price and credit_amounts.credits_to_json_number(route.buying_price),
+    }
 
 
 def _store_position(conn: sqlite3.Connection, route_id: int, before_id: int | None) -> None:
@@ -401,6 +334,52 @@ def _store_position(conn: sqlite3.Connection, route_id: int, before_id: int | No
 
 
 # --- what is typed
+
+
+def parse_route(conn: sqlite3.Connection, texts: RouteTexts) -> Route:
+    """Read a route, which is in no list: its id and its position are 0.
+
+    Raises:
+        CustomerAndAccountGiven, CountryAndPrefixGiven, InvalidRouteCountry, InvalidRoutePrefix
+        NoSuchCustomer, NoSuchAccount, InvalidQuietHours
+        those of `parse_route_upstreams`, of `senders.parse_sender` and of `credit_amounts.parse_amount`
+    """
+    if texts.customer is not None and texts.account is not None:
+        raise CustomerAndAccountGiven()
+    if texts.country is not None and texts.prefix is not None:
+        raise CountryAndPrefixGiven()
+    customer = None if texts.customer is None else customers.get_customer(conn, texts.customer)
+    account = None if texts.account is None else accounts.get_account(conn, texts.account)
+    return Route(
+        0,
+        0,
+        customer.id if customer else None,
+        customer.name if customer else None,
+        account.id if account else None,
+        account.name if account else None,
+        None if texts.country is None else _parse_country(texts.country),
+        None if texts.prefix is None else _parse_prefix(texts.prefix),
+        _parse_sender(texts.sender, "sender"),
+        parse_route_upstreams(conn, texts.upstreams),
+        _parse_sender(texts.replace_sender, "replace_sender"),
+        None if texts.quiet_hours is None else parse_quiet_hours(texts.quiet_hours),
+        None if texts.buying_price is None else _parse_buying_price(texts.buying_price),
+    )
+
+
+def format_route_texts(route: Route) -> RouteTexts:
+    """What a route says, as `parse_route` reads it in the language in use."""
+    return RouteTexts(
+        format_route_upstreams(route.upstreams),
+        route.customer,
+        route.account,
+        route.country,
+        route.prefix,
+        route.sender,
+        route.replace_sender,
+        None if route.quiet_hours is None else str(route.quiet_hours),
+        None if route.buying_price is None else format_credits(route.buying_price),
+    )
 
 
 def parse_route_upstreams(conn: sqlite3.Connection, text: str) -> tuple[RouteUpstream, ...]:
@@ -424,9 +403,65 @@ def parse_route_upstreams(conn: sqlite3.Connection, text: str) -> tuple[RouteUps
     return tuple(chosen)
 
 
+def join_route_upstreams(chosen: Iterable[tuple[str, str]]) -> str:
+    """What `parse_route_upstreams` reads, of the names of upstreams, each with its weight as typed, or nothing.
+
+    Raises:
+        NoUpstreamChosen, InvalidRouteShare
+    """
+    parts = []
+    for name, weight in chosen:
+        if weight and not (weight.isascii() and weight.isdigit() and 1 <= int(weight) <= _MAX_WEIGHT):
+            raise InvalidRouteShare(text=weight, limit=_MAX_WEIGHT)
+        parts.append(f"{name}:{weight}" if weight else name)
+    if not parts:
+        raise NoUpstreamChosen()
+    return ",".join(parts)
+
+
+def find_route_at_place(listed: Sequence[Route], route_id: int, text: str) -> int | None:
+    """The route in front of which another one comes at a place, as typed, from 1; None: it is the last.
+
+    Args:
+        route_id: the other one's; 0: it is in no list yet.
+
+    Raises:
+        InvalidRoutePlace
+    """
+    ids = [each.id for each in listed if each.id != route_id]
+    place = parse_whole_number(text, refusal := InvalidRoutePlace(text=text, limit=len(ids) + 1))
+    if not 1 <= place <= len(ids) + 1:
+        raise refusal
+    return ids[place - 1] if place <= len(ids) else None
+
+
+def place_route(listed: Sequence[Route], route: Route, before_id: int | None) -> list[Route]:
+    """The list as it would be with a route, in place of the one with its id, in front of another one or as the last."""
+    others = [each for each in listed if each.id != route.id]
+    ids = [each.id for each in others]
+    others.insert(len(others) if before_id is None else ids.index(before_id), route)
+    return [replace(each, position=position) for position, each in enumerate(others, start=1)]
+
+
 def format_route_upstreams(chosen: Iterable[RouteUpstream]) -> str:
     """What `parse_route_upstreams` reads."""
     return ",".join(each.name if each.weight is None else f"{each.name}:{each.weight}" for each in chosen)
+
+
+def _parse_sender(text: str | None, field: str) -> str | None:
+    try:
+        return None if text is None else senders.parse_sender(text)[0]
+    except Refused as refusal:
+        refusal.field = field
+        raise
+
+
+def _parse_buying_price(text: str) -> int:
+    try:
+        return credit_amounts.parse_amount(text)
+    except Refused as refusal:
+        refusal.field = "buying_price"
+        raise
 
 
 def _parse_country(text: str) -> str:
@@ -442,58 +477,3 @@ def _parse_prefix(text: str) -> str:
     if not is_prefix or countries.find_prefix_country(prefix) is None:
         raise InvalidRoutePrefix(prefix=text)
     return prefix
-
-
-# --- those that can never be reached: an earlier one takes all that they would take
-
-# Whose messages, where to, and from which sender: what routes with the same three have in common.
-_Conditions = tuple[_Scope, str, str]
-
-
-def find_unreachable_routes(conn: sqlite3.Connection, routes: Sequence[Route]) -> dict[int, int]:
-    """Find those that can't be reached because of one other route; that several together take all isn't seen.
-
-    Args:
-        routes: all, in their order.
-
-    Returns:
-        By the route's id the id of the first one that takes all of its messages before it.
-    """
-    named_countries = {each.country for each in routes if each.country is not None}
-    customers_by_account = dict(conn.execute("SELECT id, customer_id FROM accounts").fetchall())
-    first: dict[_Conditions, Route] = {}
-    unreachable = {}
-    for route in routes:
-        conditions = _iterate_wider_conditions(route, customers_by_account, named_countries)
-        wider = [first[each] for each in conditions if each in first]
-        if wider:
-            unreachable[route.id] = min(wider, key=lambda each: each.position).id
-        own = ((route.customer_id, route.account_id), route.prefix or route.country or "", route.sender or "")
-        first.setdefault(own, route)
-    return unreachable
-
-
-def _iterate_wider_conditions(
-    route: Route, customers_by_account: Mapping[int, int], named_countries: Collection[str]
-) -> Iterator[_Conditions]:
-    """All conditions under which a route takes at least what this one takes, its own included."""
-    scopes = [(None, None), (route.customer_id, route.account_id)]
-    if route.account_id is not None:
-        scopes.append((customers_by_account[route.account_id], None))
-    for scope in scopes:
-        for destination in _list_wider_destinations(route, named_countries):
-            for sender in {"", route.sender or ""}:
-                yield scope, destination, sender
-
-
-def _list_wider_destinations(route: Route, named_countries: Collection[str]) -> list[str]:
-    digits = route.prefix or (countries.get_first_digits(route.country) if route.country else "")
-    destinations = [digits[:length] for length in range(len(digits) + 1)]
-    if route.country is not None:
-        destinations.append(route.country)
-    else:
-        country = countries.find_prefix_country(digits)
-        # Asked only where it matters, as it may take milliseconds.
-        if country is not None and country in named_countries and countries.is_prefix_of_country(digits, country):
-            destinations.append(country)
-    return destinations

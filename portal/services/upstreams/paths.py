@@ -15,7 +15,9 @@ from portal.services.upstreams.health import FAILING, GOOD, TRYING
 from portal.services.upstreams.message_ids import UNANSWERED_SQL
 
 UpstreamPath = tuple[int, ...]
-"""The ids of upstreams, the first choice first."""
+"""The ids of upstreams, the first choice first; behind them, where a route has quiet hours, its mark
+(`mark_quiet_path`), which no upstream has as its id.
+"""
 DEFAULT_PATH: UpstreamPath = ()
 """That of the default upstream, whichever that is: what waits for it need not be rewritten when another becomes it."""
 DEFAULT_PATH_ID = 0
@@ -23,6 +25,16 @@ SIMULATED_BIND = 0
 """What stands in `messages.bind` from the beginning where a simulator has a message: it has no binds."""
 ChoosePath = Callable[[int, str, str, str], UpstreamPath]
 """Takes a message's account id, destination, country and source, and returns its path."""
+
+
+def mark_quiet_path(route_id: int) -> int:
+    """What stands at the end of the paths of a route with quiet hours, in which nobody takes them."""
+    return -route_id
+
+
+def get_quiet_mark(path: UpstreamPath) -> int | None:
+    """The mark at the end of a path; None: it is of no route with quiet hours."""
+    return path[-1] if path and path[-1] < 0 else None
 
 
 def choose_default_path(_account_id: int, _destination: str, _country: str, _source: str) -> UpstreamPath:

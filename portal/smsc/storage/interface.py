@@ -9,7 +9,7 @@ from portal.services.messages.outcomes import DueMessages
 from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.sending import AcceptedMessage, ClaimedMessages, SendingResult, UnsentMessage
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.routing.routes import RouteTable
+from portal.services.routing.route_table import RouteTable
 from portal.services.upstreams.paths import UpstreamPath
 from portal.services.upstreams.upstreams import Upstream
 

@@ -21,14 +21,14 @@ from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage, ClaimedMessages, UnsentMessage
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.routing import routes
-from portal.services.routing.routes import DecisiveRows, RouteTable
+from portal.services.routing import route_table
+from portal.services.routing.route_table import DecisiveRows, RouteTable
 from portal.services.upstreams import binds, counters, health, holds, paths, queue, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.health import UpstreamHealth
 from portal.services.upstreams.mappings import InvalidEntry, parse_tags
-from portal.services.upstreams.paths import DEFAULT_PATH, ReroutingPosition, UpstreamPath
+from portal.services.upstreams.paths import ReroutingPosition, UpstreamPath
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.storage.interface import (
     CancelCallback,
@@ -159,17 +159,16 @@ class OutboundStorage:
 
     def _load_routes(self) -> None:
         # They are looked at at each change of whatever the server has in memory, and that must not take long.
-        before, rows = self._route_rows, routes.read_decisive_rows(self._read_connection)
+        before, rows = self._route_rows, route_table.read_decisive_rows(self._read_connection)
         if rows == before:
             return
-        self._routes = routes.load_route_table(self._read_connection)
+        self._routes = route_table.load_route_table(self._read_connection)
         self._route_rows = rows
         self.listener.handle_routes_changed(self._routes, moves_waiting=rows.routes != before.routes)
 
     def choose_path(self, account_id: int, destination: str, country: str, source: str) -> UpstreamPath:
         """The `ChoosePath` of the routes that there are. The writer's thread calls it."""
-        decision = self._routes.choose(account_id, destination, country, source)
-        return DEFAULT_PATH if decision.route_id is None else decision.upstream_ids
+        return self._routes.choose(account_id, destination, country, source).path
 
     # --- what the dispatcher asks
 

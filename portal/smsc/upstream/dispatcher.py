@@ -22,7 +22,7 @@ from portal.services.messages.sending import (
     UnsentReason,
 )
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.routing.routes import RouteTable
+from portal.services.routing.route_table import RouteTable
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.paths import UpstreamPath
 from portal.smsc.storage.interface import (

@@ -12,7 +12,7 @@ from typing import Any
 
 from portal.services.messages.sending import Flow
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.routing.routes import RouteTable
+from portal.services.routing.route_table import RouteTable
 from portal.services.upstreams.health import FAILING, GOOD, TRYING
 from portal.services.upstreams.paths import DEFAULT_PATH, UpstreamPath, choose_taker
 from portal.smsc.storage.sqlite_outbound import OutboundStorage

@@ -29,7 +29,7 @@ from portal.services.messages.queue_selection import (
 )
 from portal.services.messages.queue_works import QueueWork
 from portal.services.operations import self_check
-from portal.services.routing import routes
+from portal.services.routing import route_table, routes
 from portal.services.upstreams import claims, holds, paths, queue, steering, upstreams
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.paths import ChoosePath, UpstreamPath
@@ -59,11 +59,11 @@ def begin(conn: Connection, action: str, target: Upstream | None = None, **fits:
 
 def choose_path(conn: Connection) -> ChoosePath:
     """As the server chooses, with the routes that there are."""
-    table = routes.load_route_table(conn)
+    table = route_table.load_route_table(conn)
 
     def choose(*values: Any) -> UpstreamPath:
         decision = table.choose(*values)
-        return () if decision.route_id is None else decision.upstream_ids
+        return decision.path
 
     return choose
 
@@ -77,7 +77,7 @@ def reroute(conn: Connection, limit: int = 100) -> None:
 
 
 def run_step(conn: Connection) -> tuple[DueMessages, bool]:
-    return queue_works.run_queue_step(conn, routes.load_route_table(conn), choose_path(conn))
+    return queue_works.run_queue_step(conn, route_table.load_route_table(conn), choose_path(conn))
 
 
 def run(conn: Connection) -> DueMessages:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from portal.services.common.addresses import normalize_address
 from portal.services.prices import countries
-from portal.services.routing.routes import Route, RouteDecision, RouteTable, RouteUpstream
+from portal.services.routing.route_table import RouteDecision, RouteTable
+from portal.services.routing.routes import Route, RouteUpstream
 
 DEFAULT = 99
 # Two customers with accounts that routes may name, and one account that no route knows.
@@ -84,11 +85,11 @@ def test_the_first_that_fits_in_their_order_decides(
 
 
 def test_without_routes_the_default_upstream_decides_or_nothing():
-    assert RouteTable([], {}, DEFAULT).choose(1, NUMBERS[0], "IT", "ACME") == RouteDecision(None, (DEFAULT,))
-    assert RouteTable([], {}, None).choose(1, NUMBERS[0], "IT", "ACME") == RouteDecision(None, ())
+    assert RouteTable([], {}, DEFAULT).choose(1, NUMBERS[0], "IT", "ACME") == RouteDecision(None, (DEFAULT,), ())
+    assert RouteTable([], {}, None).choose(1, NUMBERS[0], "IT", "ACME") == RouteDecision(None, (), ())
     only_it = RouteTable([make_route(1, conditions={"country": "IT"})], {}, None)
-    assert only_it.choose(1, "12025550123", "US", "ACME") == RouteDecision(None, ())
-    assert only_it.choose(1, NUMBERS[0], "IT", "ACME") == RouteDecision(999, (1,))
+    assert only_it.choose(1, "12025550123", "US", "ACME") == RouteDecision(None, (), ())
+    assert only_it.choose(1, NUMBERS[0], "IT", "ACME") == RouteDecision(999, (1,), (1,))
 
 
 def test_those_without_weights_follow_in_their_order():

@@ -14,7 +14,7 @@ from portal.services.common.audit import SHELL
 from portal.services.common.errors import Refused
 from portal.services.messages import smpp_config
 from portal.services.people import customers
-from portal.services.routing import routes
+from portal.services.routing import route_table, routes
 from portal.services.routing.routes import (
     CountryAndPrefixGiven,
     CustomerAndAccountGiven,
@@ -43,7 +43,7 @@ def list_ids(conn: Connection) -> list[int]:
 
 
 def choose(conn: Connection, account: Account, *, sender: str = "ACME") -> tuple[int | None, tuple[int, ...]]:
-    decision = routes.load_route_table(conn).choose(account.id, "393401234567", "IT", sender)
+    decision = route_table.load_route_table(conn).choose(account.id, "393401234567", "IT", sender)
     return decision.route_id, decision.upstream_ids
 
 
@@ -230,17 +230,17 @@ def test_what_was_renamed_or_disabled_keeps_its_routes(conn, keys, carriers, acm
 
 def test_names_decide_nothing_and_all_else_does(conn, keys, carriers, acme_1):
     first = routes.create_route(conn, SHELL, "A:70,B:30", account=acme_1, prefix="39")
-    before = routes.read_decisive_rows(conn)
+    before = route_table.read_decisive_rows(conn)
     upstreams.change_upstream(conn, keys, SHELL, carriers[0], name="renamed")
-    assert routes.read_decisive_rows(conn) == before
+    assert route_table.read_decisive_rows(conn) == before
     assert routes.list_routes(conn) != [first]
     others: list[tuple[str, dict[str, Any]]] = [("renamed:60,B:40", {"prefix": "39"}), ("renamed:70,B:30", {})]
     for text, conditions in others:
         routes.create_route(conn, SHELL, text, account=acme_1, **conditions)
-    after = routes.read_decisive_rows(conn)
+    after = route_table.read_decisive_rows(conn)
     assert len({each[1:] for each in after.routes}) == 3
     upstreams.set_default_upstream(conn, SHELL, carriers[1])
-    assert routes.read_decisive_rows(conn) == replace(after, default_upstream_id=carriers[1].id)
+    assert route_table.read_decisive_rows(conn) == replace(after, default_upstream_id=carriers[1].id)
 
 
 def test_routes_of_an_account_that_is_gone_stay_and_keep_nobody_s_messages(conn, carriers, acme_1, acme_2):

@@ -7,6 +7,7 @@ import pytest
 from portal.services.common.audit import SHELL
 from portal.services.people import customers
 from portal.services.routing import routes
+from portal.services.routing.unreachable_routes import find_unreachable_routes
 from tests.services.upstreams.waiting import add_upstream
 
 
@@ -28,7 +29,7 @@ def find(conn, keys, acme_1, acme_2):
                 name, _, value = word.partition("=")
                 conditions |= owners.get(word, {name: value})
             routes.create_route(conn, SHELL, "carrier", **conditions)
-        return routes.find_unreachable_routes(conn, routes.list_routes(conn))
+        return find_unreachable_routes(conn, routes.list_routes(conn))
 
     return find
 

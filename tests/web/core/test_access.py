@@ -9,12 +9,15 @@ import pytest
 from flask import Flask
 
 from portal.core import db
+from portal.core.crypto import Keys
 from portal.services.accounts import accounts
 from portal.services.billing import orders, packs
 from portal.services.common.audit import SHELL
 from portal.services.messages import inbound, intake
 from portal.services.messages import inbound_numbers as numbers
 from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.routing import routes as routing
+from portal.services.upstreams import upstreams
 from portal.web.core.access import AccessRule, get_access_rule
 from tests.support import Cast, Person, prepare_submit
 from tests.web.conftest import Browser
@@ -137,6 +140,13 @@ def from_a_handset(conn: db.Connection, cast: Cast, a_number: None) -> None:
     conn.execute("UPDATE received SET id = 1")
     conn.execute("UPDATE blacklist SET received_id = 1")
     conn.execute("DELETE FROM deliveries WHERE received_id IS NOT NULL")
+
+
+@pytest.fixture(autouse=True)
+def a_route(conn: db.Connection, keys: Keys) -> None:
+    """The first of its table; what it leads to sends nothing."""
+    upstreams.create_upstream(conn, keys, SHELL, "simulated", kind=upstreams.SIMULATOR)
+    routing.create_route(conn, SHELL, "simulated")
 
 
 @pytest.fixture

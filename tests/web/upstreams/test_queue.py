@@ -9,7 +9,7 @@ from portal.core import db
 from portal.core.crypto import Keys
 from portal.services.common.audit import SHELL
 from portal.services.messages import queue_works
-from portal.services.routing import routes
+from portal.services.routing import route_table, routes
 from portal.services.upstreams import holds, upstreams
 from portal.services.upstreams.upstreams import Upstream
 from tests.services.upstreams.waiting import add_upstream, queue_messages
@@ -110,7 +110,7 @@ def test_what_is_cancelled_is_paid_back_and_the_question_says_how_much(
     assert "4 messages , of 2 accounts" in question
     assert f"{cost // 1000} credits are given back." in question
     confirm(olga, f"{PAGE}/cancel")
-    queue_works.run_queue_step(conn, routes.load_route_table(conn), lambda *_: ())
+    queue_works.run_queue_step(conn, route_table.load_route_table(conn), lambda *_: ())
     page = extract_text(olga.get(PAGE).text)
     assert f"Done 4 of 4 cancelled, {cost // 1000} credits given back" in page
 
