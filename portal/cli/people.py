@@ -6,6 +6,7 @@ import click
 
 from portal import migrations
 from portal.cli.groups import CommandError, CommonOptions
+from portal.cli.months import month_option, parse_month_option
 from portal.cli.shell import (
     Command,
     CommandContext,
@@ -35,6 +36,8 @@ from portal.services.people import authentication, customers, two_factor, users
 from portal.services.people.customers import Customer
 from portal.services.people.users import User
 from portal.services.prices import prices
+from portal.services.routing import route_usage
+from portal.services.routing.route_usage import CustomerUsage
 
 customer_group = add_group("customer", customer=named_argument("NAME", customers.get_customer))
 user_group = add_group("user")
@@ -130,6 +133,17 @@ def _list_customers(context: CommandContext) -> CommandOutput:
 
 def _customer_to_dict(customer: Customer) -> dict[str, object]:
     return {"name": customer.name, "email": customer.contact_email, "language": customer.language}
+
+
+@customer_group.command("usage", example="customer usage --month 2026-11")
+@month_option
+def _list_customer_usage(context: CommandContext, *, month: str | None) -> CommandOutput:
+    """Say what all have sent in a month (UTC), by account and country: for invoices."""
+    rows: list[dict[str, object]] = [
+        {**each._asdict(), "credits": credit_amounts.credits_to_json_number(each.credits)}
+        for each in route_usage.list_customer_usage(context.conn, parse_month_option(month))
+    ]
+    return list_rows(rows, CustomerUsage._fields)
 
 
 @user_group.command("add", example="user add --email alice@acme.example --customer Acme --role viewer")

@@ -6,13 +6,22 @@ from typing import Any
 
 import click
 
-from portal.cli.shell import CommandContext, CommandOutput, add_group, fields_to_dict, format_table, named_argument
+from portal.cli.months import month_option, parse_month_option
+from portal.cli.shell import (
+    CommandContext,
+    CommandOutput,
+    add_group,
+    fields_to_dict,
+    format_table,
+    list_rows,
+    named_argument,
+)
 from portal.services.accounts.accounts import Account
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.messages import message_ways
 from portal.services.messages.message_ways import RouteConditions
-from portal.services.routing import routes
+from portal.services.routing import route_usage, routes
 from portal.services.routing.routes import Route, RouteTexts
 from portal.services.routing.unreachable_routes import find_unreachable_routes
 from portal.services.upstreams import upstreams
@@ -125,6 +134,25 @@ def _list_routes(context: CommandContext) -> CommandOutput:
     return CommandOutput(
         [_route_to_dict(each, unreachable) for each in listed], f"{table}\n{rest}" if rows else f"No route. {rest}"
     )
+
+
+@route_group.command("usage", example="route usage --month 2026-11")
+@month_option
+def _show_usage(context: CommandContext, *, month: str | None) -> CommandOutput:
+    """Say what went by each in a month (UTC), by country, with what it was charged, has cost, and left."""
+    listed = route_usage.list_route_usage(context.conn, parse_month_option(month))
+    rows: list[dict[str, object]] = [
+        {
+            "month": route_usage.format_month(each.month),
+            "route": each.route_id or None,
+            **fields_to_dict(each, "country", "messages", "parts"),
+            "credits": credit_amounts.credits_to_json_number(each.price),
+            "cost": None if each.margin is None else credit_amounts.credits_to_json_number(each.cost),
+            "margin": None if each.margin is None else credit_amounts.credits_to_json_number(each.margin),
+        }
+        for each in listed
+    ]
+    return list_rows(rows, ("month", "route", "country", "messages", "parts", "credits", "cost", "margin"))
 
 
 @route_group.command("test", example="route test smpp-acme-1 393401234567 ACME")

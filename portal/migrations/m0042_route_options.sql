@@ -8,6 +8,9 @@ ALTER TABLE routes ADD COLUMN replace_sender TEXT;
 ALTER TABLE routes ADD COLUMN quiet_hours TEXT;
 ALTER TABLE routes ADD COLUMN buying_price INTEGER;
 
+-- The route by which a carrier has accepted a message; 0: by none, as the default upstream has got it.
+ALTER TABLE messages ADD COLUMN route INTEGER;
+
 -- The senders that went out instead of those of `messages`.
 CREATE TABLE replaced_senders (
     message_id INTEGER PRIMARY KEY,

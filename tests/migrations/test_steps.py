@@ -56,7 +56,7 @@ EXECUTED = {
     "m0036_refused_logins": "8087df14658619d118e149285924bdabbce2f1ced8eff0813f7f4bfc1b02fe60",
     "m0037_login_networks": "31a3dd58a925da9188e8278cb7ff869a38398b96d80f9d5cd16616646d4bf702",
     "m0040_steered_queue": "1159796e8c1644acd2893dd9e27db39021901d0cc3cb8410b0eb75895c0be999",
-    "m0042_route_options": "26935f9f7ac70137757f6925ea0a9840fbda7dcdbfdcf8e58c9fee91257917c2",
+    "m0042_route_options": "b91c144ca52e6c92618f720221ecf4620f151fa0383f5bbd5805b592cbce8e76",
 }
 CHANGED = """
 {name} executes other statements than those that databases have taken, which would not get the change.

@@ -319,7 +319,8 @@ class MessageDetails:
     From the upstream: its id and its status of the message, which of its binds has taken it, and when (milliseconds).
     `upstream_name`: empty where no upstream by name has had it. `is_simulated`: a simulator has it, the built-in one or
     another, which takes all at once. `hex_id`: the id by which its client knows it, where that keeps no longer ones
-    (SMPP 3.3 and older). `parts`: where it was cut on its way to the upstream.
+    (SMPP 3.3 and older). `route_id`: the route by which the upstream has got it; None: by none, or it has not.
+    `sent_source`: the sender that went out in place of its own. `parts`: where it was cut on its way to the upstream.
 
     Where it waits for another try, since an upstream has refused it for the moment, or an earlier one to its number:
     `attempts`: how often it was tried; 0: it waits behind another one; None: it waits for none. `not_before`: when it
@@ -344,6 +345,8 @@ class MessageDetails:
     attempts: int | None
     not_before: int | None
     error: str | None
+    route_id: int | None
+    sent_source: str | None
     parts: Sequence[MessagePart]
 
 
@@ -358,7 +361,8 @@ SELECT messages.id, source_ton, source_npi, registered_delivery, reference, subu
        CASE WHEN upstream IS NULL THEN messages.id <= {_LAST_SIMULATED_SQL} AND NOT {queue.IS_WAITING_SQL}
             ELSE kind = '{SIMULATOR}' END,
        (SELECT printf('%08X', hex_id) FROM hex_ids WHERE message_id = messages.id),
-       attempts - ({queue.IS_FIRST_TRY_SQL}), not_before, error
+       attempts - ({queue.IS_FIRST_TRY_SQL}), not_before, error, nullif(messages.route, 0),
+       (SELECT sender FROM replaced_senders WHERE message_id = messages.id)
 FROM messages LEFT JOIN upstreams ON upstreams.id = upstream
 LEFT JOIN held_messages AS held ON held.account_id = messages.account_id AND held.destination = messages.destination
                                    AND held.message_id = messages.id

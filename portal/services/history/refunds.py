@@ -14,6 +14,7 @@ from portal.services.common.message_states import ENROUTE
 from portal.services.credits import credits
 from portal.services.history.history import NoSuchMessage, SentText
 from portal.services.messages import client_ids
+from portal.services.routing import route_usage
 
 
 class MessageNotFinished(Refused):
@@ -73,6 +74,7 @@ def refund_message(conn: sqlite3.Connection, actor: Actor, account: Account, mes
         if row["refunded"]:
             raise AlreadyRefunded()
         credits.refund_credits(conn, actor, account, row["price"], reason, message_id=message_id)
+        route_usage.count_refunds(conn, [(message_id, row["price"])])
     return int(row["price"])
 
 

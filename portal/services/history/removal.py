@@ -22,7 +22,7 @@ BATCH_SIZE = 250
 
 _DELETED_COLUMNS = "account_id, id, country, source, state, ptt, parts, price"
 # What is stored of some messages only, by their ids.
-_SIDE_TABLES = ("hex_ids", "message_tlvs", "message_parts", "cut_messages")
+_SIDE_TABLES = ("hex_ids", "message_tlvs", "message_parts", "cut_messages", "replaced_senders")
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from portal.services.common.message_states import (
     REJECTED,
     UNKNOWN,
 )
+from portal.services.routing.route_usage import RouteUse
 from portal.services.upstreams import paths
 from portal.services.upstreams.settings import REFUND_REFUSED, REFUND_UNDELIVERED
 
@@ -68,7 +69,7 @@ class AcceptedMessage:
     """A message that an upstream has accepted.
 
     `upstream_message_id`: its id there, "" where it gave none. `bind`: the number of the bind. `part`: where it is a
-    part of a text.
+    part of a text. `use`: how it took its route.
     """
 
     upstream: int
@@ -77,6 +78,7 @@ class AcceptedMessage:
     bind: int
     sent_at: int
     part: TextPart | None = None
+    use: RouteUse | None = None
 
 
 @dataclass(slots=True)

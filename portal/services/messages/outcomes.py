@@ -27,6 +27,7 @@ from portal.services.messages import blacklist, client_ids, deliveries, message_
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.message_parts import MessageOutcome as MessageOutcome  # told from here
 from portal.services.messages.validation import DEFAULT_VALIDITY_MS, Segment, SubmittedMessage
+from portal.services.routing import route_usage
 from portal.services.statistics import daily_totals, rollup
 from portal.services.upstreams import paths, queue, upstreams
 from portal.services.upstreams.paths import ChoosePath, UpstreamPath, choose_default_path
@@ -397,5 +398,7 @@ def refund_messages(conn: sqlite3.Connection, charged: Iterable[tuple[int, int, 
     by_account: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for account_id, message_id, price in charged:
         by_account[account_id].append((message_id, price))
+    if by_account:
+        route_usage.count_refunds(conn, chain.from_iterable(by_account.values()))
     for account_id, messages in by_account.items():
         credits.refund_unsent_messages(conn, account_id, messages)

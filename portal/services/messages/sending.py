@@ -18,6 +18,7 @@ from portal.services.messages.message_parts import AcceptedMessage as AcceptedMe
 from portal.services.messages.outcomes import DueMessages, MessageOutcome
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
+from portal.services.routing import route_usage
 from portal.services.upstreams import claims, counters, paths, queue, unclaimed, upstreams
 from portal.services.upstreams.claims import Claim, ClaimedIds
 from portal.services.upstreams.message_ids import UNANSWERED_SQL
@@ -32,9 +33,9 @@ LATE_RECEIPT_MS = 2 * MINUTE_MS
 # Behind it a receipt quotes its message (SMPP 3.4, appendix B).
 _QUOTED_TEXT = re.compile(r"text\s*:", re.IGNORECASE)
 # The room that a row has for its outcome, less what is stored here (see migration m0019_outcome_room).
-_REMAINING_ROOM = bytes(30)
+_REMAINING_ROOM = bytes(28)
 _STORE_ACCEPTED = BulkUpdateColumns(
-    "messages", ("upstream_id", "bind", "sent_at", "outcome_room"), f"AND state = {ENROUTE}"
+    "messages", ("upstream_id", "bind", "sent_at", "route", "outcome_room"), f"AND state = {ENROUTE}"
 )
 
 
@@ -243,7 +244,17 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
         whole = [each for each in accepted if each.part is None]
         _STORE_ACCEPTED.run(
             conn,
-            [(each.message_id, each.upstream_message_id, each.bind, each.sent_at, _REMAINING_ROOM) for each in whole],
+            [
+                (
+                    each.message_id,
+                    each.upstream_message_id,
+                    each.bind,
+                    each.sent_at,
+                    None if each.use is None else each.use.route_id,
+                    _REMAINING_ROOM,
+                )
+                for each in whole
+            ],
         )
         accepted_by = {each.message_id: each.upstream for each in whole}
         cut_by = message_parts.store_accepted_parts(conn, accepted) if len(whole) < len(accepted) else {}
@@ -254,12 +265,24 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
             step.result.receipts = _end_messages_and_parts(conn, early)
         if cut_by:
             answered_ids = message_parts.store_answered_messages(conn, [*cut_by])
+            _store_routes_of_texts(conn, accepted, answered_ids)
             accepted_by |= {message_id: cut_by[message_id] for message_id in answered_ids}
             step.result.receipts += outcomes.finish_cut_messages(conn, [*cut_by], step.now)
+        uses = {each.message_id: each.use for each in accepted if each.use is not None}
+        route_usage.count_usage(conn, [(each, uses[each]) for each in accepted_by if each in uses])
         for upstream_id, count in Counter(accepted_by.values()).items():
             counters.add_to_counters(conn, upstream_id, {"accepted": count})
         step.release_held_messages([*accepted_by])
     return step.result
+
+
+def _store_routes_of_texts(
+    conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage], answered_ids: Collection[int]
+) -> None:
+    routes = {each.message_id: each.use.route_id for each in accepted if each.use is not None}
+    conn.executemany(
+        "UPDATE messages SET route = ? WHERE id = ?", [(routes[each], each) for each in answered_ids if each in routes]
+    )
 
 
 def store_unsent_messages(

@@ -14,6 +14,7 @@ from portal.services.messages.message_parts import CutText
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.prices import countries
 from portal.services.prices.prices import PriceList
+from portal.services.routing.route_usage import RouteUse
 from portal.services.upstreams.paths import DEFAULT_PATH, UpstreamPath
 
 # GSM 03.40, 9.2.3.24.1: a concatenated message counts its parts in one octet.
@@ -85,7 +86,7 @@ class SubmittedMessage:
     and where not `is_queued` the built-in simulator takes it, or its date is still to come. `is_simulated`: that is a
     simulator added by name. `path`: where it `is_queued`, what it waits for. `is_retry`: it was refused for the moment,
     or not answered, before. `cut`: what an upstream has of it already, where that is a part. `tlvs`: optional
-    parameters to pass on as they came, by their tags.
+    parameters to pass on as they came, by their tags. `use`: the route by which it goes out, once an upstream has it.
     """
 
     account_id: int
@@ -118,6 +119,7 @@ class SubmittedMessage:
     is_retry: bool = False
     cut: CutText | None = None
     tlvs: Mapping[int, bytes] | None = None
+    use: RouteUse | None = None
 
 
 _ENCODING_LABELS = {

@@ -37,6 +37,11 @@ def get_quiet_mark(path: UpstreamPath) -> int | None:
     return path[-1] if path and path[-1] < 0 else None
 
 
+def list_path_upstreams(path: UpstreamPath) -> UpstreamPath:
+    """The ids of a path's upstreams, without the mark of its route."""
+    return tuple(each for each in path if each > 0)
+
+
 def choose_default_path(_account_id: int, _destination: str, _country: str, _source: str) -> UpstreamPath:
     """The `ChoosePath` of an installation that has no routes."""
     return DEFAULT_PATH

@@ -19,6 +19,7 @@ from portal.services.messages.message_parts import TextPart
 from portal.services.messages.receipt_matching import MIN_DIGITS, UpstreamReceipt, may_be_about
 from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessage, UnsentReason
 from portal.services.messages.validation import SubmittedMessage
+from portal.services.routing.route_usage import RouteUse
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import FAILING, TRYING, UpstreamHealth
 from portal.services.upstreams.upstreams import SIMULATOR
@@ -105,6 +106,9 @@ class ChannelOwner(Protocol):
     def begin_put_back(self, flow: Flow) -> None:
         """A message is being stored to wait again. `put_back_followers` comes before anything else is sent."""
 
+    def choose_route_use(self, message: SubmittedMessage) -> RouteUse:
+        """How a message takes the route that fits it now."""
+
     def put_back_followers(self, channel: UpstreamChannel) -> None:
         """What would pass a message of this channel that waits again, waits behind it, whichever channel has it."""
 
@@ -142,6 +146,8 @@ class UpstreamChannel:
         self._ready: deque[SubmittedMessage] = deque()
         # Of what was sent and is not answered, by message id.
         self._flows: dict[int, Flow] = {}
+        # How these take their routes.
+        self._uses: dict[int, RouteUse] = {}
         self._known_receipts: OrderedDict[int, None] = OrderedDict()
         # With the times (unix milliseconds) at which they came.
         self._retried_receipts: deque[tuple[int, UpstreamReceipt]] = deque(maxlen=_RETRIED_RECEIPTS)
@@ -216,7 +222,7 @@ class UpstreamChannel:
 
     def _take_back(self, connection: UpstreamConnection, message_ids: Sequence[int]) -> None:
         for message_id in connection.cancel_messages(message_ids):
-            self._put_back(message_id, self._flows.pop(message_id), UnsentReason.PUT_BACK)
+            self._put_back(message_id, self._pop_flow(message_id), UnsentReason.PUT_BACK)
 
     def put_back_followers(self) -> None:
         """What is ready, and would pass a message that waits again, waits behind it."""
@@ -299,7 +305,9 @@ class UpstreamChannel:
             return
         sent = [ready.popleft() for _ in range(min(room, len(ready)))]
         if not self.is_simulated:
-            self._flows.update({each.id: (each.account_id, each.destination) for each in sent})
+            for each in sent:
+                each.use = self._uses[each.id] = self._owner.choose_route_use(each)
+                self._flows[each.id] = (each.account_id, each.destination)
         connection.send_messages(sent)
 
     def cancel_message(self, message_id: int) -> bool:
@@ -310,7 +318,7 @@ class UpstreamChannel:
                 return False
             was_cancelled = bool(self.connection.cancel_messages([message_id]))
             if was_cancelled:
-                self._flows.pop(message_id, None)
+                self._forget(message_id)
             return was_cancelled
         self._ready.remove(message)
         self.update_available()
@@ -393,26 +401,27 @@ class UpstreamChannel:
         """
         self.unsaved += 1
         self.health.has_answered = True
+        use = self._uses.get(message_id)
         if is_complete:
-            self._flows.pop(message_id, None)
+            self._forget(message_id)
         # Others may share the commit, unless the answers on their way to the disk hold up what could be sent. That a
         # part was accepted is on disk before what becomes of the others.
         is_urgent = part is not None or (self.connection is not None and self.unsaved * 2 > self.connection.window)
-        accepted = AcceptedMessage(self.id, message_id, upstream_message_id, bind, now_ms(), part)
+        accepted = AcceptedMessage(self.id, message_id, upstream_message_id, bind, now_ms(), part, use)
         self._storage.store_accepted_message(accepted, is_urgent=is_urgent)
 
     def handle_refused(
         self, message_id: int, status: str, ptt: int, part_statuses: Mapping[int, str] | None = None
     ) -> None:
         """It has refused a message for good; or parts of it, with this, by their numbers."""
-        self._flows.pop(message_id, None)
+        self._forget(message_id)
         self.health.has_answered = True
         self.count_refusals(status)
         self._store_unsent(UnsentMessage(self.id, message_id, UnsentReason.REFUSED, None, status, ptt, part_statuses))
 
     def handle_held(self, message_id: int, status: str) -> None:
         """It has refused a message for the moment."""
-        flow = self._flows.pop(message_id)
+        flow = self._pop_flow(message_id)
         self.health.note_error(flow[1], status)
         self.count_refusals(status)
         self._put_back(message_id, flow, UnsentReason.HELD, status)
@@ -435,7 +444,7 @@ class UpstreamChannel:
             self.health.note_error(self._flows[each][1], _NO_ANSWERS)
         for message_ids, reason in ((unsure, UnsentReason.UNSURE), (unsent, UnsentReason.PUT_BACK)):
             for each in message_ids:
-                self._put_back(each, self._flows.pop(each), reason)
+                self._put_back(each, self._pop_flow(each), reason)
         self._owner.put_back_followers(self)
         self._owner.handle_room(self)
 
@@ -485,6 +494,14 @@ class UpstreamChannel:
         """The state of a bind has changed; these are all of them."""
         # Of a connection that ends, nobody wants to know.
         self._storage.record_bind_states(self.id, states if self.connection else ())
+
+    def _forget(self, message_id: int) -> Flow | None:
+        self._uses.pop(message_id, None)
+        return self._flows.pop(message_id, None)
+
+    def _pop_flow(self, message_id: int) -> Flow:
+        self._uses.pop(message_id, None)
+        return self._flows.pop(message_id)
 
     def _put_back(self, message_id: int, flow: Flow, reason: UnsentReason, status: str = "") -> None:
         self._owner.begin_put_back(flow)

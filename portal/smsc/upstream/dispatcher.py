@@ -70,6 +70,7 @@ class Dispatcher:
         self._is_closing = False
         self.put_backs = self._takers.put_backs
         self.begin_put_back = self._takers.begin_put_back
+        self.choose_route_use = self._takers.choose_route_use
         # The simulators of which it is still looked for what they have (None: the built-in one), those of which that
         # is to be read (again), and what is to be called back and may be among that.
         self._resuming_ids: set[int | None] = {None}

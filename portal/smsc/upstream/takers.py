@@ -10,11 +10,19 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from portal.core.clock import now_ms
 from portal.services.messages.sending import Flow
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing.route_table import RouteTable
+from portal.services.routing.route_usage import NO_ROUTE, RouteUse
 from portal.services.upstreams.health import FAILING, GOOD, TRYING
-from portal.services.upstreams.paths import DEFAULT_PATH, UpstreamPath, choose_taker
+from portal.services.upstreams.paths import (
+    DEFAULT_PATH,
+    UpstreamPath,
+    choose_taker,
+    get_quiet_mark,
+    list_path_upstreams,
+)
 from portal.smsc.storage.sqlite_outbound import OutboundStorage
 from portal.smsc.upstream.channel import UpstreamChannel
 
@@ -34,7 +42,8 @@ def decrement(counter: Counter[Any], key: object) -> None:
 class OutboundPath:
     """One path.
 
-    order: the upstreams that it names, the default one's own for DEFAULT_PATH. taker: the one that takes what waits on
+    order: the upstreams that it names, the default one's own for DEFAULT_PATH. quiet_mark: that of a route with quiet
+    hours, whose path it is; None: it is of none. taker: the one that takes what waits on
     it. direct: the same, where a message may be stored as that upstream's at once; None: it waits first. is_changing:
     nobody takes it for a moment, as another one will.
     waiting_account_ids: the accounts of which something may wait here: what they submit must not overtake it.
@@ -43,7 +52,9 @@ class OutboundPath:
 
     def __init__(self, upstream_ids: UpstreamPath, put_backs: Counter[int]) -> None:
         """Args: `put_backs`: how many messages of each account are being stored to wait again, on whichever path."""
-        self.upstream_ids = self.order = upstream_ids
+        self.upstream_ids = upstream_ids
+        self.order = list_path_upstreams(upstream_ids)
+        self.quiet_mark = get_quiet_mark(upstream_ids)
         self.taker: UpstreamChannel | None = None
         self.direct: UpstreamChannel | None = None
         self.is_changing = False
@@ -159,6 +170,8 @@ class PathTakers:
         # holds up others, nothing goes out at all.
         self._reroutings = self._holdings = 0
         self._is_stopped = False
+        # The marks of the paths that nobody takes, as quiet hours are.
+        self._quiet_marks: set[int] = set()
 
     def stop(self) -> None:
         """Let nothing more go out."""
@@ -173,9 +186,22 @@ class PathTakers:
         decision = self.routes.choose(message.account_id, message.destination, message.country, message.source)
         if decision.route_id is not None:
             # Looked up here as well: this is done once a message.
-            return self._paths.get(decision.upstream_ids) or self._get_path(decision.upstream_ids)
+            return self._paths.get(decision.path) or self._get_path(decision.path)
         # Without any upstream messages wait for the first.
         return self.default if decision.upstream_ids or not self._channels else None
+
+    def choose_route_use(self, message: SubmittedMessage) -> RouteUse:
+        """Return how a message takes the route that fits it now, which it did when it came or was claimed."""
+        values = message.country, message.parts, message.price
+        if not self.routes.has_routes:
+            return RouteUse(NO_ROUTE, *values, None, None)
+        decision = self.routes.choose(message.account_id, message.destination, message.country, message.source)
+        if decision.route_id is None:
+            return RouteUse(NO_ROUTE, *values, None, None)
+        route = self.routes.with_options.get(decision.route_id)
+        if route is None:
+            return RouteUse(decision.route_id, *values, None, None)
+        return RouteUse(decision.route_id, *values, route.buying_price, route.replace_sender)
 
     def _get_path(self, upstream_ids: UpstreamPath) -> OutboundPath:
         path = self._paths.get(upstream_ids)
@@ -289,6 +315,7 @@ class PathTakers:
         """Look anew which upstream takes each path."""
         if self._is_stopped or self._holdings:
             return
+        self._update_quiet_marks()
         health = {each.id: each.health.state for each in self._channels.values() if each.may_send}
         changing: dict[int, list[OutboundPath]] = {}
         # Where the next one doesn't do well either, what was refused for the moment keeps its pause.
@@ -296,7 +323,7 @@ class PathTakers:
         for path in self._paths.values():
             if path.is_changing:
                 continue
-            upstream_id = choose_taker(path.order, health)
+            upstream_id = None if path.quiet_mark in self._quiet_marks else choose_taker(path.order, health)
             taker = None if upstream_id is None else self._channels[upstream_id]
             before = path.taker
             if taker is before or before is None:
@@ -310,6 +337,16 @@ class PathTakers:
         for upstream_id, paths in changing.items():
             retried_paths = [path.upstream_ids for path in paths if path.upstream_ids in well_taken]
             self._storage.hold_followers([upstream_id], retried_paths, partial(self._finish_change, paths))
+
+    def _update_quiet_marks(self) -> None:
+        before, self._quiet_marks = self._quiet_marks, self._find_quiet_marks()
+        for mark in before ^ self._quiet_marks:
+            log.info("quiet hours of route %d %s", -mark, "begin" if mark in self._quiet_marks else "end")
+
+    def _find_quiet_marks(self) -> set[int]:
+        """Return the marks of the paths that nobody takes at this time."""
+        hours_by_mark = self.routes.quiet_hours
+        return {mark for mark, hours in hours_by_mark.items() if hours.includes(now_ms())} if hours_by_mark else set()
 
     def _set_taker(self, path: OutboundPath, taker: UpstreamChannel | None) -> None:
         if path.taker is not taker:
@@ -384,7 +421,9 @@ class PathTakers:
     # --- how upstreams are
 
     def check_health(self, now: float) -> None:
-        """Look at all upstreams, and let others take over from those that fail. `now`: on the event loop's clock."""
+        """Look at all upstreams, and let others take over from those that fail; and whether quiet hours begin or end.
+        `now`: on the event loop's clock.
+        """
         changed = [each for each in self._channels.values() if each.check_health(now)]
         for channel in changed:
             health = channel.health
@@ -393,7 +432,8 @@ class PathTakers:
             channel.record_health()
             if channel.trial_id is not None:
                 channel.has_lost_path = True
-        may_change = changed or any(each.health.state == TRYING for each in self._channels.values())
+        is_quiet_changed = self._find_quiet_marks() != self._quiet_marks
+        may_change = changed or is_quiet_changed or any(each.health.state == TRYING for each in self._channels.values())
         if may_change:
             self.update()
         for channel in self._channels.values():

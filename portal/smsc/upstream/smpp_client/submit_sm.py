@@ -129,7 +129,7 @@ def build_submit_sm(
         ValueError: an address is too long, or SMPP 3.3 has no room for the text.
     """
     pieces = text.pieces
-    source, (source_ton, source_npi) = _read_source(message.source, settings)
+    source, (source_ton, source_npi) = _read_source((message.use and message.use.sender) or message.source, settings)
     udh = text.udh
     tlvs = dict(mappings.parse_tlvs(settings.tlvs)) if settings.tlvs else {}
     if message.tlvs:
