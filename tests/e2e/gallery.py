@@ -29,6 +29,7 @@ from portal.services.people import authentication, customers, users
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceChange
 from portal.services.routing import routes
+from portal.services.routing.route_usage import RouteUse
 from portal.services.routing.routes import RouteTexts
 from portal.services.senders import senders
 from portal.services.statistics import rollup
@@ -221,6 +222,7 @@ def _create_content(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
         "user_id": newcomer.id,
         "message_id": message_id,
         "part_id": part_id,
+        "route_id": 1,
         "forwarded_ids": forwarded_ids,
         "received_id": _store_inbound_messages(conn, account),
         "token": token,
@@ -308,7 +310,8 @@ def _store_forwarded_messages(conn: Connection, keys: Keys, account_id: int) -> 
     claimed = sending.claim_messages(conn, Claim(upstream.id, [()], 2), now)
     assert [each.id for each in claimed.messages] == [accepted, held]
     upstream_id = "0193751d-4f7e-7a07-b1d2-9f5f3a1c2e44"
-    sending.store_accepted_messages(conn, [AcceptedMessage(upstream.id, accepted, upstream_id, 1, now)])
+    use = RouteUse(1, "IT", 1, 1_000, 700, "48484")
+    sending.store_accepted_messages(conn, [AcceptedMessage(upstream.id, accepted, upstream_id, 1, now, None, use)])
     flow = (account_id, destinations[1])
     unsent = UnsentMessage(upstream.id, held, UnsentReason.HELD, flow, status="ESME_RSYSERR 0x08")
     sending.store_unsent_messages(conn, [unsent], now)
@@ -367,6 +370,8 @@ def _list_pages(config: Config, keys: Keys, cast: Cast, arguments: dict[str, Any
         _MISSING_PAGE,
     ]
     pages.append(GalleryPage(OPERATOR, f"/admin/prices/{arguments['list_id']}/set?destination=IT"))
+    asked = f"account={arguments['name']}&number=447911123456&sender=EXPARCEL"
+    pages.append(GalleryPage(OPERATOR, f"/admin/routes?{asked}"))
     for each in arguments["forwarded_ids"]:
         address = f"/accounts/{arguments['name']}/history/{each}"
         pages += [GalleryPage(OWNER, address), GalleryPage(OPERATOR, address)]
