@@ -168,6 +168,21 @@ def test_a_test_tells_a_number_that_may_lack_its_country_code(ok, carriers):
     assert tested["reason"].endswith(" 3401234567 is like no known number of Spain: is its country code in front?")
 
 
+def test_a_route_is_changed_in_its_place(ok, refused, run_app, carriers):
+    ok("route", "add", "--upstream", "A", "--country", "IT", "--sender", "ACME")
+    ok("route", "add", "--upstream", "B")
+    changed = ok("route", "change", "1", "--upstream", "C,A", "--quiet-hours", "22:00-8:00 UTC", "--without", "sender")
+    assert (changed["id"], changed["position"], changed["country"], changed["sender"]) == (1, 1, "IT", None)
+    assert (changed["upstreams"][0]["name"], changed["quiet_hours"]) == ("C", "22:00-08:00 UTC")
+    changed = ok("route", "change", "1", "--buying-price", "0.75", "--replace-sender", "48484")
+    assert (changed["quiet_hours"], changed["buying_price"]) == ("22:00-08:00 UTC", 0.75)
+    assert "sender 48484, quiet 22:00-08:00 UTC, buys at 0.75" in run_app("route", "list").stdout
+    assert "isn't a country" in refused("route", "change", "1", "--country", "")
+    assert "can't be quiet hours" in refused("route", "change", "1", "--quiet-hours", "night")
+    assert refused("route", "change", "9", "--country", "FR") == "There is no route 9.\n"
+    assert run_app("route", "change", "1", "--without", "upstream").returncode == 2
+
+
 def test_what_is_wrong_is_told(refused, run_app, carriers):
     add = ("route", "add", "--upstream")
     assert "no upstream “nobody”" in refused(*add, "nobody")

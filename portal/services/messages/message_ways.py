@@ -7,6 +7,7 @@ from typing import Any
 
 from portal.core.clock import now_ms
 from portal.core.i18n import N_, format_credits
+from portal.services.accounts import session_records
 from portal.services.accounts.accounts import Account
 from portal.services.common.addresses import normalize_address
 from portal.services.messages import smpp_config, validation
@@ -23,6 +24,7 @@ _OBSTACLES = {
     "disabled": N_("%(upstream)s is disabled, and gets nothing at this time."),
     "draining": N_("%(upstream)s is being drained, and gets nothing at this time."),
     FAILING: N_("%(upstream)s is failing, and gets nothing at this time."),
+    "unbound": N_("%(upstream)s is not connected, and gets nothing at this time."),
 }
 _MISMATCHES = {
     "account": N_("the account is another"),
@@ -41,12 +43,14 @@ class MessageWay:
 
     `route`: the one that decides; None: no route fits. `upstreams`: names, in the order in which they are tried.
     `mismatches`: why the routes before the one that decides don't fit, each as its id and the reason (English).
+    `is_refused`: whether its submit is refused.
     """
 
     route: Route | None
     upstreams: list[str]
     sentences: list[Sentence] = field(default_factory=list)
     mismatches: list[tuple[int, str]] = field(default_factory=list)
+    is_refused: bool = False
 
     def __str__(self) -> str:
         return " ".join(sentence % params for sentence, params in self.sentences)
@@ -77,7 +81,9 @@ def find_message_way(
     if route is not None:
         way.sentences += _explain_options(route)
     way.sentences += _explain_upstreams(conn, decision)
-    way.sentences += _explain_refusal(conn, account, digits, sender)
+    refusal = [*_explain_refusal(conn, account, digits, sender)]
+    way.sentences += refusal
+    way.is_refused = bool(refusal) or not (way.upstreams or not upstreams.list_upstreams(conn))
     if not countries.is_valid_number(digits):
         sentence = N_("%(number)s is like no known number of %(country)s: is its country code in front?")
         way.sentences.append((sentence, {"number": digits, "country": countries.get_country_name(country)}))
@@ -153,7 +159,8 @@ def _explain_options(route: Route) -> Iterator[Sentence]:
 
 
 def _explain_upstreams(conn: sqlite3.Connection, decision: RouteDecision) -> Iterator[Sentence]:
-    """Which upstreams get nothing at this time, as far as they are bound."""
+    """Which upstreams get nothing at this time."""
+    is_running = session_records.is_component_alive(conn, "smsc")
     for upstream_id in decision.upstream_ids:
         state = binds.get_upstream_state(conn, upstream_id)
         upstream = state.upstream
@@ -163,6 +170,8 @@ def _explain_upstreams(conn: sqlite3.Connection, decision: RouteDecision) -> Ite
             why = "draining"
         elif state.health.state == FAILING:
             why = FAILING
+        elif is_running and state.state in (binds.UNBOUND, binds.REFUSED):
+            why = "unbound"
         else:
             continue
         yield _OBSTACLES[why], {"upstream": upstream.name}

@@ -289,7 +289,7 @@ def _render_edit_page(
 ) -> ResponseReturnValue:
     conn = context.get_conn()
     names = [each.name for each in customers.list_all_customers(conn)]
-    form.customer.choices = [SelectChoice("", _("All")), *(SelectChoice(each, each) for each in names)]
+    form.customer.choices = [SelectChoice("", _("All customers")), *(SelectChoice(each, each) for each in names)]
     rows = _read_upstream_rows() if form.is_submitted() else _list_upstream_rows(route)
     rows += [("", "")] * _BLANK_ROW_COUNT
     return htmx.render_page(

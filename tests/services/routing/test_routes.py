@@ -24,6 +24,9 @@ from portal.services.routing.routes import (
     InvalidRouteWeights,
     NoSuchRoute,
     RepeatedRouteUpstream,
+    RouteChanged,
+    RoutesReordered,
+    RouteTexts,
     RouteUpstream,
 )
 from portal.services.senders.senders import InvalidSender
@@ -293,3 +296,93 @@ def test_each_refusal_is_a_sentence(conn, carriers):
 def test_what_is_formatted_is_read_again(conn, carriers):
     for text in ("A", "B,A", "A:70,B:30", "C:1,A:1000,B"):
         assert routes.format_route_upstreams(routes.parse_route_upstreams(conn, text)) == text
+
+
+# --- changes
+
+
+def test_a_route_is_changed_in_its_place_and_what_it_was_is_recorded(conn, carriers, acme_1):
+    first = routes.create_route(conn, SHELL, "A", country="IT")
+    second = routes.create_route(conn, SHELL, "B")
+    texts = RouteTexts(
+        "C", account=acme_1.name, replace_sender="48484", quiet_hours="22:00-8:00 UTC", buying_price="0.7"
+    )
+    changed = routes.change_route(conn, SHELL, first.id, texts, first.version)
+    assert routes.list_routes(conn) == [changed, second]
+    assert (changed.account, changed.country, changed.version) == (acme_1.name, None, 2)
+    assert (changed.replace_sender, str(changed.quiet_hours), changed.buying_price) == (
+        "48484",
+        "22:00-08:00 UTC",
+        700,
+    )
+    action, details = audited(conn)[-1]
+    assert action == "route.change"
+    assert (details["account"], details["quiet_hours"], details["buying_price"]) == (
+        acme_1.name,
+        "22:00-08:00 UTC",
+        0.7,
+    )
+    assert details["was"] == {
+        "account": None,
+        "country": "IT",
+        "upstreams": "A",
+        "replace_sender": None,
+        "quiet_hours": None,
+        "buying_price": None,
+    }
+
+
+def test_a_change_that_changes_nothing_is_none(conn, carriers):
+    route = routes.create_route(conn, SHELL, "A", country="IT", buying_price="0.7")
+    before = smpp_config.read_config_version(conn)
+    assert routes.change_route(conn, SHELL, route.id, routes.format_route_texts(route)) == route
+    assert smpp_config.read_config_version(conn) == before
+    assert len(audited(conn)) == 1
+
+
+def test_what_was_not_looked_at_is_not_changed_moved_or_removed(conn, carriers):
+    route, other = (routes.create_route(conn, SHELL, name) for name in "AB")
+    order = routes.fingerprint_order(routes.list_routes(conn))
+    routes.change_route(conn, SHELL, route.id, RouteTexts("C"))
+    with pytest.raises(RouteChanged):
+        routes.change_route(conn, SHELL, route.id, RouteTexts("B"), route.version)
+    with pytest.raises(RouteChanged):
+        routes.remove_route(conn, SHELL, route, route.version)
+    routes.move_route(conn, SHELL, route, order=order)
+    with pytest.raises(RoutesReordered):
+        routes.move_route(conn, SHELL, other, order=order)
+    assert [routes.format_route_upstreams(each.upstreams) for each in routes.list_routes(conn)] == ["B", "C"]
+    with pytest.raises(NoSuchRoute):
+        routes.change_route(conn, SHELL, 99, RouteTexts("A"))
+
+
+def test_a_change_that_can_t_be_changes_nothing(conn, carriers):
+    route = routes.create_route(conn, SHELL, "A", country="IT")
+    for texts in (RouteTexts("Z"), RouteTexts("A", country="Italy"), RouteTexts("A", quiet_hours="always")):
+        with pytest.raises(Refused):
+            routes.change_route(conn, SHELL, route.id, texts)
+    assert routes.list_routes(conn) == [route]
+
+
+def test_options_move_nothing_that_waits_but_for_quiet_hours(conn, carriers):
+    route = routes.create_route(conn, SHELL, "A")
+    rows = [route_table.read_decisive_rows(conn)]
+
+    def change(**texts: str) -> tuple[bool, bool]:
+        """Whether it is another table, and whether what waits takes other paths."""
+        routes.change_route(conn, SHELL, route.id, RouteTexts("A", **texts))
+        rows.append(route_table.read_decisive_rows(conn))
+        return rows[-1] != rows[-2], rows[-1].routes != rows[-2].routes
+
+    assert change(replace_sender="48484") == (True, False)
+    assert change(buying_price="1") == (True, False)
+    assert change(quiet_hours="01:00-02:00 UTC") == (True, True)
+    assert change(quiet_hours="01:00-03:00 UTC") == (True, False)
+    assert change() == (True, True)
+
+
+def test_a_path_with_quiet_hours_is_the_route_s_own(conn, carriers, acme_1):
+    a, b, _ = carriers
+    route = routes.create_route(conn, SHELL, "B,A", quiet_hours="22:00-08:00 UTC")
+    decision = route_table.load_route_table(conn).choose(acme_1.id, "393401234567", "IT", "ACME")
+    assert (decision.upstream_ids, decision.path) == ((b.id, a.id), (b.id, a.id, -route.id))
