@@ -268,7 +268,12 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
             _store_routes_of_texts(conn, accepted, answered_ids)
             accepted_by |= {message_id: cut_by[message_id] for message_id in answered_ids}
             step.result.receipts += outcomes.finish_cut_messages(conn, [*cut_by], step.now)
-        uses = {each.message_id: each.use for each in accepted if each.use is not None}
+        # Another alphabet may have made more parts of it than its customer was charged for.
+        uses = {
+            each.message_id: each.use if each.part is None else each.use._replace(parts=each.part.total)
+            for each in accepted
+            if each.use is not None
+        }
         route_usage.count_usage(conn, [(each, uses[each]) for each in accepted_by if each in uses])
         for upstream_id, count in Counter(accepted_by.values()).items():
             counters.add_to_counters(conn, upstream_id, {"accepted": count})

@@ -34,8 +34,8 @@ class InvalidMonth(Refused, field="month"):
 
 
 class RouteUse(NamedTuple):
-    """How a message takes a route: the route's id, or NO_ROUTE; the country; how many parts it is charged as, and for
-    how much; what one of them costs there (None: not known); and the sender that goes out instead of its own, or None.
+    """How a message takes a route: the route's id, or NO_ROUTE; the country; how many parts it has, and what was charged
+    for it; what one of them costs there (None: not known); and the sender that goes out instead of its own, or None.
     Amounts are in thousandths of a credit.
     """
 
