@@ -19,6 +19,7 @@ from portal.services.messages.outcomes import DueMessages, MessageOutcome
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing import route_usage
+from portal.services.routing.route_usage import RouteUse
 from portal.services.upstreams import claims, counters, paths, queue, unclaimed, upstreams
 from portal.services.upstreams.claims import Claim, ClaimedIds
 from portal.services.upstreams.message_ids import UNANSWERED_SQL
@@ -257,6 +258,7 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
             ],
         )
         accepted_by = {each.message_id: each.upstream for each in whole}
+        used = [(each.message_id, each.use) for each in whole if each.use is not None]
         cut_by = message_parts.store_accepted_parts(conn, accepted) if len(whole) < len(accepted) else {}
         early = receipt_matching.take_early_receipts(
             conn, [(each.upstream, each.upstream_message_id) for each in accepted], now_ms() - EARLY_RECEIPT_MS
@@ -265,16 +267,10 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
             step.result.receipts = _end_messages_and_parts(conn, early)
         if cut_by:
             answered_ids = message_parts.store_answered_messages(conn, [*cut_by])
-            _store_routes_of_texts(conn, accepted, answered_ids)
+            used += _store_routes_of_texts(conn, accepted, answered_ids)
             accepted_by |= {message_id: cut_by[message_id] for message_id in answered_ids}
             step.result.receipts += outcomes.finish_cut_messages(conn, [*cut_by], step.now)
-        # Another alphabet may have made more parts of it than its customer was charged for.
-        uses = {
-            each.message_id: each.use if each.part is None else each.use._replace(parts=each.part.total)
-            for each in accepted
-            if each.use is not None
-        }
-        route_usage.count_usage(conn, [(each, uses[each]) for each in accepted_by if each in uses])
+        route_usage.count_usage(conn, used)
         for upstream_id, count in Counter(accepted_by.values()).items():
             counters.add_to_counters(conn, upstream_id, {"accepted": count})
         step.release_held_messages([*accepted_by])
@@ -283,11 +279,18 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
 
 def _store_routes_of_texts(
     conn: sqlite3.Connection, accepted: Sequence[AcceptedMessage], answered_ids: Collection[int]
-) -> None:
-    routes = {each.message_id: each.use.route_id for each in accepted if each.use is not None}
-    conn.executemany(
-        "UPDATE messages SET route = ? WHERE id = ?", [(routes[each], each) for each in answered_ids if each in routes]
-    )
+) -> list[tuple[int, RouteUse]]:
+    """Store by which routes upstreams have got these texts, and return how, with as many parts as went out: another
+    alphabet may have made more of them than their customers were charged for.
+    """
+    uses = {
+        each.message_id: each.use._replace(parts=each.part.total)
+        for each in accepted
+        if each.part is not None and each.use is not None
+    }
+    used = [(each, uses[each]) for each in answered_ids if each in uses]
+    conn.executemany("UPDATE messages SET route = ? WHERE id = ?", [(use.route_id, each) for each, use in used])
+    return used
 
 
 def store_unsent_messages(

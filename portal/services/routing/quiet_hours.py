@@ -1,6 +1,7 @@
 """Quiet hours: the time of each day in which what takes a route waits."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -75,3 +76,13 @@ def parse_quiet_hours(text: str) -> QuietHours:
     if begins == ends:
         raise InvalidQuietHours(text=text)
     return QuietHours(begins, ends, timezone)
+
+
+def read_stored_quiet_hours(text: str) -> QuietHours | None:
+    """Read what `QuietHours` has written. Where this machine doesn't know their time zone they are by UTC, so that the
+    routes can be loaded; the self-check names them. None: it is nothing that was written so.
+    """
+    for each in (text, f"{text.rpartition(' ')[0]} UTC"):
+        with suppress(InvalidQuietHours):
+            return parse_quiet_hours(each)
+    return None

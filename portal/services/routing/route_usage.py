@@ -6,8 +6,10 @@ route has had when it was sent: what is changed later leaves it as it is. What s
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import add
 from typing import NamedTuple
 
 from portal.core.clock import DAY_MS
@@ -34,9 +36,9 @@ class InvalidMonth(Refused, field="month"):
 
 
 class RouteUse(NamedTuple):
-    """How a message takes a route: the route's id, or NO_ROUTE; the country; how many parts it has, and what was charged
-    for it; what one of them costs there (None: not known); and the sender that goes out instead of its own, or None.
-    Amounts are in thousandths of a credit.
+    """How a message takes a route: the route's id, or NO_ROUTE; the country; how many parts it has, and what was
+    charged for it; what one of them costs there (None: not known); and the sender that goes out instead of its own, or
+    None. Amounts are in thousandths of a credit.
     """
 
     route_id: int
@@ -69,26 +71,33 @@ class RouteUsage:
         return self.price - self.cost if self.priced_parts == self.parts else None
 
 
-def count_usage(conn: sqlite3.Connection, used: Iterable[tuple[int, RouteUse]]) -> None:
+def count_usage(conn: sqlite3.Connection, used: Sequence[tuple[int, RouteUse]]) -> None:
     """Count messages that carriers have accepted, each given as its id and its use, and store the senders that went
     out. The caller is inside `write_transaction()`.
     """
+    if not used:
+        return
+    message_ids = [message_id for message_id, _ in used]
+    month = _get_month(min(message_ids))
+    if month == _get_month(max(message_ids)):
+        # Many of a batch are alike.
+        counted = [(month, use, count) for use, count in Counter([use for _, use in used]).items()]
+    else:
+        counted = [(_get_month(message_id), use, 1) for message_id, use in used]
     amounts: dict[tuple[int, int, str], list[int]] = {}
-    senders = []
-    for message_id, use in used:
-        key = (_get_month(message_id), use.route_id, use.country)
-        sums = amounts.setdefault(key, [0] * len(_COUNT_COLUMNS))
-        sums[0] += 1
-        sums[1] += use.parts
-        sums[2] += use.price
+    for month, use, count in counted:
+        sums = amounts.setdefault((month, use.route_id, use.country), [0] * len(_COUNT_COLUMNS))
+        parts = use.parts * count
+        added = [count, parts, use.price * count, 0, 0]
         if use.buying_price is not None:
-            sums[3] += use.parts
-            sums[4] += use.parts * use.buying_price
-        if use.sender is not None:
-            senders.append((message_id, use.sender))
+            added[3:] = parts, parts * use.buying_price
+        sums[:] = map(add, sums, added)
     _UPSERT.run(conn, [(*key, *sums) for key, sums in sorted(amounts.items())])
-    if senders:
-        conn.executemany("INSERT OR REPLACE INTO replaced_senders (message_id, sender) VALUES (?, ?)", senders)
+    if any(use.sender is not None for _, use, _ in counted):
+        conn.executemany(
+            "INSERT OR REPLACE INTO replaced_senders (message_id, sender) VALUES (?, ?)",
+            [(message_id, use.sender) for message_id, use in used if use.sender is not None],
+        )
 
 
 def count_refunds(conn: sqlite3.Connection, refunds: Iterable[tuple[int, int]]) -> None:

@@ -23,7 +23,7 @@ from portal.services.common.errors import NotFound, Refused, parse_whole_number,
 from portal.services.people import customers
 from portal.services.people.customers import Customer
 from portal.services.prices import countries
-from portal.services.routing.quiet_hours import QuietHours, parse_quiet_hours
+from portal.services.routing.quiet_hours import QuietHours, parse_quiet_hours, read_stored_quiet_hours
 from portal.services.senders import senders
 from portal.services.upstreams import upstreams
 
@@ -170,7 +170,7 @@ def list_routes(conn: sqlite3.Connection) -> list[Route]:
         stored = json.loads(row.pop("upstreams"))
         chosen = tuple(RouteUpstream(each["id"], names[each["id"]], each["weight"]) for each in stored)
         quiet_text = row.pop("quiet_hours")
-        quiet_hours = parse_quiet_hours(quiet_text) if quiet_text else None
+        quiet_hours = read_stored_quiet_hours(quiet_text) if quiet_text else None
         listed.append(Route(position=position, upstreams=chosen, quiet_hours=quiet_hours, **row))
     return listed
 

@@ -4,12 +4,19 @@ from collections.abc import Callable
 
 import pytest
 
+from portal.core.clock import now_ms
 from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.common.audit import SHELL
+from portal.services.messages import sending
+from portal.services.messages.sending import AcceptedMessage
 from portal.services.operations import self_check
-from portal.services.routing import routes
+from portal.services.routing import route_usage, routes
+from portal.services.routing.route_usage import RouteUse
+from portal.services.statistics import rollup
 from portal.services.upstreams import upstreams
+from tests.services.submitting import store_messages
+from tests.support import prepare_submit
 
 
 @pytest.fixture
@@ -74,6 +81,36 @@ def test_a_route_that_leads_nowhere_is_named(find, conn, stored):
     assert find() == []
     conn.execute("UPDATE routes SET upstreams = ?", (stored,))
     assert find() == [f"routes row 1 leads to no upstream, or to one that there isn't: {stored}"]
+
+
+def test_quiet_hours_that_can_t_be_are_named_and_routes_are_loaded_all_the_same(find, conn):
+    routes.create_route(conn, SHELL, "carrier", quiet_hours="22:00-08:00 Europe/Rome")
+    assert find() == []
+    conn.execute("UPDATE routes SET quiet_hours = '22:00-08:00 Europe/Atlantis'")
+    assert find() == ["routes row 1 has quiet hours that can't be: 22:00-08:00 Europe/Atlantis"]
+    assert [str(each.quiet_hours) for each in routes.list_routes(conn)] == ["22:00-08:00 UTC"]
+    conn.execute("UPDATE routes SET quiet_hours = 'always'")
+    assert [each.quiet_hours for each in routes.list_routes(conn)] == [None]
+
+
+def test_what_went_by_a_route_and_isn_t_counted_is_named(find, conn, acme_1):
+    route = routes.create_route(conn, SHELL, "carrier")
+    submits = [prepare_submit(conn, acme_1.id) for _ in range(2)]
+    for each in submits:
+        each.upstream = route.upstreams[0].id
+    accepted = [
+        AcceptedMessage(2, message_id, f"id {message_id}", 1, now_ms(), None, RouteUse(1, "IT", 1, 1_000, None, None))
+        for message_id in store_messages(conn, submits)
+    ]
+    sending.store_accepted_messages(conn, accepted)
+    rollup.roll_up_all(conn)
+    assert find() == []
+    conn.execute("UPDATE route_usage SET messages = 1")
+    month = route_usage.format_month(route_usage.get_this_month(now_ms()))
+    sentence = f"route_usage has fewer messages of {month}, route 1 and country IT than messages has"
+    assert find() == [sentence]
+    conn.execute("DELETE FROM route_usage")
+    assert find() == [sentence]
 
 
 def test_passwords_from_before_a_lost_key_are_named(find, conn):

@@ -5,12 +5,17 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from portal.core.clock import DAY_MS
 from portal.core.crypto import Keys
 from portal.core.i18n import N_
+from portal.services.common import ids
 from portal.services.common.errors import Refused
 from portal.services.common.message_states import ENROUTE
 from portal.services.operations import database_key
 from portal.services.operations.self_check.problem import Check, Problem, find_by_queries, iterate_rows
+from portal.services.routing import route_usage
+from portal.services.routing.quiet_hours import parse_quiet_hours
+from portal.services.statistics.daily_totals import build_month_sql
 from portal.services.upstreams import upstreams
 from portal.services.upstreams.setting_checks import InvalidUpstreamSetting
 from portal.services.upstreams.settings import DEFAULTS, FILE_SETTINGS, check_settings_together, parse_setting
@@ -58,8 +63,24 @@ def _check_settings(kind: str, settings: Mapping[str, object], params: Mapping[s
             yield Problem(sentence, {**params, "reason": str(refusal)})
 
 
+# First by day: what makes a month of that takes long.
+_UNCOUNTED_USAGE_QUERY = f"""
+SELECT route, country, month FROM (
+    SELECT route, country, {build_month_sql("day")} AS month, sum(messages) AS messages FROM (
+        SELECT route, country, {ids.build_time_sql("id")} / {DAY_MS} AS day, count(*) AS messages
+        FROM messages WHERE route IS NOT NULL GROUP BY 1, 2, 3
+    ) GROUP BY 1, 2, 3
+) AS found WHERE messages > coalesce((
+    SELECT messages FROM route_usage AS u
+    WHERE u.month = found.month AND u.route_id = found.route AND u.country = found.country
+), 0) ORDER BY 3, 1, 2
+"""
+
+
 def check_routes(conn: sqlite3.Connection) -> Iterator[Problem]:
-    """Check that each leads to upstreams, and that these are there."""
+    """Check that each leads to upstreams that are there, and has quiet hours that can be; and that what went by each is
+    counted. What customers have deleted is counted still.
+    """
     present_ids = {row for (row,) in iterate_rows(conn, "SELECT id FROM upstreams WHERE removed_at IS NULL")}
     for row, stored in iterate_rows(conn, "SELECT id, upstreams FROM routes"):
         chosen = json.loads(stored)
@@ -68,6 +89,19 @@ def check_routes(conn: sqlite3.Connection) -> Iterator[Problem]:
                 N_("routes row %(row)s leads to no upstream, or to one that there isn't: %(upstreams)s"),
                 {"row": row, "upstreams": stored},
             )
+    for row, stored in iterate_rows(conn, "SELECT id, quiet_hours FROM routes WHERE quiet_hours IS NOT NULL"):
+        try:
+            parse_quiet_hours(stored)
+        except Refused:
+            sentence = N_("routes row %(row)s has quiet hours that can't be: %(hours)s")
+            yield Problem(sentence, {"row": row, "hours": stored})
+    for route_id, country, month in iterate_rows(conn, _UNCOUNTED_USAGE_QUERY):
+        yield Problem(
+            N_(
+                "route_usage has fewer messages of %(month)s, route %(route)s and country %(country)s than messages has"
+            ),
+            {"month": route_usage.format_month(month), "route": route_id, "country": country},
+        )
 
 
 def check_passwords(conn: sqlite3.Connection, keys: Keys) -> Iterator[Problem]:
