@@ -12,6 +12,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.common.addresses import normalize_address
 from portal.services.messages import smpp_config, validation
 from portal.services.prices import countries, prices
+from portal.services.prices.prices import PriceList
 from portal.services.routing.route_table import RouteDecision, build_route_table
 from portal.services.routing.routes import NoRoute, Route
 from portal.services.upstreams import binds, upstreams
@@ -78,10 +79,11 @@ def find_message_way(
     route = next((each for each in listed if each.id == decision.route_id), None)
     way = MessageWay(route, [names[each] for each in decision.upstream_ids])
     way.sentences += _explain_decision(conn, way, digits)
+    price_list = prices.load_account_price_list(conn, account.id, now_ms())
     if route is not None:
-        way.sentences += _explain_options(route)
+        way.sentences += _explain_options(route, price_list.find_price(digits))
     way.sentences += _explain_upstreams(conn, decision)
-    refusal = [*_explain_refusal(conn, account, digits, sender)]
+    refusal = [*_explain_refusal(conn, account, price_list, digits, sender)]
     way.sentences += refusal
     way.is_refused = bool(refusal) or not (way.upstreams or not upstreams.list_upstreams(conn))
     if not countries.is_valid_number(digits):
@@ -145,7 +147,8 @@ class RouteConditions:
         return ", ".join(sentence % params for sentence, params in self.list_sentences())
 
 
-def _explain_options(route: Route) -> Iterator[Sentence]:
+def _explain_options(route: Route, sold: tuple[str, int] | None) -> Iterator[Sentence]:
+    """What a route does with a message, a part of which is `sold` so (country and price)."""
     if route.replace_sender:
         yield N_("The sender %(sender)s goes out in place of its own."), {"sender": route.replace_sender}
     if route.quiet_hours is not None:
@@ -155,7 +158,11 @@ def _explain_options(route: Route) -> Iterator[Sentence]:
             sentence = N_("It waits, as quiet hours are %(hours)s.")
         yield sentence, {"hours": str(route.quiet_hours)}
     if route.buying_price is not None:
-        yield N_("A part is bought for %(price)s credits."), {"price": format_credits(route.buying_price)}
+        sentence = N_("A part is bought for %(price)s credits and sold for %(sold)s.")
+        if sold is None:
+            sentence = N_("A part is bought for %(price)s credits.")
+        amounts = {"price": route.buying_price, "sold": 0 if sold is None else sold[1]}
+        yield sentence, {name: format_credits(amount) for name, amount in amounts.items()}
 
 
 def _explain_upstreams(conn: sqlite3.Connection, decision: RouteDecision) -> Iterator[Sentence]:
@@ -177,12 +184,13 @@ def _explain_upstreams(conn: sqlite3.Connection, decision: RouteDecision) -> Ite
         yield _OBSTACLES[why], {"upstream": upstream.name}
 
 
-def _explain_refusal(conn: sqlite3.Connection, account: Account, digits: str, sender: str) -> Iterator[Sentence]:
+def _explain_refusal(
+    conn: sqlite3.Connection, account: Account, price_list: PriceList, digits: str, sender: str
+) -> Iterator[Sentence]:
     """Why the account's submit is refused whatever its route."""
     config = next((each for each in smpp_config.load_account_configs(conn) if each.id == account.id), None)
     if config is None:
         return
-    price_list = prices.load_account_price_list(conn, account.id, now_ms())
     try:
         # Without a sender nothing is asked about it.
         if sender:

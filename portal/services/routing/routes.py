@@ -29,6 +29,7 @@ from portal.services.upstreams import upstreams
 
 _MAX_WEIGHT = 1000
 _MAX_PREFIX_DIGITS = 15
+_WEIGHT_PATTERN = re.compile(r"[0-9]{1,9}")
 _UPSTREAM_PATTERN = re.compile(r"([^:]+)(?::([0-9]{1,9}))?")
 
 
@@ -411,7 +412,7 @@ def join_route_upstreams(chosen: Iterable[tuple[str, str]]) -> str:
     """
     parts = []
     for name, weight in chosen:
-        if weight and not (weight.isascii() and weight.isdigit() and 1 <= int(weight) <= _MAX_WEIGHT):
+        if weight and not (_WEIGHT_PATTERN.fullmatch(weight) and 1 <= int(weight) <= _MAX_WEIGHT):
             raise InvalidRouteShare(text=weight, limit=_MAX_WEIGHT)
         parts.append(f"{name}:{weight}" if weight else name)
     if not parts:

@@ -19,7 +19,7 @@ from portal.services.messages import message_ways
 from portal.services.messages.message_ways import MessageWay, RouteConditions
 from portal.services.people import customers
 from portal.services.prices import countries
-from portal.services.routing import routes
+from portal.services.routing import route_usage, routes
 from portal.services.routing.routes import Route, RouteTexts
 from portal.services.routing.unreachable_routes import find_unreachable_routes
 from portal.services.upstreams import binds, upstreams
@@ -122,12 +122,14 @@ def _build_list(listed: Sequence[Route], way: MessageWay | None) -> dict[str, An
     shown = listed[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     states = {each.upstream.id: each for each in binds.list_upstream_states(conn)}
     unreachable, now = find_unreachable_routes(conn, listed), now_ms()
+    usage = route_usage.list_route_usage(conn, route_usage.get_this_month(now))
     return {
         "rows": [_build_row(each, states, unreachable, now) for each in shown],
         "total": len(listed),
         "order": routes.fingerprint_order(listed),
         "default": next((each.upstream for each in states.values() if each.upstream.is_default), None),
         "has_upstreams": bool(states),
+        "usage": dict(route_usage.sum_usage(usage)),
         "page": page,
         "page_count": page_count,
     }

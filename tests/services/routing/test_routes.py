@@ -126,6 +126,8 @@ def test_each_change_moves_the_version_that_the_server_polls(conn, carriers):
     assert has_moved()
     routes.move_route(conn, SHELL, second, first.id)
     assert has_moved()
+    routes.change_route(conn, SHELL, first.id, RouteTexts("A", buying_price="1"))
+    assert has_moved()
     routes.remove_route(conn, SHELL, first)
     assert has_moved()
     customer = customers.create_customer(conn, SHELL, "Initech", "it@initech.example")

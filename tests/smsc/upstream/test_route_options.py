@@ -17,6 +17,7 @@ from portal.services.routing.routes import RouteTexts
 from portal.services.upstreams import health, obstacles
 from portal.services.upstreams.upstreams import Upstream
 from portal.smsc.protocol.constants import CommandStatus
+from portal.smsc.protocol.pdu import CancelSm
 from tests.smsc.esme import RawEsme, run_smsc, wait_until
 from tests.smsc.upstream.running import build_receipt, count_waiting
 from tests.smsc.upstream.smpp_client.carrier import run_carrier
@@ -137,6 +138,37 @@ async def test_what_waits_gets_quiet_hours_that_are_added(run, cast, clock):
         # Other hours need no other path.
         change(two, "first", country="IT", quiet_hours="01:00-02:00 UTC")
         assert await answer_all(two.first, 1) == [b"waits"]
+
+
+async def test_what_is_refused_for_the_moment_is_tried_again_when_they_end(run, cast, clock, caplog):
+    caplog.set_level(logging.INFO)
+    async with run() as two:
+        two.add_route("second,first", country="IT", quiet_hours=NIGHT)
+        esme = await bind(two, cast)
+        await esme.submit(NUMBER, text=b"tried")
+        submit = await two.second.read_submit()
+        clock.set(22)
+        await wait_until(lambda: "quiet hours of route 1 begin" in caplog.text)
+        two.second.answer(submit, CommandStatus.ESME_RMSGQFUL)
+        await two.wait_for_held(1)
+        # It would be tried again by now.
+        two.conn.execute("UPDATE held_messages SET not_before = 1 WHERE not_before IS NOT NULL")
+        await esme.submit("33612345678", text=b"abroad")
+        assert await answer_all(two.first, 1) == [b"abroad"]
+        await two.second.expect_nothing()
+        clock.set(8)
+        assert await answer_all(two.second, 1) == [b"tried"]
+
+
+async def test_what_waits_in_quiet_hours_can_be_called_back(run, cast, clock):
+    clock.set(23)
+    async with run() as two:
+        two.add_route("second", country="IT", quiet_hours=NIGHT)
+        esme = await bind(two, cast)
+        answer = await esme.submit(NUMBER)
+        cancel = CancelSm(next(esme.sequences), message_id=answer.message_id, source="ACME", destination=NUMBER)
+        assert (await esme.request(cancel)).status == CommandStatus.ESME_ROK
+        assert count_waiting(two.conn) == 0
 
 
 async def test_validity_runs_in_quiet_hours(run, cast, clock):

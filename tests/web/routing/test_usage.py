@@ -69,6 +69,12 @@ def test_a_month_is_shown_by_route_and_country_with_its_margin(
     assert "not known" in text
 
 
+def test_the_list_of_routes_has_this_month_s(olga: Browser, conn: db.Connection, sent: list[int]) -> None:
+    (price,) = conn.execute("SELECT sum(price) FROM messages WHERE route = 1").fetchone()
+    margin = round(100 * (price - 1_500) / price)
+    assert f"3 margin {margin} %" in extract_text(olga.get("/admin/routes").text)
+
+
 def test_a_month_without_anything_says_so_and_a_wrong_one_is_told(olga: Browser) -> None:
     assert "Nothing in this month" in extract_text(olga.get(f"{USAGE}?month=2020-01").text)
     answer = olga.get(f"{USAGE}?month=2020-13")
