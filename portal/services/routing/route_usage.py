@@ -7,7 +7,7 @@ route has had when it was sent: what is changed later leaves it as it is. What s
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import add
 from typing import NamedTuple
@@ -118,14 +118,27 @@ def _get_month(message_id: int) -> int:
     return month_from_day(ids.time_from_id(message_id) // DAY_MS)
 
 
-def list_route_usage(conn: sqlite3.Connection, month: int) -> list[RouteUsage]:
-    """What went by all routes in a month, route by route, most messages first."""
+def list_route_usage(conn: sqlite3.Connection, month: int, limit: int = -1) -> list[RouteUsage]:
+    """What went by all routes in a month, route by route, most messages first.
+
+    Args:
+        limit: how many rows at most; -1: all.
+    """
     rows = conn.execute(
         f"SELECT month, route_id, country, {', '.join(_COUNT_COLUMNS)} FROM route_usage WHERE month = ?"
-        " ORDER BY route_id, messages DESC, country",
-        (month,),
+        " ORDER BY route_id, messages DESC, country LIMIT ?",
+        (month, limit),
     )
     return [RouteUsage(*row) for row in rows]
+
+
+def sum_route_usage(conn: sqlite3.Connection, month: int) -> dict[int, RouteUsage]:
+    """What went by each route in a month, to all countries, by its id."""
+    sums = ", ".join(f"sum({name})" for name in _COUNT_COLUMNS)
+    rows = conn.execute(
+        f"SELECT month, route_id, '', {sums} FROM route_usage WHERE month = ? GROUP BY month, route_id", (month,)
+    )
+    return {row[1]: RouteUsage(*row) for row in rows}
 
 
 def list_used_months(conn: sqlite3.Connection) -> list[int]:
@@ -187,14 +200,3 @@ def format_month(month: int) -> str:
 def get_this_month(now: int) -> int:
     """The month of a moment (milliseconds), in UTC."""
     return month_from_day(now // DAY_MS)
-
-
-def sum_usage(rows: Sequence[RouteUsage]) -> Iterator[tuple[int, RouteUsage]]:
-    """The sums of each route, by its id, in the order of the rows."""
-    by_route: dict[int, list[int]] = {}
-    for each in rows:
-        sums = by_route.setdefault(each.route_id, [0] * len(_COUNT_COLUMNS))
-        for index, name in enumerate(_COUNT_COLUMNS):
-            sums[index] += getattr(each, name)
-    for route_id, sums in by_route.items():
-        yield route_id, RouteUsage(rows[0].month, route_id, "", *sums)

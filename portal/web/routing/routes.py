@@ -122,14 +122,13 @@ def _build_list(listed: Sequence[Route], way: MessageWay | None) -> dict[str, An
     shown = listed[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     states = {each.upstream.id: each for each in binds.list_upstream_states(conn)}
     unreachable, now = find_unreachable_routes(conn, listed), now_ms()
-    usage = route_usage.list_route_usage(conn, route_usage.get_this_month(now))
     return {
         "rows": [_build_row(each, states, unreachable, now) for each in shown],
         "total": len(listed),
         "order": routes.fingerprint_order(listed),
         "default": next((each.upstream for each in states.values() if each.upstream.is_default), None),
         "has_upstreams": bool(states),
-        "usage": dict(route_usage.sum_usage(usage)),
+        "usage": route_usage.sum_route_usage(conn, route_usage.get_this_month(now)),
         "page": page,
         "page_count": page_count,
     }

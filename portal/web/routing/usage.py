@@ -17,7 +17,7 @@ from portal.web.core import access, context, downloads, htmx
 blueprint = Blueprint("usage", __name__, url_prefix="/admin/routes")
 
 # The CSV file has all.
-_MAX_ROWS_SHOWN = 200
+_MAX_ROWS_SHOWN = 100
 _ROUTE_COLUMNS = "month;route;upstreams;country;messages;parts;credits;cost;margin".split(";")
 _NO_ROUTE_LABEL = N_("No route: the default upstream")
 
@@ -27,7 +27,8 @@ _NO_ROUTE_LABEL = N_("No route: the default upstream")
 def show_usage() -> ResponseReturnValue:
     """A month (`month`, like 2026-11) by route and country."""
     month, error = _read_month()
-    rows = route_usage.list_route_usage(context.get_conn(), month)
+    # One more than is shown says that there are more.
+    rows = route_usage.list_route_usage(context.get_conn(), month, _MAX_ROWS_SHOWN + 1)
     return htmx.render_page(
         "routing/usage.html",
         status=422 if error else None,
@@ -35,8 +36,8 @@ def show_usage() -> ResponseReturnValue:
         month=route_usage.format_month(month),
         months=[route_usage.format_month(each) for each in _list_months(month)],
         rows=rows[:_MAX_ROWS_SHOWN],
-        hidden_count=max(len(rows) - _MAX_ROWS_SHOWN, 0),
-        sums=dict(route_usage.sum_usage(rows)),
+        has_more=len(rows) > _MAX_ROWS_SHOWN,
+        sums=route_usage.sum_route_usage(context.get_conn(), month),
         describe_route=_describe_routes(),
         get_country_name=countries.get_country_name,
     )
