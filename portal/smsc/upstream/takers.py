@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from portal.core.clock import now_ms
+from portal.core.clock import MINUTE_MS, now_ms
 from portal.services.messages.sending import Flow
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing.route_table import RouteTable
@@ -43,9 +43,9 @@ class OutboundPath:
     """One path.
 
     order: the upstreams that it names, the default one's own for DEFAULT_PATH. quiet_mark: that of a route with quiet
-    hours, whose path it is; None: it is of none. taker: the one that takes what waits on
-    it. direct: the same, where a message may be stored as that upstream's at once; None: it waits first. is_changing:
-    nobody takes it for a moment, as another one will.
+    hours, whose path it is; None: it is of none. taker: the one that takes what waits on it. direct: the same, where a
+    message may be stored as that upstream's at once; None: it waits first. is_changing: nobody takes it for a moment,
+    as another one will.
     waiting_account_ids: the accounts of which something may wait here: what they submit must not overtake it.
     most_waiting: how many messages a claim may find here at most; None: it is not known.
     """
@@ -170,8 +170,10 @@ class PathTakers:
         # holds up others, nothing goes out at all.
         self._reroutings = self._holdings = 0
         self._is_stopped = False
-        # The marks of the paths that nobody takes, as quiet hours are.
+        # The marks of the paths that nobody takes, as quiet hours are; those found last, and for which routes and minute.
         self._quiet_marks: set[int] = set()
+        self._found_marks: set[int] = set()
+        self._quiet_moment: tuple[RouteTable, int] | None = None
 
     def stop(self) -> None:
         """Let nothing more go out."""
@@ -345,8 +347,12 @@ class PathTakers:
 
     def _find_quiet_marks(self) -> set[int]:
         """Return the marks of the paths that nobody takes at this time."""
-        hours_by_mark = self.routes.quiet_hours
-        return {mark for mark, hours in hours_by_mark.items() if hours.includes(now_ms())} if hours_by_mark else set()
+        now = now_ms()
+        moment = self.routes, now // MINUTE_MS
+        if moment != self._quiet_moment:
+            self._quiet_moment = moment
+            self._found_marks = {mark for mark, hours in self.routes.quiet_hours.items() if hours.includes(now)}
+        return self._found_marks
 
     def _set_taker(self, path: OutboundPath, taker: UpstreamChannel | None) -> None:
         if path.taker is not taker:
