@@ -170,7 +170,7 @@ class PathTakers:
         # holds up others, nothing goes out at all.
         self._reroutings = self._holdings = 0
         self._is_stopped = False
-        # The marks of the paths that nobody takes, as quiet hours are; those found last, and for which routes and minute.
+        # The marks of paths that nobody takes, as quiet hours are; those found last, and for which routes and minute.
         self._quiet_marks: set[int] = set()
         self._found_marks: set[int] = set()
         self._quiet_moment: tuple[RouteTable, int] | None = None
