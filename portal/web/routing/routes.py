@@ -32,7 +32,7 @@ from portal.web.core.paging import PAGE_SIZE
 blueprint = Blueprint("routes", __name__, url_prefix="/admin/routes")
 
 # Empty rows for further upstreams.
-_BLANK_ROW_COUNT = 2
+_BLANK_ROW_COUNT = 3
 _TEXT_NAMES = [each.name for each in fields(RouteTexts)]
 _STATE_LABELS = {
     binds.UNBOUND: N_("not connected"),
