@@ -34,7 +34,7 @@ def mark_quiet_path(route_id: int) -> int:
 
 def get_quiet_mark(path: UpstreamPath) -> int | None:
     """The mark at the end of a path; None: it is of no route with quiet hours."""
-    return path[-1] if path and path[-1] < 0 else None
+    return path[-1] if path and path[-1] < 0 < path[0] else None
 
 
 def list_path_upstreams(path: UpstreamPath) -> UpstreamPath:
