@@ -56,6 +56,7 @@ EXECUTED = {
     "m0036_refused_logins": "8087df14658619d118e149285924bdabbce2f1ced8eff0813f7f4bfc1b02fe60",
     "m0037_login_networks": "31a3dd58a925da9188e8278cb7ff869a38398b96d80f9d5cd16616646d4bf702",
     "m0040_steered_queue": "1159796e8c1644acd2893dd9e27db39021901d0cc3cb8410b0eb75895c0be999",
+    "m0041_brakes": "25317825c42692df746ddd0b742e61d5e211dcc0b9bec97cd8a5d3677336253e",
     "m0042_route_options": "b91c144ca52e6c92618f720221ecf4620f151fa0383f5bbd5805b592cbce8e76",
 }
 CHANGED = """

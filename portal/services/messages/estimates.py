@@ -16,6 +16,7 @@ from portal.services.messages import validation
 from portal.services.messages.blacklist import NoNumbers, TooManyNumbers
 from portal.services.prices import countries, prices
 from portal.services.prices.prices import PriceList
+from portal.services.routing import brakes
 
 MAX_RECIPIENTS = 100
 # A text of 255 parts has fewer characters.
@@ -103,22 +104,29 @@ def estimate_cost(conn: sqlite3.Connection, account: Account, text: str, numbers
     octets = _UCS2_OCTETS if encoding is Encoding.UCS2 else 1
     part_capacity = gsm0338.get_part_capacity(encoding, gsm0338.CONCATENATION_UDH_OCTETS if parts > 1 else 0)
     price_list = prices.load_account_price_list(conn, account.id, now_ms())
+    allowed = brakes.get_brakes(conn, account.id).in_force.countries
     return CostEstimate(
         encoding,
         len(body) // octets,
         parts * (part_capacity // octets),
         parts,
         gsm0338.find_non_gsm_characters(text)[:_MAX_SHOWN_CHARACTERS],
-        tuple(_estimate_recipient_cost(price_list, parts, each) for each in recipients),
+        tuple(_estimate_recipient_cost(price_list, allowed, parts, each) for each in recipients),
         accounts.get_account(conn, account.name).balance,
     )
 
 
-def _estimate_recipient_cost(price_list: PriceList, parts: int, number: str) -> RecipientCost:
+def _estimate_recipient_cost(
+    price_list: PriceList, allowed: frozenset[str] | None, parts: int, number: str
+) -> RecipientCost:
     # As with TON 1, which an account's rules for national numbers are not about.
     digits = countries.strip_separators(number)
     destination = normalize_address(digits)
     found = price_list.find_price(destination)
+    if found is not None and allowed is not None and found[0] not in allowed:
+        return RecipientCost(
+            number, found[0], refusal=validation.CountryNotAllowed(found[0], countries.get_country_name(found[0]))
+        )
     if found is not None:
         return RecipientCost(f"+{destination}", found[0], found[1], found[1] * parts)
     country = countries.find_country(digits)

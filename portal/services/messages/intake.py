@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -16,6 +17,8 @@ from portal.services.credits.ledger import Usage
 from portal.services.messages import blacklist, client_ids, deliveries, text_policy
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.validation import Segment, SubmittedMessage
+from portal.services.routing import brake_counters, brakes
+from portal.services.routing.brake_counters import CapMeter, Caps, HourlyCounts
 from portal.services.statistics import daily_totals
 from portal.services.upstreams import queue
 from portal.services.upstreams.paths import SIMULATED_BIND, UpstreamPath
@@ -48,14 +51,16 @@ _MAX_SEGMENTS_COMPARED = 16
 class StoredMessages:
     """The result of `store_messages`.
 
-    `message_ids`: one for each submit, None where the credits didn't cover it. `outbound`: the messages to pass on now,
-    to the upstream that has room for them or to the built-in simulator. `receipts`: those that were queued for messages
-    rejected at once.
+    `message_ids`: one for each submit, None where the credits didn't cover it, or a brake refused it. `outbound`: the
+    messages to pass on now, to the upstream that has room for them or to the built-in simulator. `receipts`: those that
+    were queued for messages rejected at once. `braked`: why a brake refused a message, a constant of `brakes`, by the
+    `id` of the submit; nothing else is stored of it.
     """
 
     message_ids: list[int | None] = field(default_factory=list)
     outbound: list[SubmittedMessage] = field(default_factory=list)
     receipts: list[DeliveryReceipt] = field(default_factory=list)
+    braked: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -72,6 +77,7 @@ class _AccountCharge:
     recredit_below: int | None
     has_blacklist: bool
     last_usage: int | None
+    caps: Caps
     first_id: int = 0
     last_id: int = 0
     sent: int = 0
@@ -85,13 +91,19 @@ class _AccountCharge:
 
 
 def store_messages(
-    conn: sqlite3.Connection, submits: Sequence[SubmittedMessage], now: int | None = None, *, buys_packs: bool = True
+    conn: sqlite3.Connection,
+    submits: Sequence[SubmittedMessage],
+    now: int | None = None,
+    *,
+    buys_packs: bool = True,
+    hourly: HourlyCounts | None = None,
 ) -> StoredMessages:
     """Store messages with their debits: all in one transaction, which is on disk when this returns.
 
     Submits are processed in their order, and get their `id`, and `hex_id` where they need one. One that its account's
     credits don't cover is stored as refused (ptt 10) and costs nothing; the others are not affected. One to a number on
-    the account's blacklist is accepted, is rejected at once (ptt 53) and costs nothing.
+    the account's blacklist is accepted, is rejected at once (ptt 53) and costs nothing. One that a limit of its account
+    refuses (`brakes`) is counted as that, and else not stored.
 
     Clients wait for this. The number of statements does not grow with the number of accounts, and what each batch has
     to read is read by one: Python releases the GIL for each statement and row, which costs more than SQLite's work
@@ -100,6 +112,7 @@ def store_messages(
     Args:
         now: when they were submitted (milliseconds), for a history that is written afterwards; None: this moment.
         buys_packs: whether accounts with automatic re-credit buy the packs that these messages need.
+        hourly: those of a process that stores many; None: they are read.
 
     Raises:
         sqlite3.Error: nothing was stored.
@@ -111,8 +124,9 @@ def store_messages(
         blacklisted: Collection[tuple[int, str]] = ()
         if any(charge.has_blacklist for charge in charges.values()):
             blacklisted = blacklist.find_blacklisted_destinations(conn, submits)
+        meter = _read_caps(conn, charges, submitted_at, HourlyCounts() if hourly is None else hourly)
         if buys_packs and any(charge.recredit_below is not None for charge in charges.values()):
-            _buy_recredit_packs(conn, charges, submits, blacklisted, submitted_at)
+            _buy_recredit_packs(conn, charges, submits, blacklisted, meter, submitted_at)
         rows: list[tuple[object, ...]] = []
         common_rows: list[tuple[object, ...]] = []
         upstream_rows: list[tuple[object, ...]] = []
@@ -130,7 +144,13 @@ def store_messages(
                 rows.append(_row_from_submit(each, 0, REJECTED, PTT_BLACKLISTED))
                 if deliveries.wants_receipt(each.registered_delivery, REJECTED):
                     stored.receipts.append(_receipt_from_submit(each, PTT_BLACKLISTED))
+            elif meter is not None and (reason := meter.find_refusal(each)):
+                stored.braked[message_id] = reason
+                stored.message_ids[message_id - first_id] = None
+                continue
             elif each.price <= charge.balance_after:
+                if meter is not None:
+                    meter.add(each)
                 if not charge.sent:
                     charge.first_id = message_id
                 charge.last_id = message_id
@@ -178,6 +198,11 @@ def store_messages(
         if of_old_clients:
             _give_hex_ids(conn, of_old_clients, stored.receipts, submitted_at)
         _debit_accounts(conn, charges, submitted_at, lines_end_at)
+        if stored.braked:
+            refused = Counter(
+                (each.account_id, stored.braked[each.id], "") for each in submits if each.id in stored.braked
+            )
+            brakes.record_refused_messages(conn, refused, submitted_at)
         if stored.receipts:
             deliveries.enqueue_receipts(conn, stored.receipts, submitted_at)
     return stored
@@ -186,8 +211,9 @@ def store_messages(
 _SELECT_IDS_AND_ACCOUNTS = f"""
 SELECT {ids.LAST_ID_SQL["messages"]}, {ledger.USAGE_LINES_END_SQL}, json_group_array(json_array(
     accounts.id, balance, alert_below, recredit_below,
-    EXISTS (SELECT 1 FROM blacklist WHERE account_id = accounts.id), {ledger.LAST_USAGE_SQL}))
-FROM json_each(?) CROSS JOIN accounts ON accounts.id = value
+    EXISTS (SELECT 1 FROM blacklist WHERE account_id = accounts.id), {ledger.LAST_USAGE_SQL},
+    json_array({brakes.CAPS_SQL})))
+FROM json_each(?) CROSS JOIN accounts ON accounts.id = value LEFT JOIN brakes ON brakes.account_id = accounts.id
 """
 
 
@@ -199,7 +225,8 @@ def _read_ids_and_accounts(
     account_ids = str([*{each.account_id for each in submits}])
     last_id, lines_end_at, accounts = conn.execute(_SELECT_IDS_AND_ACCOUNTS, (account_ids,)).fetchone()
     charges = {
-        account_id: _AccountCharge(balance, balance, *fields) for account_id, balance, *fields in json.loads(accounts)
+        account_id: _AccountCharge(balance, balance, alert, recredit, has_blacklist, last_usage, Caps(*caps))
+        for account_id, balance, alert, recredit, has_blacklist, last_usage, caps in json.loads(accounts)
     }
     first_id = ids.next_id(last_id, now)
     # Ids may run ahead of the clock. What is counted by the minute, the day or the month has those of one: the batch's.
@@ -208,11 +235,25 @@ def _read_ids_and_accounts(
     return first_id, lines_end_at, charges
 
 
+def _read_caps(
+    conn: sqlite3.Connection, charges: Mapping[int, _AccountCharge], at: int, hourly: HourlyCounts
+) -> CapMeter | None:
+    """What the accounts with limits may still send; None: none of them has any."""
+    caps = {account_id: charge.caps for account_id, charge in charges.items() if any(charge.caps)}
+    with_hours = [account_id for account_id, each in caps.items() if each.hour_messages is not None]
+    if with_hours or hourly.is_counting:
+        hourly.catch_up(conn, with_hours, at)
+    if not caps:
+        return None
+    return CapMeter(caps, brake_counters.read_sent_today(conn, caps, at), hourly)
+
+
 def _buy_recredit_packs(
     conn: sqlite3.Connection,
     charges: Mapping[int, _AccountCharge],
     submits: Sequence[SubmittedMessage],
     blacklisted: Collection[tuple[int, str]],
+    meter: CapMeter | None,
     at: int,
 ) -> None:
     """Buy a pack for an account with each message that would take its balance below its threshold.
@@ -221,11 +262,14 @@ def _buy_recredit_packs(
     """
     recrediting: set[int] | None = None
     spent: dict[int, int] = {}
+    meter = None if meter is None else meter.copy()
     # Message by message: what is bought must not depend on how many arrive together.
     for each in submits:
         account_id = each.account_id
         charge = charges[account_id]
         if charge.recredit_below is None or (blacklisted and (account_id, each.destination) in blacklisted):
+            continue
+        if meter is not None and meter.find_refusal(each):
             continue
         balance_left = charge.balance_before - spent.get(account_id, 0)
         if balance_left - each.price < charge.recredit_below:
@@ -243,6 +287,8 @@ def _buy_recredit_packs(
                     charge.last_usage = None  # the pack's movement came after it
         if each.price <= balance_left:
             spent[account_id] = spent.get(account_id, 0) + each.price
+            if meter is not None:
+                meter.add(each)
 
 
 def _has_only_common_columns(submit: SubmittedMessage) -> bool:

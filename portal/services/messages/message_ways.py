@@ -199,6 +199,9 @@ def _explain_refusal(
     except validation.InvalidSource as refusal:
         yield refusal.sentence, refusal.params
         yield N_("It is refused all the same (ESME_RINVSRCADR)."), {}
+    except validation.CountryNotAllowed as refusal:
+        yield refusal.sentence, {"country": countries.get_country_name(refusal.country)}
+        yield N_("It is refused all the same (ESME_RINVDSTADR)."), {}
     except validation.InvalidDestination:
         yield (
             N_("The price list of %(account)s has no price for it: it is refused all the same (ESME_RINVDSTADR)."),

@@ -55,6 +55,8 @@ class AccountConfig:
     """What TON 2 of a destination means, see `Account`."""
     price_list_id: int = price_lists.DEFAULT_LIST
     """The price list of its messages."""
+    countries: frozenset[str] | None = None
+    """Those that it may send to (ISO 3166 codes); None: all."""
 
     def permits_address(self, address: IPAddress, now: int) -> bool:
         """Whether a client from this address may bind. An IPv4 address mapped into IPv6 comes as the IPv4 one."""
@@ -133,7 +135,8 @@ SELECT accounts.id, accounts.name, kind, disabled_at IS NULL AND accounts.delete
     (SELECT json_group_array(address) FROM senders WHERE account_id = accounts.id AND +status = '{senders.ENABLED}')
         AS senders,
     (SELECT json_group_array(id) FROM connections WHERE account_id = accounts.id AND ending_at IS NOT NULL)
-        AS ending_session_ids
+        AS ending_session_ids,
+    (SELECT json_array(countries, own_countries) FROM brakes WHERE account_id = accounts.id) AS countries
 FROM accounts JOIN customers ON customers.id = customer_id WHERE config_version > ?
 """
 
@@ -151,6 +154,8 @@ def load_account_configs(conn: sqlite3.Connection, since_version: int = -1) -> l
             SmppPassword(password_id, bytes.fromhex(digest), expires_at)
             for password_id, digest, expires_at in json.loads(row["passwords"])
         )
+        allowed = [frozenset(each.split()) for each in json.loads(row["countries"] or "[]") if each is not None]
+        values["countries"] = frozenset.intersection(*allowed) if allowed else None
         configs.append(AccountConfig(**values))
     return configs
 

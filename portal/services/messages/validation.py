@@ -48,6 +48,15 @@ class NationalDestination(Refused):
     sentence = N_("%(destination)s is a national number (TON 2), which this account may not send to.")
 
 
+class CountryNotAllowed(Refused):
+    sentence = N_("This account sends no messages to %(country)s: whoever has set its countries can add this one.")
+
+    def __init__(self, country: str, name: str = "") -> None:
+        """Args: `country`: its code; `name`: in the language in use."""
+        super().__init__(country=name or country)
+        self.country = country
+
+
 class UnsupportedDataCoding(Refused):
     sentence = N_("data_coding %(data_coding)s isn't supported: use 0 (GSM 03.38) or 8 (UCS-2).")
 
@@ -177,7 +186,8 @@ def validate_submit(
         segment: from the sar_* parameters; a concatenation header in the UDH comes before it.
 
     Raises:
-        InvalidSource, InvalidDestination, NationalDestination, UnsupportedDataCoding, UndecodableText, BodyTooLong
+        InvalidSource, InvalidDestination, NationalDestination, CountryNotAllowed, UnsupportedDataCoding,
+        UndecodableText, BodyTooLong
     """
     source, data_coding, content, udh = message.source, message.data_coding, message.body, None
     check_source(account, source)
@@ -234,7 +244,7 @@ def find_destination(
     """Return a destination address as `read_destination` does, the number's country, and the price of a part.
 
     Raises:
-        InvalidDestination, NationalDestination
+        InvalidDestination, NationalDestination, CountryNotAllowed
     """
     digits = destination
     found = None if ton == _TON_NATIONAL else price_list.find_price(digits)
@@ -244,6 +254,8 @@ def find_destination(
         found = price_list.find_price(digits)
     if found is None:
         raise InvalidDestination(destination=destination)
+    if account.countries is not None and found[0] not in account.countries:
+        raise CountryNotAllowed(found[0])
     return digits, *found
 
 

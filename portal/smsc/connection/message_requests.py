@@ -50,6 +50,14 @@ _CANCEL_BATCH_SIZE = 500
 _Respond = Callable[[CommandStatus], None]
 
 
+class CountryRefused(RequestRefused):
+    """The account may not send to the country of a message; a brake of the account says so."""
+
+    def __init__(self, country: str) -> None:
+        super().__init__(CommandStatus.ESME_RINVDSTADR)
+        self.country = country
+
+
 # --- submit_sm and data_sm (4.4, 4.7)
 
 
@@ -83,6 +91,8 @@ def submitted_message_from_pdu(
             scheduled_at=scheduled_at,
             expires_at=expires_at,
         )
+    except validation.CountryNotAllowed as refused:
+        raise CountryRefused(refused.country) from None
     except Refused as refused:
         raise RequestRefused(_STATUS_BY_ERROR.get(type(refused), CommandStatus.ESME_RSUBMITFAIL)) from None
     if isinstance(message, SubmitSm) and message.priority:

@@ -26,7 +26,15 @@ from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, RequestRefused, TlvTag, format_status
 from portal.smsc.protocol.pdu import Bind, BindResp, CancelSm, DataSm, MalformedPdu, Pdu, PduHeader, QuerySm, SubmitSm
 from portal.smsc.protocol.pdu_stream import PduStream
-from portal.smsc.storage.interface import BindKind, ClientId, CommitInDoubt, InsufficientCredits, NoRoute, StorageError
+from portal.smsc.storage.interface import (
+    BindKind,
+    ClientId,
+    CommitInDoubt,
+    InsufficientCredits,
+    LimitReached,
+    NoRoute,
+    StorageError,
+)
 from portal.smsc.storage.sqlite import Storage
 from portal.smsc.upstream.dispatcher import Dispatcher
 
@@ -52,6 +60,7 @@ _HEARD_WHILE_DRAINING = (CommandId.ENQUIRE_LINK, CommandId.UNBIND)
 # What a submit is refused with that was not stored; ESME_RSYSERR for all else.
 _STATUS_BY_STORAGE_ERROR = {
     InsufficientCredits: CommandStatus.ESME_RSUBMITFAIL,
+    LimitReached: CommandStatus.ESME_RSUBMITFAIL,
     NoRoute: CommandStatus.ESME_RINVDSTADR,
 }
 
@@ -137,7 +146,7 @@ class SmppSession(PduStream):
     _pdus_before_bind: int = 0
     _has_waited: bool = False
     _malformed_count: int = 0
-    _logged_refusals: set[CommandStatus] = field(default_factory=set)
+    _logged_refusals: set[str] = field(default_factory=set)
     _delivery_scheduler: DeliveryScheduler = field(init=False)
     _may_submit: bool = False
     _has_open_search: bool = False
@@ -490,6 +499,10 @@ class SmppSession(PduStream):
             submit = message_requests.submitted_message_from_pdu(
                 message, self._account, storage.get_price_list(self._account), storage.kept_tlv_tags
             )
+        except message_requests.CountryRefused as refused:
+            storage.count_refused_country(self._account.id, refused.country)
+            self._refuse_submit(message, refused.status, f", brake: {refused.country}")
+            return
         except RequestRefused as refused:
             self._refuse_submit(message, refused.status)
             return
@@ -500,15 +513,16 @@ class SmppSession(PduStream):
         self._in_flight += 1
         self._server_context.dispatcher.store_submit(submit, partial(self._handle_submit_result, message))
 
-    def _refuse_submit(self, message: SubmitSm | DataSm, status: CommandStatus) -> None:
+    def _refuse_submit(self, message: SubmitSm | DataSm, status: CommandStatus, reason: str = "") -> None:
         """Refuse a message. The log tells of it once a session for each status: a client may send nothing else."""
         self._write(pdu.encode_response(message.COMMAND, message.sequence, status))
-        if status not in self._logged_refusals:
-            self._logged_refusals.add(status)
+        refusal = f"{format_status(status)}{reason}"
+        if refusal not in self._logged_refusals:
+            self._logged_refusals.add(refusal)
             log.info(
                 "message of %s refused: %s (sender %r, data_coding %d); others like it are not logged",
                 self.log_name,
-                format_status(status),
+                refusal,
                 message.source,
                 message.data_coding,
             )
@@ -534,7 +548,8 @@ class SmppSession(PduStream):
         elif isinstance(result, CommitInDoubt):
             self.abort("could not be told whether its message is stored")
         else:
-            self._refuse_submit(message, _STATUS_BY_STORAGE_ERROR.get(type(result), CommandStatus.ESME_RSYSERR))
+            status = _STATUS_BY_STORAGE_ERROR.get(type(result), CommandStatus.ESME_RSYSERR)
+            self._refuse_submit(message, status, f", brake: {result}" if isinstance(result, LimitReached) else "")
         self._finish_in_flight_request()
 
     def _handle_query(self, message: QuerySm) -> None:

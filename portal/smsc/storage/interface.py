@@ -22,6 +22,10 @@ class InsufficientCredits(StorageError):
     """The account's balance does not cover the message. It is recorded as refused, nothing is charged."""
 
 
+class LimitReached(StorageError):
+    """The account has sent as much as its brakes allow. It is counted as refused, nothing is stored or charged."""
+
+
 class StorageUnavailable(StorageError):
     """Certainly not stored: the database is locked, full or read-only. The same submit may be tried again."""
 

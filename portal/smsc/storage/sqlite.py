@@ -26,6 +26,7 @@ from portal.services.messages.deliveries import Deliverable, DeliveryReceipt, Du
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.prices import prices
 from portal.services.prices.prices import PriceList
+from portal.services.routing import brakes
 from portal.smsc.limits import ServerLimits
 from portal.smsc.storage.delivery_queue import DeliveryQueue
 from portal.smsc.storage.interface import BindKind, ClientId, StatusCallback, StatusesCallback, StorageError
@@ -40,6 +41,7 @@ _CONFIG_POLL_SECONDS = 0.25
 _READ_RETRY_MS = 1_000
 _EXPIRY_INTERVAL_SECONDS = 600.0
 _OLD_PARTS_SECONDS = 60.0
+_REFUSED_MESSAGES_SECONDS = 1.0
 # Shorter than elsewhere: clients wait for their submit_sm_resp meanwhile, and better get an ESME_RSYSERR.
 _WRITER_BUSY_TIMEOUT_MS = 2_000
 _LAST_BUSY_TIMEOUT_MS = 200
@@ -92,6 +94,8 @@ class Storage:
         self._has_more_simulated = False
         self._is_started = False
         self._bind_counts: Counter[tuple[int, BindKind]] = Counter()
+        # Messages to countries that their account doesn't send to; a client may submit nothing else.
+        self._refused_counts: Counter[tuple[int, str, str]] = Counter()
         self._delivery_queues: dict[int, DeliveryQueue] = {}
         self._retry_timers: dict[int, asyncio.TimerHandle] = {}
         self._periodic_timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
@@ -114,6 +118,7 @@ class Storage:
         self._run_periodically(_CONFIG_POLL_SECONDS, self.poll_changes)
         self._run_periodically(self._server_limits.due_poll_seconds, self.outbound.poll_due_messages)
         self._run_periodically(_EXPIRY_INTERVAL_SECONDS, lambda: self.expire_deliveries(now_ms()))
+        self._run_periodically(_REFUSED_MESSAGES_SECONDS, self._write_refused_counts)
         self._run_periodically(_OLD_PARTS_SECONDS, lambda: self.outbound.release_old_parts(now_ms()))
 
     def close_db_connections(self) -> None:
@@ -139,6 +144,7 @@ class Storage:
         self._is_started = False
         for timer in (*self._periodic_timers.values(), *self._retry_timers.values()):
             timer.cancel()
+        self._write_refused_counts()
         if not self._writer.close(timeout):
             log.error("the database could not be written to the end")
             # The supervisor does the rest, and waits no longer for this process than that.
@@ -257,6 +263,15 @@ class Storage:
             self._last_simulated_id = messages[-1].simulated_id or 0
             self._writer.queue_write(WriteJobKind.INBOUND, *messages)
 
+    def count_refused_country(self, account_id: int, country: str) -> None:
+        """Count that a message was refused as its account doesn't send to its country."""
+        self._refused_counts[account_id, brakes.COUNTRY, country] += 1
+
+    def _write_refused_counts(self) -> None:
+        if self._refused_counts:
+            self._writer.queue_write(WriteJobKind.REFUSED_MESSAGES, self._refused_counts)
+            self._refused_counts = Counter()
+
     # --- what waits for receivers
 
     def subscribe_deliveries(self, account_id: int, wake: Callable[[], None]) -> Callable[[], Deliverable | None]:
@@ -364,6 +379,9 @@ class Storage:
                     conn, times[-1], batch_size=self._server_limits.expiry_batch_size
                 ),
                 self._handle_deliveries_expired,
+            ),
+            WriteJobKind.REFUSED_MESSAGES: WriteJobHandler(
+                lambda conn, counts: brakes.record_refused_messages(conn, sum(counts, Counter()))
             ),
             WriteJobKind.HEARTBEAT: WriteJobHandler(
                 lambda conn, times: session_records.record_component_heartbeat(conn, _COMPONENT_NAME, times[-1]),

@@ -21,7 +21,8 @@ from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage, ClaimedMessages, UnsentMessage
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.routing import route_table
+from portal.services.routing import brake_counters, route_table
+from portal.services.routing.brake_counters import HourlyCounts
 from portal.services.routing.route_table import DecisiveRows, RouteTable
 from portal.services.upstreams import binds, counters, health, holds, paths, queue, upstreams
 from portal.services.upstreams.binds import BindState
@@ -35,6 +36,7 @@ from portal.smsc.storage.interface import (
     ClaimCallback,
     CommitInDoubt,
     InsufficientCredits,
+    LimitReached,
     MessagesCallback,
     OutboundListener,
     StorageError,
@@ -91,6 +93,7 @@ class OutboundStorage:
     _held_account_ids: frozenset[int] = frozenset()
     _route_rows: DecisiveRows = field(default_factory=lambda: DecisiveRows([], {}, None))
     _routes: RouteTable = field(default_factory=lambda: RouteTable([], {}, None))
+    _hourly_counts: HourlyCounts = field(init=False)
     _is_due_job_queued: bool = False
     _is_queue_work_queued: bool = False
     # Of those who have asked that what waits takes other paths: one pass does it for all.
@@ -100,6 +103,7 @@ class OutboundStorage:
     def start(self, writer: DatabaseWriter) -> None:
         """Begin to write; before all else about what was under way when the last process ended."""
         self._writer = writer
+        self._hourly_counts = brake_counters.load_hourly_counts(self._read_connection, now_ms())
         writer.queue_write(WriteJobKind.RECOVER, None)
 
     # --- upstreams and routes, as they are in memory
@@ -393,7 +397,8 @@ class OutboundStorage:
     def _store_messages(self, conn: sqlite3.Connection, items: _SubmitJobs) -> StoredMessages | None:
         if self.refuses_submits:
             return None
-        return intake.store_messages(conn, [submit for submit, _ in items], buys_packs=self.buys_packs)
+        submits = [submit for submit, _ in items]
+        return intake.store_messages(conn, submits, buys_packs=self.buys_packs, hourly=self._hourly_counts)
 
     def _handle_submits_stored(self, items: _SubmitJobs, stored: StoredMessages | None) -> None:
         if stored is None:
@@ -401,7 +406,8 @@ class OutboundStorage:
             return
         for (submit, resolve), message_id in zip(items, stored.message_ids, strict=True):
             if message_id is None:
-                resolve(InsufficientCredits())
+                reason = stored.braked.get(submit.id)
+                resolve(InsufficientCredits() if reason is None else LimitReached(reason))
             else:
                 resolve(message_id if submit.hex_id is None else client_ids.format_hex_id(submit.hex_id))
         self.listener.handle_submits_stored([submit for submit, _ in items], stored.outbound)

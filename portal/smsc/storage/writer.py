@@ -89,6 +89,7 @@ class WriteJobKind(IntEnum):
     UNROUTABLE = 28
     OLD_PARTS = 29
     QUEUE_WORK = 30
+    REFUSED_MESSAGES = 31
 
 
 @dataclass(slots=True, frozen=True)

@@ -15,6 +15,8 @@ from portal.services.messages.estimates import CostEstimate, InvalidRecipient, M
 from portal.services.people import customers
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceChange
+from portal.services.routing import brakes
+from portal.services.routing.brakes import Brakes
 from tests.support import prepare_submit
 
 ITALIAN, FRENCH, SPANISH = "+39 340 123 4567", "+33 6 12.34.56.78", "34612345678"
@@ -116,3 +118,12 @@ def test_asking_costs_nothing(conn, estimate):
     before = "\n".join(conn.iterdump())
     estimate()
     assert "\n".join(conn.iterdump()) == before
+
+
+def test_a_country_that_the_account_does_not_send_to_has_no_price(conn, acme_1, estimate):
+    brakes.set_brakes(conn, SHELL, acme_1, Brakes(frozenset(("FR",))))
+    italian, french = estimate(numbers=f"{ITALIAN}\n{FRENCH}").costs
+    assert (italian.price, french.price) == (0, 500)
+    assert str(italian.refusal) == (
+        "This account sends no messages to Italy: whoever has set its countries can add this one."
+    )
