@@ -22,6 +22,8 @@ from portal.services.history import deletion, removal, retention, search_index
 from portal.services.messages import text_policy
 from portal.services.operations import daily_self_check
 from portal.services.people import login_limits, refused_logins, two_factor, unlock_links
+from portal.services.routing import brakes
+from portal.services.routing.unusual_traffic import TrafficWatch
 from portal.services.senders import documents, senders
 from portal.services.statistics import rollup, statistics
 from portal.services.upstreams import steering
@@ -122,6 +124,7 @@ def list_jobs(config: Config, keys: Keys, options: Sequence[str]) -> list[Job]:
         Job("log", 60.0, _empty_write_ahead_log),
         Job("queue", 1.0, partial(_run_once, steering.keep_waiting_groups)),
         Job("news", 1.0, partial(_run_once, queue_credit_mails)),
+        Job("brakes", 10.0, partial(_run_once, TrafficWatch(config.brakes, keys).look)),
         Job("refusals", 60.0, partial(_run_once, partial(refused_binds.queue_due_refused_bind_mails, keys=keys))),
         Job("refused logins", 1.0, partial(_run_once, refused_logins.write_refused_logins)),
         Job("mails", 0.5, partial(_send_mails, config, keys)),
@@ -145,6 +148,7 @@ def _purge_expired_data(config: Config, keys: Keys, conn: Connection) -> Iterato
         (login_limits.purge_login_networks, now),
         (unlock_links.purge_unlock_links, now),
         (refused_binds.purge_refused_binds, now),
+        (brakes.purge_refused_messages, now),
         (mail.purge_mails, now),
         (senders.purge_removed_senders, now),
         (statistics.purge_hourly_statistics, now),

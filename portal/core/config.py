@@ -44,6 +44,8 @@ _MAX_PORT = 65535
 # Its path is the session cookie's, too.
 _PUBLIC_URL_PATTERN = re.compile(r"https?://[^/?#@\s]+(/[A-Za-z0-9._~-]+)*/*")
 
+_CREDITS_PATTERN = re.compile(r"[0-9]{1,9}(\.[0-9]{1,3})?")
+
 # Standard Webhooks: such a secret is base64, of 24 bytes or more.
 WEBHOOK_SECRET_PREFIX = "whsec_"
 _MIN_KEY_BYTES = 24
@@ -158,6 +160,25 @@ class LimitSettings:
 
 
 @dataclass(frozen=True)
+class BrakeSettings:
+    """What traffic of an account is unusual: see `services/routing/unusual_traffic.py`."""
+
+    busy_hour_messages: int = _declare_setting(500, "messages an hour that are never unusual", low=1)
+    busy_hour_factor: int = _declare_setting(
+        10, "how many times the messages of its median hour with messages an account's hour is unusual", low=1
+    )
+    busy_hour_days: int = _declare_setting(14, "days that the median hour is of", low=1, high=90)
+    dear_credits: str = _declare_setting(
+        "3", "credits a part above which the first messages to a country are unusual; 0: none are", pasted=True
+    )
+    dear_days: int = _declare_setting(90, "days without a message to a country after which one is the first", low=1)
+    row_numbers: int = _declare_setting(
+        50, "so many of the last recipients may follow one another, as numbers do; 0: any", low=0
+    )
+    row_of: int = _declare_setting(100, "how many of the last recipients are looked at", low=2, high=1000)
+
+
+@dataclass(frozen=True)
 class RetentionSettings:
     messages_months: int = _declare_setting(
         12,
@@ -192,6 +213,7 @@ class Config:
     billing: BillingSettings = field(default_factory=BillingSettings)
     payments: PaymentSettings = field(default_factory=PaymentSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    brakes: BrakeSettings = field(default_factory=BrakeSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     setting_origins: tuple[SettingOrigin, ...] = ()
     # None: that of the data folder, or none.
@@ -401,6 +423,8 @@ def _check_config(config: Config) -> None:
         _check_mail_url(config.mail.url)
     if config.documents.clamd:
         _check_socket_address("documents.clamd", config.documents.clamd)
+    if not _CREDITS_PATTERN.fullmatch(config.brakes.dear_credits):
+        raise ConfigError(f"brakes.dear_credits: {config.brakes.dear_credits!r} must look like 3 or 2.5")
     _check_payments(config.payments)
     if bool(config.smpp.tls_certificate) != bool(config.smpp.tls_key):
         raise ConfigError("smpp.tls_certificate and smpp.tls_key: give both, or neither")

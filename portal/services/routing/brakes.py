@@ -89,6 +89,11 @@ class Brakes:
     hour_messages: int | None = None
     unusual: str = ALERT
 
+    @property
+    def fingerprint(self) -> str:
+        """Another text for other brakes; a form carries what it was drawn with."""
+        return "|".join("" if each is None else str(each) for each in _row_from_brakes(self))
+
     def combine(self, other: "Brakes") -> "Brakes":
         """Both: of each the stricter one."""
         both = [each.countries for each in (self, other) if each.countries is not None]
@@ -193,25 +198,25 @@ def _row_from_brakes(brakes: Brakes) -> tuple[object, ...]:
 
 
 def set_brakes(
-    conn: sqlite3.Connection, actor: Actor, account: Account, brakes: Brakes, *, seen: Brakes | None = None
+    conn: sqlite3.Connection, actor: Actor, account: Account, brakes: Brakes, *, seen: str | None = None
 ) -> None:
     """Set an operator's brakes of an account; open sessions go on under them.
 
     Args:
-        seen: what was set when the form was shown; None: whatever is set is replaced.
+        seen: the fingerprint of what was set when the form was shown; None: whatever is set is replaced.
 
     Raises:
         BrakesChangedMeanwhile
     """
     with write_transaction(conn):
-        if seen not in (None, get_brakes(conn, account.id).operator):
+        if seen not in (None, get_brakes(conn, account.id).operator.fingerprint):
             raise BrakesChangedMeanwhile()
         _write_brakes(conn, account.id, "", brakes)
         record_account_action(conn, actor, "brakes.set", account, **_describe_change(brakes))
 
 
 def set_own_brakes(
-    conn: sqlite3.Connection, actor: Actor, account: Account, own: Brakes, *, seen: Brakes | None = None
+    conn: sqlite3.Connection, actor: Actor, account: Account, own: Brakes, *, seen: str | None = None
 ) -> None:
     """Set what an account's owner wants stricter than operators do.
 
@@ -220,7 +225,7 @@ def set_own_brakes(
     """
     with write_transaction(conn):
         brakes = get_brakes(conn, account.id)
-        if seen not in (None, brakes.own):
+        if seen not in (None, brakes.own.fingerprint):
             raise BrakesChangedMeanwhile()
         _check_stricter(own, brakes.operator)
         _write_brakes(conn, account.id, "own_", own)

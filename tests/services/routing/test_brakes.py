@@ -76,9 +76,9 @@ def test_a_change_of_somebody_else_is_not_overwritten(conn, acme_1):
     brakes.set_brakes(conn, SHELL, acme_1, Brakes(day_messages=5))
     brakes.set_own_brakes(conn, SHELL, acme_1, Brakes(day_messages=4, unusual=OFF))
     with pytest.raises(brakes.BrakesChangedMeanwhile):
-        brakes.set_brakes(conn, SHELL, acme_1, Brakes(day_messages=9), seen=seen.operator)
+        brakes.set_brakes(conn, SHELL, acme_1, Brakes(day_messages=9), seen=seen.operator.fingerprint)
     with pytest.raises(brakes.BrakesChangedMeanwhile):
-        brakes.set_own_brakes(conn, SHELL, acme_1, Brakes(day_messages=3, unusual=OFF), seen=seen.own)
+        brakes.set_own_brakes(conn, SHELL, acme_1, Brakes(day_messages=3, unusual=OFF), seen=seen.own.fingerprint)
     assert brakes.get_brakes(conn, acme_1.id).in_force.day_messages == 4
 
 
