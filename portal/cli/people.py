@@ -36,7 +36,8 @@ from portal.services.people import authentication, customers, two_factor, users
 from portal.services.people.customers import Customer
 from portal.services.people.users import User
 from portal.services.prices import prices
-from portal.services.routing import route_usage
+from portal.services.routing import brakes, route_usage
+from portal.services.routing.brakes import Brakes
 from portal.services.routing.route_usage import CustomerUsage
 
 customer_group = add_group("customer", customer=named_argument("NAME", customers.get_customer))
@@ -45,7 +46,9 @@ user_group = add_group("user")
 
 @root_command("init", cls=Command, example="init --email olga@portal.example")
 @click.option("--email", required=True, help="The first operator's address.")
-def _init_installation(options: CommonOptions, *, email: str) -> CommandOutput:
+@click.option("--countries", metavar="CC,…", help="Those that new accounts send to, as IT,FR (brake default).")
+def _init_installation(options: CommonOptions, *, email: str, countries: str | None) -> CommandOutput:
+    allowed = brakes.parse_countries(countries or "")
     config = load_config(options)
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     # An init that was stopped may have left an empty database.
@@ -62,6 +65,8 @@ def _init_installation(options: CommonOptions, *, email: str) -> CommandOutput:
             )
         user = users.create_user(context.conn, context.keys, SHELL, email, users.OPERATOR, None)
         prices.set_prices(context.conn, SHELL, prices.read_initial_prices())
+        if allowed is not None:
+            brakes.set_default_brakes(context.conn, SHELL, Brakes(allowed))
         return _format_link(context, user, "setup", authentication.create_enrolment_link(context.conn, user))
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import write_transaction
-from portal.core.i18n import N_, format_credits, format_number
+from portal.core.i18n import N_, format_credits, format_number, gettext
 from portal.services.accounts.accounts import Account, record_account_action
 from portal.services.common import audit
 from portal.services.common.audit import Actor
@@ -43,7 +43,9 @@ REASON_TEXTS = {
 """The same with what helps, as sentences."""
 
 RETENTION_MS = 7 * DAY_MS
-"""For how long refused messages are shown after the latest one."""
+"""For how long counts of refused messages are kept after the latest one."""
+SHOWN_MS = DAY_MS
+"""For how long an account's home tells of them."""
 _MAX_LIMIT = 10**12
 _SEPARATORS = re.compile(r"[\s,;]+")
 _ALL = "all"
@@ -313,6 +315,21 @@ def list_refused_messages(
         (account_id, now_ms() - since_ms),
     )
     return [RefusedMessages(*row) for row in rows]
+
+
+def explain_refusal(refused: RefusedMessages, in_force: Brakes) -> str:
+    """Why messages were refused, and what helps, in the language in use; empty where it is so no more.
+
+    Args:
+        in_force: the account's brakes as they are now.
+    """
+    if refused.reason == COUNTRY:
+        allowed = in_force.countries
+        if allowed is None or refused.country in allowed:
+            return ""
+        return gettext(REASON_TEXTS[COUNTRY], country=countries.get_country_name(refused.country))
+    limit = getattr(in_force, refused.reason)
+    return "" if limit is None else gettext(REASON_TEXTS[refused.reason], limit=format_limit(refused.reason, limit))
 
 
 def purge_refused_messages(conn: sqlite3.Connection, now: int) -> None:

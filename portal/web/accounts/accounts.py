@@ -21,7 +21,7 @@ from portal.services.accounts.refused_binds import RefusedBindGroup
 from portal.services.common import idempotency
 from portal.services.people import customers
 from portal.services.statistics import daily_totals
-from portal.web.core import access, context, htmx, live
+from portal.web.core import access, brake_forms, context, htmx, live
 from portal.web.core.forms import OnceForm, refusals_on
 
 blueprint = Blueprint("accounts", __name__)
@@ -230,4 +230,9 @@ STATUS_PART = live.LiveFragment("accounts/_status.html", _status_context)
 _ACTIONS_PART = live.LiveFragment("accounts/_actions.html")
 _STATISTICS_PART = live.LiveFragment("accounts/_statistics.html", _statistics_context)
 _REFUSED_BIND_PART = live.LiveFragment("accounts/_refused.html", _refused_bind_context)
-live.register_live_page("home", _REFUSED_BIND_PART, GENERAL_PART, STATUS_PART, _ACTIONS_PART, _STATISTICS_PART)
+_TRAFFIC_PART = live.LiveFragment(
+    "accounts/_traffic.html", brake_forms.build_traffic_values, brake_forms.read_traffic_state
+)
+live.register_live_page(
+    "home", _TRAFFIC_PART, _REFUSED_BIND_PART, GENERAL_PART, STATUS_PART, _ACTIONS_PART, _STATISTICS_PART
+)

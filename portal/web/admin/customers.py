@@ -20,8 +20,10 @@ from portal.services.people import authentication, customers, users
 from portal.services.people.customers import Customer
 from portal.services.people.users import User
 from portal.services.prices import countries, price_lists
+from portal.services.routing import brakes
 from portal.services.senders import senders
-from portal.web.core import access, context, htmx
+from portal.web.core import access, brake_forms, context, htmx
+from portal.web.core.brake_forms import BrakesForm
 from portal.web.core.forms import OnceForm, TranslatedForm, refusals_on
 
 blueprint = Blueprint("admin_customers", __name__, url_prefix="/admin")
@@ -294,6 +296,17 @@ def change_account_limits(account: Account) -> ResponseReturnValue:
     return answer_account_form("admin/_limits.html", account, toast=toast, limits_form=form)
 
 
+@blueprint.post("/accounts/<name>/brakes")
+@access.operator_required
+def change_brakes(account: Account) -> ResponseReturnValue:
+    form, conn, toast = BrakesForm(), context.get_conn(), None
+    with refusals_on(form, amount="day_credits"):
+        brakes.set_brakes(conn, context.get_actor(), account, form.to_brakes(), seen=form.seen.data)
+        toast = htmx.Toast(_("The brakes of %(name)s were changed.", name=account.name))
+    form.seen.data = brakes.get_brakes(conn, account.id).operator.fingerprint
+    return answer_account_form("admin/_brakes.html", account, toast=toast, **({} if toast else {"brakes_form": form}))
+
+
 # --- inbound numbers
 
 
@@ -343,7 +356,7 @@ def answer_account_form(
     Args:
         template: the form's tile.
         out_of_band: fragments of the page that change with it.
-        forms: the page's, as `number_form`, `grant_form` or `limits_form`.
+        forms: the page's, as `number_form`, `grant_form`, `limits_form` or `brakes_form`.
     """
     # As it is now.
     conn, account = context.get_conn(), accounts.get_account(context.get_conn(), account.name)
@@ -352,6 +365,9 @@ def answer_account_form(
         "number_form": InboundNumberForm(formdata=None),
         "grant_form": GrantCreditsForm(formdata=None),
         "limits_form": AccountLimitsForm(formdata=None, obj=account, data=codings),
+        "brakes_form": brake_forms.draw_form(BrakesForm, brakes.get_brakes(conn, account.id).operator),
+        **brake_forms.build_brakes_values(account),
+        **brake_forms.build_traffic_values(account),
     } | forms
     return htmx.answer_form(
         template,

@@ -35,7 +35,7 @@ def watch(keys):
 @pytest.fixture
 def send(conn, acme_1):
     """Stores so many messages at a moment, to numbers that aren't next to each other, and has them counted."""
-    sent = Counter()
+    sent: Counter[int] = Counter()
 
     def send(count, at, *numbers, account=acme_1, **fields):
         sent[account.id] += count

@@ -1,0 +1,110 @@
+"""The form of brakes: operators have one for an account, and its owner has one that can only be stricter."""
+
+from collections.abc import Hashable
+from typing import Any
+
+from flask import abort
+from wtforms import HiddenField, SelectField, StringField
+from wtforms.fields.choices import SelectChoice
+
+from portal.core import i18n
+from portal.core.i18n import N_
+from portal.services.accounts.accounts import Account
+from portal.services.common import credit_amounts
+from portal.services.routing import brakes, unusual_traffic
+from portal.services.routing.brakes import Brakes
+from portal.services.statistics import daily_totals
+from portal.web.core import context
+from portal.web.core.forms import TranslatedForm
+
+
+class BrakesForm(TranslatedForm):
+    """`seen`: the fingerprint of what was set when it was drawn."""
+
+    countries = StringField(N_("Countries"))
+    day_messages = StringField(N_("Most messages a day"))
+    day_credits = StringField(N_("Most credits a day"))
+    hour_messages = StringField(N_("Most messages an hour to one number"))
+    unusual = SelectField(
+        N_("Unusual traffic"),
+        choices=[
+            SelectChoice(brakes.OFF, N_("Nobody is told")),
+            SelectChoice(brakes.ALERT, N_("Owners and operators get a mail")),
+            SelectChoice(brakes.HOLD, N_("A mail, and messages wait until somebody releases them")),
+        ],
+    )
+    seen = HiddenField()
+
+    def to_brakes(self) -> Brakes:
+        """What was typed.
+
+        Raises:
+            InvalidCountry, InvalidBrakeLimit, InvalidAmount
+        """
+        if self.unusual.data not in brakes.REACTIONS:
+            abort(400)
+        return Brakes(
+            brakes.parse_countries(self.countries.data),
+            brakes.parse_limit("day_messages", self.day_messages.data),
+            credit_amounts.parse_amount_or_zero(self.day_credits.data.strip() or "0") or None,
+            brakes.parse_limit("hour_messages", self.hour_messages.data),
+            self.unusual.data,
+        )
+
+
+class OwnBrakesForm(BrakesForm):
+    """An owner's: there the mildest choice means what the operator has chosen."""
+
+    unusual = SelectField(
+        N_("Unusual traffic"),
+        choices=[
+            SelectChoice(brakes.OFF, N_("As the operator has chosen")),
+            SelectChoice(brakes.ALERT, N_("Owners and operators get a mail")),
+            SelectChoice(brakes.HOLD, N_("A mail, and messages wait until somebody releases them")),
+        ],
+    )
+
+
+def draw_form(form_class: type[BrakesForm], shown: Brakes) -> BrakesForm:
+    """A form that shows these brakes."""
+    return form_class(
+        formdata=None,
+        data={
+            "countries": brakes.format_countries(shown.countries),
+            "day_messages": shown.day_messages or "",
+            "day_credits": "" if shown.day_credits is None else i18n.format_credits(shown.day_credits),
+            "hour_messages": shown.hour_messages or "",
+            "unusual": shown.unusual,
+            "seen": shown.fingerprint,
+        },
+    )
+
+
+def build_brakes_values(account: Account) -> dict[str, Any]:
+    """What `_brakes_in_force.html` shows: the brakes in force, and what was sent today."""
+    return {
+        "in_force": brakes.get_brakes(context.get_conn(), account.id).in_force,
+        "today": daily_totals.sum_daily_totals(context.get_conn(), account.id, 1),
+    }
+
+
+def build_traffic_values(account: Account) -> dict[str, Any]:
+    """What `_traffic.html` shows: what is unusual, whether the account is held for it, and what brakes have refused."""
+    conn = context.get_conn()
+    in_force = brakes.get_brakes(conn, account.id).in_force
+    return {
+        "events": [each for each in unusual_traffic.list_open_events(conn, account.id) if not each.answer],
+        "is_held": unusual_traffic.is_held_by_brake(conn, account.id),
+        "refused": [
+            (each, brakes.explain_refusal(each, in_force))
+            for each in brakes.list_refused_messages(conn, account.id, brakes.SHOWN_MS)
+        ],
+    }
+
+
+def read_traffic_state(account: Account) -> Hashable:
+    """What `_traffic.html` changes with; read at each poll."""
+    conn = context.get_conn()
+    events = unusual_traffic.list_open_events(conn, account.id)
+    refused = brakes.list_refused_messages(conn, account.id, brakes.SHOWN_MS)
+    return tuple((each.id, each.answer) for each in events), tuple(refused)

@@ -1,0 +1,188 @@
+"""Options › Brakes, and what an account's home says of unusual traffic and of refused messages."""
+
+from collections.abc import Callable
+
+import pytest
+
+from portal.core.clock import now_ms
+from portal.core.crypto import Keys
+from portal.core.db import Connection
+from portal.services.accounts.accounts import Account
+from portal.services.common.audit import SHELL
+from portal.services.routing import brakes, unusual_traffic
+from portal.services.routing.brakes import HOLD, NO_OWN_BRAKES, OFF, Brakes
+from portal.services.routing.unusual_traffic import BUSY_HOUR, Finding
+from portal.services.upstreams import holds
+from tests.support import Cast, Person
+from tests.web import acting
+from tests.web.acting import extract_text, get_field_value
+from tests.web.conftest import Browser
+
+Client = Callable[[Person], Browser]
+OWN = "/accounts/smpp-acme-1/options/brakes"
+OPERATORS = "/admin/accounts/smpp-acme-1"
+
+
+@pytest.fixture
+def acme_1(conn: Connection, cast: Cast) -> Account:
+    return acting.get_account(conn, "smpp-acme-1")
+
+
+@pytest.fixture
+def alice(client: Client, cast: Cast) -> Browser:
+    return client(cast.alice)
+
+
+@pytest.fixture
+def alert(conn: Connection, keys: Keys, acme_1: Account) -> Callable[..., None]:
+    """Something unusual happens."""
+
+    def alert(*, is_to_hold: bool = False) -> None:
+        found = Finding(BUSY_HOUR, "", {"messages": 900, "threshold": 500, "usual": 3})
+        unusual_traffic.record_event(conn, keys, acme_1.id, found, now_ms(), is_to_hold=is_to_hold)
+
+    return alert
+
+
+def fill(page: str, **values: str) -> dict[str, str]:
+    """What the form of a page sends."""
+    fields = {"countries": "", "day_messages": "", "day_credits": "", "hour_messages": "", "unusual": OFF}
+    return fields | {"seen": get_field_value(page, "seen")} | values
+
+
+# --- what is set
+
+
+def test_an_owner_sets_stricter_brakes(alice: Browser, conn: Connection, acme_1: Account) -> None:
+    page = alice.get(OWN).text
+    assert "No limit" in page
+    data = fill(page, countries="it fr", day_messages="100", day_credits="1,000.5", hour_messages="3", unusual=HOLD)
+    answer = alice.post(OWN, data=data)
+    assert answer.status_code == 303
+    assert brakes.get_brakes(conn, acme_1.id).own == Brakes(frozenset(("IT", "FR")), 100, 1_000_500, 3, HOLD)
+    page = alice.get(OWN).text
+    assert "Your brakes were changed." in page
+    assert get_field_value(page, "countries") == "FR IT"
+    assert get_field_value(page, "day_credits") == "1,000.5"
+
+
+def test_what_is_not_stricter_is_refused_and_stays_in_the_form(
+    alice: Browser, conn: Connection, acme_1: Account
+) -> None:
+    brakes.set_brakes(conn, SHELL, acme_1, Brakes(frozenset(("IT",)), 50))
+    page = alice.get(OWN).text
+    for field, value, sentence in (
+        ("day_messages", "51", "The operator has set 50: here it can only be less."),
+        ("countries", "FR", "The operator allows no messages to FR: here countries can only be left out."),
+        ("day_messages", "many", "can&#39;t be a limit"),
+        ("countries", "Italy", "“ITALY” is no country."),
+        ("day_credits", "x", "isn&#39;t an amount of credits"),
+    ):
+        answer = alice.post(OWN, data=fill(page, **{field: value}), htmx=True)
+        assert answer.status_code == 422
+        assert sentence in answer.text
+        assert get_field_value(answer.text, field) == value
+    assert brakes.get_brakes(conn, acme_1.id).own == NO_OWN_BRAKES
+
+
+def test_a_change_of_somebody_else_is_not_overwritten(
+    alice: Browser, olga: Browser, conn: Connection, acme_1: Account
+) -> None:
+    for browser, path, post, change in (
+        (alice, OWN, OWN, brakes.set_own_brakes),
+        (olga, OPERATORS, f"{OPERATORS}/brakes", brakes.set_brakes),
+    ):
+        page = browser.get(path).text
+        change(conn, SHELL, acme_1, Brakes(day_messages=7, unusual=HOLD))
+        answer = browser.post(post, data=fill(page, day_messages="5", unusual=HOLD))
+        assert answer.status_code == 422
+        assert "Somebody else has changed the brakes meanwhile." in answer.text
+        # Sent again, it is in force.
+        assert browser.post(post, data=fill(answer.text, day_messages="5", unusual=HOLD)).status_code == 303
+        assert brakes.get_brakes(conn, acme_1.id).in_force.day_messages == 5
+
+
+def test_an_operator_sets_an_accounts_brakes(olga: Browser, conn: Connection, acme_1: Account) -> None:
+    data = fill(olga.get(OPERATORS).text, countries="IT", hour_messages="9", unusual=HOLD)
+    assert olga.post(f"{OPERATORS}/brakes", data=data).location == OPERATORS
+    assert brakes.get_brakes(conn, acme_1.id).operator == Brakes(frozenset(("IT",)), hour_messages=9, unusual=HOLD)
+    answer = olga.post(f"{OPERATORS}/brakes", data=data | {"day_messages": "-1"}, htmx=True)
+    assert answer.status_code == 422
+    assert get_field_value(answer.text, "day_messages") == "-1"
+
+
+def test_who_may_see_and_change_them(client: Client, cast: Cast, conn: Connection, acme_1: Account) -> None:
+    viewer, stranger = client(cast.bob), client(cast.charlie)
+    page = viewer.get(OWN)
+    assert page.status_code == 200
+    assert 'name="day_messages"' not in page.text
+    for path in (OWN, "/accounts/smpp-acme-1/traffic"):
+        assert viewer.post(path).status_code == 403
+        assert stranger.post(path).status_code == 404
+    assert stranger.get(OWN).status_code == 404
+    assert client(cast.alice).post(f"{OPERATORS}/brakes").status_code == 404
+
+
+def test_a_classic_account_has_brakes_and_no_smpp_settings(alice: Browser) -> None:
+    page = alice.get("/accounts/sms-acme-1/options/brakes").text
+    assert "/accounts/sms-acme-1/options/smpp" not in page
+    assert 'href="/accounts/sms-acme-1/options/brakes"' in alice.get("/accounts/sms-acme-1").text
+
+
+# --- what the home page says
+
+
+def test_unusual_traffic_is_on_the_home_page_until_somebody_answers(
+    alice: Browser, olga: Browser, alert: Callable[..., None]
+) -> None:
+    alert()
+    for browser, path in ((alice, "/accounts/smpp-acme-1"), (olga, OPERATORS)):
+        text = extract_text(browser.get(path).text)
+        assert "900 messages in an hour. More than 500 are unusual for this account" in text
+        assert "This was us" in text
+    answer = alice.post("/accounts/smpp-acme-1/traffic")
+    assert answer.location == "/accounts/smpp-acme-1"
+    assert "Thank you. What waited goes on." in alice.get(answer.location).text
+    assert "900 messages in an hour" not in alice.get("/accounts/smpp-acme-1").text
+    # Two pages were open, or the button was pressed twice.
+    alice.post("/accounts/smpp-acme-1/traffic")
+    assert "Somebody has answered this already." in alice.get("/accounts/smpp-acme-1").text
+
+
+def test_a_held_account_is_released_from_either_page(
+    alice: Browser, olga: Browser, conn: Connection, acme_1: Account, alert: Callable[..., None]
+) -> None:
+    for browser, page in ((alice, "home"), (olga, "admin")):
+        alert(is_to_hold=True)
+        path = OPERATORS if page == "admin" else "/accounts/smpp-acme-1"
+        assert "On hold: messages are accepted and charged, and wait." in extract_text(browser.get(path).text)
+        assert browser.post("/accounts/smpp-acme-1/traffic", data={"page": page}).location == path
+        assert holds.list_account_holds(conn) == []
+        conn.execute("UPDATE brake_events SET ended_at = 1")
+
+
+def test_an_open_home_page_is_told(alice: Browser, alert: Callable[..., None]) -> None:
+    page = alice.get("/accounts/smpp-acme-1").text
+    seen = page.partition("seen=")[2].partition('"')[0].partition("&")[0]
+    poll = f"/accounts/smpp-acme-1/live?page=home&seen={seen}"
+    assert alice.get(poll, htmx=True).status_code == 204
+    alert()
+    assert "900 messages in an hour" in alice.get(poll, htmx=True).text
+
+
+def test_what_brakes_have_refused_is_told_with_what_helps(alice: Browser, conn: Connection, acme_1: Account) -> None:
+    brakes.set_brakes(conn, SHELL, acme_1, Brakes(frozenset(("IT",)), 1000, 5_500, 3))
+    reasons = {("country", "FR"): 1, ("day_messages", ""): 2, ("day_credits", ""): 3, ("hour_messages", ""): 4}
+    brakes.record_refused_messages(conn, {(acme_1.id, *key): count for key, count in reasons.items()})
+    text = extract_text(alice.get("/accounts/smpp-acme-1").text)
+    for sentence in (
+        "1 message was refused",
+        "This account sends no messages to France: whoever has set its countries can add this one.",
+        "2 messages were refused",
+        "The most messages a day (1,000) were reached.",
+        "The most credits a day (5.5) were reached.",
+        "The most messages an hour to one number (3) were reached.",
+    ):
+        assert sentence in text
+    brakes.set_brakes(conn, SHELL, acme_1, Brakes())
+    assert "What refused them has been changed since." in extract_text(alice.get("/accounts/smpp-acme-1").text)
