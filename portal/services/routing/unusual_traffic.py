@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from portal.core import i18n
-from portal.core.clock import DAY_MS, HOUR_MS, now_ms
+from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
 from portal.core.config import BrakeSettings
 from portal.core.crypto import Keys
 from portal.core.db import write_transaction
@@ -147,7 +147,7 @@ def _find_dear_countries(
         return
     today = now // DAY_MS
     rows = conn.execute(
-        "SELECT country, max(price / parts) FROM statistics WHERE account_id = ? AND length = ? AND begins >= ?"
+        "SELECT country, max(price / parts) FROM statistics WHERE account_id = ? AND length = ? AND begins = ?"
         " AND parts > 0 GROUP BY country HAVING max(price / parts) > ?",
         (account_id, DAY, today, dear),
     ).fetchall()
@@ -171,7 +171,7 @@ def _find_numbers_in_a_row(
         conn,
         account_id,
         ids.min_id_at_time(now - DAY_MS),
-        ids.min_id_at_time(now + DAY_MS),
+        ids.min_id_at_time(now + MINUTE_MS),
         "line.destination",
         newest_first=True,
         limit=settings.row_of,
