@@ -18,7 +18,7 @@ from portal.services.messages import blacklist, client_ids, deliveries, text_pol
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.validation import Segment, SubmittedMessage
 from portal.services.routing import brake_counters, brakes
-from portal.services.routing.brake_counters import CapMeter, Caps, HourlyCounts
+from portal.services.routing.brake_counters import CapMeter, HourlyCounts
 from portal.services.statistics import daily_totals
 from portal.services.upstreams import queue
 from portal.services.upstreams.paths import SIMULATED_BIND, UpstreamPath
@@ -77,7 +77,6 @@ class _AccountCharge:
     recredit_below: int | None
     has_blacklist: bool
     last_usage: int | None
-    caps: Caps
     first_id: int = 0
     last_id: int = 0
     sent: int = 0
@@ -118,13 +117,14 @@ def store_messages(
         sqlite3.Error: nothing was stored.
     """
     with write_transaction(conn):
-        first_id, lines_end_at, charges = _read_ids_and_accounts(conn, submits, now)
+        first_id, lines_end_at, has_brakes, charges = _read_ids_and_accounts(conn, submits, now)
         submitted_at = ids.time_from_id(first_id)
         stored = StoredMessages([*range(first_id, first_id + len(submits))])
         blacklisted: Collection[tuple[int, str]] = ()
         if any(charge.has_blacklist for charge in charges.values()):
             blacklisted = blacklist.find_blacklisted_destinations(conn, submits)
-        meter = _read_caps(conn, charges, submitted_at, HourlyCounts() if hourly is None else hourly)
+        hourly = HourlyCounts() if hourly is None else hourly
+        meter = brake_counters.read_meter(conn, charges, hourly, submits, submitted_at) if has_brakes else None
         if buys_packs and any(charge.recredit_below is not None for charge in charges.values()):
             _buy_recredit_packs(conn, charges, submits, blacklisted, meter, submitted_at)
         rows: list[tuple[object, ...]] = []
@@ -203,49 +203,41 @@ def store_messages(
                 (each.account_id, stored.braked[each.id], "") for each in submits if each.id in stored.braked
             )
             brakes.record_refused_messages(conn, refused, submitted_at)
+        if hourly.is_counting:
+            kept = [each for each in submits if each.id not in stored.braked] if stored.braked else submits
+            unsent = {each.id for each in rejected}
+            sent = [each for each in kept if each.id not in unsent] if unsent else kept
+            hourly.add_stored(kept[-1].id if kept else 0, sent)
         if stored.receipts:
             deliveries.enqueue_receipts(conn, stored.receipts, submitted_at)
     return stored
 
 
 _SELECT_IDS_AND_ACCOUNTS = f"""
-SELECT {ids.LAST_ID_SQL["messages"]}, {ledger.USAGE_LINES_END_SQL}, json_group_array(json_array(
-    accounts.id, balance, alert_below, recredit_below,
-    EXISTS (SELECT 1 FROM blacklist WHERE account_id = accounts.id), {ledger.LAST_USAGE_SQL},
-    json_array({brakes.CAPS_SQL})))
-FROM json_each(?) CROSS JOIN accounts ON accounts.id = value LEFT JOIN brakes ON brakes.account_id = accounts.id
+SELECT {ids.LAST_ID_SQL["messages"]}, {ledger.USAGE_LINES_END_SQL}, {brakes.HAS_BRAKES_SQL},
+    json_group_array(json_array(accounts.id, balance, alert_below, recredit_below,
+    EXISTS (SELECT 1 FROM blacklist WHERE account_id = accounts.id), {ledger.LAST_USAGE_SQL}))
+FROM json_each(?) CROSS JOIN accounts ON accounts.id = value
 """
 
 
 def _read_ids_and_accounts(
     conn: sqlite3.Connection, submits: Sequence[SubmittedMessage], now: int | None
-) -> tuple[int, int | None, dict[int, _AccountCharge]]:
-    """The id of the first message, as `ids.allocate_id` returns it, `ledger.USAGE_LINES_END_SQL`, and the accounts."""
+) -> tuple[int, int | None, bool, dict[int, _AccountCharge]]:
+    """The id of the first message, as `ids.allocate_id` returns it, `ledger.USAGE_LINES_END_SQL`, whether any account
+    has brakes, and the accounts.
+    """
     # Python writes a list of numbers as JSON does.
     account_ids = str([*{each.account_id for each in submits}])
-    last_id, lines_end_at, accounts = conn.execute(_SELECT_IDS_AND_ACCOUNTS, (account_ids,)).fetchone()
+    last_id, lines_end_at, has_brakes, accounts = conn.execute(_SELECT_IDS_AND_ACCOUNTS, (account_ids,)).fetchone()
     charges = {
-        account_id: _AccountCharge(balance, balance, alert, recredit, has_blacklist, last_usage, Caps(*caps))
-        for account_id, balance, alert, recredit, has_blacklist, last_usage, caps in json.loads(accounts)
+        account_id: _AccountCharge(balance, balance, *fields) for account_id, balance, *fields in json.loads(accounts)
     }
     first_id = ids.next_id(last_id, now)
     # Ids may run ahead of the clock. What is counted by the minute, the day or the month has those of one: the batch's.
     last_minute = ids.time_from_id(first_id + len(submits) - 1) // MINUTE_MS
     first_id = max(first_id, ids.min_id_at_time(last_minute * MINUTE_MS))
-    return first_id, lines_end_at, charges
-
-
-def _read_caps(
-    conn: sqlite3.Connection, charges: Mapping[int, _AccountCharge], at: int, hourly: HourlyCounts
-) -> CapMeter | None:
-    """What the accounts with limits may still send; None: none of them has any."""
-    caps = {account_id: charge.caps for account_id, charge in charges.items() if any(charge.caps)}
-    with_hours = [account_id for account_id, each in caps.items() if each.hour_messages is not None]
-    if with_hours or hourly.is_counting:
-        hourly.catch_up(conn, with_hours, at)
-    if not caps:
-        return None
-    return CapMeter(caps, brake_counters.read_sent_today(conn, caps, at), hourly)
+    return first_id, lines_end_at, bool(has_brakes), charges
 
 
 def _buy_recredit_packs(

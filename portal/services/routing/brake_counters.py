@@ -8,13 +8,13 @@ each number would be a page to write for each message.
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from portal.core.clock import DAY_MS, HOUR_MS
 from portal.services.accounts import account_messages
 from portal.services.common import ids
-from portal.services.routing.brakes import DAY_CREDITS, DAY_MESSAGES, HOUR_MESSAGES
+from portal.services.routing.brakes import CAPS_SQL, DAY_CREDITS, DAY_MESSAGES, HOUR_MESSAGES
 
 
 class Caps(NamedTuple):
@@ -34,15 +34,21 @@ class ChargedMessage(Protocol):
 
 
 class HourlyCounts:
-    """How many messages some accounts have sent to each number in the hour of the clock; of one process.
+    """How many messages some accounts have sent to each number in the hour of the clock; of one process, which asks
+    with one connection.
 
     Takes some 110 bytes for each number that such an account has sent to in the hour.
     """
 
     def __init__(self) -> None:
         self._hour = 0
+        self._by_account: dict[int, Counter[str]] = {}
+        self._most: dict[int, int] = {}
+        # Of the messages that were counted; and what this process has stored since, up to which id.
         self._last_id = 0
-        self._by_account: dict[int, dict[str, int]] = {}
+        self._own: Mapping[int, Sequence[str]] = {}
+        self._own_last_id = 0
+        self._data_version = 0
 
     def catch_up(self, conn: sqlite3.Connection, account_ids: Collection[int], at: int) -> None:
         """Count what is committed by now, of these accounts from now on, too; `at`: now (milliseconds)."""
@@ -50,26 +56,48 @@ class HourlyCounts:
         first_id = ids.min_id_at_time(hour * HOUR_MS)
         # Ids grow from one transaction to the next: what is committed later has higher ones.
         (last_id,) = conn.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()
+        (data_version,) = conn.execute("PRAGMA data_version").fetchone()
         if hour != self._hour:
             # An account that has sent nothing in the last hour may have no such limit any more.
-            self._by_account = {each: {} for each, counts in self._by_account.items() if counts}
+            self._by_account = {each: Counter() for each, counts in self._by_account.items() if counts}
+            self._most = dict.fromkeys(self._by_account, 0)
             self._hour = hour
-        if self._by_account and last_id > self._last_id:
-            rows = conn.execute(
-                "SELECT account_id, destination FROM messages NOT INDEXED WHERE id > ? AND id <= ? AND price > 0"
-                " AND account_id IN (SELECT value FROM json_each(?))",
-                (max(self._last_id, first_id - 1), last_id, json.dumps([*self._by_account])),
-            )
-            for account_id, destination in rows:
-                counts = self._by_account[account_id]
-                counts[destination] = counts.get(destination, 0) + 1
-        self._last_id = last_id
+        if self._by_account and last_id > max(self._last_id, first_id - 1):
+            # The version stays the same while nobody else writes. Then it is what this process has stored itself, but
+            # where that was rolled back. To read it again would cost more than all else that is counted.
+            is_own = last_id == self._own_last_id and data_version == self._data_version
+            self._count(self._own if is_own else self._read_messages(conn, first_id, last_id))
+        self._last_id, self._data_version, self._own = last_id, data_version, {}
         for each in account_ids:
             if each not in self._by_account:
+                self._by_account[each], self._most[each] = Counter(), 0
                 found = account_messages.list_account_messages(
                     conn, each, first_id, last_id + 1, "line.destination", conditions="AND line.price > 0"
                 )
-                self._by_account[each] = dict(Counter(destination for (destination,) in found))
+                self._count({each: [destination for (destination,) in found]})
+
+    def _read_messages(self, conn: sqlite3.Connection, first_id: int, last_id: int) -> dict[int, Sequence[str]]:
+        rows = conn.execute(
+            "SELECT account_id, json_group_array(destination) FROM messages NOT INDEXED WHERE id > ? AND id <= ?"
+            " AND price > 0 AND account_id IN (SELECT value FROM json_each(?)) GROUP BY account_id",
+            (max(self._last_id, first_id - 1), last_id, str([*self._by_account])),
+        )
+        return {account_id: json.loads(destinations) for account_id, destinations in rows}
+
+    def _count(self, destinations: Mapping[int, Sequence[str]]) -> None:
+        for account_id, each in destinations.items():
+            if each:
+                counts = self._by_account[account_id]
+                counts.update(each)
+                self._most[account_id] = max(self._most[account_id], *map(counts.__getitem__, each))
+
+    def add_stored(self, last_id: int, messages: Iterable[ChargedMessage]) -> None:
+        """These were stored and charged, in the transaction in which it was caught up; `last_id`: the highest id."""
+        own: dict[int, list[str]] = {account_id: [] for account_id in self._by_account}
+        for each in messages:
+            if each.account_id in own:
+                own[each.account_id].append(each.destination)
+        self._own, self._own_last_id = own, last_id
 
     @property
     def is_counting(self) -> bool:
@@ -78,7 +106,11 @@ class HourlyCounts:
 
     def get(self, account_id: int, destination: str) -> int:
         """How many messages of an account went to a number."""
-        return self._by_account[account_id].get(destination, 0)
+        return self._by_account[account_id][destination]
+
+    def get_most(self, account_id: int) -> int:
+        """How many messages of an account went to the number that has got most."""
+        return self._most[account_id]
 
 
 class CapMeter:
@@ -87,7 +119,7 @@ class CapMeter:
     def __init__(self, caps: Mapping[int, Caps], sent: Mapping[int, tuple[int, int]], hourly: HourlyCounts) -> None:
         """Args: `sent`: how many messages and thousandths of a credit accounts have spent today."""
         self._caps = caps
-        self._sent = {account_id: list(sent.get(account_id, (0, 0))) for account_id in caps}
+        self._sent = {account_id: list(sent[account_id]) for account_id in caps}
         self._hourly = hourly
         self._to_number: Counter[tuple[int, str]] = Counter()
 
@@ -123,13 +155,47 @@ class CapMeter:
                 self._to_number[message.account_id, message.destination] += 1
 
 
-def read_sent_today(conn: sqlite3.Connection, account_ids: Collection[int], at: int) -> dict[int, tuple[int, int]]:
-    """How many messages, and thousandths of a credit, accounts have spent on the day (UTC) of `at` (milliseconds)."""
-    rows = conn.execute(
-        "SELECT account_id, sent, price FROM json_each(?) CROSS JOIN daily_totals ON account_id = value AND day = ?",
-        (json.dumps([*account_ids]), at // DAY_MS),
-    )
-    return {account_id: (sent, price) for account_id, sent, price in rows}
+_SELECT_CAPS = f"""
+SELECT json_group_array(json_array(brakes.account_id, {CAPS_SQL}, coalesce(sent, 0), coalesce(price, 0)))
+FROM json_each(?) CROSS JOIN brakes ON brakes.account_id = value
+LEFT JOIN daily_totals ON daily_totals.account_id = brakes.account_id AND day = ?
+"""
+
+
+def read_meter(
+    conn: sqlite3.Connection,
+    account_ids: Collection[int],
+    hourly: HourlyCounts,
+    messages: Sequence[ChargedMessage],
+    at: int,
+) -> CapMeter | None:
+    """What these accounts may still send of their messages; None: all of them, as no limit is near.
+
+    Args:
+        at: now (milliseconds).
+    """
+    # One row, since Python releases the GIL for each.
+    rows = json.loads(conn.execute(_SELECT_CAPS, (str([*account_ids]), at // DAY_MS)).fetchone()[0])
+    caps = {account_id: Caps(*row) for account_id, *row, _, _ in rows if any(row)}
+    with_hours = [account_id for account_id, each in caps.items() if each.hour_messages is not None]
+    if with_hours or hourly.is_counting:
+        hourly.catch_up(conn, with_hours, at)
+    if not caps:
+        return None
+    sent = {account_id: (messages, price) for account_id, *_, messages, price in rows}
+    count, price = len(messages), sum(each.price for each in messages)
+    near = {
+        account_id: each
+        for account_id, each in caps.items()
+        if _is_near(each.day_messages, sent[account_id][0] + count)
+        or _is_near(each.day_credits, sent[account_id][1] + price)
+        or (each.hour_messages is not None and hourly.get_most(account_id) + count > each.hour_messages)
+    }
+    return CapMeter(near, sent, hourly) if near else None
+
+
+def _is_near(limit: int | None, after_all: int) -> bool:
+    return limit is not None and after_all > limit
 
 
 def load_hourly_counts(conn: sqlite3.Connection, at: int) -> HourlyCounts:

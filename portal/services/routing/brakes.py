@@ -127,6 +127,8 @@ class AccountBrakes(NamedTuple):
 
 CAPS_SQL = ", ".join(f"min(coalesce({name}, own_{name}), coalesce(own_{name}, {name}))" for name in _LIMITS)
 """SQL for the limits of a row of `brakes` that are in force, in the order of the fields; NULL: none."""
+HAS_BRAKES_SQL = "EXISTS (SELECT 1 FROM brakes)"
+"""SQL for whether anything is set for any account."""
 
 
 def _lower(first: int | None, second: int | None) -> int | None:
