@@ -26,11 +26,13 @@ from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.sending import AcceptedMessage, UnsentMessage, UnsentReason
 from portal.services.messages.validation import Segment
 from portal.services.people import authentication, customers, users
-from portal.services.prices import price_lists, prices
+from portal.services.prices import countries, price_lists, prices
 from portal.services.prices.prices import PriceChange
-from portal.services.routing import routes
+from portal.services.routing import brakes, routes, unusual_traffic
+from portal.services.routing.brakes import Brakes
 from portal.services.routing.route_usage import RouteUse
 from portal.services.routing.routes import RouteTexts
+from portal.services.routing.unusual_traffic import Finding
 from portal.services.senders import senders
 from portal.services.statistics import rollup
 from portal.services.upstreams import binds
@@ -179,6 +181,7 @@ def _create_content(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
     order = orders.purchase_pack(conn, keys, SHELL, account, pack)
     for number in range(12):
         credits.grant_credits(conn, SHELL, account, 1_234_500, note=f"A welcome gift, number {number}")
+    _create_brakes(conn, keys, account, accounts.get_account(conn, cast.smpp_acme_2.name))
     alerts.set_alert_rule(
         conn, SHELL, account, 100 * credit_amounts.THOUSANDTHS, ["ops@acme.example", "a-long-name@mail.acme.example"]
     )
@@ -328,6 +331,21 @@ def _session_record(number: int, account_id: int, address: str, tls: str) -> ses
     return session_records.SmppSessionRecord(
         number, account_id, address, "transceiver", tls, 1, now_ms(), now_ms(), 1200, 1100, 3
     )
+
+
+def _create_brakes(conn: Connection, keys: Keys, account: Account, held_account: Account) -> None:
+    """One account with brakes, and another one that is on hold, and of which some have refused messages."""
+    # Its messages above are unusual traffic, which would be noticed while somebody looks at its pages.
+    limits = Brakes(countries.COUNTRIES - {"US"}, 1_000_000, 12_345_500, 10, brakes.OFF)
+    brakes.set_brakes(conn, SHELL, account, limits)
+    reasons = ((brakes.COUNTRY, "US"), (brakes.DAY_MESSAGES, ""), (brakes.DAY_CREDITS, ""), (brakes.HOUR_MESSAGES, ""))
+    brakes.record_refused_messages(conn, {(held_account.id, *reason): 1234 for reason in reasons})
+    for found in (
+        Finding(unusual_traffic.BUSY_HOUR, "", {"messages": 12_345, "threshold": 500, "usual": 34}),
+        Finding(unusual_traffic.DEAR_COUNTRY, "CU", {"price": 4000, "days": 90}),
+        Finding(unusual_traffic.NUMBERS_IN_A_ROW, "", {"numbers": 87, "of": 100}),
+    ):
+        unusual_traffic.record_event(conn, keys, held_account.id, found, now_ms(), is_to_hold=True)
 
 
 def _list_pages(config: Config, keys: Keys, cast: Cast, arguments: dict[str, Any]) -> list[GalleryPage]:

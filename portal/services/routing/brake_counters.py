@@ -9,6 +9,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from portal.core.clock import DAY_MS, HOUR_MS
@@ -31,6 +32,9 @@ class ChargedMessage(Protocol):
     account_id: int
     destination: str
     price: int
+
+
+_get_price = attrgetter("price")
 
 
 class HourlyCounts:
@@ -183,7 +187,7 @@ def read_meter(
     if not caps:
         return None
     sent = {account_id: (messages, price) for account_id, *_, messages, price in rows}
-    count, price = len(messages), sum(each.price for each in messages)
+    count, price = len(messages), sum(map(_get_price, messages))
     near = {
         account_id: each
         for account_id, each in caps.items()
