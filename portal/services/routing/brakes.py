@@ -72,7 +72,7 @@ class ReactionNotStricter(Refused, field="unusual"):
 
 
 class BrakesChangedMeanwhile(Refused):
-    sentence = N_("Somebody else has changed the brakes meanwhile. What is in force now is below; send yours again.")
+    sentence = N_("Somebody else has changed the brakes meanwhile. Look at the page again, and send yours once more.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +247,15 @@ def _check_stricter(own: Brakes, operator: Brakes) -> None:
         raise ReactionNotStricter()
 
 
-def set_default_brakes(conn: sqlite3.Connection, actor: Actor, brakes: Brakes) -> None:
-    """Set what new accounts get; those that exist keep what they have."""
+def set_default_brakes(conn: sqlite3.Connection, actor: Actor, brakes: Brakes, *, seen: str | None = None) -> None:
+    """Set what new accounts get; those that exist keep what they have. `seen`: as in `set_brakes`.
+
+    Raises:
+        BrakesChangedMeanwhile
+    """
     with write_transaction(conn):
+        if seen not in (None, get_default_brakes(conn).fingerprint):
+            raise BrakesChangedMeanwhile()
         conn.execute(
             f"INSERT OR REPLACE INTO brake_defaults (id, {', '.join(_COLUMNS)}) VALUES (1, ?, ?, ?, ?, ?)",
             _row_from_brakes(brakes),

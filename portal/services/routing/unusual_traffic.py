@@ -309,6 +309,14 @@ def list_open_events(conn: sqlite3.Connection, account_id: int | None = None) ->
     return [_event_from_row(row) for row in rows]
 
 
+def list_latest_events(conn: sqlite3.Connection, limit: int) -> list[BrakeEvent]:
+    """The latest events of all accounts, those that go on first."""
+    rows = conn.execute(
+        f"{_SELECT_EVENTS} ORDER BY ended_at IS NOT NULL, answer IS NOT NULL, brake_events.id DESC LIMIT ?", (limit,)
+    )
+    return [_event_from_row(row) for row in rows]
+
+
 def list_events(conn: sqlite3.Connection, after_id: int = 0) -> list[BrakeEvent]:
     """All events after one of them, in their order."""
     rows = conn.execute(f"{_SELECT_EVENTS} WHERE brake_events.id > ? ORDER BY brake_events.id", (after_id,))

@@ -14,7 +14,7 @@ from portal.services.common import credit_amounts
 from portal.services.routing import brakes, unusual_traffic
 from portal.services.routing.brakes import Brakes
 from portal.services.statistics import daily_totals
-from portal.web.core import context
+from portal.web.core import access, context
 from portal.web.core.forms import TranslatedForm
 
 
@@ -94,6 +94,7 @@ def build_traffic_values(account: Account) -> dict[str, Any]:
     in_force = brakes.get_brakes(conn, account.id).in_force
     return {
         "events": [each for each in unusual_traffic.list_open_events(conn, account.id) if not each.answer],
+        "is_operator": access.get_current_user().is_operator,
         "is_held": unusual_traffic.is_held_by_brake(conn, account.id),
         "refused": [
             (each, brakes.explain_refusal(each, in_force))
