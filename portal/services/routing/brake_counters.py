@@ -41,13 +41,13 @@ class HourlyCounts:
     """How many messages some accounts have sent to each number in the hour of the clock; of one process, which asks
     with one connection.
 
-    Takes some 110 bytes for each number that such an account has sent to in the hour.
+    `most`: the highest of the counts. Each number that such an account has sent to in the hour takes some 110 bytes.
     """
 
     def __init__(self) -> None:
         self._hour = 0
         self._by_account: dict[int, Counter[str]] = {}
-        self._most: dict[int, int] = {}
+        self.most = 0
         # Of the messages that were counted; and what this process has stored since, up to which id.
         self._last_id = 0
         self._own: Mapping[int, Sequence[str]] = {}
@@ -64,8 +64,7 @@ class HourlyCounts:
         if hour != self._hour:
             # An account that has sent nothing in the last hour may have no such limit any more.
             self._by_account = {each: Counter() for each, counts in self._by_account.items() if counts}
-            self._most = dict.fromkeys(self._by_account, 0)
-            self._hour = hour
+            self.most, self._hour = 0, hour
         if self._by_account and last_id > max(self._last_id, first_id - 1):
             # The version stays the same while nobody else writes. Then it is what this process has stored itself, but
             # where that was rolled back. To read it again would cost more than all else that is counted.
@@ -74,7 +73,7 @@ class HourlyCounts:
         self._last_id, self._data_version, self._own = last_id, data_version, {}
         for each in account_ids:
             if each not in self._by_account:
-                self._by_account[each], self._most[each] = Counter(), 0
+                self._by_account[each] = Counter()
                 found = account_messages.list_account_messages(
                     conn, each, first_id, last_id + 1, "line.destination", conditions="AND line.price > 0"
                 )
@@ -93,7 +92,7 @@ class HourlyCounts:
             if each:
                 counts = self._by_account[account_id]
                 counts.update(each)
-                self._most[account_id] = max(self._most[account_id], *map(counts.__getitem__, each))
+                self.most = max(self.most, *map(counts.__getitem__, each))
 
     def add_stored(self, last_id: int, messages: Iterable[ChargedMessage]) -> None:
         """These were stored and charged, in the transaction in which it was caught up; `last_id`: the highest id."""
@@ -112,9 +111,9 @@ class HourlyCounts:
         """How many messages of an account went to a number."""
         return self._by_account[account_id][destination]
 
-    def get_most(self, account_id: int) -> int:
-        """How many messages of an account went to the number that has got most."""
-        return self._most[account_id]
+    def counts_of(self, account_id: int) -> bool:
+        """Whether an account's messages are counted."""
+        return account_id in self._by_account
 
 
 class CapMeter:
@@ -159,11 +158,16 @@ class CapMeter:
                 self._to_number[message.account_id, message.destination] += 1
 
 
-_SELECT_CAPS = f"""
-SELECT json_group_array(json_array(brakes.account_id, {CAPS_SQL}, coalesce(sent, 0), coalesce(price, 0)))
-FROM json_each(?) CROSS JOIN brakes ON brakes.account_id = value
-LEFT JOIN daily_totals ON daily_totals.account_id = brakes.account_id AND day = ?
+# Of accounts with brakes: how many limit messages to one number; and those of which a limit may be reached.
+_SELECT_NEAR_CAPS = f"""
+SELECT count(most_to_number),
+    json_group_array(json_array(account_id, most_messages, most_credits, most_to_number, sent, price))
+    FILTER (WHERE most_messages < sent + :messages OR most_credits < price + :price OR most_to_number < :to_number)
+FROM (SELECT brakes.account_id, {CAPS_SQL}, coalesce(sent, 0) AS sent, coalesce(price, 0) AS price
+    FROM json_each(:accounts) CROSS JOIN brakes ON brakes.account_id = value
+    LEFT JOIN daily_totals ON daily_totals.account_id = brakes.account_id AND day = :day)
 """
+_SELECT_LIMITED_BY_NUMBER = "SELECT account_id FROM brakes WHERE coalesce(hour_messages, own_hour_messages) IS NOT NULL"
 
 
 def read_meter(
@@ -178,36 +182,34 @@ def read_meter(
     Args:
         at: now (milliseconds).
     """
-    # One row, since Python releases the GIL for each.
-    rows = json.loads(conn.execute(_SELECT_CAPS, (str([*account_ids]), at // DAY_MS)).fetchone()[0])
-    caps = {account_id: Caps(*row) for account_id, *row, _, _ in rows if any(row)}
-    with_hours = [account_id for account_id, each in caps.items() if each.hour_messages is not None]
-    if with_hours or hourly.is_counting:
-        hourly.catch_up(conn, with_hours, at)
-    if not caps:
-        return None
-    sent = {account_id: (messages, price) for account_id, *_, messages, price in rows}
-    count, price = len(messages), sum(map(_get_price, messages))
-    near = {
-        account_id: each
-        for account_id, each in caps.items()
-        if _is_near(each.day_messages, sent[account_id][0] + count)
-        or _is_near(each.day_credits, sent[account_id][1] + price)
-        or (each.hour_messages is not None and hourly.get_most(account_id) + count > each.hour_messages)
+    if hourly.is_counting:
+        hourly.catch_up(conn, (), at)
+    values = {
+        "accounts": str([*account_ids]),
+        "day": at // DAY_MS,
+        "messages": len(messages),
+        "price": sum(map(_get_price, messages)),
+        "to_number": hourly.most + len(messages),
     }
-    return CapMeter(near, sent, hourly) if near else None
-
-
-def _is_near(limit: int | None, after_all: int) -> bool:
-    return limit is not None and after_all > limit
+    limited_count, near = conn.execute(_SELECT_NEAR_CAPS, values).fetchone()
+    if limited_count != sum(map(hourly.counts_of, account_ids)):
+        # Some have got such a limit, or have it no more.
+        limited = {row[0] for row in conn.execute(_SELECT_LIMITED_BY_NUMBER)}
+        hourly.catch_up(conn, limited.intersection(account_ids), at)
+        values["to_number"] = hourly.most + len(messages)
+        _, near = conn.execute(_SELECT_NEAR_CAPS, values).fetchone()
+    if near == "[]":
+        return None
+    rows = json.loads(near)
+    caps = {account_id: Caps(*row) for account_id, *row, _, _ in rows}
+    return CapMeter(caps, {account_id: (sent, price) for account_id, *_, sent, price in rows}, hourly)
 
 
 def load_hourly_counts(conn: sqlite3.Connection, at: int) -> HourlyCounts:
     """The counts of all accounts with such a limit, for a process that begins to store messages
     at `at` (milliseconds).
     """
-    limited = "hour_messages IS NOT NULL OR own_hour_messages IS NOT NULL"
-    account_ids = [row[0] for row in conn.execute(f"SELECT account_id FROM brakes WHERE {limited}")]
+    account_ids = [row[0] for row in conn.execute(_SELECT_LIMITED_BY_NUMBER)]
     counts = HourlyCounts()
     counts.catch_up(conn, account_ids, at)
     return counts

@@ -125,8 +125,11 @@ class AccountBrakes(NamedTuple):
         return self.operator.combine(self.own)
 
 
-CAPS_SQL = ", ".join(f"min(coalesce({name}, own_{name}), coalesce(own_{name}, {name}))" for name in _LIMITS)
-"""SQL for the limits of a row of `brakes` that are in force, in the order of the fields; NULL: none."""
+CAPS_SQL = ", ".join(
+    f"min(coalesce({name}, own_{name}), coalesce(own_{name}, {name})) AS {column}"
+    for name, column in zip(_LIMITS, ("most_messages", "most_credits", "most_to_number"), strict=True)
+)
+"""SQL for the limits of a row of `brakes` that are in force, as columns; NULL: none."""
 HAS_BRAKES_SQL = "EXISTS (SELECT 1 FROM brakes)"
 """SQL for whether anything is set for any account."""
 
