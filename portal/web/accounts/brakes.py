@@ -1,14 +1,17 @@
 """Options › Brakes: what an account's owner wants stricter than the operator; and answers to unusual traffic."""
 
-from flask import Blueprint, request, url_for
+from flask import Blueprint, url_for
 from flask.typing import ResponseReturnValue
 
 from portal.core.i18n import _
 from portal.services.accounts.accounts import Account
+from portal.services.common import idempotency
+from portal.services.messages import queue_selection, queue_works
+from portal.services.messages.queue_selection import QueueFilter
 from portal.services.routing import brakes, unusual_traffic
 from portal.web.core import access, brake_forms, context, htmx, live
 from portal.web.core.brake_forms import BrakesForm, OwnBrakesForm
-from portal.web.core.forms import refusals_on
+from portal.web.core.forms import OnceForm, refusals_on
 
 blueprint = Blueprint("brakes", __name__)
 
@@ -54,10 +57,43 @@ def answer_traffic(account: Account) -> ResponseReturnValue:
     """Say that what was unusual is the account's own: what is held of it goes on."""
     done = unusual_traffic.answer_events(context.get_conn(), context.get_actor(), account, unusual_traffic.OURS)
     text = _("Thank you. What waited goes on.") if done else _("Somebody has answered this already.")
-    address = url_for("accounts.show_account", name=account.name)
-    if access.get_current_user().is_operator and request.form.get("page") == "admin":
-        address = url_for("admin_customers.show_account", name=account.name)
-    return htmx.redirect_browser_or_htmx(address, htmx.Toast(text))
+    return htmx.redirect_browser_or_htmx(_find_page_url(account), htmx.Toast(text))
+
+
+@blueprint.route("/accounts/<name>/traffic/cancel", methods=["GET", "POST"])
+@access.account_change_required
+def cancel_traffic(account: Account) -> ResponseReturnValue:
+    """Cancel what waits of an account that is on hold for unusual traffic, once how much that is has been confirmed. It
+    stays on hold, for its client may go on to submit.
+    """
+    conn, actor = context.get_conn(), context.get_actor()
+    back = _find_page_url(account)
+    selection = queue_selection.build_selection(conn, queue_selection.CANCEL, QueueFilter(account_id=account.id))
+    preview = queue_selection.preview_selection(conn, queue_selection.CANCEL, selection)
+    form = OnceForm()
+    if not form.is_submitted():
+        title = _("Cancel what waits?")
+        return htmx.render_dialog(
+            "accounts/_cancel_traffic.html", account, title=title, tab="home", preview=preview, back=back, form=form
+        )
+    if not unusual_traffic.is_held_by_brake(conn, account.id):
+        return htmx.redirect_browser_or_htmx(back, htmx.Toast(_("Somebody has answered this already.")))
+    try:
+        with idempotency.once(conn, form.form.data):
+            unusual_traffic.answer_events(conn, actor, account, unusual_traffic.CANCELLED)
+            queue_works.create_queue_work(conn, actor, queue_selection.CANCEL, selection, asked_count=preview.count)
+        text = _("What waited is being cancelled, and its credits come back. The account stays on hold.")
+        toast = htmx.Toast(text)
+    except idempotency.FormAlreadySent as refusal:
+        toast = htmx.Toast(refusal.localized(), "info")
+    return htmx.redirect_browser_or_htmx(back, toast)
+
+
+def _find_page_url(account: Account) -> str:
+    """Where the banner is that was answered: operators see the account's page in the administration."""
+    if access.get_current_user().is_operator:
+        return url_for("admin_customers.show_account", name=account.name)
+    return url_for("accounts.show_account", name=account.name)
 
 
 live.register_live_page("brakes", tab="options")

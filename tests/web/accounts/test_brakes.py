@@ -9,10 +9,14 @@ from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
-from portal.services.routing import brakes, unusual_traffic
+from portal.services.messages import queue_works
+from portal.services.operations import self_check
+from portal.services.routing import brakes, route_table, unusual_traffic
 from portal.services.routing.brakes import HOLD, NO_OWN_BRAKES, OFF, Brakes
-from portal.services.routing.unusual_traffic import BUSY_HOUR, Finding
+from portal.services.routing.unusual_traffic import BUSY_HOUR, CANCELLED, Finding
 from portal.services.upstreams import holds
+from portal.services.upstreams.paths import DEFAULT_PATH
+from tests.services.upstreams.waiting import add_upstream, queue_messages
 from tests.support import Cast, Person
 from tests.web import acting
 from tests.web.acting import extract_text, get_field_value
@@ -116,7 +120,7 @@ def test_who_may_see_and_change_them(client: Client, cast: Cast, conn: Connectio
     page = viewer.get(OWN)
     assert page.status_code == 200
     assert 'name="day_messages"' not in page.text
-    for path in (OWN, "/accounts/smpp-acme-1/traffic"):
+    for path in (OWN, "/accounts/smpp-acme-1/traffic", "/accounts/smpp-acme-1/traffic/cancel"):
         assert viewer.post(path).status_code == 403
         assert stranger.post(path).status_code == 404
     assert stranger.get(OWN).status_code == 404
@@ -156,7 +160,7 @@ def test_a_held_account_is_released_from_either_page(
         alert(is_to_hold=True)
         path = OPERATORS if page == "admin" else "/accounts/smpp-acme-1"
         assert "On hold: messages are accepted and charged, and wait." in extract_text(browser.get(path).text)
-        assert browser.post("/accounts/smpp-acme-1/traffic", data={"page": page}).location == path
+        assert browser.post("/accounts/smpp-acme-1/traffic").location == path
         assert holds.list_account_holds(conn) == []
         conn.execute("UPDATE brake_events SET ended_at = 1")
 
@@ -186,3 +190,40 @@ def test_what_brakes_have_refused_is_told_with_what_helps(alice: Browser, conn: 
         assert sentence in text
     brakes.set_brakes(conn, SHELL, acme_1, Brakes())
     assert "What refused them has been changed since." in extract_text(alice.get("/accounts/smpp-acme-1").text)
+
+
+def test_what_is_on_hold_is_cancelled_once_that_is_confirmed(
+    alice: Browser, conn: Connection, keys: Keys, cast: Cast, acme_1: Account, alert: Callable[..., None]
+) -> None:
+    cancel = "/accounts/smpp-acme-1/traffic/cancel"
+    add_upstream(conn, keys)
+    queue_messages(conn, acme_1.id, 3)
+    queue_messages(conn, cast.smpp_globex_1.id, 2)
+    balance = acting.get_account(conn, "smpp-acme-1").balance
+    # Not on hold, or not any more.
+    assert alice.post(cancel).location == "/accounts/smpp-acme-1"
+    assert "Somebody has answered this already." in alice.get("/accounts/smpp-acme-1").text
+    assert queue_works.list_queue_works(conn) == []
+    alert(is_to_hold=True)
+    assert 'href="/accounts/smpp-acme-1/traffic/cancel"' in alice.get("/accounts/smpp-acme-1").text
+    question = alice.get(cancel).text
+    assert "3 messages wait, and have cost 3 credits." in extract_text(question)
+    # The second time it does nothing.
+    for _ in range(2):
+        answer = alice.post(cancel, data={"form": get_field_value(question, "form")})
+        assert answer.location == "/accounts/smpp-acme-1"
+    assert "What waited is being cancelled" in alice.get("/accounts/smpp-acme-1").text
+    table = route_table.load_route_table(conn)
+    while queue_works.run_queue_step(conn, table, lambda *_: DEFAULT_PATH)[1]:
+        pass
+    (work,) = queue_works.list_queue_works(conn)
+    assert (work.action, work.asked_by, work.done_count) == ("cancel", "alice@acme.example", 3)
+    assert acting.get_account(conn, "smpp-acme-1").balance == balance + 3000
+    # Its client may go on: it stays on hold until somebody releases it.
+    (event,) = unusual_traffic.list_open_events(conn)
+    assert event.answer == CANCELLED
+    assert [each.account for each in holds.list_account_holds(conn)] == ["smpp-acme-1"]
+    assert "On hold" in alice.get("/accounts/smpp-acme-1").text
+    alice.post("/accounts/smpp-acme-1/traffic")
+    assert holds.list_account_holds(conn) == []
+    assert self_check.list_problem_texts(conn) == []
