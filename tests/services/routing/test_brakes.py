@@ -165,6 +165,16 @@ def test_what_is_not_sent_does_not_count(conn, acme_1):
     assert store(conn, acme_1, 3, NOON) == ["", "", "day_messages"]
 
 
+def test_what_the_blacklist_has_stopped_does_not_count_in_a_process_that_goes_on(conn, acme_1):
+    brakes.set_brakes(conn, SHELL, acme_1, Brakes(hour_messages=2))
+    hourly = brake_counters.HourlyCounts()
+    assert store(conn, acme_1, 1, NOON, hourly, destination="393401111111") == [""]
+    blacklist.add_blacklist_number(conn, SHELL, acme_1, "393409999999")
+    assert store(conn, acme_1, 3, NOON, hourly, destination="393409999999") == ["", "", ""]
+    blacklist.remove_blacklist_number(conn, SHELL, acme_1, "393409999999")
+    assert store(conn, acme_1, 3, NOON, hourly, destination="393409999999") == ["", "", "hour_messages"]
+
+
 def test_no_pack_is_bought_for_what_a_brake_refuses(conn, cast, acme_1):
     acme = customers.get_customer_by_id(conn, cast.acme)
     customers.change_customer(conn, SHELL, acme, credit_line=10**9, min_age_days=0)
