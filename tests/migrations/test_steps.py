@@ -58,6 +58,7 @@ EXECUTED = {
     "m0040_steered_queue": "1159796e8c1644acd2893dd9e27db39021901d0cc3cb8410b0eb75895c0be999",
     "m0041_brakes": "25317825c42692df746ddd0b742e61d5e211dcc0b9bec97cd8a5d3677336253e",
     "m0042_route_options": "b91c144ca52e6c92618f720221ecf4620f151fa0383f5bbd5805b592cbce8e76",
+    "m0043_upstream_figures": "bf06d1ecfec6ec80680bdbd13dd07a1ae9a03fe5ded2e7f64b2ae50bf37604d6",
 }
 CHANGED = """
 {name} executes other statements than those that databases have taken, which would not get the change.

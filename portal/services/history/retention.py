@@ -4,8 +4,8 @@ Older messages are removed by whole days (UTC), in short transactions in the bac
 are kept is stored for each account before that (`accounts.kept_since`), and the self-check ignores everything older,
 whether it has been removed yet or not. Balances, the ledger and the statistics stay.
 
-Receipts that belong to no message, and messages from handsets to numbers that no account has, are nobody's: they hold
-somebody's number, and go after thirty days.
+Receipts that belong to no message, messages from handsets to numbers that no account has, and operators' test messages
+are nobody's: they hold somebody's number, and go after thirty days.
 """
 
 import sqlite3
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 
-from portal.core.clock import DAY_MS
+from portal.core.clock import DAY_MS, HOUR_MS
 from portal.core.db import Connection, write_transaction
 from portal.services.common import ids
 from portal.services.common.periods import subtract_months
@@ -24,8 +24,15 @@ from portal.services.statistics import rollup
 
 _EPOCH = date(1970, 1, 1)
 _DELETE_BATCH_SIZE = 500
-_NOBODYS_TABLES = ("unmatched_receipts", "unowned_messages")
+_NOBODYS_TABLES = {
+    "unmatched_receipts": "received_at",
+    "unowned_messages": "received_at",
+    "test_messages": "created_at",
+}
+"""With the columns that say since when each row is there."""
 _NOBODYS_MS = 30 * DAY_MS
+# Of each upstream: the last days are compared with the last hour.
+_UPSTREAM_HOURS_MS = 8 * DAY_MS
 # What the self-check would need of messages that customers have deleted themselves, and the sessions that messages came
 # from: table, key, condition of the rows to delete.
 _LEFTOVER_TABLES = (
@@ -79,8 +86,10 @@ def purge_messages(conn: Connection, default_months: int, now: int) -> Iterator[
         values = {"account": account_id, "day": day, "end": end_id, "end_ms": day * DAY_MS, "day_ms": DAY_MS}
         for table, key, condition in _LEFTOVER_TABLES:
             yield from _delete_rows(conn, table, key, f"account_id = :account AND {condition}", values)
-    for table in _NOBODYS_TABLES:
-        yield from _delete_rows(conn, table, "id", "received_at < :before", {"before": now - _NOBODYS_MS})
+    for table, column in _NOBODYS_TABLES.items():
+        yield from _delete_rows(conn, table, "id", f"{column} < :before", {"before": now - _NOBODYS_MS})
+    before = {"before": (now - _UPSTREAM_HOURS_MS) // HOUR_MS}
+    yield from _delete_rows(conn, "upstream_hours", "upstream, hour, name", "hour < :before", before)
 
 
 def _purge_account(conn: Connection, account_id: int, scope: DeletionScope) -> Iterator[int]:

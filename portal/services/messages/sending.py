@@ -11,8 +11,8 @@ from enum import Enum, auto
 from portal.core.clock import MINUTE_MS, now_ms
 from portal.core.db import BulkUpdateColumns, write_transaction
 from portal.services.common import ids
-from portal.services.common.message_states import ENROUTE, NO_ANSWER, PTT_UNKNOWN, REJECTED, UNKNOWN
-from portal.services.messages import blacklist, message_parts, outcomes, receipt_matching
+from portal.services.common.message_states import DELIVERED, ENROUTE, NO_ANSWER, PTT_UNKNOWN, REJECTED, UNKNOWN
+from portal.services.messages import blacklist, message_parts, outcomes, receipt_matching, test_messages
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.message_parts import AcceptedMessage as AcceptedMessage  # told from here
 from portal.services.messages.outcomes import DueMessages, MessageOutcome
@@ -265,6 +265,14 @@ def store_accepted_messages(conn: sqlite3.Connection, accepted: Sequence[Accepte
         )
         if early:
             step.result.receipts = _end_messages_and_parts(conn, early)
+            upstream_ids = {each.message_id: each.upstream for each in accepted}
+            ends = Counter(
+                (upstream_ids[each.message_id], _name_end(each.state))
+                for _, each in early
+                if each.message_id in upstream_ids
+            )
+            for (upstream_id, name), count in ends.items():
+                counters.add_to_counters(conn, upstream_id, {name: count})
         if cut_by:
             answered_ids = message_parts.store_answered_messages(conn, [*cut_by])
             used += _store_routes_of_texts(conn, accepted, answered_ids)
@@ -387,6 +395,7 @@ def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[Upstrea
     amounts: dict[int, Counter[str]] = defaultdict(Counter)
     with write_transaction(conn):
         ended: list[tuple[int, MessageOutcome]] = []
+        first_ends: dict[tuple[int, int], tuple[int, str]] = {}
         for each, match in zip(receipts, receipt_matching.find_messages(conn, receipts), strict=True):
             result.matched.append(match.message_id is not None)
             if not each.is_counted:
@@ -398,6 +407,9 @@ def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[Upstrea
                         match.message_id, each.state, each.ptt, ended_at, match.upstream_id, each.status
                     )
                     ended.append((match.number, outcome))
+                    first_ends.setdefault((match.message_id, match.number), (each.upstream, _name_end(each.state)))
+            elif test_messages.take_receipt(conn, each, now):
+                result.matched[-1] = True
             elif not each.is_repeated:
                 amounts[each.upstream]["unmatched"] += 1
                 _keep_unmatched_receipt(conn, each, match.tried, now)
@@ -405,11 +417,18 @@ def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[Upstrea
         cut_ids = {outcome.message_id for number, outcome in ended if number}
         if cut_ids:
             result.receipts += outcomes.finish_cut_messages(conn, cut_ids, now)
+        for upstream_id, name in first_ends.values():
+            amounts[upstream_id][name] += 1
         for upstream_id, amounts_of_upstream in amounts.items():
             counters.add_to_counters(conn, upstream_id, amounts_of_upstream)
             if amounts_of_upstream["unmatched"]:
                 unclaimed.remove_too_many(conn, unclaimed.UNMATCHED_RECEIPTS)
     return result
+
+
+def _name_end(state: int) -> str:
+    """As what a message is counted of which a receipt tells the final state."""
+    return "delivered" if state == DELIVERED else "undelivered"
 
 
 def _end_messages_and_parts(

@@ -102,6 +102,7 @@ ACTION_LABELS = {
     "upstream.drain": N_("Upstream drained"),
     "upstream.default": N_("Default upstream chosen"),
     "upstream.remove": N_("Upstream removed"),
+    "upstream.test_message": N_("Test message sent through an upstream"),
 }
 """What is recorded, in words. A row of an older version may have another action."""
 

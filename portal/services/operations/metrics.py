@@ -42,6 +42,8 @@ _UPSTREAM_COUNTERS = {
     "unsure": "Messages of which it isn't known whether an upstream has them",
     "resent": "Unsure messages that were sent again",
     "receipts": "Receipts that an upstream has sent",
+    "delivered": "Messages, and parts of texts, of which a receipt of an upstream says that they have arrived",
+    "undelivered": "Messages, and parts of texts, of which a receipt of an upstream says that they won't arrive",
     "unmatched": "Receipts of an upstream that belonged to no message when they came",
     "unknown_answers": "Responses of an upstream to nothing that waits for one",
     "answers_without_id": "Messages that an upstream has accepted without an id, so that no receipt is theirs",

@@ -117,6 +117,9 @@ class OutboundListener(Protocol):
         start, if there are any, and whenever they have changed.
         """
 
+    def handle_test_message(self, message: SubmittedMessage) -> None:
+        """An operator has sent this message through its upstream: see `test_messages`."""
+
     def handle_routes_changed(self, routes: RouteTable, *, moves_waiting: bool) -> None:
         """Messages take these routes from now on. Comes at the start, and whenever one of them, the default upstream or
         an account that they are for has changed.

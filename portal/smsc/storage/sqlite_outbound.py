@@ -12,7 +12,16 @@ from typing import Any
 
 from portal.core.clock import now_ms
 from portal.core.crypto import Keys
-from portal.services.messages import client_ids, inbound, intake, outcomes, query_cancel, queue_works, sending
+from portal.services.messages import (
+    client_ids,
+    inbound,
+    intake,
+    outcomes,
+    query_cancel,
+    queue_works,
+    sending,
+    test_messages,
+)
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.inbound import InboundItem
 from portal.services.messages.intake import StoredMessages
@@ -20,14 +29,16 @@ from portal.services.messages.outcomes import DueMessages, MessageOutcome
 from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage, ClaimedMessages, UnsentMessage
+from portal.services.messages.test_messages import UpstreamTestAnswer
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing import brake_counters, route_table
 from portal.services.routing.brake_counters import HourlyCounts
 from portal.services.routing.route_table import DecisiveRows, RouteTable
-from portal.services.upstreams import binds, counters, health, holds, paths, queue, upstreams
+from portal.services.upstreams import binds, counters, health, holds, load, paths, queue, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.health import UpstreamHealth
+from portal.services.upstreams.load import UpstreamLoad
 from portal.services.upstreams.mappings import InvalidEntry, parse_tags
 from portal.services.upstreams.paths import ReroutingPosition, UpstreamPath
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
@@ -94,6 +105,7 @@ class OutboundStorage:
     _route_rows: DecisiveRows = field(default_factory=lambda: DecisiveRows([], {}, None))
     _routes: RouteTable = field(default_factory=lambda: RouteTable([], {}, None))
     _hourly_counts: HourlyCounts = field(init=False)
+    _last_test_id: int = 0
     _is_due_job_queued: bool = False
     _is_queue_work_queued: bool = False
     # Of those who have asked that what waits takes other paths: one pass does it for all.
@@ -104,6 +116,7 @@ class OutboundStorage:
         """Begin to write; before all else about what was under way when the last process ended."""
         self._writer = writer
         self._hourly_counts = brake_counters.load_hourly_counts(self._read_connection, now_ms())
+        self._last_test_id = test_messages.get_last_test_id(self._read_connection)
         writer.queue_write(WriteJobKind.RECOVER, None)
 
     # --- upstreams and routes, as they are in memory
@@ -119,6 +132,9 @@ class OutboundStorage:
         self._load_upstreams()
         self._load_routes()
         self._load_queue_works()
+        for each in test_messages.list_waiting_messages(self._read_connection, self._last_test_id):
+            self._last_test_id = -each.id
+            self.listener.handle_test_message(each)
         return self._kept_tlv_tags
 
     def _load_holds(self) -> None:
@@ -293,6 +309,14 @@ class OutboundStorage:
         """Store whether an upstream is given messages."""
         self._writer.queue_write(WriteJobKind.UPSTREAM_HEALTH, (upstream_id, health))
 
+    def record_load(self, upstream_id: int, measured: UpstreamLoad) -> None:
+        """Store what an upstream does at the moment."""
+        self._writer.queue_deferred_write(WriteJobKind.UPSTREAM_LOAD, (upstream_id, measured))
+
+    def store_test_answer(self, answer: UpstreamTestAnswer) -> None:
+        """Store what came of sending a test message."""
+        self._writer.queue_write(WriteJobKind.TEST_ANSWERS, answer)
+
     def count_unroutable_submits(self, count: int) -> None:
         """Store that so many messages more were refused because no route takes them."""
         self._writer.queue_deferred_write(WriteJobKind.UNROUTABLE, count)
@@ -375,6 +399,8 @@ class OutboundStorage:
             WriteJobKind.BIND_STATES: WriteJobHandler(_write_each(binds.record_bind_states)),
             WriteJobKind.UPSTREAM_HEALTH: WriteJobHandler(_write_each(health.record_health)),
             WriteJobKind.UPSTREAM_COUNTERS: WriteJobHandler(_write_each(counters.add_to_counters)),
+            WriteJobKind.UPSTREAM_LOAD: WriteJobHandler(_write_each(load.record_load)),
+            WriteJobKind.TEST_ANSWERS: WriteJobHandler(test_messages.store_answers),
             WriteJobKind.UNROUTABLE: WriteJobHandler(
                 lambda conn, counts: counters.add_unroutable_submits(conn, sum(counts))
             ),
@@ -392,6 +418,8 @@ class OutboundStorage:
     def _recover_messages(self, conn: sqlite3.Connection, _: list[None]) -> DueMessages:
         binds.clear_bind_states(conn)
         health.clear_health(conn)
+        load.clear_loads(conn)
+        test_messages.give_up_waiting_messages(conn)
         return sending.recover_messages(conn, now_ms(), self.choose_path)
 
     def _store_messages(self, conn: sqlite3.Connection, items: _SubmitJobs) -> StoredMessages | None:

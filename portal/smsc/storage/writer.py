@@ -90,6 +90,8 @@ class WriteJobKind(IntEnum):
     OLD_PARTS = 29
     QUEUE_WORK = 30
     REFUSED_MESSAGES = 31
+    UPSTREAM_LOAD = 32
+    TEST_ANSWERS = 33
 
 
 @dataclass(slots=True, frozen=True)

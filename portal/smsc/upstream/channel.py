@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -18,10 +19,12 @@ from portal.services.messages.inbound import InboundItem
 from portal.services.messages.message_parts import TextPart
 from portal.services.messages.receipt_matching import MIN_DIGITS, UpstreamReceipt, may_be_about
 from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessage, UnsentReason
+from portal.services.messages.test_messages import ACCEPTED, REFUSED, UNANSWERED, UNSENT, UpstreamTestAnswer
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing.route_usage import RouteUse
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import FAILING, TRYING, UpstreamHealth
+from portal.services.upstreams.load import UpstreamLoad
 from portal.services.upstreams.upstreams import SIMULATOR
 from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.storage.sqlite_outbound import OutboundStorage
@@ -84,6 +87,9 @@ class UpstreamConnection(Protocol):
 
     def take_counters(self) -> Mapping[str, int]:
         """Return what was counted since the last call, by names of `counters.COUNTERS`."""
+
+    def measure(self) -> UpstreamLoad:
+        """Return what it does at the moment, but for what went wrong; called once a second."""
 
     async def close(self, seconds: float) -> None:
         """Take no more, wait for what is under way for so many seconds, and disconnect. What has no answer by then is
@@ -156,6 +162,8 @@ class UpstreamChannel:
         self._refusals: Counter[str] = Counter()
         self._delivery_refusals: Counter[str] = Counter()
         self._unmatched_count = 0
+        self._last_error: tuple[str, int | None] = ("", None)
+        self._stored_load: UpstreamLoad | None = None
 
     @property
     def name(self) -> str:
@@ -181,6 +189,7 @@ class UpstreamChannel:
         """A connection begins (seconds, on the event loop's clock): nothing is known of it."""
         old_state = self.health.state
         self.health = HealthTracker(now)
+        self._stored_load = None
         if self.health.state != old_state:
             self.record_health()
 
@@ -310,6 +319,18 @@ class UpstreamChannel:
                 self._flows[each.id] = (each.account_id, each.destination)
         connection.send_messages(sent)
 
+    def send_test_message(self, message: SubmittedMessage) -> None:
+        """Send a message of an operator's, whose id is negative: beside all others, whether it is drained or fails."""
+        connection = self.connection
+        if connection is None or self.is_simulated or not connection.is_connected or not connection.room:
+            self._store_test_answer(message.id, UNSENT)
+        else:
+            connection.send_messages([message])
+            self.update_available()
+
+    def _store_test_answer(self, message_id: int, state: str, upstream_id: str = "", status: str = "") -> None:
+        self._storage.store_test_answer(UpstreamTestAnswer(-message_id, state, upstream_id, status))
+
     def cancel_message(self, message_id: int) -> bool:
         """Send a message no more; returns whether that was still possible."""
         message = next((each for each in self._ready if each.id == message_id), None)
@@ -349,6 +370,7 @@ class UpstreamChannel:
 
     def count_refusals(self, status: str, count: int = 1) -> None:
         """Have the log tell of refusals: the first ones at once, the others together."""
+        self._note_error(status)
         if status not in self._refusals and len(self._refusals) >= _MAX_REFUSAL_KINDS:
             status = "other statuses"
         if status not in self._refusals:
@@ -383,6 +405,15 @@ class UpstreamChannel:
             self.count_refusals("too many at a time", counted["throttled"])
         if counted:
             self._storage.add_upstream_counters(self.id, counted)
+        error, error_at = self._last_error
+        load = replace(connection.measure(), last_error=error, last_error_at=error_at)
+        # What an earlier process has stored as the last error stays, until there is another one.
+        if load != (self._stored_load or UpstreamLoad()):
+            self._stored_load = load
+            self._storage.record_load(self.id, load)
+
+    def _note_error(self, error: str) -> None:
+        self._last_error = (error, now_ms())
 
     # --- what the connection tells, on the event loop; nothing here raises
 
@@ -399,6 +430,9 @@ class UpstreamChannel:
 
         `is_complete`: whether nothing more of that message is under way, or was to be sent.
         """
+        if message_id < 0:
+            self._store_test_answer(message_id, ACCEPTED, upstream_message_id)
+            return
         self.unsaved += 1
         self.health.has_answered = True
         use = self._uses.get(message_id)
@@ -414,6 +448,9 @@ class UpstreamChannel:
         self, message_id: int, status: str, ptt: int, part_statuses: Mapping[int, str] | None = None
     ) -> None:
         """It has refused a message for good; or parts of it, with this, by their numbers."""
+        if message_id < 0:
+            self._store_test_answer(message_id, REFUSED, status=status)
+            return
         self._forget(message_id)
         self.health.has_answered = True
         self.count_refusals(status)
@@ -421,6 +458,9 @@ class UpstreamChannel:
 
     def handle_held(self, message_id: int, status: str) -> None:
         """It has refused a message for the moment."""
+        if message_id < 0:
+            self._store_test_answer(message_id, REFUSED, status=status)
+            return
         flow = self._pop_flow(message_id)
         self.health.note_error(flow[1], status)
         self.count_refusals(status)
@@ -429,22 +469,29 @@ class UpstreamChannel:
 
     def handle_throttled(self, message_id: int, status: str) -> None:
         """It has refused a message as too much at a time, which the connection tries again by itself."""
-        self.health.note_error(self._flows[message_id][1], status)
+        if message_id in self._flows:
+            self.health.note_error(self._flows[message_id][1], status)
 
     def handle_interrupted(self, message_id: int) -> None:
         """A message can't be sent whole this time, and parts of it are still under way: nothing may pass it. It is told
         of again once they are not.
         """
+        if message_id < 0:
+            return
         self._put_back(message_id, self._flows[message_id], UnsentReason.INTERRUPTED)
         self._owner.put_back_followers(self)
 
     def handle_lost(self, unsure: Sequence[int], unsent: Sequence[int]) -> None:
         """These have no answer, and will have none: some may have arrived, the others certainly haven't."""
-        for each in unsure:
-            self.health.note_error(self._flows[each][1], _NO_ANSWERS)
         for message_ids, reason in ((unsure, UnsentReason.UNSURE), (unsent, UnsentReason.PUT_BACK)):
             for each in message_ids:
-                self._put_back(each, self._pop_flow(each), reason)
+                if each < 0:
+                    self._store_test_answer(each, UNANSWERED if reason is UnsentReason.UNSURE else UNSENT)
+                    continue
+                flow = self._pop_flow(each)
+                if reason is UnsentReason.UNSURE:
+                    self.health.note_error(flow[1], _NO_ANSWERS)
+                self._put_back(each, flow, reason)
         self._owner.put_back_followers(self)
         self._owner.handle_room(self)
 
@@ -492,6 +539,9 @@ class UpstreamChannel:
 
     def handle_binds(self, states: Sequence[BindState]) -> None:
         """The state of a bind has changed; these are all of them."""
+        errors = {each.error for each in states if each.error}
+        if errors and self._last_error[0] not in errors:
+            self._note_error(min(errors))
         # Of a connection that ends, nobody wants to know.
         self._storage.record_bind_states(self.id, states if self.connection else ())
 

@@ -21,9 +21,11 @@ from portal.services.messages.sending import (
     UnsentMessage,
     UnsentReason,
 )
+from portal.services.messages.test_messages import UNSENT, UpstreamTestAnswer
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing.route_table import RouteTable
 from portal.services.upstreams.claims import Claim
+from portal.services.upstreams.load import UpstreamLoad
 from portal.services.upstreams.paths import UpstreamPath
 from portal.smsc.storage.interface import (
     CancelCallback,
@@ -393,6 +395,13 @@ class Dispatcher:
         self._takers.set_default_upstream(default_id)
         self._claim_held_up()
 
+    def handle_test_message(self, message: SubmittedMessage) -> None:
+        channel = self._channels.get(message.upstream or 0)
+        if channel is not None:
+            channel.send_test_message(message)
+        else:
+            self._storage.store_test_answer(UpstreamTestAnswer(-message.id, UNSENT))
+
     def handle_routes_changed(self, routes: RouteTable, *, moves_waiting: bool) -> None:
         if self._is_closing:
             return
@@ -465,6 +474,7 @@ class Dispatcher:
         channel.save_counters(connection)
         channel.retry_receipts()
         self._storage.record_bind_states(channel.id, ())
+        self._storage.record_load(channel.id, UpstreamLoad())
         if self._is_closing:
             return
         if self._channels.get(channel.id) is channel:

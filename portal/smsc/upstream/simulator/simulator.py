@@ -29,6 +29,7 @@ from portal.core.clock import now_ms
 from portal.services.common.message_states import DELETED, DELIVERED, EXPIRED, REJECTED, UNDELIVERABLE, UNKNOWN
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.validation import SubmittedMessage
+from portal.services.upstreams.load import UpstreamLoad
 from portal.smsc.protocol.constants import format_receipt_status
 from portal.smsc.storage.interface import UpstreamConfig
 
@@ -87,6 +88,9 @@ class Simulator:
 
     def take_counters(self) -> Mapping[str, int]:
         return {}
+
+    def measure(self) -> UpstreamLoad:
+        return UpstreamLoad()
 
     def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
         # One timer for all of a batch that end alike, not one a message.

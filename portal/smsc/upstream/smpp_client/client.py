@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
 from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.load import UpstreamLoad
 from portal.smsc.protocol.constants import CommandStatus
 from portal.smsc.upstream.smpp_client.client_session import ANSWER_SECONDS, ClientSession, ClientSettings, Submit
 from portal.smsc.upstream.smpp_client.connector import BindTurns, Connector, ConnectorOwner, HostResolver
@@ -19,6 +20,8 @@ MAX_TRIES, MAX_TRIES_QUEUE_FULL = 10, 2
 # The pauses between are 1, 2, 4, 4, ... times throttle_seconds, and after ESME_RMSGQFUL 2 at first: so others to other
 # handsets are sent before it, and show whether all of the carrier is full.
 _LONGEST_DELAY_FACTOR = 4
+# So many of the last answers say how long they take, and so many of the last seconds how many parts are sent.
+_LATENCIES, _RATE_SECONDS = 1_000, 10
 # Event loops count in milliseconds.
 _MIN_TIMER_SECONDS = 0.001
 
@@ -81,6 +84,10 @@ class SmppClient(ConnectorOwner):
         self._is_closing = False
         self._settling: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self.latencies: deque[float] = deque(maxlen=_LATENCIES)
+        self._sent_parts = 0
+        # When it was measured, and how many parts had been sent by then.
+        self._measured: deque[tuple[float, int]] = deque([(self._loop.time(), 0)], maxlen=_RATE_SECONDS + 1)
 
     # --- what the dispatcher calls
 
@@ -137,6 +144,23 @@ class SmppClient(ConnectorOwner):
     def rate(self) -> float:
         """Parts a second that may be sent at this time, 0: no limit. Less than `throughput` after refusals."""
         return self._pacer.rate
+
+    def measure(self) -> UpstreamLoad:
+        """What it does at the moment; called once a second."""
+        now = self._loop.time()
+        self._measured.append((now, self._sent_parts))
+        since, parts_before = self._measured[0]
+        latencies = sorted(self.latencies)
+        percentiles = [latencies[int(len(latencies) * share)] * 1000 for share in (0.5, 0.99) if latencies]
+        rate = self._pacer.rate
+        return UpstreamLoad(
+            parts_per_second=round((self._sent_parts - parts_before) / max(now - since, 1.0), 1),
+            window_in_use=sum(len(each.in_flight) for each in self.sessions),
+            window=self._settings.window * len(self.sessions),
+            slowed_to=round(rate, 1) if rate and rate != self._settings.throughput else None,
+            latency_p50=round(percentiles[0], 1) if percentiles else None,
+            latency_p99=round(percentiles[1], 1) if percentiles else None,
+        )
 
     @property
     def room(self) -> int:
@@ -322,6 +346,7 @@ class SmppClient(ConnectorOwner):
     def _transmit(self, session: ClientSession, submit: Submit, now: float) -> None:
         self._pacer.count_sent(now, submit.parts)
         self.counters["submitted"] += 1
+        self._sent_parts += submit.parts
         if submit.tries:
             self.counters["retried"] += 1
         session.send_submit(submit, now)
