@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import socket
+import sqlite3
 import ssl
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from portal.core import tls_client
+from portal.core import i18n, tls_client
+from portal.core.crypto import Keys
+from portal.core.i18n import N_, gettext
 from portal.core.tls_client import TlsFault
-from portal.services.upstreams.settings import UpstreamSettings
+from portal.services.upstreams import bind_refusals, binds, upstreams
+from portal.services.upstreams.reasons import translate_reason
+from portal.services.upstreams.setting_labels import get_setting_label
+from portal.services.upstreams.settings import RULES, UpstreamSettings, parse_setting
 from portal.smsc.protocol.constants import CommandId, CommandStatus, format_status
 from portal.smsc.protocol.pdu import DataSm, DeliverSm, HeaderOnlyPdu, PduHeader
 from portal.smsc.upstream.smpp_client.client_session import (
@@ -30,32 +38,13 @@ from portal.smsc.upstream.smpp_client.connector import HostResolver, create_tls_
 # What the session logs is in the steps as well: a command has one line on stderr.
 logging.getLogger("portal.smsc").addHandler(logging.NullHandler())
 
-_KINDS = {"trx": "transceiver", "tx": "transmitter", "rx": "receiver"}
+_KINDS = {"trx": N_("transceiver"), "tx": N_("transmitter"), "rx": N_("receiver")}
 
-_MEANINGS: Mapping[int, str] = {
-    CommandStatus.ESME_RINVPASWD: "the password isn't the one that the carrier has: enter it anew",
-    CommandStatus.ESME_RINVSYSID: "the carrier doesn't know this system_id: compare --system-id with its letter,"
-    " capitals count",
-    CommandStatus.ESME_RINVSYSTYP: "the carrier wants another system_type: see its letter for --system-type",
-    CommandStatus.ESME_RBINDFAIL: "carriers say so for a wrong system_id or password, for an address that they don't"
-    " know, and for a second bind where one is allowed: compare with the letter, and tell the carrier this machine's"
-    " address",
-    CommandStatus.ESME_RALYBND: "the carrier allows no further bind at this time: see --binds, and try again while"
-    " the server isn't bound",
-    CommandStatus.ESME_RINVBNDSTS: "the carrier doesn't allow this kind of bind: try the other one (--bind trx, or"
-    " tx+rx)",
-    CommandStatus.ESME_RINVCMDID: "the carrier doesn't know this kind of bind: try --bind tx+rx",
-    CommandStatus.ESME_RSYSERR: "something is wrong on the carrier's side, or it has enough binds of yours: try again"
-    " later, then ask the carrier",
-    CommandStatus.ESME_RTHROTTLED: "too many attempts in too little time: try again in some minutes",
-    CommandStatus.ESME_RBINDTHROTTLED: "too many attempts in too little time: try again in some minutes",
-}
 # What to call for some of them, with the upstream's name.
 _COMMANDS: Mapping[int, str] = {
     CommandStatus.ESME_RINVPASWD: "upstream change {} --password-stdin",
     CommandStatus.ESME_RALYBND: "upstream disable {}",
 }
-_UNKNOWN_MEANING = "ask the carrier what it means by that"
 
 # What carriers answer that allow as many binds as the server holds. They check system_id and password first, or say
 # RINVPASWD and RINVSYSID of these; and the server is bound with the same ones.
@@ -66,22 +55,33 @@ _NO_FURTHER_BIND = (
     CommandStatus.ESME_RBINDTHROTTLED,
 )
 
+# Names of settings stand in these as whoever reads them knows them.
 _TLS_REMEDIES: Mapping[TlsFault, str] = {
-    TlsFault.EXPIRED: "the carrier has to renew it (is this machine's clock right?)",
-    TlsFault.NOT_YET_VALID: "is this machine's clock right?",
-    TlsFault.OTHER_NAME: "give the name that the carrier's letter has for it (--tls-server-name), and find out who"
-    " answers here where it has none",
-    TlsFault.UNKNOWN_AUTHORITY: "give the carrier's own authority (--tls-ca-file)",
-    TlsFault.UNTRUSTED: "ask the carrier about its certificate",
-    TlsFault.CERTIFICATE_DEMANDED: "give the one that the carrier has signed for you (--tls-certificate, --tls-key)",
-    TlsFault.CERTIFICATE_REFUSED: "compare --tls-certificate with what the carrier has signed for you: whether it has"
-    " expired, and whether the file has the whole chain",
-    TlsFault.CERTIFICATE_MAYBE_DEMANDED: "see the carrier's letter for a client certificate (--tls-certificate), and"
-    " for the versions and ciphers that it allows",
-    TlsFault.HANDSHAKE_REFUSED: "see the carrier's letter for the versions and ciphers that it allows",
-    TlsFault.OTHER_VERSION: "see --tls-minimum; a carrier with nothing newer than TLS 1.1 can't be reached by TLS",
-    TlsFault.NO_TLS: "try --no-tls, or the carrier's other port",
-    TlsFault.OTHER: "ask the carrier what its server expects, and whether it knows this machine's address",
+    TlsFault.EXPIRED: N_("The carrier has to renew it (is this machine's clock right?)"),
+    TlsFault.NOT_YET_VALID: N_("Is this machine's clock right?"),
+    TlsFault.OTHER_NAME: N_(
+        "Give the name that the carrier's letter has for it (%(tls_server_name)s), and find out who answers here where"
+        " it has none"
+    ),
+    TlsFault.UNKNOWN_AUTHORITY: N_("Give the carrier's own authority (%(tls_ca_file)s)"),
+    TlsFault.UNTRUSTED: N_("Ask the carrier about its certificate"),
+    TlsFault.CERTIFICATE_DEMANDED: N_(
+        "Give the one that the carrier has signed for you (%(tls_certificate)s, %(tls_key)s)"
+    ),
+    TlsFault.CERTIFICATE_REFUSED: N_(
+        "Compare %(tls_certificate)s with what the carrier has signed for you: whether it has expired, and whether the"
+        " file has the whole chain"
+    ),
+    TlsFault.CERTIFICATE_MAYBE_DEMANDED: N_(
+        "See the carrier's letter for a client certificate (%(tls_certificate)s), and for the versions and ciphers that"
+        " it allows"
+    ),
+    TlsFault.HANDSHAKE_REFUSED: N_("See the carrier's letter for the versions and ciphers that it allows"),
+    TlsFault.OTHER_VERSION: N_(
+        "See %(tls_minimum)s; a carrier with nothing newer than TLS 1.1 can't be reached by TLS"
+    ),
+    TlsFault.NO_TLS: N_("Try %(no_tls)s, or the carrier's other port"),
+    TlsFault.OTHER: N_("Ask the carrier what its server expects, and whether it knows this machine's address"),
 }
 
 
@@ -97,6 +97,50 @@ class ConnectionStep:
     status: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """How a test names what its reader has to do.
+
+    `format_command` gives a command as it has to be typed, None: its reader has a page. `name_setting` gives the name
+    of a setting as the reader knows it, and `no_tls` that of TLS switched off.
+    """
+
+    format_command: Callable[[str], str] | None = str
+    name_setting: Callable[[str], str] = str
+    no_tls: str = "--no-tls"
+
+
+def name_option(setting: str) -> str:
+    """A setting as the option of a command."""
+    return f"--{setting.replace('_', '-')}"
+
+
+SHELL_WORDING = Wording(name_setting=name_option)
+
+
+_PAGE_WORDING = Wording(None, lambda setting: f"“{get_setting_label(setting)}”")
+
+
+def probe(conn: sqlite3.Connection, keys: Keys) -> None:
+    """Test what stdin has as a JSON object, for a page: `language`; `name`; `settings`, as `parse_setting` reads them;
+    `password`; and `upstream`, the id of one that is there, whose password counts where none is given, and whose binds
+    that the server holds may be all that the carrier allows. Writes each step as a JSON object on a line of its own.
+    """
+    asked = json.load(sys.stdin)
+    i18n.use_language(asked["language"])
+    settings = UpstreamSettings(**{name: parse_setting(name, value) for name, value in asked["settings"].items()})  # type: ignore[arg-type]
+    upstream = upstreams.get_upstream_by_id(conn, asked["upstream"]) if asked["upstream"] else None
+    password = asked["password"] or (upstream and upstreams.get_upstream_password(conn, keys, upstream)) or ""
+    is_stored = upstream is not None and upstream.settings == settings and not asked["password"]
+
+    def write(step: ConnectionStep) -> None:
+        if is_stored and binds.get_upstream_state(conn, asked["upstream"]).state == binds.BOUND:
+            step = excuse_refused_bind(step)
+        print(json.dumps(asdict(step)), flush=True)
+
+    run_connection_test(asked["name"], settings, password, replace(_PAGE_WORDING, no_tls=gettext("without TLS")), write)
+
+
 class _StepFailed(Exception):
     def __init__(self, step: str, detail: str, status: int = 0) -> None:
         super().__init__(detail)
@@ -104,8 +148,58 @@ class _StepFailed(Exception):
         self.status = status
 
 
+class _HostTest:
+    """The test of one host.
+
+    Args:
+        number: of the host, from 0.
+        tell: is told each step.
+    """
+
+    def __init__(
+        self, settings: ClientSettings, number: int, wording: Wording, tell: Callable[[ConnectionStep], None]
+    ) -> None:
+        self.settings = settings
+        self._host = f"{settings.host}:{settings.port}"
+        self._wording = wording
+        self._tell = tell
+        self._names = {name: wording.name_setting(name) for name in RULES} | {"no_tls": wording.no_tls}
+        if number:
+            self._names |= {name: self._names[f"second_{name}"] for name in ("host", "port")}
+
+    def say(self, sentence: str, **params: object) -> str:
+        """A sentence in the reader's language, with the names of settings and other parameters."""
+        return gettext(sentence, **self._names | params)
+
+    def fail(self, step: str, sentence: str, **params: object) -> _StepFailed:
+        return _StepFailed(step, self.say(sentence, **params))
+
+    def fail_by_refusal(self, kind: str, status: int) -> _StepFailed:
+        detail = self.say(
+            N_("the carrier refuses the %(kind)s with %(status)s: %(meaning)s"),
+            kind=kind,
+            status=format_status(status),
+            meaning=bind_refusals.explain_bind_refusal(status, self._wording.name_setting),
+        )
+        return _StepFailed("bind", detail, status)
+
+    def report(self, step: str, detail: str) -> None:
+        self._tell(ConnectionStep(self._host, step, True, detail))
+
+    def report_failure(self, failure: _StepFailed) -> None:
+        detail = str(failure)
+        command, format_command = _COMMANDS.get(failure.status), self._wording.format_command
+        if command and format_command is not None:
+            detail += f" ({format_command(command.format(self.settings.name))})"
+        self._tell(ConnectionStep(self._host, failure.step, False, detail, failure.status))
+
+
 def run_connection_test(
-    name: str, settings: UpstreamSettings, password: str, format_command: Callable[[str], str] = str
+    name: str,
+    settings: UpstreamSettings,
+    password: str,
+    wording: Wording = SHELL_WORDING,
+    tell: Callable[[ConnectionStep], None] = lambda step: None,
 ) -> list[ConnectionStep]:
     """Bind with an upstream's settings, and unbind: at its host, and then at its second one, where it has any. The
     first step that fails is the last one of its host.
@@ -114,90 +208,83 @@ def run_connection_test(
 
     Args:
         name: the upstream's, for the log and for commands that are told.
-        format_command: gives such a command as it has to be typed.
+        tell: is told each step as soon as it is over.
     """
     client_settings = ClientSettings(**asdict(settings), name=name, password=password)
-    return [
-        step
-        for number, (host, port) in enumerate(client_settings.hosts)
-        for step in asyncio.run(_test_host(replace(client_settings, host=host, port=port), number, format_command))
-    ]
-
-
-def excuse_refused_binds(steps: Sequence[ConnectionStep]) -> list[ConnectionStep]:
-    """Return the steps of a test beside which the server has held all binds that the upstream should have. That the
-    carrier allows no further one is as it should be then, and the end of the test.
-    """
-    return [
-        replace(
-            each,
-            ok=True,
-            detail=f"the carrier allows no further bind ({format_status(each.status)}) while the server holds its own,"
-            " with the same settings: as it should be",
-        )
-        if each.status in _NO_FURTHER_BIND
-        else each
-        for each in steps
-    ]
-
-
-async def _test_host(
-    settings: ClientSettings, number: int, format_command: Callable[[str], str]
-) -> list[ConnectionStep]:
-    """Args: `number`: of the host, from 0."""
     steps: list[ConnectionStep] = []
-    host = f"{settings.host}:{settings.port}"
 
-    def report(step: str, detail: str) -> None:
-        steps.append(ConnectionStep(host, step, True, detail))
+    def note(step: ConnectionStep) -> None:
+        steps.append(step)
+        tell(step)
 
-    try:
-        addresses = await _resolve(settings, report)
-        for kind in settings.bind.split("+"):
-            await _test_bind(kind, settings, addresses, report)
-    except _StepFailed as failure:
-        detail = str(failure)
-        if number:
-            detail = detail.replace("--host", "--second-host").replace("--port", "--second-port")
-        if command := _COMMANDS.get(failure.status):
-            detail += f" ({format_command(command.format(settings.name))})"
-        steps.append(ConnectionStep(host, failure.step, False, detail, failure.status))
+    for number, (host, port) in enumerate(client_settings.hosts):
+        asyncio.run(_test_host(_HostTest(replace(client_settings, host=host, port=port), number, wording, note)))
     return steps
 
 
-_Report = Callable[[str, str], None]
+def excuse_refused_bind(step: ConnectionStep) -> ConnectionStep:
+    """Return the step of a test beside which the server has held all binds that the upstream should have. That the
+    carrier allows no further one is as it should be then, and the end of the test.
+    """
+    if step.status not in _NO_FURTHER_BIND:
+        return step
+    detail = gettext(
+        "the carrier allows no further bind (%(status)s) while the server holds its own, with the same settings: as it"
+        " should be",
+        status=format_status(step.status),
+    )
+    return replace(step, ok=True, detail=detail)
 
 
-async def _resolve(settings: ClientSettings, report: _Report) -> Sequence[str]:
-    resolver = HostResolver()
+async def _test_host(test: _HostTest) -> None:
+    try:
+        addresses = await _resolve(test)
+        for kind in test.settings.bind.split("+"):
+            await _test_bind(test, kind, addresses)
+    except _StepFailed as failure:
+        test.report_failure(failure)
+
+
+async def _resolve(test: _HostTest) -> Sequence[str]:
+    settings, resolver = test.settings, HostResolver()
     try:
         async with asyncio.timeout(settings.connect_seconds):
             addresses = await resolver.resolve(settings.host)
     except TimeoutError:
-        raise _StepFailed(
-            "resolve", f"no answer about {settings.host} in {settings.connect_seconds:g} s: look at this machine's DNS"
+        raise test.fail(
+            "resolve",
+            N_("no answer about %(name)s in %(seconds)s s: look at this machine's DNS"),
+            name=settings.host,
+            seconds=f"{settings.connect_seconds:g}",
         ) from None
     except (OSError, UnicodeError) as error:
-        detail = f"there is no address of {settings.host}: {_describe(error)}. Compare --host with the carrier's letter"
-        raise _StepFailed("resolve", detail) from None
+        raise test.fail(
+            "resolve",
+            N_("there is no address of %(name)s: %(reason)s. Compare %(host)s with the carrier's letter"),
+            name=settings.host,
+            reason=_describe(error),
+        ) from None
     if addresses != [settings.host]:
-        report("resolve", f"{settings.host} is {', '.join(addresses)}")
+        test.report(
+            "resolve", test.say(N_("%(name)s is %(addresses)s"), name=settings.host, addresses=", ".join(addresses))
+        )
     return addresses
 
 
-async def _test_bind(kind: str, settings: ClientSettings, addresses: Sequence[str], report: _Report) -> None:
+async def _test_bind(test: _HostTest, kind: str, addresses: Sequence[str]) -> None:
+    settings = test.settings
     try:
         bind_octets = encode_bind(settings, kind)
     except ValueError as error:
         raise _StepFailed("bind", str(error)) from None
-    opened = await _connect(settings, addresses, report)
+    opened = await _connect(test, addresses)
     session = _TestSession(kind, bind_octets, settings)
     try:
         started_at = time.monotonic()
-        await _begin_session(session, opened, settings)
+        await _begin_session(test, session, opened)
         opened_in = _format_ms(started_at)
-        await _wait_for_bind(session, settings, opened_in, report)
-        await _ask_whether_alive(session, settings, report)
+        await _wait_for_bind(test, session, opened_in)
+        await _ask_whether_alive(test, session)
         session.unbind("the test is over")
         await session.ended
     except BaseException:
@@ -205,20 +292,25 @@ async def _test_bind(kind: str, settings: ClientSettings, addresses: Sequence[st
         raise
     finally:
         opened.close()
-    detail = "done" if session.is_unbound else "the carrier hasn't answered it; the connection was closed"
+    detail = (
+        test.say(N_("done"))
+        if session.is_unbound
+        else test.say(N_("the carrier hasn't answered it; the connection was closed"))
+    )
     if session.refused_count:
-        detail += (
-            f". What it has sent meanwhile ({session.refused_count}) was answered with ESME_RX_T_APPN, to be sent again"
+        detail += ". " + test.say(
+            N_("What it has sent meanwhile (%(count)s) was answered with ESME_RX_T_APPN, to be sent again"),
+            count=session.refused_count,
         )
-    report("unbind", detail)
+    test.report("unbind", detail)
 
 
-async def _connect(settings: ClientSettings, addresses: Sequence[str], report: _Report) -> socket.socket:
+async def _connect(test: _HostTest, addresses: Sequence[str]) -> socket.socket:
     """Open a TCP connection to the first of the addresses that takes one."""
-    loop = asyncio.get_running_loop()
+    loop, settings = asyncio.get_running_loop(), test.settings
     failures = []
     for address in addresses:
-        target = f"{address} port {settings.port}"
+        target = test.say(N_("%(address)s port %(number)s"), address=address, number=settings.port)
         started_at = time.monotonic()
         opened: socket.socket | None = None
         try:
@@ -228,102 +320,133 @@ async def _connect(settings: ClientSettings, addresses: Sequence[str], report: _
             async with asyncio.timeout(settings.connect_seconds):
                 await loop.sock_connect(opened, (address, settings.port))
         except TimeoutError:
-            failures.append(
-                f"no answer of {target} in {settings.connect_seconds:g} s: a firewall is between, or the carrier lets"
-                " only addresses connect that it knows (tell it this machine's)"
+            sentence = N_(
+                "no answer of %(target)s in %(seconds)s s: a firewall is between, or the carrier lets only addresses"
+                " connect that it knows (tell it this machine's)"
             )
+            failures.append(test.say(sentence, target=target, seconds=f"{settings.connect_seconds:g}"))
         except ConnectionRefusedError:
-            failures.append(
-                f"{target} refuses the connection: compare --port with the carrier's letter, and whether that port is"
-                " with TLS"
+            sentence = N_(
+                "%(target)s refuses the connection: compare %(port)s with the carrier's letter, and whether that port"
+                " is with TLS"
             )
+            failures.append(test.say(sentence, target=target))
         except OSError as error:
-            failures.append(f"no connection to {target}: {_describe(error)}. Is there a way from this machine to it?")
+            sentence = N_("no connection to %(target)s: %(reason)s. Is there a way from this machine to it?")
+            failures.append(test.say(sentence, target=target, reason=_describe(error)))
         else:
-            report("connect", f"{target} answers in {_format_ms(started_at)}")
+            test.report(
+                "connect", test.say(N_("%(target)s answers in %(time)s"), target=target, time=_format_ms(started_at))
+            )
             return opened
         if opened:
             opened.close()
     raise _StepFailed("connect", "; ".join(failures))
 
 
-async def _begin_session(session: _TestSession, opened: socket.socket, settings: ClientSettings) -> None:
+async def _begin_session(test: _HostTest, session: _TestSession, opened: socket.socket) -> None:
     """Let the session have the connection, with TLS where that is set: it sends its bind at once."""
-    loop = asyncio.get_running_loop()
+    loop, settings = asyncio.get_running_loop(), test.settings
     if not settings.tls:
         await loop.create_connection(lambda: session, sock=opened)
         return
     try:
         tls_context = await asyncio.to_thread(create_tls_context, settings)
     except (OSError, ValueError) as error:
-        raise _StepFailed("tls", f"{error}. See --tls-ca-file, --tls-certificate and --tls-key") from None
+        raise test.fail(
+            "tls", N_("%(reason)s. See %(tls_ca_file)s, %(tls_certificate)s and %(tls_key)s"), reason=error
+        ) from None
     server_name = settings.tls_server_name or settings.host
     try:
         async with asyncio.timeout(settings.connect_seconds):
             await loop.create_connection(lambda: session, sock=opened, ssl=tls_context, server_hostname=server_name)
     except ssl.SSLError as error:
-        raise _build_tls_failure(error, settings) from None
+        raise _build_tls_failure(test, error) from None
     except (TimeoutError, OSError) as error:
-        is_silent = isinstance(error, TimeoutError) and not error.errno
-        why = f"no answer in {settings.connect_seconds:g} s" if is_silent else describe_error(error, settings)
-        detail = (
-            f"{settings.host} port {settings.port} doesn't speak TLS: {why}. Try --no-tls, or the carrier's other port"
-        )
-        raise _StepFailed("tls", detail) from None
+        if isinstance(error, TimeoutError) and not error.errno:
+            why = test.say(N_("no answer in %(seconds)s s"), seconds=f"{settings.connect_seconds:g}")
+        else:
+            why = translate_reason(describe_error(error, settings))
+        raise test.fail(
+            "tls",
+            N_("%(name)s port %(number)s doesn't speak TLS: %(why)s. Try %(no_tls)s, or the carrier's other port"),
+            name=settings.host,
+            number=settings.port,
+            why=why,
+        ) from None
 
 
-def _build_tls_failure(error: ssl.SSLError, settings: ClientSettings) -> _StepFailed:
+def _build_tls_failure(test: _HostTest, error: ssl.SSLError) -> _StepFailed:
+    settings = test.settings
     shows_certificate = bool(settings.tls_certificate)
     fault = tls_client.classify_failure(error, shows_certificate=shows_certificate)
-    why = tls_client.describe_failure(error, shows_certificate=shows_certificate)
-    remedy = _TLS_REMEDIES[fault]
-    return _StepFailed("tls", f"{settings.host} port {settings.port}: {why}. {remedy[0].upper()}{remedy[1:]}")
+    why = translate_reason(tls_client.describe_failure(error, shows_certificate=shows_certificate))
+    return test.fail(
+        "tls",
+        N_("%(name)s port %(number)s: %(why)s. %(remedy)s"),
+        name=settings.host,
+        number=settings.port,
+        why=why,
+        remedy=test.say(_TLS_REMEDIES[fault]),
+    )
 
 
-async def _wait_for_bind(session: _TestSession, settings: ClientSettings, opened_in: str, report: _Report) -> None:
-    started_at = time.monotonic()
+async def _wait_for_bind(test: _HostTest, session: _TestSession, opened_in: str) -> None:
+    settings, started_at = test.settings, time.monotonic()
     # The session ends where the answer doesn't come in time.
     await asyncio.wait((session.bound, session.ended), return_when=asyncio.FIRST_COMPLETED)
-    kind = _KINDS[session.kind]
+    kind = gettext(_KINDS[session.kind])
     if settings.tls:
         # With TLS 1.3 what the carrier says of the client's certificate comes in place of the answer to the bind.
         if isinstance(session.lost_by, ssl.SSLError):
-            raise _build_tls_failure(session.lost_by, settings)
-        report("tls", _describe_tls(session.tls, opened_in, settings))
+            raise _build_tls_failure(test, session.lost_by)
+        test.report("tls", _describe_tls(test, session.tls, opened_in))
     if session.bind_status:
-        meaning = _MEANINGS.get(session.bind_status, _UNKNOWN_MEANING)
-        detail = f"the carrier refuses the {kind} with {format_status(session.bind_status)}: {meaning}"
-        raise _StepFailed("bind", detail, session.bind_status)
+        raise test.fail_by_refusal(kind, session.bind_status)
     if not session.bound.done():
-        hint = (
-            "Carriers do so with addresses that they don't know: tell it this machine's; and without the client"
-            " certificate that they want (--tls-certificate)"
+        hint = test.say(
+            N_(
+                "Carriers do so with addresses that they don't know: tell it this machine's; and without the client"
+                " certificate that they want (%(tls_certificate)s)"
+            )
             if settings.tls
-            else "Is the port with TLS (--tls)? Carriers do so with addresses that they don't know, too"
+            else N_("Is the port with TLS (%(tls)s)? Carriers do so with addresses that they don't know, too")
         )
         if session.end_reason.endswith(BIND_UNANSWERED):
-            raise _StepFailed("bind", f"no answer to the bind ({kind}) in {settings.bind_seconds:g} s. {hint}")
-        raise _StepFailed("bind", f"{session.end_reason} instead of answering the bind ({kind}). {hint}")
-    report("bind", f"{kind}, as {settings.system_id}, in {_format_ms(started_at)}")
+            sentence = N_("no answer to the bind (%(kind)s) in %(seconds)s s. %(hint)s")
+            raise test.fail("bind", sentence, kind=kind, seconds=f"{settings.bind_seconds:g}", hint=hint)
+        why = translate_reason(session.end_reason)
+        raise test.fail(
+            "bind", N_("%(why)s instead of answering the bind (%(kind)s). %(hint)s"), why=why, kind=kind, hint=hint
+        )
+    sentence = N_("%(kind)s, as %(login)s, in %(time)s")
+    test.report("bind", test.say(sentence, kind=kind, login=settings.system_id, time=_format_ms(started_at)))
 
 
-def _describe_tls(version: str, opened_in: str, settings: ClientSettings) -> str:
-    server_name = settings.tls_server_name or settings.host
-    trust = f"its certificate is {server_name}'s" if settings.tls_verify else "its certificate wasn't looked at"
-    shown = f"; ours is in {settings.tls_certificate}" if settings.tls_certificate else ""
-    return f"{version} in {opened_in}, {trust}{shown}"
+def _describe_tls(test: _HostTest, version: str, opened_in: str) -> str:
+    settings = test.settings
+    trust = (
+        test.say(N_("its certificate is %(name)s's"), name=settings.tls_server_name or settings.host)
+        if settings.tls_verify
+        else test.say(N_("its certificate wasn't looked at"))
+    )
+    described = test.say(N_("%(version)s in %(time)s, %(trust)s"), version=version, time=opened_in, trust=trust)
+    if settings.tls_certificate:
+        described += "; " + test.say(N_("ours is in %(file)s"), file=settings.tls_certificate)
+    return described
 
 
-async def _ask_whether_alive(session: _TestSession, settings: ClientSettings, report: _Report) -> None:
-    started_at = time.monotonic()
+async def _ask_whether_alive(test: _HostTest, session: _TestSession) -> None:
+    settings, started_at = test.settings, time.monotonic()
     session.send_enquire_link()
     answers = (session.is_alive, session.ended)
     await asyncio.wait(answers, timeout=settings.bind_seconds, return_when=asyncio.FIRST_COMPLETED)
     if not session.is_alive.done():
-        why = session.end_reason or f"no answer in {settings.bind_seconds:g} s"
-        detail = f"{why}, just after the bind. Does the carrier allow one bind more than the server has?"
-        raise _StepFailed("enquire_link", detail)
-    report("enquire_link", f"answered in {_format_ms(started_at)}")
+        silent = test.say(N_("no answer in %(seconds)s s"), seconds=f"{settings.bind_seconds:g}")
+        why = translate_reason(session.end_reason) if session.end_reason else silent
+        sentence = N_("%(why)s, just after the bind. Does the carrier allow one bind more than the server has?")
+        raise test.fail("enquire_link", sentence, why=why)
+    test.report("enquire_link", test.say(N_("answered in %(time)s"), time=_format_ms(started_at)))
 
 
 class _TestSession(ClientSession, SessionOwner):

@@ -23,6 +23,7 @@ from portal.cli.shell import (
     read_password,
     wrong_usage,
 )
+from portal.cli.upstream_figures import UpstreamFigures, list_figures
 from portal.services.accounts import session_records
 from portal.services.common.audit import SHELL, Actor
 from portal.services.upstreams import binds, counters, message_ids, queue, unclaimed, upstreams
@@ -124,7 +125,7 @@ def _build_option(name: str) -> click.Option:
     help="A carrier's SMSC, or a simulator that makes outcomes up (default smpp).",
 )
 def _create_upstream(
-    context: CommandContext, name: str, *, kind: str, password_stdin: bool, settings: dict[str, object]
+    context: CommandContext, name: str, *, kind: str, password_stdin: bool, settings: dict[str, Any]
 ) -> CommandOutput:
     """Add one, which connects at once. The first one becomes the default."""
     if kind == upstreams.SMPP and not password_stdin:
@@ -148,7 +149,7 @@ def _change_upstream(
     *,
     new_name: str | None,
     password_stdin: bool,
-    settings: dict[str, object],
+    settings: dict[str, Any],
 ) -> CommandOutput:
     """Change one; it connects anew where that is needed. What isn't given stays as it is."""
     password = read_password() if password_stdin else None
@@ -172,9 +173,9 @@ def _warn_of_open_key(settings: UpstreamSettings) -> str:
 @upstream_group.command("list", example="upstream list --json")
 def _list_upstreams(context: CommandContext) -> CommandOutput:
     """List all, with what they are doing."""
-    queued = upstreams.count_waiting_messages(context.conn)
     states = binds.list_upstream_states(context.conn)
-    rows = [_state_to_dict(each, queued.get(each.upstream.id, 0)) for each in states]
+    figures = list_figures(context.conn, [each.upstream.id for each in states])
+    rows = [_state_to_dict(each, figures[each.upstream.id]) for each in states]
     if not rows:
         where = "wait" if upstreams.has_ever_had_upstream(context.conn) else "go to the built-in simulator"
         return CommandOutput(rows, f"There is no upstream: messages {where}.")
@@ -184,7 +185,7 @@ def _list_upstreams(context: CommandContext) -> CommandOutput:
             each.upstream.kind,
             _format_state(each),
             f"{sum(bind.state == binds.BOUND for bind in each.binds)}/{len(each.binds)}" if each.binds else "",
-            queued.get(each.upstream.id, 0),
+            figures[each.upstream.id].queued,
             "default" if each.upstream.is_default else "",
         )
         for each in states
@@ -220,12 +221,12 @@ def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput
     from portal.cli import connection_test
 
     password = upstreams.get_upstream_password(context.conn, context.keys, upstream)
-    format_command = context.config.format_command
-    steps = connection_test.run_connection_test(upstream.name, upstream.settings, password, format_command)
+    wording = replace(connection_test.SHELL_WORDING, format_command=context.config.format_command)
+    steps = connection_test.run_connection_test(upstream.name, upstream.settings, password, wording)
     # Afterwards: by then the server has taken over what was changed a moment ago.
     state = binds.get_upstream_state(context.conn, upstream.id)
     if state.state == binds.BOUND:
-        steps = connection_test.excuse_refused_binds(steps)
+        steps = [*map(connection_test.excuse_refused_bind, steps)]
     failed = [each for each in steps if not each.ok]
     value = {
         "name": upstream.name,
@@ -248,6 +249,15 @@ def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput
     if bound_count := sum(each.state == binds.BOUND for each in state.binds):
         problem += f" (the server has {bound_count} of its binds bound: the carrier may allow no more)"
     return CommandOutput(value, text, problem, status=1)
+
+
+@upstream_group.command("probe", hidden=True, example="upstream probe")
+def _probe_connection(context: CommandContext) -> CommandOutput:
+    """For the page, which has no event loop: test the settings that stdin has, see connection_test.probe."""
+    from portal.cli import connection_test
+
+    connection_test.probe(context.conn, context.keys)
+    return CommandOutput(None, "")
 
 
 def _format_steps(host: str, steps: "Sequence[ConnectionStep]") -> str:
@@ -343,16 +353,17 @@ _add_kept_command(
 )
 
 
-def _state_to_dict(state: UpstreamState, queued: int) -> dict[str, object]:
+def _state_to_dict(state: UpstreamState, figures: UpstreamFigures) -> dict[str, object]:
     return {
         "name": state.upstream.name,
         "enabled": state.upstream.enabled,
         "state": state.state,
-        "queued": queued,
+        "queued": figures.queued,
         "kind": state.upstream.kind,
         "default": state.upstream.is_default,
         "binds": [fields_to_dict(each, "kind", "state") for each in state.binds],
         "health": state.health.state,
+        **figures.to_dict(),
     }
 
 
@@ -410,7 +421,7 @@ def _format_changed_settings(settings: UpstreamSettings, before: Upstream | None
 
 def _describe_state(context: CommandContext, state: UpstreamState) -> CommandOutput:
     upstream = state.upstream
-    queued = upstreams.count_waiting_messages(context.conn).get(upstream.id, 0)
+    figures = list_figures(context.conn, [upstream.id])[upstream.id]
     counted = counters.get_counters(context.conn, upstream.id)
     names = RULES if upstream.kind == upstreams.SMPP else SIMULATOR_SETTINGS
     formatted = {name: text for name, text in format_settings(upstream.settings).items() if name in names}
@@ -418,7 +429,7 @@ def _describe_state(context: CommandContext, state: UpstreamState) -> CommandOut
     waiting = _list_waiting_by_path(context, upstream)
     learned_ids = message_ids.load_id_forms(context.conn, [upstream.id])[upstream.id].learned
     value = {
-        **_state_to_dict(state, queued),
+        **_state_to_dict(state, figures),
         "under_way": under_way,
         "draining": upstream.draining,
         "waiting": [{"upstreams": names, "queued": count} for names, count in waiting],
@@ -435,10 +446,11 @@ def _describe_state(context: CommandContext, state: UpstreamState) -> CommandOut
         "state": _format_state_at_length(context, state),
         "health": _format_health(state.health),
         "default": "yes" if upstream.is_default else "no",
-        "queued": queued,
+        "queued": figures.queued,
         # Where others could take it, too.
         **{f"queued for {', '.join(names)}": count for names, count in waiting if len(names) > 1},
         "under way": under_way,
+        **figures.to_rows(),
         **({"ids in receipts": f"{learned_ids}, as was learned"} if learned_ids else {}),
         **{f"bind {each.number}": _format_bind(each) for each in state.binds},
     }

@@ -405,7 +405,7 @@ def test_a_connection_that_is_closed_in_the_middle_of_the_handshake(add, failed)
         add(carrier.port, "--tls")
         step, detail, _ = failed()
     assert step == "tls"
-    assert "doesn't speak TLS: the carrier has closed the connection." in detail
+    assert "doesn't speak TLS: it has closed the connection." in detail
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from tests.support import ROOT
 
 _COMMANDS = (Path(__file__).parent / "commands.txt").read_text().splitlines()
 _VALUES = (Path(__file__).parent / "command_values.txt").read_text().splitlines()
-# They run until they are stopped; what `demo --code` prints, tests/test_demo.py has.
-_WITHOUT_VALUE = {"serve", "web", "smsc", "demo"}
+# They run until they are stopped, or are the pages'; what `demo --code` prints, tests/test_demo.py has.
+_WITHOUT_VALUE = {"serve", "web", "smsc", "demo", "upstream probe"}
 # Each takes a tenth of a second or so.
 _SLOW_TO_IMPORT = {"asyncio", "flask", "phonenumbers", "portal.smsc", "portal.web", "sqlite_utils"}
 

@@ -8,7 +8,7 @@ from portal.core.db import write_transaction
 from portal.services.accounts import session_records
 from portal.services.messages import message_parts
 from portal.services.messages.message_parts import AcceptedMessage, TextPart
-from portal.services.upstreams import binds, counters, health, message_ids, unclaimed, upstreams
+from portal.services.upstreams import binds, counters, health, message_ids, unclaimed, upstreams, waiting
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import UpstreamHealth
 from portal.services.upstreams.message_ids import LEARNED_AFTER, IdForms
@@ -27,7 +27,9 @@ def test_host_system_id_and_password_are_enough(ok, conn, keys):
     assert (added["settings"]["host"], added["settings"]["port"]) == ("smpp.carrier.example", 2775)
     assert added["settings"].keys() == RULES.keys()
     assert upstreams.get_upstream_password(conn, keys, upstreams.get_upstream(conn, "carrier")) == "secret"
-    assert ok("upstream", "list") == [
+    (listed,) = ok("upstream", "list")
+    assert (listed["parts_per_second"], listed["oldest_queued"], listed["delivered_7_days"]) == (0, None, None)
+    assert [{name: listed[name] for name in [*listed][:8]}] == [
         {
             "name": "carrier",
             "enabled": True,
@@ -206,6 +208,7 @@ def test_disabled_enabled_drained_made_the_default_and_removed(ok, refused, run_
 def test_one_that_messages_wait_for_is_not_removed(ok, refused, monkeypatch):
     ok(*ADD, stdin="x")
     monkeypatch.setattr(upstreams, "count_waiting_messages", lambda *_: {1: 3})
+    monkeypatch.setattr(waiting, "list_waiting", lambda _conn: {1: waiting.WaitingMessages(3, None)})
     assert ok("upstream", "list")[0]["queued"] == 3
     assert "under way to it: 3." in refused("upstream", "remove", "carrier")
 

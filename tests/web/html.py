@@ -87,3 +87,23 @@ def _find_dangling_ids(element: Element, ids: set[str]) -> list[str]:
         for each in names
         if each not in ids
     ]
+
+
+def read_form_fields(text: str, form_id: str) -> dict[str, str]:
+    """What a browser would send of a page's form: its fields with their values, without boxes that aren't ticked."""
+    document = html5lib.parse(text, treebuilder="etree", namespaceHTMLElements=False)
+    form = next(each for each in document.iter("form") if each.get("id") == form_id)
+    fields: dict[str, str] = {}
+    for each in form.iter():
+        name = each.get("name")
+        if name is None or each.tag not in ("input", "select", "textarea"):
+            continue
+        if each.tag == "select":
+            options = list(each.iter("option"))
+            chosen = next((option for option in options if "selected" in option.attrib), options[0])
+            fields[name] = chosen.get("value", "")
+        elif each.tag == "textarea":
+            fields[name] = each.text or ""
+        elif each.get("type") != "checkbox" or "checked" in each.attrib:
+            fields[name] = each.get("value", "y" if each.get("type") == "checkbox" else "")
+    return fields

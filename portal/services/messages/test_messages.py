@@ -136,6 +136,14 @@ def get_test_message(conn: sqlite3.Connection, message_id: int) -> UpstreamTestM
     return UpstreamTestMessage(*require_found(row, NoSuchTestMessage()))
 
 
+def list_test_messages(conn: sqlite3.Connection, upstream_id: int, limit: int) -> list[UpstreamTestMessage]:
+    """The last ones through an upstream, the newest first."""
+    rows = conn.execute(
+        f"SELECT {_COLUMNS} FROM test_messages WHERE upstream = ? ORDER BY id DESC LIMIT ?", (upstream_id, limit)
+    )
+    return [UpstreamTestMessage(*row) for row in rows]
+
+
 # --- asked by the SMPP server
 
 

@@ -164,64 +164,70 @@ class UpstreamSettings:
 
     # --- connection
 
-    host: str = _host("name or IP address of the carrier's SMSC")
-    port: int = _number(2775, 1, 65_535, "port of the SMSC", metavar="P")
-    second_host: str = _host("another host of the same SMSC, for when the first can't be reached")
+    host: str = _host(N_("name or IP address of the carrier's SMSC"))
+    port: int = _number(2775, 1, 65_535, N_("port of the SMSC"), metavar="P")
+    second_host: str = _host(N_("another host of the same SMSC, for when the first can't be reached"))
     second_port: int | None = _number(
-        None, 1, 65_535, "port of the second host; same: the first one's", words={"same": None}
+        None, 1, 65_535, N_("port of the second host; same: the first one's"), words={"same": None}
     )
-    tls: bool = _flag(False, "connect by TLS")
-    tls_verify: bool = _flag(True, "refuse a certificate that isn't the host's")
-    tls_ca_file: str = _file("PEM file of the authorities to believe; empty: the system's")
-    tls_server_name: str = _host("name that the certificate is for (SNI); empty: the host")
-    tls_certificate: str = _file("PEM file of the client certificate, with its chain, where the carrier demands one")
-    tls_key: str = _file("PEM file of its private key, without a passphrase; empty: it is in the same file")
-    tls_minimum: str = _choice("1.2", "lowest version of TLS that is spoken", ("1.2", "1.3"))
-    connect_seconds: int = _seconds(10, "time for a connection to each address of the host to open")
-    enquire_link_seconds: int = _seconds(30, "silence after which an enquire_link is sent")
+    tls: bool = _flag(False, N_("connect by TLS"))
+    tls_verify: bool = _flag(True, N_("refuse a certificate that isn't the host's"))
+    tls_ca_file: str = _file(N_("PEM file of the authorities to believe; empty: the system's"))
+    tls_server_name: str = _host(N_("name that the certificate is for (SNI); empty: the host"))
+    tls_certificate: str = _file(
+        N_("PEM file of the client certificate, with its chain, where the carrier demands one")
+    )
+    tls_key: str = _file(N_("PEM file of its private key, without a passphrase; empty: it is in the same file"))
+    tls_minimum: str = _choice("1.2", N_("lowest version of TLS that is spoken"), ("1.2", "1.3"))
+    connect_seconds: int = _seconds(10, N_("time for a connection to each address of the host to open"))
+    enquire_link_seconds: int = _seconds(30, N_("silence after which an enquire_link is sent"))
     reconnect_seconds: int = _seconds(
         10,
-        "pause before a second attempt to connect; it grows, to six times as much; where the bind is refused it is"
-        " twice as long at first, and grows to thirty times",
+        N_(
+            "pause before a second attempt to connect; it grows, to six times as much; where the bind is refused it is"
+            " twice as long at first, and grows to thirty times"
+        ),
     )
 
     # --- bind
 
-    system_id: str = _text("S", "login that the carrier gave you", _MAX_SYSTEM_ID)
-    system_type: str = _text("T", "where the carrier names one", _MAX_SYSTEM_TYPE)
-    bind: str = _choice("trx", "transceivers, or pairs of transmitter and receiver", ("trx", "tx+rx"))
-    binds: int = _number(1, 1, 100, "how many transceivers, or pairs")
+    system_id: str = _text("S", N_("login that the carrier gave you"), _MAX_SYSTEM_ID)
+    system_type: str = _text("T", N_("where the carrier names one"), _MAX_SYSTEM_TYPE)
+    bind: str = _choice("trx", N_("transceivers, or pairs of transmitter and receiver"), ("trx", "tx+rx"))
+    binds: int = _number(1, 1, 100, N_("how many transceivers, or pairs"))
     interface_version: int = _choice(
         0x34,
-        "version of SMPP that is announced; with 3.3 no message has an optional parameter",
+        N_("version of SMPP that is announced; with 3.3 no message has an optional parameter"),
         {"3.3": SMPP_3_3, "3.4": 0x34, "5.0": 0x50},
     )
-    address_ton: int = _number(0, 0, _MAX_TON, "TON of the address range")
-    address_npi: int = _number(0, 0, _MAX_NPI, "NPI of the address range")
+    address_ton: int = _number(0, 0, _MAX_TON, N_("TON of the address range"))
+    address_npi: int = _number(0, 0, _MAX_NPI, N_("NPI of the address range"))
     address_range: str = _text(
-        "R", "numbers whose messages are to come here, where the carrier asks for it", _MAX_ADDRESS_RANGE
+        "R", N_("numbers whose messages are to come here, where the carrier asks for it"), _MAX_ADDRESS_RANGE
     )
-    bind_seconds: int = _seconds(30, "time for the answer to a bind")
+    bind_seconds: int = _seconds(30, N_("time for the answer to a bind"))
 
     # --- limits
 
-    window: int = _number(10, 1, 1000, "how many submit_sm wait for their answer on each bind")
-    throughput: int = _number(0, 0, 100_000, "parts a second over all binds; 0: no limit")
-    throttle_seconds: int = _seconds(1, "pause after ESME_RTHROTTLED; it grows as long as that comes again")
+    window: int = _number(10, 1, 1000, N_("how many submit_sm wait for their answer on each bind"))
+    throughput: int = _number(0, 0, 100_000, N_("parts a second over all binds; 0: no limit"))
+    throttle_seconds: int = _seconds(1, N_("pause after ESME_RTHROTTLED; it grows as long as that comes again"))
     response_seconds: int = _seconds(
-        60, "time for the answer to a submit_sm; the connection is closed where none is answered"
+        60, N_("time for the answer to a submit_sm; the connection is closed where none is answered")
     )
     unanswered: str = _choice(
-        RESEND, "what becomes of a submit_sm without an answer after a lost connection or a crash", (RESEND, FAIL)
+        RESEND, N_("what becomes of a submit_sm without an answer after a lost connection or a crash"), (RESEND, FAIL)
     )
     failover_seconds: int = _seconds(
         30,
-        "how long it may be unbound, or answer nothing but refusals of the moment, until the next upstream of a route"
-        " takes over",
+        N_(
+            "how long it may be unbound, or answer nothing but refusals of the moment, until the next upstream of a"
+            " route takes over"
+        ),
     )
     status_map: str = _text(
         "MAP",
-        "what is done about a command_status, where that isn't the usual: 0x58=throttle, 0x15=retry, 69=fail:100",
+        N_("what is done about a command_status, where that isn't the usual: 0x58=throttle, 0x15=retry, 69=fail:100"),
         _MAX_MAP,
         checks.check_status_map,
     )
@@ -229,81 +235,95 @@ class UpstreamSettings:
     # --- text
 
     source_ton: int | None = _number(
-        None, 0, _MAX_TON, "TON of senders; auto: 5 letters, 3 short codes, 1 numbers", words=_BY_ADDRESS
+        None, 0, _MAX_TON, N_("TON of senders; auto: 5 letters, 3 short codes, 1 numbers"), words=_BY_ADDRESS
     )
-    source_npi: int | None = _number(None, 0, _MAX_NPI, "NPI of senders; auto: 0 letters, 1 others", words=_BY_ADDRESS)
-    dest_ton: int = _number(1, 0, _MAX_TON, "TON of destinations")
-    dest_npi: int = _number(1, 0, _MAX_NPI, "NPI of destinations")
-    number_format: str = _choice("none", "what stands before a number's country code", tuple(NUMBER_PREFIXES))
-    charset: str = _choice(GSM, "charset of texts with data_coding 0, as the carrier understands it", CHARSETS)
+    source_npi: int | None = _number(
+        None, 0, _MAX_NPI, N_("NPI of senders; auto: 0 letters, 1 others"), words=_BY_ADDRESS
+    )
+    dest_ton: int = _number(1, 0, _MAX_TON, N_("TON of destinations"))
+    dest_npi: int = _number(1, 0, _MAX_NPI, N_("NPI of destinations"))
+    number_format: str = _choice("none", N_("what stands before a number's country code"), tuple(NUMBER_PREFIXES))
+    charset: str = _choice(GSM, N_("charset of texts with data_coding 0, as the carrier understands it"), CHARSETS)
     missing_characters: str = _choice(
         UCS2,
-        "a text with a character that this charset lacks goes out in UCS-2 (data_coding 8), has it replaced, or fails",
+        N_(
+            "a text with a character that this charset lacks goes out in UCS-2 (data_coding 8), has it replaced, or"
+            " fails"
+        ),
         (UCS2, REPLACE, REFUSE),
     )
     other_alphabets: str = _choice(
         KEEP,
-        "texts with data_coding 1 or 3, or with a national language's table, go out as they came, or in this charset",
+        N_(
+            "texts with data_coding 1 or 3, or with a national language's table, go out as they came, or in this"
+            " charset"
+        ),
         (KEEP, CONVERT),
     )
     long_texts: str = _choice(
         UDH_8,
-        "how a text goes out that needs several parts: cut, and numbered in a user data header with 8 or 16 bits or in"
-        " sar parameters, or whole in message_payload",
+        N_(
+            "how a text goes out that needs several parts: cut, and numbered in a user data header with 8 or 16 bits"
+            " or in sar parameters, or whole in message_payload"
+        ),
         (UDH_8, UDH_16, SAR, PAYLOAD),
     )
     tlvs: str = _text(
         "TAG=HEX",
-        "optional parameters that each submit_sm has beside its own, as 0x1400=0A0B, with blanks between them",
+        N_("optional parameters that each submit_sm has beside its own, as 0x1400=0A0B, with blanks between them"),
         _MAX_TLVS,
         checks.check_tlvs,
     )
     pass_tlvs: str = _text(
         "TAG",
-        "tags of optional parameters of customers' messages that are passed on, as 0x1400, with blanks between them",
+        N_(
+            "tags of optional parameters of customers' messages that are passed on, as 0x1400, with blanks between them"
+        ),
         _MAX_TLVS,
         checks.check_tags,
     )
     default_validity_seconds: int = _number(
-        0, 0, _MAX_VALIDITY_S, "validity of messages that have none; 0: the carrier's own"
+        0, 0, _MAX_VALIDITY_S, N_("validity of messages that have none; 0: the carrier's own")
     )
-    max_validity_seconds: int = _number(0, 0, _MAX_VALIDITY_S, "longest validity that the carrier takes; 0: no limit")
+    max_validity_seconds: int = _number(
+        0, 0, _MAX_VALIDITY_S, N_("longest validity that the carrier takes; 0: no limit")
+    )
 
     # --- receipts
 
-    registered_delivery: int = _choice(1, "receipts that are asked for", {"all": 1, "failures": 2, "none": 0})
+    registered_delivery: int = _choice(1, N_("receipts that are asked for"), {"all": 1, "failures": 2, "none": 0})
     message_ids: str = _choice(
-        "auto", "how the ids of submit_sm_resp stand in receipts", ("auto", "as-is", "hex-to-dec", "dec-to-hex")
+        "auto", N_("how the ids of submit_sm_resp stand in receipts"), ("auto", "as-is", "hex-to-dec", "dec-to-hex")
     )
     receipt_id_from: str = _choice(
         "both",
-        "where a receipt's id is: in receipted_message_id, in its text, or in either, the first one first",
+        N_("where a receipt's id is: in receipted_message_id, in its text, or in either, the first one first"),
         ("both", "tlv", "text"),
     )
     receipt_id_pattern: str = _text(
         "REGEX",
-        "regular expression whose one group is the id in a receipt's text; empty: what follows id:",
+        N_("regular expression whose one group is the id in a receipt's text; empty: what follows id:"),
         mappings.MAX_PATTERN_LENGTH,
         checks.check_id_pattern,
     )
     error_map: str = _text(
         "MAP",
-        "what the error codes of receipts mean to customers, where that isn't the usual: 27=6, 1F=100",
+        N_("what the error codes of receipts mean to customers, where that isn't the usual: 27=6, 1F=100"),
         _MAX_MAP,
         checks.check_error_map,
     )
     intermediate_states: str = _text(
         "WORDS",
-        "words of receipts that end nothing, beside ENROUTE, ACCEPTD, BUFFERED and those that aren't known",
+        N_("words of receipts that end nothing, beside ENROUTE, ACCEPTD, BUFFERED and those that aren't known"),
         _MAX_WORDS,
         checks.check_intermediate_states,
     )
     receipt_timezone: str = _text(
-        "ZONE", "time zone of the dates in receipts", _MAX_WORDS, checks.check_time_zone, default="UTC"
+        "ZONE", N_("time zone of the dates in receipts"), _MAX_WORDS, checks.check_time_zone, default="UTC"
     )
     refund: str = _choice(
         REFUND_NEVER,
-        "messages whose price is given back: none, those the carrier refuses, those not delivered",
+        N_("messages whose price is given back: none, those the carrier refuses, those not delivered"),
         (REFUND_NEVER, REFUND_REFUSED, REFUND_UNDELIVERED),
     )
 
@@ -311,12 +331,12 @@ class UpstreamSettings:
 
     receipt_charset: str = _choice(
         "auto",
-        "charset of data_coding 0 in receipts and messages from handsets; auto: Latin-1 and GSM 03.38",
+        N_("charset of data_coding 0 in receipts and messages from handsets; auto: Latin-1 and GSM 03.38"),
         ("auto", *CHARSETS),
     )
     inbound_country: str = _text(
         "CC",
-        "country of numbers that come without its code, such as IT; empty: all have one",
+        N_("country of numbers that come without its code, such as IT; empty: all have one"),
         _MAX_WORDS,
         checks.check_country,
     )

@@ -52,6 +52,13 @@ class UpstreamExists(Refused, field="name"):
     sentence = N_("There is already an upstream “%(name)s”: change that one, or give another name.")
 
 
+class UpstreamChanged(Refused):
+    sentence = N_(
+        "“%(name)s” was changed by somebody else while this form was open, so nothing has been saved. What is different"
+        " there now stands below: send it again to have what is in the form."
+    )
+
+
 class InvalidUpstreamName(Refused, field="name"):
     sentence = N_(
         "“%(name)s” can't be an upstream's name: it begins with a letter or a digit, goes on with letters, digits,"
@@ -299,18 +306,25 @@ def change_upstream(
     *,
     name: str | None = None,
     password: str | None = None,
+    expected_version: int | None = None,
     **settings: object,
 ) -> Upstream:
     """Change an upstream, and return it as it is then; None, and settings that are not given: as it is.
 
+    Args:
+        expected_version: the `version` that whoever changes it has seen; None: whichever there is.
+
     Raises:
         NoSuchUpstream: it was removed meanwhile.
+        UpstreamChanged: it has another version.
         As `create_upstream`.
     """
     parsed = parse_settings(settings, is_simulator=upstream.kind == SIMULATOR)
     sealed = None if password is None else _seal_password(upstream.kind, keys, password)
     with write_transaction(conn):
         current = get_upstream_by_id(conn, upstream.id)
+        if expected_version not in (None, current.version):
+            raise UpstreamChanged(name=current.name)
         values = merge_settings(current.settings, parsed, is_simulator=current.kind == SIMULATOR)
         changes: dict[str, object] = {}
         if values != current.settings:
@@ -432,6 +446,11 @@ def _check_name(conn: sqlite3.Connection, name: str, own_id: int | None = None) 
 def _seal_password(kind: str, keys: Keys, password: str) -> bytes:
     if kind == SIMULATOR:
         raise NoSettingOfSimulator("password")
+    check_password(password)
+    return keys.encrypt_column(password.encode())
+
+
+def check_password(password: str) -> None:
+    """Raises: InvalidUpstreamPassword: no bind can have it."""
     if not 0 < len(password) <= MAX_PASSWORD_LENGTH or not (password.isascii() and password.isprintable()):
         raise InvalidUpstreamPassword(limit=MAX_PASSWORD_LENGTH)
-    return keys.encrypt_column(password.encode())

@@ -11,10 +11,12 @@ from portal.services.upstreams.steering import WaitingGroup
 
 @dataclass(frozen=True, slots=True)
 class WaitingMessages:
-    """How many messages wait, and since when the oldest does (milliseconds): since it was accepted, or since its date."""
+    """How many messages wait, and since when the oldest does (milliseconds): since it was accepted, or since its date.
+    None: there is none.
+    """
 
     count: int
-    oldest_at: int
+    oldest_at: int | None
 
 
 def list_waiting(conn: sqlite3.Connection) -> dict[int, WaitingMessages]:

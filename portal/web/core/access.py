@@ -22,6 +22,8 @@ from portal.services.people.users import User
 from portal.services.prices import price_lists
 from portal.web.core import context, proxies
 
+# What open pages ask for by themselves.
+_POLLS = {"live.poll_changes", "queue.poll_queue", "upstreams.poll_changes"}
 _View = TypeVar("_View", bound=Callable[..., ResponseReturnValue])
 
 
@@ -60,9 +62,6 @@ login_required = _make_access_decorator(AccessRule.LOGGED_IN)
 account_access_required = _make_access_decorator(AccessRule.ACCOUNT_ACCESS)
 account_change_required = _make_access_decorator(AccessRule.ACCOUNT_CHANGE)
 operator_required = _make_access_decorator(AccessRule.OPERATOR)
-
-
-_POLLS = {"live.poll_changes", "queue.poll_queue"}
 
 
 class SessionUser(UserMixin):

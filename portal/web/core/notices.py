@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from portal.core import i18n
 from portal.core.i18n import N_, _
-from portal.core.tls_client import TlsFault
 from portal.services.common import mail
 from portal.services.senders import documents
-from portal.services.upstreams import binds, obstacles, upstreams
+from portal.services.upstreams import binds, obstacles, reasons, upstreams
 from portal.services.upstreams.obstacles import Obstacle
 from portal.web.core import access, context
 
@@ -38,30 +37,6 @@ _OBSTACLES = {
 # Of so many upstreams each has a notice of its own.
 _MAX_OBSTACLES = 3
 _ENTER_PASSWORD = "upstream change {upstream} --password-stdin"
-# `upstreams.UpstreamPasswordUnreadable`.
-_SEALED = r"The password of “.+” was sealed under another secret\.key: enter it anew\."
-# What the SMPP server says most often of a bind that isn't bound (`portal/smsc/upstream/smpp_client/`), in the reader's
-# language; the rest stays as it is.
-_REASONS = {
-    _SEALED: N_("its password was sealed under another secret.key"),
-    r"the carrier refuses the bind with (?P<status>.+)": N_("it refuses the bind with %(status)s"),
-    r"no connection to (?P<host>\S+) port (?P<port>\d+) in (?P<seconds>\S+) s": N_(
-        "no connection to %(host)s port %(port)s in %(seconds)s s"
-    ),
-    r"no connection to (?P<host>\S+) port (?P<port>\d+): (?P<reason>.+)": N_(
-        "no connection to %(host)s port %(port)s: %(reason)s"
-    ),
-    r"the carrier has closed the connection": N_("it has closed the connection"),
-    r"the carrier has unbound": N_("it has unbound"),
-    r"the carrier has not answered the bind": N_("it has not answered the bind"),
-    r"the carrier has not answered enquire_link": N_("it has not answered enquire_link"),
-    r"the carrier has answered no submit_sm for (?P<seconds>\S+) s": N_(
-        "it has answered no submit_sm for %(seconds)s s"
-    ),
-    r"the connection was lost: (?P<reason>.+)": N_("the connection was lost: %(reason)s"),
-    r"it answers nothing": N_("it answers nothing"),
-    r"it answers nothing but (?P<error>.+)": N_("it answers nothing but %(error)s"),
-}
 
 
 @context.once_per_request
@@ -156,24 +131,13 @@ def _describe_obstacle(obstacle: Obstacle) -> Notice:
     sentence, command = _OBSTACLES[obstacle.reason]
     why = _(sentence, upstream=obstacle.upstream)
     if obstacle.error:
-        why = f"{why.removesuffix('.')}: {_translate_reason(obstacle.error)}."
+        why = f"{why.removesuffix('.')}: {reasons.translate_reason(obstacle.error)}."
     # Where none is the default one, any of those there are can be made so.
     upstream = obstacle.upstream or next(iter(_list_upstream_names(upstreams.KINDS)), "NAME")
-    if re.fullmatch(_SEALED, obstacle.error):
+    if reasons.is_sealed(obstacle.error):
         command = _ENTER_PASSWORD
     return Notice("err", f"{waiting} {why}", _format_command(command.format(upstream=upstream)))
 
 
 def _format_command(command: str) -> str:
     return context.get_config().format_command(command)
-
-
-def _translate_reason(error: str) -> str:
-    for pattern, sentence in _REASONS.items():
-        if found := re.fullmatch(pattern, error):
-            params = found.groupdict()
-            if "reason" in params:
-                params["reason"] = _translate_reason(params["reason"])
-            return _(sentence, **params)
-    fault = next((each for each in TlsFault if error.startswith(each)), None)
-    return error if fault is None else f"{_(fault.value)}{error.removeprefix(fault)}"

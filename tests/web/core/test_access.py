@@ -17,8 +17,8 @@ from portal.services.messages import inbound, intake
 from portal.services.messages import inbound_numbers as numbers
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.routing import routes as routing
-from portal.services.upstreams import upstreams
 from portal.web.core.access import AccessRule, get_access_rule
+from tests.services.upstreams.waiting import add_upstream
 from tests.support import Cast, Person, prepare_submit
 from tests.web.conftest import Browser
 
@@ -144,9 +144,9 @@ def from_a_handset(conn: db.Connection, cast: Cast, a_number: None) -> None:
 
 @pytest.fixture(autouse=True)
 def a_route(conn: db.Connection, keys: Keys) -> None:
-    """The first of its table; what it leads to sends nothing."""
-    upstreams.create_upstream(conn, keys, SHELL, "simulated", kind=upstreams.SIMULATOR)
-    routing.create_route(conn, SHELL, "simulated")
+    """The first of its table, and so is the upstream that it leads to."""
+    add_upstream(conn, keys)
+    routing.create_route(conn, SHELL, "carrier")
 
 
 @pytest.fixture

@@ -1,0 +1,70 @@
+"""What `upstream list` and `show` print of how upstreams do at the moment."""
+
+import sqlite3
+from dataclasses import dataclass
+
+from portal.cli.shell import format_timestamp
+from portal.services.upstreams import load, waiting
+from portal.services.upstreams.load import DeliveryRates, UpstreamLoad
+from portal.services.upstreams.waiting import WaitingMessages
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamFigures:
+    """Of one upstream: what was measured, what waits, and how much arrives."""
+
+    load: UpstreamLoad
+    rates: DeliveryRates
+    waiting: WaitingMessages
+
+    @property
+    def queued(self) -> int:
+        return self.waiting.count
+
+    def to_dict(self) -> dict[str, object]:
+        measured = self.load
+        return {
+            "oldest_queued": format_timestamp(self.waiting.oldest_at),
+            "parts_per_second": measured.parts_per_second,
+            "window_in_use": measured.window_in_use,
+            "window_bound": measured.window,
+            "slowed_to": measured.slowed_to,
+            "latency_p50_ms": measured.latency_p50,
+            "latency_p99_ms": measured.latency_p99,
+            "delivered_last_hour": self.rates.hour.rate,
+            "delivered_7_days": self.rates.days.rate,
+            "last_error": measured.last_error,
+            "last_error_at": format_timestamp(measured.last_error_at),
+        }
+
+    def to_rows(self) -> dict[str, object]:
+        """For people; what there is nothing of is left out."""
+        measured, hour, days = self.load, self.rates.hour.rate, self.rates.days.rate
+        rows: dict[str, object] = {}
+        if self.waiting.oldest_at is not None:
+            rows["oldest queued"] = format_timestamp(self.waiting.oldest_at)
+        if measured.window:
+            slowed = "" if measured.slowed_to is None else f", slowed to {measured.slowed_to:g}"
+            rows["parts a second"] = f"{measured.parts_per_second:g}{slowed}"
+            rows["window in use"] = f"{measured.window_in_use}/{measured.window}"
+        if measured.latency_p50 is not None:
+            rows["answers in"] = f"{measured.latency_p50:g} ms (p50), {measured.latency_p99:g} ms (p99)"
+        if days is not None:
+            of_hour = "" if hour is None else f"{hour:.1%} in the last hour, "
+            rows["delivered"] = f"{of_hour}{days:.1%} in {load.RATE_DAYS} days"
+        if measured.last_error:
+            rows["last error"] = f"{format_timestamp(measured.last_error_at)}  {measured.last_error}"
+        return rows
+
+
+def list_figures(conn: sqlite3.Connection, upstream_ids: list[int]) -> dict[int, UpstreamFigures]:
+    """The figures of these upstreams, by id."""
+    loads, rates, waiting_messages = load.list_loads(conn), load.list_delivery_rates(conn), waiting.list_waiting(conn)
+    return {
+        each: UpstreamFigures(
+            loads.get(each, UpstreamLoad()),
+            rates.get(each, DeliveryRates()),
+            waiting_messages.get(each, WaitingMessages(0, None)),
+        )
+        for each in upstream_ids
+    }

@@ -1,0 +1,98 @@
+"""An operator adds an upstream, tries it out, and steers it; the carrier is the portal's own SMPP server."""
+
+import re
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+from playwright.sync_api import expect
+
+from portal.core.crypto import Keys
+from portal.services.common.audit import SHELL
+from portal.services.upstreams import upstreams
+from tests.e2e.browsing import BrowserTab
+from tests.support import Cast, RunningServer
+
+LIST = "/admin/upstreams"
+
+
+@pytest.fixture
+def simulated(server: RunningServer) -> RunningServer:
+    """A server whose customers' messages go to a simulator: so what the upstream under test brings back arrives."""
+    with closing(server.connect()) as conn:
+        upstreams.create_upstream(conn, Keys.load(server.data), SHELL, "sim", kind="simulator")
+    return server
+
+
+def test_one_is_added_tried_and_steered(
+    open_tab: Callable[..., BrowserTab], simulated: RunningServer, cast: Cast
+) -> None:
+    olga = open_tab(simulated)
+    olga.open_as(cast.olga, LIST)
+    expect(olga.tile("sim")).to_contain_text("ready: it sends nothing")
+    olga.button("Add an upstream").click()
+
+    page = olga.page
+    page.get_by_label("Name", exact=True).fill("carrier")
+    page.get_by_label("Host", exact=True).fill("127.0.0.1")
+    page.get_by_label("Port", exact=True).fill(str(simulated.port))
+    page.get_by_label("SystemID").fill(cast.smpp_acme_1.name)
+    page.get_by_label("Password").fill("wrong")
+    olga.button("Test the connection").click()
+    steps = page.locator("#connection-test")
+    expect(steps).to_contain_text("answers in")
+    expect(steps).to_contain_text("ESME_RINVPASWD 0x0E: the password isn't the one that the carrier has")
+    # What was typed is still there.
+    expect(page.get_by_label("Password")).to_have_value("wrong")
+    page.get_by_label("Password").fill(cast.smpp_acme_1.password)
+    olga.button("Test the connection").click()
+    expect(steps).to_contain_text("All works with these settings.")
+    olga.button("Save").click()
+    olga.expect_toast("carrier was added. It connects now.")
+
+    card = olga.tile("carrier")
+    # Nobody reloads the page.
+    expect(card).to_contain_text("bound since")
+    send = olga.tile("Send a test message")
+    send.get_by_label("Number").fill("+39 340 1234567")
+    send.get_by_label("Sender").fill("ACME")
+    send.get_by_role("button", name="Send").click()
+    olga.expect_toast("The test message is being sent.")
+    expect(send.locator("#test-messages")).to_contain_text("393401234567 delivered")
+    expect(send.locator("#test-messages")).to_contain_text("the carrier’s id:")
+
+    card.get_by_role("link", name="Disable").click()
+    expect(olga.dialog).to_contain_text("Nothing waits for it.")
+    olga.dialog.get_by_role("button", name="Disable carrier").click()
+    olga.expect_toast("carrier was disabled.")
+    expect(page).to_have_url(re.compile(f"{LIST}$"))
+    expect(olga.tile("carrier")).to_contain_text("disabled")
+    olga.tile("carrier").get_by_role("link", name="Enable").click()
+    olga.dialog.get_by_role("button", name="Enable carrier").click()
+    expect(olga.tile("carrier")).to_contain_text("bound since")
+
+
+def test_the_form_works_without_javascript(
+    open_tab: Callable[..., BrowserTab], simulated: RunningServer, cast: Cast
+) -> None:
+    olga = open_tab(simulated, java_script_enabled=False)
+    olga.open_as(cast.olga, f"{LIST}/add")
+    page = olga.page
+    page.get_by_label("Name", exact=True).fill("carrier")
+    page.get_by_label("Host", exact=True).fill("127.0.0.1")
+    page.get_by_label("Port", exact=True).fill("70000")
+    page.get_by_label("SystemID").fill(cast.smpp_acme_1.name)
+    page.get_by_label("Password").fill(cast.smpp_acme_1.password)
+    olga.button("Save").click()
+    olga.expect_text("can't be the value of port")
+    expect(page.get_by_label("Host", exact=True)).to_have_value("127.0.0.1")
+    page.get_by_label("Port", exact=True).fill(str(simulated.port))
+    page.get_by_label("Password").fill(cast.smpp_acme_1.password)
+    olga.button("Test the connection").click()
+    olga.expect_text("All works with these settings.")
+    page.get_by_label("Password").fill(cast.smpp_acme_1.password)
+    olga.button("Save").click()
+    olga.expect_toast("carrier was added. It connects now.")
+    olga.button("Remove").click()
+    olga.button("Remove carrier").click()
+    olga.expect_toast("carrier was removed.")

@@ -1,0 +1,285 @@
+"""The operators' pages of upstreams: the list, the form, the states."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from portal.core import db
+from portal.core.clock import now_ms
+from portal.core.crypto import Keys
+from portal.services.accounts import session_records
+from portal.services.common.audit import SYSTEM
+from portal.services.upstreams import binds, counters, health, load, upstreams
+from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.health import UpstreamHealth
+from portal.services.upstreams.load import UpstreamLoad
+from portal.services.upstreams.upstreams import Upstream
+from tests.support import Cast, Person
+from tests.web.acting import extract_text
+from tests.web.conftest import Browser
+from tests.web.html import read_form_fields
+
+Client = Callable[[Person], Browser]
+LIST = "/admin/upstreams"
+NEW: dict[str, Any] = {
+    "name": "coast",
+    "kind": "smpp",
+    "host": "smpp.coast.example",
+    "port": "3550",
+    "system_id": "acme",
+    "password": "secret",
+}
+
+
+@pytest.fixture
+def olga(client: Client, cast: Cast) -> Browser:
+    return client(cast.olga)
+
+
+@pytest.fixture
+def add(conn: db.Connection, keys: Keys) -> Callable[..., Upstream]:
+    def add_upstream(name: str, state: str = "bound", error: str = "", status: int = 0, **settings: Any) -> Upstream:
+        values = {"host": "h.example", "system_id": "acme", "password": "secret", **settings}
+        upstream = upstreams.create_upstream(conn, keys, SYSTEM, name, **values)
+        bind = BindState(1, "trx", state, now_ms() - 60_000, error, status, now_ms() + 34_500 if error else 0)
+        binds.record_bind_states(conn, upstream.id, [bind])
+        return upstream
+
+    return add_upstream
+
+
+@pytest.fixture
+def running(conn: db.Connection) -> None:
+    session_records.record_component_heartbeat(conn, "smsc", 0)
+
+
+def fields_of(page: str) -> dict[str, Any]:
+    return read_form_fields(page, "upstream-form")
+
+
+def text_of(olga: Browser) -> str:
+    return extract_text(olga.get(LIST).text)
+
+
+# --- the list
+
+
+@pytest.mark.usefixtures("running")
+def test_ill_ones_come_first_with_what_mends_them(olga, conn, add):
+    add("alpha")
+    add("zeta", "refused", "the carrier refuses the bind with ESME_RINVPASWD 0x0E", 0x0E)
+    text = text_of(olga)
+    assert text.index("zeta") < text.index("alpha")
+    assert "1 upstream sends nothing. Nothing waits." in text
+    assert "It refuses the bind with ESME_RINVPASWD 0x0E: the password isn't the one that the carrier has" in text
+    assert "Next try in 34 s." in text
+    assert "Enter a new password" in text
+    assert "bound since" in text
+
+
+@pytest.mark.usefixtures("running")
+def test_each_state_has_its_words(olga, conn, keys, add):
+    failing = add("failing")
+    health.record_health(conn, failing.id, UpstreamHealth("failing", now_ms(), "it answers nothing"))
+    throttled = add("throttled", throughput=50)
+    measured = UpstreamLoad(37.8, 10, 10, 38.0, 84.2, 1900.0, "ESME_RTHROTTLED 0x58", now_ms())
+    load.record_load(conn, throttled.id, measured)
+    poor = add("poor")
+    for name, amount in (("delivered", 50), ("undelivered", 50)):
+        counters.add_to_counters(conn, poor.id, {name: amount})
+    conn.execute(
+        "INSERT INTO upstream_hours SELECT upstream, hour - 24, name, 1000 FROM upstream_hours WHERE name = 'delivered'"
+    )
+    disabled = add("disabled")
+    upstreams.disable_upstream(conn, SYSTEM, disabled)
+    drained = add("drained")
+    upstreams.drain_upstream(conn, SYSTEM, drained)
+    upstreams.create_upstream(conn, keys, SYSTEM, "sim", kind="simulator")
+    text = text_of(olga)
+    assert "It is bound, but it answers nothing." in text
+    assert "It gets 38 parts a second at most" in text
+    assert "84 · 1,900 ms" in text
+    assert "10/10" in text
+    assert "bound, but fewer messages arrive" in text
+    assert "50 %" in text
+    assert "95.5 %" in text
+    assert "draining, bound" in text
+    assert "It gets no new messages" in text
+    assert "ready: it sends nothing" in text
+    assert "ESME_RTHROTTLED 0x58" in text
+    names = ["failing", "throttled", "poor", "drained", "sim", "disabled"]
+    assert sorted(names, key=lambda each: text.index(f"{each} ")) == [
+        "failing",
+        "drained",
+        "poor",
+        "throttled",
+        "sim",
+        "disabled",
+    ]
+
+
+def test_without_the_server_nothing_is_bound(olga, add):
+    add("alpha")
+    assert "The SMPP server isn’t running." in text_of(olga)
+
+
+def test_without_any_it_says_what_one_is(olga):
+    assert "No upstream yet" in text_of(olga)
+
+
+@pytest.mark.usefixtures("running")
+def test_an_open_page_is_told_what_looks_different(olga, conn, add):
+    upstream = add("alpha")
+    seen = olga.get(LIST).text.partition("seen=")[2].partition('"')[0]
+    assert olga.get(f"{LIST}/live?seen={seen}", htmx=True).status_code == 204
+    load.record_load(conn, upstream.id, UpstreamLoad(window_in_use=3, window=10))
+    answer = olga.get(f"{LIST}/live?seen={seen}", htmx=True)
+    assert "3/10" in answer.text
+    assert 'hx-swap-oob="true"' in answer.text
+    again = answer.text.partition("seen=")[2].partition('"')[0]
+    assert olga.get(f"{LIST}/live?seen={again}", htmx=True).status_code == 204
+
+
+# --- the form
+
+
+def test_one_is_added_with_what_a_letter_says(olga, conn, keys):
+    page = olga.get(f"{LIST}/add").text
+    fields = fields_of(page)
+    assert (fields["port"], fields["charset"], fields["tls_verify"]) == ("2775", "gsm", "y")
+    answer = olga.post(f"{LIST}/add", data=fields | NEW | {"tls": "y", "window": "20"})
+    assert answer.status_code == 303
+    upstream = upstreams.get_upstream(conn, "coast")
+    settings = upstream.settings
+    assert (settings.host, settings.port, settings.window) == ("smpp.coast.example", 3550, 20)
+    assert settings.tls
+    assert upstream.is_default
+    assert upstreams.get_upstream_password(conn, keys, upstream) == "secret"
+    row = conn.execute("SELECT * FROM audit_log ORDER BY id DESC").fetchone()
+    assert row["action"] == "upstream.add"
+    assert "secret" not in str(tuple(row))
+    # The form that is sent twice adds nothing.
+    assert olga.post(f"{LIST}/add", data=fields | NEW | {"name": "again"}).status_code == 422
+    assert len(upstreams.list_upstreams(conn)) == 1
+
+
+def test_errors_stand_at_their_fields_and_what_was_typed_stays(olga, conn):
+    fields = fields_of(olga.get(f"{LIST}/add").text)
+    answer = olga.post(f"{LIST}/add", data=fields | NEW | {"port": "70000", "receipt_timezone": "Nowhere"})
+    assert answer.status_code == 422
+    typed = fields_of(answer.text)
+    assert (typed["port"], typed["host"], typed["password"]) == ("70000", "smpp.coast.example", "")
+    assert "can't be the value of port. Possible: 1–65535." in extract_text(answer.text)
+    assert "Enter the password once more." in extract_text(answer.text)
+    assert "secret" not in answer.text
+    # Of several, one is told at a time; a folded one opens.
+    answer = olga.post(f"{LIST}/add", data=fields | NEW | {"receipt_timezone": "Nowhere"})
+    assert '<details class="fold" open' in answer.text
+    assert upstreams.list_upstreams(conn) == []
+
+
+def test_a_simulator_is_added_and_has_no_other_setting(olga, conn):
+    fields = fields_of(olga.get(f"{LIST}/add").text)
+    answer = olga.post(f"{LIST}/add", data=fields | {"name": "sim", "kind": "simulator", "password": ""})
+    assert answer.status_code == 303, extract_text(answer.text)
+    sim = upstreams.get_upstream(conn, "sim")
+    page = olga.get(f"{LIST}/{sim.id}/change").text
+    assert "system_id" not in fields_of(page)
+    answer = olga.post(f"{LIST}/{sim.id}/change", data=fields_of(page) | {"refund": "refused"})
+    assert answer.status_code == 303
+    assert upstreams.get_upstream(conn, "sim").settings.refund == "refused"
+
+
+def test_a_change_stores_what_differs_and_an_empty_password_stays(olga, conn, keys, add):
+    upstream = add("alpha")
+    path = f"{LIST}/{upstream.id}/change"
+    page = olga.get(path).text
+    assert "secret" not in page
+    answer = olga.post(path, data=fields_of(page) | {"throughput": "50", "name": "beta"})
+    assert answer.status_code == 303
+    changed = upstreams.get_upstream(conn, "beta")
+    assert changed.settings.throughput == 50
+    assert upstreams.get_upstream_password(conn, keys, changed) == "secret"
+    details = conn.execute("SELECT details FROM audit_log ORDER BY id DESC").fetchone()[0]
+    assert "throughput" in details
+    assert "window" not in details
+    answer = olga.post(path, data=fields_of(olga.get(path).text) | {"password": "other"}, htmx=True)
+    assert (answer.status_code, answer.headers["HX-Redirect"]) == (204, f"{LIST}/{upstream.id}")
+    assert upstreams.get_upstream_password(conn, keys, changed) == "other"
+
+
+def test_what_somebody_else_has_changed_is_not_overwritten_silently(olga, conn, keys, add):
+    upstream = add("alpha")
+    path = f"{LIST}/{upstream.id}/change"
+    page = olga.get(path).text
+    upstreams.change_upstream(conn, keys, SYSTEM, upstream, window=33)
+    answer = olga.post(path, data=fields_of(page) | {"throughput": "50"})
+    assert answer.status_code == 422
+    text = extract_text(answer.text)
+    assert "was changed by somebody else" in text
+    assert "Window: 33" in text
+    assert upstreams.get_upstream(conn, "alpha").settings.throughput == 0
+    again = fields_of(answer.text)
+    assert again["throughput"] == "50"
+    # What is in the form holds, once that has been read.
+    assert olga.post(path, data=again | {"window": "33"}).status_code == 303
+    settings = upstreams.get_upstream(conn, "alpha").settings
+    assert (settings.window, settings.throughput) == (33, 50)
+
+
+# --- the states
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize(
+    ("action", "said", "verb"),
+    [
+        ("disable", "alpha is unbound, and gets nothing", "Disable alpha"),
+        ("drain", "alpha gets no more messages", "Drain alpha"),
+        ("enable", "alpha connects", "Enable alpha"),
+        ("default", "alpha takes all that no route takes", "Make alpha the default one"),
+    ],
+)
+def test_each_change_of_state_is_asked_first(olga, conn, add, action, said, verb):
+    add("first")
+    upstream = add("alpha")
+    question = extract_text(olga.get(f"{LIST}/{upstream.id}/{action}", htmx=True).text)
+    assert said in question
+    assert "Nothing waits for it." in question
+    assert verb in question
+    before = upstreams.get_upstream(conn, "alpha")
+    assert before.version == upstream.version
+    assert olga.post(f"{LIST}/{upstream.id}/{action}").status_code == 303
+    after = upstreams.get_upstream(conn, "alpha")
+    expected = {
+        "disable": (False, False, False),
+        "drain": (True, True, False),
+        "enable": (True, False, False),
+        "default": (True, False, True),
+    }
+    assert (after.enabled, after.draining, after.is_default) == expected[action]
+
+
+def test_one_is_removed_unless_it_is_in_use(olga, conn, add):
+    first, second = add("first"), add("second")
+    answer = olga.post(f"{LIST}/{first.id}/remove", follow_redirects=True)
+    assert "is the default" in extract_text(answer.text) or "default" in extract_text(answer.text)
+    assert len(upstreams.list_upstreams(conn)) == 2
+    assert olga.post(f"{LIST}/{second.id}/remove").status_code == 303
+    assert [each.name for each in upstreams.list_upstreams(conn)] == ["first"]
+
+
+@pytest.mark.usefixtures("running")
+def test_the_page_of_one_has_its_binds_and_counts(olga, conn, add):
+    upstream = add("alpha", "unbound", "no connection to h.example port 2775: Connection refused")
+    counters.add_to_counters(conn, upstream.id, {"submitted": 1234})
+    text = extract_text(olga.get(f"{LIST}/{upstream.id}").text)
+    assert "1,234 submit_sm sent" in text or "submit_sm sent 1,234" in text
+    assert "No connection to h.example port 2775: Connection refused." in text
+    assert "Send a test message" in text
+
+
+def test_nobody_else_sees_them(client, cast, add):
+    add("alpha")
+    assert client(cast.alice).get(LIST).status_code == 404
