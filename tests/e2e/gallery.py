@@ -72,6 +72,7 @@ _NON_PAGE_ENDPOINTS = {
     "static_files.serve_static_file",
     "live.poll_changes",
     "queue.poll_queue",
+    "upstreams.poll_changes",
     "allowed_ips.list_allowed_ips",
     "orders.pay_order",
 }
@@ -227,6 +228,8 @@ def _create_content(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
         "part_id": part_id,
         "route_id": 1,
         "forwarded_ids": forwarded_ids,
+        "upstream_id": 1,
+        "test_id": 1,
         "received_id": _store_inbound_messages(conn, account),
         "token": token,
     }
@@ -322,6 +325,17 @@ def _store_forwarded_messages(conn: Connection, keys: Keys, account_id: int) -> 
     texts = RouteTexts(upstream.name, country="GB", sender="EXPARCEL")
     routes.add_route(conn, SHELL, replace(texts, replace_sender="48484", quiet_hours="22:00-08:00 Europe/London"))
     routes.add_route(conn, SHELL, RouteTexts(upstream.name, country="FR", buying_price="0.7"))
+    insert_row(
+        conn,
+        "test_messages",
+        upstream=upstream.id,
+        created_at=now,
+        source="ACME",
+        destination="393331110009",
+        text="Test",
+        state="accepted",
+        upstream_id=upstream_id,
+    )
     # Pages of operators say why nothing takes it.
     wait_until(lambda: any(each.error for each in binds.list_bind_states(conn)[upstream.id]))
     return [accepted, held, queued]

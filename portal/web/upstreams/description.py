@@ -205,7 +205,7 @@ def _judge_bound(card: UpstreamCard, measured: UpstreamLoad, rates: DeliveryRate
         card.judge(ILL, _("takes nothing"), health.since)
         reason = reasons.translate_reason(health.reason)
         card.sentences.append(_("It is bound, but %(reason)s. Other upstreams of its routes take over.", reason=reason))
-        card.add_remedy("show_upstream", _("Send a test message"))
+        card.add_remedy("show_upstream", _("Test message"))
     elif health.state == TRYING:
         card.judge(DOUBTFUL, _("being tried"), health.since)
         card.sentences.append(_("It has failed, and gets a message to see whether it is well again."))
@@ -221,11 +221,11 @@ def _judge_bound(card: UpstreamCard, measured: UpstreamLoad, rates: DeliveryRate
     elif _is_rate_low(rates):
         card.judge(DOUBTFUL, _("bound, but fewer messages arrive"), since)
         card.sentences.append(_("Compare a number that doesn’t get them with the carrier, and send a test message."))
-        card.add_remedy("show_upstream", _("Send a test message"))
+        card.add_remedy("show_upstream", _("Test message"))
     elif _waits_long(card):
         card.judge(DOUBTFUL, _("bound, but messages wait"), since)
         card.sentences.append(_("More comes than it takes: see its throughput and window."))
-        card.add_remedy("change_upstream", _("Change"))
+        card.add_remedy("change_upstream", _("Settings"))
     else:
         card.judge(WELL, _("bound"), since)
 
@@ -294,15 +294,17 @@ def _list_load_figures(upstream: Upstream, measured: UpstreamLoad) -> list[Figur
     latency = "–"
     if measured.latency_p50 is not None and measured.latency_p99 is not None:
         latency = f"{_format_ms(measured.latency_p50)} · {_format_ms(measured.latency_p99)} ms"
+    is_off = not measured.window
     return [
         Figure(
             _("Parts a second"),
-            i18n.format_number(measured.parts_per_second),
+            "–" if is_off else i18n.format_number(measured.parts_per_second),
             note,
             DOUBTFUL if measured.slowed_to is not None else "",
         ),
         Figure(
-            _("Window in use"), f"{i18n.format_number(measured.window_in_use)}/{i18n.format_number(measured.window)}"
+            _("Window in use"),
+            "–" if is_off else f"{i18n.format_number(measured.window_in_use)}/{i18n.format_number(measured.window)}",
         ),
         Figure(_("Answer time p50 · p99"), latency),
     ]

@@ -36,14 +36,15 @@ _STEP_LABELS = {
     "enquire_link": N_("Ask whether it is alive"),
     "unbind": N_("Unbind"),
 }
+# The kind, the icon and the word of each state, and what else there is to say.
 _STATES = {
-    test_messages.WAITING: ("info", "clock", N_("is being sent")),
-    test_messages.ACCEPTED: ("info", "check", N_("accepted by the carrier; its receipt is still to come")),
-    test_messages.REFUSED: ("err", "error", N_("refused by the carrier")),
-    test_messages.UNANSWERED: ("warn", "alert", N_("not answered: it may have arrived")),
-    test_messages.UNSENT: ("err", "error", N_("not sent: the upstream isn't bound, or has no room")),
-    test_messages.ARRIVED: ("ok", "check", N_("delivered")),
-    test_messages.UNDELIVERED: ("err", "error", N_("not delivered")),
+    test_messages.WAITING: ("info", "clock", N_("is being sent"), ""),
+    test_messages.ACCEPTED: ("info", "check", N_("accepted"), N_("its receipt is still to come")),
+    test_messages.REFUSED: ("err", "error", N_("refused"), ""),
+    test_messages.UNANSWERED: ("warn", "alert", N_("not answered"), N_("it may have arrived")),
+    test_messages.UNSENT: ("err", "error", N_("not sent"), N_("the upstream isn't bound, or has no room")),
+    test_messages.ARRIVED: ("ok", "check", N_("delivered"), ""),
+    test_messages.UNDELIVERED: ("err", "error", N_("not delivered"), ""),
 }
 _SHOWN_MESSAGES = 5
 # Without JavaScript the answer comes once the test is over, or after so long.
@@ -207,9 +208,9 @@ def send_test_message(upstream_id: int) -> ResponseReturnValue:
 
 
 def build_messages_values(upstream: Upstream) -> dict[str, Any]:
-    """The last test messages through an upstream, each with the kind, the icon and the words of its state."""
+    """The last test messages through an upstream, each with what its state is called."""
     sent = test_messages.list_test_messages(context.get_conn(), upstream.id, _SHOWN_MESSAGES)
-    shown = [(each, kind, sign, gettext(words)) for each in sent for kind, sign, words in [_STATES[each.state]]]
+    shown = [(each, *_STATES[each.state]) for each in sent]
     is_waiting = any(each.state == test_messages.WAITING for each in sent)
     # Receipts may take days: these are asked for less often.
     interval = "1s" if is_waiting else "3s" if any(not each.is_over for each in sent) else ""
