@@ -30,7 +30,7 @@ from portal.services.messages.queue_selection import (
 from portal.services.messages.queue_works import QueueWork
 from portal.services.operations import self_check
 from portal.services.routing import route_table, routes
-from portal.services.upstreams import claims, holds, paths, queue, steering, upstreams
+from portal.services.upstreams import claims, holds, paths, queue, steering, upstreams, waiting
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.paths import ChoosePath, UpstreamPath
 from portal.services.upstreams.upstreams import Upstream
@@ -127,6 +127,7 @@ def test_all_that_waits_is_held_and_released_in_its_order(conn, cast, carriers):
     assert self_check.list_problem_texts(conn) == []
     # It waits for no upstream, and nobody is told that one is missing.
     assert upstreams.count_waiting_messages(conn) == {}
+    assert waiting.list_waiting(conn) == {}
     assert queue.get_next_retry_time(conn) is None
     assert do(conn, HOLD).asked_count == 0
     assert do(conn, RELEASE).done_count == 620

@@ -15,6 +15,7 @@ from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import UpstreamHealth
 from portal.services.upstreams.load import UpstreamLoad
 from portal.services.upstreams.upstreams import Upstream
+from tests.services.upstreams.waiting import queue_messages
 from tests.support import Cast, Person
 from tests.web.acting import extract_text
 from tests.web.conftest import Browser
@@ -117,6 +118,15 @@ def test_each_state_has_its_words(olga, conn, keys, add):
         "sim",
         "disabled",
     ]
+
+
+@pytest.mark.usefixtures("running")
+def test_it_says_how_many_wait_and_since_when(olga, conn, cast, add):
+    add("alpha", "refused", "the carrier refuses the bind with ESME_RBINDFAIL 0x0D", 0x0D)
+    queue_messages(conn, cast.smpp_acme_1.id, 4)
+    text = text_of(olga)
+    assert "4 messages wait." in text
+    assert "the oldest: 1 second ago" in text
 
 
 def test_without_the_server_nothing_is_bound(olga, add):
