@@ -2,7 +2,8 @@
 
 import pytest
 
-from portal.core.clock import DAY_MS
+from portal.core.clock import DAY_MS, HOUR_MS
+from portal.core.db import insert_row
 from portal.services.accounts import account_messages, session_records
 from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionRecord
 from portal.services.common import ids
@@ -17,6 +18,7 @@ from portal.services.people import customers
 from portal.services.statistics import rollup
 from portal.services.upstreams import unclaimed
 from tests.services.history.deleting import NOW, day, delete, end, keep, left, sent
+from tests.services.upstreams.waiting import add_upstream
 
 
 @pytest.mark.parametrize(
@@ -207,3 +209,17 @@ def test_messages_that_no_account_took_go_after_thirty_days(conn):
         "new",
         "not yet",
     ]
+
+
+def test_test_messages_go_after_thirty_days_and_hours_of_upstreams_after_eight(conn, keys):
+    upstream = add_upstream(conn, keys)
+    for text, at in {"older": NOW - 31 * DAY_MS, "not yet": NOW - 30 * DAY_MS, "new": NOW}.items():
+        values = {"source": "", "destination": "393401234567", "text": text, "state": "delivered"}
+        insert_row(conn, "test_messages", upstream=upstream.id, created_at=at, **values)
+    hours = [(NOW - days * DAY_MS) // HOUR_MS for days in (9, 7, 0)]
+    for hour in hours:
+        insert_row(conn, "upstream_hours", upstream=upstream.id, hour=hour, name="delivered", value=1)
+    assert keep(conn, 12, NOW) == 0
+    texts = [row["text"] for row in conn.execute("SELECT text FROM test_messages ORDER BY id")]
+    assert texts == ["not yet", "new"]
+    assert [row["hour"] for row in conn.execute("SELECT hour FROM upstream_hours ORDER BY hour")] == hours[1:]
