@@ -430,11 +430,11 @@ class UpstreamChannel:
 
         `is_complete`: whether nothing more of that message is under way, or was to be sent.
         """
+        self.health.has_answered = True
         if message_id < 0:
             self._store_test_answer(message_id, ACCEPTED, upstream_message_id)
             return
         self.unsaved += 1
-        self.health.has_answered = True
         use = self._uses.get(message_id)
         if is_complete:
             self._forget(message_id)
@@ -448,11 +448,11 @@ class UpstreamChannel:
         self, message_id: int, status: str, ptt: int, part_statuses: Mapping[int, str] | None = None
     ) -> None:
         """It has refused a message for good; or parts of it, with this, by their numbers."""
+        self.health.has_answered = True
         if message_id < 0:
             self._store_test_answer(message_id, REFUSED, status=status)
             return
         self._forget(message_id)
-        self.health.has_answered = True
         self.count_refusals(status)
         self._store_unsent(UnsentMessage(self.id, message_id, UnsentReason.REFUSED, None, status, ptt, part_statuses))
 

@@ -4,11 +4,11 @@ What they have found is in this process's memory alone, for those who look at it
 """
 
 import json
-import logging
 import subprocess
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -17,8 +17,6 @@ from portal.core import paths
 from portal.core.config import Config
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
-
-_log = logging.getLogger(__name__)
 
 _MAX_RUNNING, _MAX_KEPT = 4, 20
 _MAX_SECONDS = 180.0
@@ -98,7 +96,8 @@ def start(asked: Mapping[str, Any], config: Config) -> ConnectionTest:
         while len(_tests) > _MAX_KEPT:
             _tests.popitem(last=False)
     assert process.stdin
-    with process.stdin:
+    # One that couldn't even begin says why in the log.
+    with suppress(BrokenPipeError), process.stdin:
         json.dump(asked, process.stdin)
     threading.Thread(target=test.read_steps, name="connection test", daemon=True).start()
     return test

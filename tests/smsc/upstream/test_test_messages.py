@@ -7,7 +7,7 @@ from portal.services.common.audit import SYSTEM
 from portal.services.messages import test_messages as trials
 from portal.services.messages.test_messages import UpstreamNotBound, UpstreamTestMessage
 from portal.services.operations import self_check
-from portal.services.upstreams import binds, upstreams
+from portal.services.upstreams import binds, health, upstreams
 from portal.smsc.protocol.constants import CommandId
 from portal.smsc.protocol.pdu import SubmitSm
 from tests.smsc.esme import RawEsme, run_smsc, wait_until
@@ -84,6 +84,18 @@ async def test_a_refusal_is_told_and_nothing_is_sent_again(config, conn, cast, a
         await esme.submit()
         assert (await connection.read_submit()).short_message != b"hello \0 \5"
         await connection.expect_nothing()
+        await esme.close()
+
+
+async def test_an_answer_makes_a_failing_upstream_well_again(config, conn, cast, add_upstream, wakeup_sender):
+    async with run_bound(config, add_upstream, failover_seconds=1, response_seconds=3600) as (server, _, connection):
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit()
+        await connection.read_submit()  # and says nothing
+        await wait_until(lambda: health.list_health(conn).get(1, health.UpstreamHealth("")).state == health.FAILING)
+        await send(conn, wakeup_sender)
+        connection.answer(await read_sent(connection), message_id="1")
+        await wait_until(lambda: health.list_health(conn)[1].state == health.GOOD)
         await esme.close()
 
 
