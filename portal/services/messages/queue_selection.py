@@ -109,7 +109,7 @@ def _choose_paths(conn: sqlite3.Connection, queue_filter: QueueFilter) -> list[U
         if queue_filter.route_id != NO_ROUTE:
             of_route = list_route_paths(routes.get_route(conn, queue_filter.route_id))
         # What was moved to one upstream may be of any route.
-        chosen = [each for each in chosen if each[-1:] == (0,) or paths.get_path_upstreams(each) in of_route]
+        chosen = [each for each in chosen if paths.is_moved_path(each) or paths.get_path_upstreams(each) in of_route]
     return chosen
 
 

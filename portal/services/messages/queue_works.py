@@ -93,7 +93,7 @@ def create_queue_work(
             raise MoveTargetMissing()
         if not target.enabled or target.draining:
             raise UpstreamTakesNothing(name=target.name)
-        others = tuple(each for each in selection.paths if each != paths.pin_path(target.id))
+        others = tuple(each for each in selection.paths if each != paths.pin_path(each, target.id))
         selection = replace(selection, paths=others)
     with write_transaction(conn):
         work_id = insert_row(
@@ -228,8 +228,8 @@ def _do_action(
     if action == HOLD:
         count = steering.hold_messages(conn, of, message_ids, now)
     elif action == MOVE:
-        count = steering.move_messages(conn, of, message_ids, upstream_id, now)
-        done.due.waiting.add((paths.pin_path(upstream_id), of.account_id))
+        count, path = steering.move_messages(conn, of, message_ids, upstream_id, now)
+        done.due.waiting.add((path, of.account_id))
     elif action == RELEASE:
         count, found = steering.release_messages(conn, of, message_ids, choose_path, now)
         done.due.waiting |= {(path, of.account_id) for path in found}

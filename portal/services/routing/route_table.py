@@ -27,7 +27,7 @@ class RouteDecision:
 
 
 def _build_decision(route: Route, upstream_ids: tuple[int, ...]) -> RouteDecision:
-    path = upstream_ids if route.quiet_hours is None else (*upstream_ids, mark_quiet_path(route.id))
+    path = upstream_ids if route.quiet_hours is None else mark_quiet_path(upstream_ids, route.id)
     return RouteDecision(route.id, upstream_ids, path)
 
 
@@ -95,8 +95,8 @@ class RouteTable:
     """All routes at one moment, in memory; nothing of it changes.
 
     `default` is the decision where no route fits; without `has_routes` it always is. `tells_senders_apart`: whether
-    what an account sends to one number may take different ways. `quiet_hours`: those of routes, by the marks of their
-    paths. `with_options`: the routes that replace the sender, or have a buying price, by their ids.
+    what an account sends to one number may take different ways. `quiet_hours`: those of routes,
+    and `with_options`: the routes that replace the sender, or have a buying price, by their ids.
     """
 
     __slots__ = (
@@ -123,7 +123,7 @@ class RouteTable:
         default_ids = () if default_upstream_id is None else (default_upstream_id,)
         self.default = RouteDecision(None, default_ids, DEFAULT_PATH)
         self.has_routes = bool(routes)
-        self.quiet_hours = {mark_quiet_path(each.id): each.quiet_hours for each in routes if each.quiet_hours}
+        self.quiet_hours = {each.id: each.quiet_hours for each in routes if each.quiet_hours}
         self.with_options = {each.id: each for each in routes if each.replace_sender or each.buying_price is not None}
         self.tells_senders_apart = any(each.sender for each in routes)
         grouped = _group_routes(routes)

@@ -15,31 +15,29 @@ from portal.services.upstreams.health import FAILING, GOOD, TRYING
 from portal.services.upstreams.message_ids import UNANSWERED_SQL
 
 UpstreamPath = tuple[int, ...]
-"""The ids of upstreams, the first choice first; behind them, where a route has quiet hours, its mark
-(`mark_quiet_path`), which no upstream has as its id.
+"""The ids of upstreams, the first choice first. Where operators hold what waits, they are negative, or one 0 for the
+default one's, so that nobody takes it; where operators have given it to one upstream alone, a 0 stands behind its id.
+Where the route has quiet hours, its mark stands at the end, which is larger than all ids (`mark_quiet_path`).
 """
 DEFAULT_PATH: UpstreamPath = ()
 """That of the default upstream, whichever that is: what waits for it need not be rewritten when another becomes it."""
 DEFAULT_PATH_ID = 0
+# Marks of quiet hours are the ids of routes above this; in the database `q` stands before them instead.
+_QUIET_MARKS = 1 << 40
 SIMULATED_BIND = 0
 """What stands in `messages.bind` from the beginning where a simulator has a message: it has no binds."""
 ChoosePath = Callable[[int, str, str, str], UpstreamPath]
 """Takes a message's account id, destination, country and source, and returns its path."""
 
 
-def mark_quiet_path(route_id: int) -> int:
-    """What stands at the end of the paths of a route with quiet hours, in which nobody takes them."""
-    return -route_id
+def mark_quiet_path(path: UpstreamPath, route_id: int) -> UpstreamPath:
+    """That path for a route with quiet hours, in which nobody takes it."""
+    return (*path, _QUIET_MARKS + route_id)
 
 
-def get_quiet_mark(path: UpstreamPath) -> int | None:
-    """The mark at the end of a path; None: it is of no route with quiet hours."""
-    return path[-1] if path and path[-1] < 0 < path[0] else None
-
-
-def list_path_upstreams(path: UpstreamPath) -> UpstreamPath:
-    """The ids of a path's upstreams, without the mark of its route."""
-    return tuple(each for each in path if each > 0)
+def get_quiet_route(path: UpstreamPath) -> int | None:
+    """The id of the route whose quiet hours a path keeps; None: of none."""
+    return path[-1] - _QUIET_MARKS if path and path[-1] > _QUIET_MARKS else None
 
 
 def choose_default_path(_account_id: int, _destination: str, _country: str, _source: str) -> UpstreamPath:
@@ -64,22 +62,25 @@ def choose_taker(path: UpstreamPath, health: Mapping[int, str]) -> int | None:
 
 def parse_path(upstream_ids: str) -> UpstreamPath:
     """A path as `queue_paths` has it."""
-    return tuple(map(int, upstream_ids.split(","))) if upstream_ids else DEFAULT_PATH
+    listed = upstream_ids.split(",") if upstream_ids else ()
+    return tuple(_QUIET_MARKS + int(each[1:]) if each[:1] == "q" else int(each) for each in listed)
 
 
 def format_path(path: UpstreamPath) -> str:
     """A path as `queue_paths` has it."""
-    return ",".join(map(str, path))
+    return ",".join(f"q{each - _QUIET_MARKS}" if each > _QUIET_MARKS else str(each) for each in path)
 
 
 def hold_path(path: UpstreamPath) -> UpstreamPath:
     """The path of what operators hold of another one: nobody takes it, for no upstream has such ids."""
-    return tuple(-each for each in path if each > 0) or (0,)
+    return tuple(each if each > _QUIET_MARKS else -each for each in path) or (0,)
 
 
-def pin_path(upstream_id: int) -> UpstreamPath:
-    """The path of what operators have given to one upstream alone. It isn't that of a route to this one."""
-    return (upstream_id, 0)
+def pin_path(path: UpstreamPath, upstream_id: int) -> UpstreamPath:
+    """The path of what operators have given from another one to one upstream alone, which keeps its quiet hours. It
+    isn't that of a route to this upstream.
+    """
+    return (upstream_id, 0, *(each for each in path[-1:] if each > _QUIET_MARKS))
 
 
 def is_held_path(path: UpstreamPath) -> bool:
@@ -89,13 +90,17 @@ def is_held_path(path: UpstreamPath) -> bool:
 
 def is_steered_path(path: UpstreamPath) -> bool:
     """Whether operators have put there what waits: routes have nothing to say about it."""
-    return bool(path) and (path[0] <= 0 or path[-1] == 0)
+    return is_held_path(path) or is_moved_path(path)
+
+
+def is_moved_path(path: UpstreamPath) -> bool:
+    """Whether what waits there may be of any route: operators have moved it, or hold it for the default upstream."""
+    return 0 in path
 
 
 def get_path_upstreams(path: UpstreamPath) -> UpstreamPath:
     """The upstreams of a path, or of the one from which operators hold what waits on it; none for the default one's."""
-    sign = -1 if is_held_path(path) else 1
-    return tuple(sign * each for each in path if sign * each > 0)
+    return tuple(abs(each) for each in path if each and each <= _QUIET_MARKS)
 
 
 def list_paths(conn: sqlite3.Connection) -> dict[int, UpstreamPath]:

@@ -201,14 +201,15 @@ def hold_messages(conn: sqlite3.Connection, of: WaitingRange, message_ids: Colle
 
 def move_messages(
     conn: sqlite3.Connection, of: WaitingRange, message_ids: Collection[int], upstream_id: int, now: int
-) -> int:
-    """Let messages of a range wait for one upstream alone; returns how many that were. A text of which another one has
-    parts stays with that.
+) -> tuple[int, UpstreamPath]:
+    """Let messages of a range wait for one upstream alone; returns how many that were, and on which path. A text
+    of which another one has parts stays with that.
     """
+    path = paths.pin_path(paths.list_paths(conn)[of.path_id], upstream_id)
     found_ids = _find_movable_ids(conn, message_ids, f"AND NOT {_IS_BEGUN_SQL}", upstream_id)
-    path_id = _put_on_path(conn, of, found_ids, paths.pin_path(upstream_id), MOVED_BY_OPERATOR)
+    path_id = _put_on_path(conn, of, found_ids, path, MOVED_BY_OPERATOR)
     _schedule_first_of_flows(conn, path_id, of.account_id, found_ids, now)
-    return len(found_ids)
+    return len(found_ids), path
 
 
 def release_messages(

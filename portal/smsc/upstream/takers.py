@@ -20,8 +20,9 @@ from portal.services.upstreams.paths import (
     DEFAULT_PATH,
     UpstreamPath,
     choose_taker,
-    get_quiet_mark,
-    list_path_upstreams,
+    get_path_upstreams,
+    get_quiet_route,
+    is_held_path,
 )
 from portal.smsc.storage.sqlite_outbound import OutboundStorage
 from portal.smsc.upstream.channel import UpstreamChannel
@@ -42,7 +43,7 @@ def decrement(counter: Counter[Any], key: object) -> None:
 class OutboundPath:
     """One path.
 
-    order: the upstreams that it names, the default one's own for DEFAULT_PATH. quiet_mark: that of a route with quiet
+    order: the upstreams that it names, the default one's own for DEFAULT_PATH. quiet_route_id: of a route with quiet
     hours, whose path it is; None: it is of none. taker: the one that takes what waits on it. direct: the same, where a
     message may be stored as that upstream's at once; None: it waits first. is_changing: nobody takes it for a moment,
     as another one will.
@@ -53,8 +54,8 @@ class OutboundPath:
     def __init__(self, upstream_ids: UpstreamPath, put_backs: Counter[int]) -> None:
         """Args: `put_backs`: how many messages of each account are being stored to wait again, on whichever path."""
         self.upstream_ids = upstream_ids
-        self.order = list_path_upstreams(upstream_ids)
-        self.quiet_mark = get_quiet_mark(upstream_ids)
+        self.order = () if is_held_path(upstream_ids) else get_path_upstreams(upstream_ids)
+        self.quiet_route_id = get_quiet_route(upstream_ids)
         self.taker: UpstreamChannel | None = None
         self.direct: UpstreamChannel | None = None
         self.is_changing = False
@@ -170,9 +171,9 @@ class PathTakers:
         # holds up others, nothing goes out at all.
         self._reroutings = self._holdings = 0
         self._is_stopped = False
-        # The marks of paths that nobody takes, as quiet hours are; those found last, and for which routes and minute.
-        self._quiet_marks: set[int] = set()
-        self._found_marks: set[int] = set()
+        # The routes whose paths nobody takes, as their quiet hours are; those found last, for which table and minute.
+        self._quiet_route_ids: set[int] = set()
+        self._found_route_ids: set[int] = set()
         self._quiet_moment: tuple[RouteTable, int] | None = None
 
     def stop(self) -> None:
@@ -317,7 +318,7 @@ class PathTakers:
         """Look anew which upstream takes each path."""
         if self._is_stopped or self._holdings:
             return
-        self._update_quiet_marks()
+        self._update_quiet_routes()
         health = {each.id: each.health.state for each in self._channels.values() if each.may_send}
         changing: dict[int, list[OutboundPath]] = {}
         # Where the next one doesn't do well either, what was refused for the moment keeps its pause.
@@ -325,7 +326,7 @@ class PathTakers:
         for path in self._paths.values():
             if path.is_changing:
                 continue
-            upstream_id = None if path.quiet_mark in self._quiet_marks else choose_taker(path.order, health)
+            upstream_id = None if path.quiet_route_id in self._quiet_route_ids else choose_taker(path.order, health)
             taker = None if upstream_id is None else self._channels[upstream_id]
             before = path.taker
             if taker is before or before is None:
@@ -340,19 +341,19 @@ class PathTakers:
             retried_paths = [path.upstream_ids for path in paths if path.upstream_ids in well_taken]
             self._storage.hold_followers([upstream_id], retried_paths, partial(self._finish_change, paths))
 
-    def _update_quiet_marks(self) -> None:
-        before, self._quiet_marks = self._quiet_marks, self._find_quiet_marks()
-        for mark in before ^ self._quiet_marks:
-            log.info("quiet hours of route %d %s", -mark, "begin" if mark in self._quiet_marks else "end")
+    def _update_quiet_routes(self) -> None:
+        before, self._quiet_route_ids = self._quiet_route_ids, self._find_quiet_routes()
+        for each in before ^ self._quiet_route_ids:
+            log.info("quiet hours of route %d %s", each, "begin" if each in self._quiet_route_ids else "end")
 
-    def _find_quiet_marks(self) -> set[int]:
-        """Return the marks of the paths that nobody takes at this time."""
+    def _find_quiet_routes(self) -> set[int]:
+        """Return the ids of the routes whose paths nobody takes at this time."""
         now = now_ms()
         moment = self.routes, now // MINUTE_MS
         if moment != self._quiet_moment:
             self._quiet_moment = moment
-            self._found_marks = {mark for mark, hours in self.routes.quiet_hours.items() if hours.includes(now)}
-        return self._found_marks
+            self._found_route_ids = {each for each, hours in self.routes.quiet_hours.items() if hours.includes(now)}
+        return self._found_route_ids
 
     def _set_taker(self, path: OutboundPath, taker: UpstreamChannel | None) -> None:
         if path.taker is not taker:
@@ -438,7 +439,7 @@ class PathTakers:
             channel.record_health()
             if channel.trial_id is not None:
                 channel.has_lost_path = True
-        is_quiet_changed = self._find_quiet_marks() != self._quiet_marks
+        is_quiet_changed = self._find_quiet_routes() != self._quiet_route_ids
         may_change = changed or is_quiet_changed or any(each.health.state == TRYING for each in self._channels.values())
         if may_change:
             self.update()

@@ -30,6 +30,7 @@ from portal.services.messages.queue_selection import (
 from portal.services.messages.queue_works import QueueWork
 from portal.services.operations import self_check
 from portal.services.routing import route_table, routes
+from portal.services.routing.routes import RouteTexts
 from portal.services.upstreams import claims, holds, paths, queue, steering, upstreams, waiting
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.paths import ChoosePath, UpstreamPath
@@ -62,8 +63,7 @@ def choose_path(conn: Connection) -> ChoosePath:
     table = route_table.load_route_table(conn)
 
     def choose(*values: Any) -> UpstreamPath:
-        decision = table.choose(*values)
-        return decision.path
+        return table.choose(*values).path
 
     return choose
 
@@ -208,6 +208,43 @@ def test_what_was_moved_stays_so_when_routes_change_and_when_it_is_refused_for_t
             ((second.id, 0), cast.smpp_acme_1.id)
         }
     assert claim(conn, second, now=NOW + 60_000) == [moved]
+
+
+def test_what_is_held_or_moved_keeps_the_quiet_hours_of_its_route_and_is_routed_anew_once_released(
+    conn, cast, carriers
+):
+    first, second = carriers
+    route = routes.create_route(conn, SHELL, "first,second", country="IT", quiet_hours="22:00-08:00 Europe/Rome")
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+
+    def find_path() -> tuple[str, UpstreamPath, int | None]:
+        """Where it waits after routes have changed: as it is stored, its upstreams, and whose quiet hours it has."""
+        reroute(conn)
+        (path_id,) = conn.execute(
+            "SELECT path FROM queued_messages UNION ALL SELECT path FROM held_messages"
+        ).fetchone()
+        (text,) = conn.execute("SELECT upstream_ids FROM queue_paths WHERE id = ?", (path_id,)).fetchone()
+        path = paths.list_paths(conn)[path_id]
+        assert paths.format_path(path) == text
+        assert (paths.is_held_path(path), paths.is_moved_path(path)) == ("-" in text, ",0" in text)
+        return text, paths.get_path_upstreams(path), paths.get_quiet_route(path)
+
+    quiet = ("1,2,q1", (first.id, second.id), route.id)
+    assert find_path() == quiet
+    for action, target, expected in (
+        (HOLD, None, ("-1,-2,q1", (1, 2), 1)),
+        (RELEASE, None, quiet),
+        (MOVE, second, ("2,0,q1", (2,), 1)),
+        (HOLD, None, ("-2,0,q1", (2,), 1)),
+        (MOVE, first, ("1,0,q1", (1,), 1)),
+        (RELEASE, None, quiet),
+    ):
+        assert do(conn, action, target, route_id=route.id).done_count == 1
+        assert find_path() == expected
+    routes.change_route(conn, SHELL, route.id, RouteTexts("second", country="IT"))
+    assert find_path() == ("2", (second.id,), None)
+    assert claim(conn, second) == [message_id]
+    assert self_check.list_problem_texts(conn) == []
 
 
 def test_cancelled_messages_cost_nothing_and_their_customers_get_receipts(conn, cast, carriers):

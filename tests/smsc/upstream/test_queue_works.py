@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from portal.core import db
+from portal.core.clock import DAY_MS, HOUR_MS, now_ms
 from portal.core.wakeup import WakeupSender
 from portal.services.common import message_states
 from portal.services.common.audit import SYSTEM
@@ -21,7 +22,7 @@ from tests.services.upstreams.waiting import prepare_waiting
 from tests.smsc.esme import RawEsme, run_smsc, wait_until
 from tests.smsc.upstream.running import count_waiting
 from tests.smsc.upstream.smpp_client.carrier import run_carrier
-from tests.smsc.upstream.test_failover import run_two
+from tests.smsc.upstream.test_failover import answer_all, run_two
 
 Ask = Callable[..., int]
 
@@ -73,6 +74,30 @@ async def test_what_waits_is_moved_to_the_other_upstream_and_goes_out_at_once(
         # What comes now takes its own way.
         await esme.submit("393339999999", text=b"later")
         assert (await two.first.read_submit()).short_message == b"later"
+        assert self_check.list_problem_texts(conn) == []
+
+
+async def test_what_is_moved_or_released_in_quiet_hours_waits_for_their_end(
+    config, conn, cast, add_upstream, wakeup_sender, ask, monkeypatch
+):
+    night, day = (now_ms() // DAY_MS * DAY_MS + each * HOUR_MS for each in (23, 8))
+    monkeypatch.setattr("portal.smsc.upstream.takers.now_ms", lambda: night)
+    async with run_two(config, conn, add_upstream, wakeup_sender) as two:
+        two.add_route("second", country="IT", quiet_hours="22:00-08:00 UTC")
+        two.add_route("second", country="FR", quiet_hours="22:00-08:00 UTC")
+        esme = await RawEsme.connect_and_bind(two.server.port, cast.smpp_acme_1)
+        await esme.submit("393330000001", text=b"moved")
+        await esme.submit("33612345678", text=b"released")
+        assert (await wait_for_end(conn, ask(MOVE, "first", route_id=1))).done_count == 1
+        for action in (HOLD, RELEASE):
+            assert (await wait_for_end(conn, ask(action, route_id=2))).done_count == 1
+        await esme.submit("447700900123", text=b"of no route")
+        assert await answer_all(two.first, 1) == [b"of no route"]
+        assert count_waiting(conn) == 2
+        monkeypatch.setattr("portal.smsc.upstream.takers.now_ms", lambda: day)
+        assert await answer_all(two.first, 1) == [b"moved"]
+        assert await answer_all(two.second, 1) == [b"released"]
+        await wait_until(lambda: count_waiting(conn) == 0)
         assert self_check.list_problem_texts(conn) == []
 
 
