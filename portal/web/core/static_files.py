@@ -41,7 +41,7 @@ def _read_static_file(file: Path) -> _StaticFile:
     mime_type = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
     mime_type = "text/javascript" if file.suffix == ".js" else mime_type
     compressed = gzip.compress(content, 9, mtime=0) if mime_type.startswith(_COMPRESSIBLE) else None
-    return _StaticFile(content, compressed, mime_type, hashlib.sha256(content).hexdigest()[:10])
+    return _StaticFile(content, compressed, mime_type, hashlib.sha256(content).hexdigest()[:8])
 
 
 @blueprint.app_template_global("static")

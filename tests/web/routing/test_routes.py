@@ -192,7 +192,7 @@ def test_the_page_says_which_way_a_message_would_go(olga: Browser, conn: db.Conn
     assert "The sender 48484 goes out in place of its own." in text
     assert "A part is bought for 0.7 credits and sold for 1." in text
     assert "Route 1 doesn’t fit: the customer is another." in text
-    assert re.search(r'id="route-2"[^>]* class="chosen"', answer.text)
+    assert re.search(r'id="route-2"[^>]* aria-current="true"', answer.text)
 
 
 def test_a_number_that_can_t_be_read_is_told_at_its_field(olga: Browser) -> None:
