@@ -24,7 +24,7 @@ from argon2 import PasswordHasher
 from flask import Flask
 from flask.sessions import SecureCookieSessionInterface
 
-from portal.core import clock, db
+from portal.core import clock, db, paths
 from portal.core.config import PaymentSettings, load_config
 from portal.core.crypto import Keys
 from portal.services.common import mail
@@ -68,15 +68,30 @@ GOOD = {
     "login.send_unlock_link.email": b"bob@acme.example",
     "sessions.set_refused_bind_mails.wanted": b"1",
     "customer_policies.change_text_policy.texts": b"none",
+    "day_messages": b"1000",
+    "host": b"127.0.0.1",
+    "system_id": b"acme",
+    "test_account": b"smpp-acme-1",
+    "test_number": b"393401234567",
+    "queue.hold_account.account": b"smpp-acme-2",
+    "queue.steer_messages.to": b"carrier",
+    "routes.add_route.upstream": b"carrier",
+    "upstream_tests.send_test_message.number": b"393401234567",
+    "upstream_tests.test_connection.password": b"secret",
+    "upstream_tests.test_new_connection.password": b"secret",
+    "upstreams.add_upstream.password": b"secret",
+    "upstreams.change_upstream.password": b"secret",
     "password": NEW_PASSWORD,
     "repeat": NEW_PASSWORD,
     "password-password": NEW_PASSWORD,
     "password-repeat": NEW_PASSWORD,
 }
+_MANY_NAMES = 10
 # Forms that good values don't lead anywhere, or not to a change of the database, with the reason.
 NEVER_TAKEN = {
     "senders.set_sender_enabled ()": "its buttons are in the list, which is empty for this account",
     "allowed_ips.add_allowed_ip ()": "its buttons are in the list, which is empty for this account",
+    "routes.move_route (order)": "its buttons say which one",
 }
 CHANGES_NOTHING = {
     "blacklist.preview_import (file)": "it shows what would be imported",
@@ -87,8 +102,14 @@ CHANGES_NOTHING = {
     "orders.change_packs (credits, currency, price)": "the packs that there are",
     "prices.estimate_cost (numbers, text)": "it counts what a text costs",
     "prices.preview_import (file)": "it shows what would be imported",
+    "routes.add_route (18 fields)": "with its other button it shows which way a message would go",
+    "routes.change_route (18 fields)": "with its other button it shows which way a message would go",
+    "upstream_tests.test_connection (57 fields)": "it tests what isn't saved",
+    "upstream_tests.test_new_connection (58 fields)": "it tests what isn't saved",
+    "upstreams.change_upstream (form, name, refund, version)": "of a simulator, which has no password",
 }
 NOT_REACHED = {
+    "GET upstream_tests.show_connection_test": "a test that isn't over leads there: see web/upstreams/test_trying.py",
     "POST payment_callback.receive_payment_callback": "what posts there is no browser: see the last test",
 }
 # What no page leads to.
@@ -122,6 +143,8 @@ def crawl(template: tuple[Path, Cast], tmp_path_factory: pytest.TempPathFactory)
         patch.setattr(password_hashing, "_hasher", PasswordHasher(memory_cost=8, time_cost=1, parallelism=1))
         # One QR code is looked at thousands of times.
         patch.setattr(segno, "make", cache(segno.make))
+        # What tests a connection is a process of its own.
+        patch.setattr(paths, "get_program_command_line", lambda: ["true"])
         links = world.fill(conn, keys, cast)
         payments = PaymentSettings(instructions="IBAN", checkout_url="https://pay.example/?shop=7", secret=SECRET)
         app = create_app(replace(load_config(data=data, env={}), payments=payments), keys)
@@ -205,7 +228,8 @@ def _fill_in(cast: Cast, case: Case, name: str, filled: bool) -> Iterator[bytes]
 
 
 def _describe(case: Case) -> str:
-    return f"{case.route.endpoint} ({', '.join(sorted(case.form.fields.keys() - {'csrf_token'}))})"
+    names = sorted(case.form.fields.keys() - {"csrf_token"})
+    return f"{case.route.endpoint} ({', '.join(names) if len(names) < _MANY_NAMES else f'{len(names)} fields'})"
 
 
 def test_everything_is_reached(crawl: Crawl) -> None:
@@ -220,7 +244,8 @@ def test_everything_is_reached(crawl: Crawl) -> None:
     assert routes - {f"{method} {endpoint}" for endpoint, method in walker.reached} == NOT_REACHED.keys()
     refused = {_describe(case): case.refusal for case in walker.cases if not case.controlled}
     assert refused.keys() == NEVER_TAKEN.keys(), refused
-    assert {_describe(case) for case in walker.cases if case.controlled and not case.changed} == CHANGES_NOTHING.keys()
+    unchanged = {_describe(case) for case in walker.cases if case.controlled and not case.changed}
+    assert sorted(unchanged ^ CHANGES_NOTHING.keys()) == []
 
 
 def _report(attacker: Attacker, begun: float) -> None:

@@ -15,14 +15,19 @@ from portal.services.common.audit import SHELL
 from portal.services.common.credit_amounts import THOUSANDTHS
 from portal.services.credits import alerts, credits
 from portal.services.history import deletion
-from portal.services.messages import blacklist, inbound, inbound_numbers
+from portal.services.messages import blacklist, inbound, inbound_numbers, test_messages
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.people import authentication, customers, password_hashing, users
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceChange
+from portal.services.routing import routes, unusual_traffic
+from portal.services.routing.unusual_traffic import BUSY_HOUR, Finding
 from portal.services.senders import senders
 from portal.services.statistics import rollup
+from portal.services.upstreams import binds, upstreams
+from portal.services.upstreams.binds import BindState
 from tests.documents import PDF
+from tests.services.upstreams.waiting import add_upstream, queue_messages
 from tests.support import Cast
 from tests.web import acting
 
@@ -74,10 +79,11 @@ def fill(conn: db.Connection, keys: Keys, cast: Cast) -> Links:
         user_id=cast.bob.id,
         expires_at=clock.now_ms() + clock.HOUR_MS,
     )
-    rollup.roll_up_all(conn)
     # As long as the crawler takes.
     session_records.record_component_heartbeat(conn, "smsc", clock.now_ms() + clock.DAY_MS)
     conn.execute("UPDATE components SET seen_at = seen_at + ?", (clock.DAY_MS,))
+    _fill_traffic(conn, keys, cast)
+    rollup.roll_up_all(conn)
     return Links(link)
 
 
@@ -109,6 +115,23 @@ def _fill_customer(
     paid, cancelled, _open = (orders.place_order(conn, SHELL, account, packs.list_packs(conn)[0]) for _ in range(3))
     orders.pay_order(conn, SHELL, paid, f"{word} transfer")
     orders.cancel_order(conn, SHELL, cancelled)
+
+
+def _fill_traffic(conn: db.Connection, keys: Keys, cast: Cast) -> None:
+    """A carrier with two routes, and simulators: the first one can be removed, and the second one is disabled."""
+    for name in ("spare", "off"):
+        upstreams.create_upstream(conn, keys, SHELL, name, kind=upstreams.SIMULATOR)
+    upstreams.disable_upstream(conn, SHELL, upstreams.get_upstream(conn, "off"))
+    carrier = add_upstream(conn, keys)
+    upstreams.set_default_upstream(conn, SHELL, carrier)
+    binds.record_bind_states(conn, carrier.id, [BindState(1, "trx", binds.BOUND, clock.now_ms())])
+    for country in ("FR", "DE"):
+        routes.create_route(conn, SHELL, carrier.name, country=country)
+    test_messages.send_test_message(conn, SHELL, carrier, "", "393401234567", "Hello")
+    queue_messages(conn, cast.smpp_globex_1.id, 2)
+    for account in (cast.smpp_acme_1, cast.smpp_globex_1):
+        finding = Finding(BUSY_HOUR, "", {"messages": 900, "threshold": 500, "usual": 3})
+        unusual_traffic.record_event(conn, keys, account.id, finding, clock.now_ms(), is_to_hold=True)
 
 
 def _fill_messages(conn: db.Connection, account: Account, word: str, number: str) -> None:
@@ -156,6 +179,7 @@ COMMON_TABLES = {
     "mails": "to operators, and to the customer",
     "counters": "of the SMPP server's configuration",
     "spent_forms": "keys of forms that work once",
+    "queue_works": "what the SMPP server does to messages that wait",
 }
 _IMPLIED_PARENTS = {"account_id": "accounts", "customer_id": "customers", "user_id": "users"}
 
