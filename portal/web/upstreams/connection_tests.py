@@ -60,8 +60,9 @@ class ConnectionTest:
         timer.start()
         try:
             assert self.process.stdout
-            for line in self.process.stdout:
-                self._steps.append(json.loads(line))
+            with self.process.stdout as lines:
+                for line in lines:
+                    self._steps.append(json.loads(line))
         except ValueError:
             self.process.kill()
         finally:
