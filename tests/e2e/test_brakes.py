@@ -41,7 +41,7 @@ def test_an_open_home_page_tells_of_a_hold_which_is_cancelled_and_released(
     alice = open_tab(server)
     alice.open_as(cast.alice, "/accounts/smpp-acme-1")
     hold()
-    alice.expect_text("On hold: messages are accepted and charged, and wait.")
+    alice.expect_text("messages are accepted and charged, and wait.")
     alice.expect_text("Of the last 100 numbers 77 follow one another.")
     alice.page.get_by_role("link", name="Cancel what waits").click()
     expect(alice.dialog).to_contain_text("2 messages wait, and have cost 2 credits.")

@@ -34,12 +34,12 @@ class Obstacle:
 
 
 def is_simulator_default(conn: sqlite3.Connection) -> bool:
-    """Whether messages that come now end in a simulator: the built-in one, or one that is the default upstream and
-    takes them.
+    """Whether messages that come now end in a simulator: the default upstream is one, and takes them, or there has
+    never been anything else.
     """
     (is_simulator,) = conn.execute(
-        "SELECT coalesce((SELECT kind = ? AND enabled AND NOT draining FROM upstreams WHERE is_default),"
-        " NOT EXISTS (SELECT 1 FROM upstreams))",
+        "SELECT EXISTS (SELECT 1 FROM upstreams WHERE is_default AND kind = ?1 AND enabled AND NOT draining)"
+        " OR NOT EXISTS (SELECT 1 FROM upstreams WHERE kind <> ?1)",
         (SIMULATOR,),
     ).fetchone()
     return bool(is_simulator)
@@ -54,18 +54,7 @@ def list_obstacles(conn: sqlite3.Connection) -> list[Obstacle]:
     """
     if not queue.has_queue(conn):
         return []
-    is_running = session_records.is_component_alive(conn, "smsc")
-    states = {each.upstream.id: each for each in binds.list_upstream_states(conn)}
-    default_path = tuple(upstream_id for upstream_id, each in states.items() if each.upstream.is_default)
-    blocked: dict[UpstreamPath, Obstacle] = {}
-    for path in queue.list_waiting_paths(conn):
-        obstacle = _find_obstacle_of(
-            [states[each] for each in path or default_path if each in states],
-            NO_DEFAULT if states else NO_UPSTREAM,
-            is_running=is_running,
-        )
-        if obstacle is not None:
-            blocked[path] = obstacle
+    blocked = find_blocked_paths(conn, queue.list_waiting_paths(conn))
     if not blocked:
         return []
     counts: Counter[Obstacle] = Counter()
@@ -73,6 +62,22 @@ def list_obstacles(conn: sqlite3.Connection) -> list[Obstacle]:
         if path in blocked:
             counts[blocked[path]] += count
     return [replace(each, waiting_count=count) for each, count in counts.most_common() if count]
+
+
+def find_blocked_paths(conn: sqlite3.Connection, waiting_paths: Sequence[UpstreamPath]) -> dict[UpstreamPath, Obstacle]:
+    """Those of these paths that no upstream takes at this moment, with the reason; what waits there isn't counted."""
+    is_running = session_records.is_component_alive(conn, "smsc")
+    states = {each.upstream.id: each for each in binds.list_upstream_states(conn)}
+    default_path = tuple(upstream_id for upstream_id, each in states.items() if each.upstream.is_default)
+    found = {
+        path: _find_obstacle_of(
+            [states[each] for each in path or default_path if each in states],
+            NO_DEFAULT if states else NO_UPSTREAM,
+            is_running=is_running,
+        )
+        for path in waiting_paths
+    }
+    return {path: obstacle for path, obstacle in found.items() if obstacle is not None}
 
 
 def _find_obstacle_of(states: Sequence[UpstreamState], reason: str, *, is_running: bool) -> Obstacle | None:

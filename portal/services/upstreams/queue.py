@@ -403,6 +403,23 @@ def list_account_counts(conn: sqlite3.Connection, path_id: int) -> list[tuple[in
     ]
 
 
+def list_oldest_ids(conn: sqlite3.Connection, account_id: int) -> list[tuple[UpstreamPath, int | None, int | None]]:
+    """The paths on which anything of an account waits, each with the id of its oldest message that was never tried, and
+    of the oldest that was, or that waits for such a one, or that operators hold. A few look-ups for each path.
+    """
+    queued_sql = " UNION ALL ".join(
+        f"SELECT min(message_id) AS id FROM queued_messages WHERE path = p.id AND account_id = ?1"
+        f" AND priority_rank = {rank}"
+        for rank in range(HIGHEST_PRIORITY + 1)
+    )
+    rows = conn.execute(
+        f"SELECT upstream_ids, (SELECT min(id) FROM ({queued_sql})), (SELECT min(message_id) FROM held_messages"
+        " INDEXED BY held_messages_path WHERE path = p.id AND account_id = ?1) FROM queue_paths AS p ORDER BY p.id",
+        (account_id,),
+    )
+    return [(paths.parse_path(upstream_ids), *oldest) for upstream_ids, *oldest in rows if any(oldest)]
+
+
 def list_claimable_accounts(conn: sqlite3.Connection, path_id: int, after_account_id: int, limit: int) -> list[int]:
     """Those of them behind one that are not on hold, `limit` at most."""
     query = f"{_QUEUED_ACCOUNTS_SQL} SELECT id FROM waiting WHERE {_IS_CLAIMABLE_SQL} LIMIT ?3"

@@ -8,6 +8,9 @@ from portal.services.common import ids
 from portal.services.upstreams import paths, steering, upstreams
 from portal.services.upstreams.steering import WaitingGroup
 
+LONG_WAIT_MS = 60_000
+"""Whatever waits for longer, waits for longer than any upstream that does well lets it wait."""
+
 
 @dataclass(frozen=True, slots=True)
 class WaitingMessages:
@@ -37,6 +40,10 @@ def list_waiting(conn: sqlite3.Connection) -> dict[int, WaitingMessages]:
 
 
 def _find_oldest_time(conn: sqlite3.Connection, groups: list[WaitingGroup]) -> int:
-    oldest_id = min(each.oldest_id for each in groups)
-    row = conn.execute("SELECT scheduled_at FROM messages WHERE id = ?", (oldest_id,)).fetchone()
-    return max(ids.time_from_id(oldest_id), (row and row[0]) or 0)
+    return read_waiting_time(conn, min(each.oldest_id for each in groups))
+
+
+def read_waiting_time(conn: sqlite3.Connection, message_id: int) -> int:
+    """Since when a message that waits does (milliseconds): since it was accepted, or since its date."""
+    row = conn.execute("SELECT scheduled_at FROM messages WHERE id = ?", (message_id,)).fetchone()
+    return max(ids.time_from_id(message_id), (row and row[0]) or 0)

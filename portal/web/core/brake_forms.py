@@ -11,7 +11,7 @@ from portal.core import i18n
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
 from portal.services.common import credit_amounts
-from portal.services.routing import brakes, unusual_traffic
+from portal.services.routing import brakes, sending_delays, unusual_traffic
 from portal.services.routing.brakes import Brakes
 from portal.services.statistics import daily_totals
 from portal.web.core import access, context
@@ -89,11 +89,14 @@ def build_brakes_values(account: Account) -> dict[str, Any]:
 
 
 def build_traffic_values(account: Account) -> dict[str, Any]:
-    """What `_traffic.html` shows: what is unusual, whether the account is held for it, and what brakes have refused."""
+    """What `_traffic.html` shows: what keeps messages waiting, what is unusual, whether the account is held for it, and
+    what brakes have refused.
+    """
     conn = context.get_conn()
     in_force = brakes.get_brakes(conn, account.id).in_force
     return {
         "events": [each for each in unusual_traffic.list_open_events(conn, account.id) if not each.answer],
+        "delays": {each.kind: each.since for each in sending_delays.list_sending_delays(conn, account.id)},
         "is_operator": access.get_current_user().is_operator,
         "is_held": unusual_traffic.is_held_by_brake(conn, account.id),
         "refused": [
@@ -108,4 +111,5 @@ def read_traffic_state(account: Account) -> Hashable:
     conn = context.get_conn()
     events = unusual_traffic.list_open_events(conn, account.id)
     refused = brakes.list_refused_messages(conn, account.id, brakes.SHOWN_MS)
-    return tuple((each.id, each.answer) for each in events), tuple(refused)
+    delays = sending_delays.list_sending_delays(conn, account.id)
+    return tuple((each.id, each.answer) for each in events), tuple(refused), tuple(delays)

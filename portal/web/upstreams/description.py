@@ -44,8 +44,6 @@ _COUNTER_LABELS = {
     "answers_without_id": N_("Accepted without an id"),
     "malformed": N_("PDUs that aren’t SMPP"),
 }
-# From then on what waits is more than what any upstream has before it.
-_LONG_WAIT_MS = 60_000
 # So much less of the last hour than of the last days arrives, where so many have ended.
 _RATE_DROP, _MIN_ENDED = 0.1, 20
 
@@ -275,7 +273,7 @@ def _is_rate_low(rates: DeliveryRates) -> bool:
 
 def _waits_long(card: UpstreamCard) -> bool:
     oldest_at = card.waiting.oldest_at if card.waiting else None
-    return oldest_at is not None and clock.now_ms() - oldest_at > _LONG_WAIT_MS
+    return oldest_at is not None and clock.now_ms() - oldest_at > waiting.LONG_WAIT_MS
 
 
 def _list_figures(card: UpstreamCard, measured: UpstreamLoad, rates: DeliveryRates) -> list[Figure]:

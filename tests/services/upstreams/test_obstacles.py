@@ -65,6 +65,12 @@ def test_messages_go_to_a_simulator_that_is_the_default_upstream(conn, keys, cre
     assert list_obstacles(conn) == []
 
 
+def test_where_only_simulators_have_ever_been_one_that_is_off_changes_nothing(conn, keys):
+    simulator, _ = (upstreams.create_upstream(conn, keys, SHELL, each, kind=upstreams.SIMULATOR) for each in "AB")
+    upstreams.disable_upstream(conn, SHELL, simulator)
+    assert is_simulator_default(conn)
+
+
 def test_where_nothing_waits_nothing_is_in_the_way(conn, create):
     assert list_obstacles(conn) == []
     create()

@@ -1,13 +1,15 @@
 """Options › Brakes, and what an account's home says of unusual traffic and of refused messages."""
 
+import re
 from collections.abc import Callable
 
 import pytest
 
-from portal.core.clock import now_ms
+from portal.core.clock import MINUTE_MS, now_ms
 from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.accounts.accounts import Account
+from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.messages import queue_works
 from portal.services.operations import self_check
@@ -159,7 +161,8 @@ def test_a_held_account_is_released_from_either_page(
     for browser, page in ((alice, "home"), (olga, "admin")):
         alert(is_to_hold=True)
         path = OPERATORS if page == "admin" else "/accounts/smpp-acme-1"
-        assert "On hold: messages are accepted and charged, and wait." in extract_text(browser.get(path).text)
+        text = extract_text(browser.get(path).text)
+        assert re.search(r"On hold since \d\d:\d\d: messages are accepted and charged, and wait\.", text)
         assert browser.post("/accounts/smpp-acme-1/traffic").location == path
         assert holds.list_account_holds(conn) == []
         conn.execute("UPDATE brake_events SET ended_at = 1")
@@ -172,6 +175,34 @@ def test_an_open_home_page_is_told(alice: Browser, alert: Callable[..., None]) -
     assert alice.get(poll, htmx=True).status_code == 204
     alert()
     assert "900 messages in an hour" in alice.get(poll, htmx=True).text
+
+
+def test_what_keeps_messages_waiting_is_told_at_once_to_its_people_alone(
+    alice: Browser, client: Client, cast: Cast, conn: Connection, keys: Keys, acme_1: Account
+) -> None:
+    add_upstream(conn, keys, "milano")
+    home = "/accounts/smpp-acme-1"
+    seen = alice.get(home).text.partition("seen=")[2].partition('"')[0].partition("&")[0]
+    poll = f"{home}/live?page=home&seen={seen}"
+    slow = "Sending is slow: messages have waited since"
+    (message_id,) = queue_messages(conn, acme_1.id)
+    assert slow not in alice.get(poll, htmx=True).text
+    # It was to go out two minutes ago.
+    earlier_id = ids.min_id_at_time(now_ms() - 2 * MINUTE_MS)
+    conn.execute("UPDATE messages SET id = ? WHERE id = ?", (earlier_id, message_id))
+    conn.execute("UPDATE queued_messages SET message_id = ?", (earlier_id,))
+    text = extract_text(alice.get(poll, htmx=True).text)
+    assert re.search(rf"{slow} \d\d:\d\d\.", text)
+    assert "milano" not in text
+    assert slow in extract_text(client(cast.bob).get(home).text)
+    assert slow not in client(cast.charlie).get("/accounts/smpp-globex-1").text
+    holds.hold_account(conn, SHELL, acme_1.id, "what its people don't read")
+    text = extract_text(alice.get(poll, htmx=True).text)
+    assert re.search(r"On hold since \d\d:\d\d: messages are accepted and charged, and wait\.", text)
+    assert "don't read" not in text
+    assert slow not in text
+    alice.post("/language", data={"locale": "it", "next": "/"})
+    assert "Sospeso, dalle " in extract_text(alice.get(home).text)
 
 
 def test_what_brakes_have_refused_is_told_with_what_helps(alice: Browser, conn: Connection, acme_1: Account) -> None:
