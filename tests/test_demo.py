@@ -5,8 +5,10 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -82,7 +84,7 @@ def start(
 
 def test_there_is_something_to_see(demo_conn):
     accounts = {row["name"]: row for row in demo_conn.execute("SELECT id, name, balance FROM accounts")}
-    assert accounts.keys() == {"smpp-demo-1", "smpp-demo-2", "sms-demo-1", "smpp-globex-1"}
+    assert accounts.keys() == {"smpp-demo-1", "smpp-demo-2", "smpp-demo-live", "sms-demo-1", "smpp-globex-1"}
     assert all(row["balance"] > 0 for row in accounts.values())
     totals = daily_totals.sum_daily_totals(demo_conn, accounts["smpp-demo-1"]["id"], 28)
     assert totals.sent > 2000
@@ -120,7 +122,12 @@ def test_a_demo_that_was_interrupted_is_made_anew(tmp_path):
     (tmp_path / ".making" / "portal.db").write_bytes(b"half")
     (tmp_path / "demo.json").write_text("{}")
     demo.create_demo(config)
-    assert demo.load_logins(config).smpp_passwords.keys() == {"smpp-demo-1", "smpp-demo-2", "smpp-globex-1"}
+    assert demo.load_logins(config).smpp_passwords.keys() == {
+        "smpp-demo-1",
+        "smpp-demo-2",
+        "smpp-demo-live",
+        "smpp-globex-1",
+    }
 
 
 def test_a_message_without_a_receipt_is_not_waited_for_without_end(config, cast, serve_alone):
@@ -155,6 +162,86 @@ def test_what_it_prints_works(start, environment, tmp_path):
     assert re.fullmatch(r"[0-9]{6}\n", code.stdout)
     as_json = subprocess.run([*shlex.split(next_code), "--json"], cwd=tmp_path, capture_output=True, text=True)
     assert re.fullmatch(r'\{"code": "[0-9]{6}"\}\n', as_json.stdout)
+
+
+def test_its_client_sends_all_the_while_and_upstreams_take_over_from_each_other(
+    start: Callable[[], tuple[RunningServer, str]], environment: dict[str, str], tmp_path: Path
+) -> None:
+    environment["LC_ALL"] = "it_IT.UTF-8"
+    server, _ = start()
+
+    def run(*words: str) -> None:
+        subprocess.run([*APP, *words, "--data", server.data], check=True, capture_output=True)
+
+    def list_lines(query: str) -> list[str]:
+        return [row[0] for row in conn.execute(query)]
+
+    # Those of its client.
+    messages = "FROM messages JOIN accounts AS a ON a.id = messages.account_id AND a.name = 'smpp-demo-live'"
+    receipts = "FROM deliveries JOIN accounts AS a ON a.id = account_id AND name = 'smpp-demo-live'"
+    sessions = (
+        "SELECT connections.id FROM connections JOIN accounts AS a ON a.id = account_id AND name = 'smpp-demo-live'"
+    )
+    with closing(server.connect()) as conn:
+        first_session = wait_until(lambda: list_lines(sessions))
+        # Some of its messages are on their way for half a minute.
+        wait_until(lambda: list_lines(f"SELECT 1 {messages} WHERE upstream IS NOT NULL AND state > 1"), 60)
+        wait_until(lambda: not list_lines(f"SELECT 1 {receipts}"))
+        run("account", "disable", "smpp-demo-live")
+        wait_until(lambda: not list_lines(sessions))
+        count = len(list_lines(f"SELECT 1 {messages}"))
+        run("account", "enable", "smpp-demo-live")
+        assert wait_until(lambda: list_lines(sessions), 60) != first_session
+        wait_until(lambda: len(list_lines(f"SELECT 1 {messages}")) > count)
+        texts = list_lines("SELECT text FROM messages WHERE text <> ''")
+        assert sum("pacco" in each for each in texts) > 1000
+        assert not [each for each in texts if "parcel" in each.lower() or "thank" in each.lower()]
+        assert list_lines("SELECT description FROM accounts WHERE name = 'smpp-demo-1'") == ["Avvisi sui pacchi"]
+
+        def is_taken_by(name: str, number: str) -> bool:
+            """Whether this upstream delivers a message."""
+            command = [*APP, "demo", "--send", number, "Ciao"]
+            said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+            assert "stat:DELIVRD" in said
+            query = "SELECT name FROM messages JOIN upstreams ON upstreams.id = upstream WHERE text = 'Ciao'"
+            return list_lines(f"{query} ORDER BY messages.id DESC")[0] == name
+
+        for name, number, other in (("milano", "393401234567", "roma"), ("roma", "4915112345678", "milano")):
+            assert is_taken_by(name, number)
+            run("upstream", "disable", name)
+            # The server takes it over within a second.
+            wait_until(partial(is_taken_by, other, number))
+            run("upstream", "enable", name)
+            wait_until(partial(is_taken_by, name, number))
+    assert stop_process(server.process) == 0
+
+
+def test_what_an_earlier_version_has_made_up_has_no_client(tmp_path: Path) -> None:
+    config = settings.load_config(data=tmp_path, env={})
+    logins = {"password": "x", "totp_secrets": {}, "smpp_passwords": {"smpp-demo-1": "y"}}
+    (tmp_path / "demo.json").write_text(json.dumps(logins))
+    demo.start_client(config, "en")
+    assert "demo client" not in [each.name for each in threading.enumerate()]
+
+
+@pytest.mark.parametrize(
+    ("variables", "language"),
+    [
+        ({}, "en"),
+        ({"LANG": "C.UTF-8"}, "en"),
+        ({"LANG": "it_IT.UTF-8"}, "it"),
+        ({"LANG": "it", "LC_ALL": "en_GB.UTF-8"}, "en"),
+        ({"LANG": "en_US", "LC_ALL": "", "LC_MESSAGES": "it_CH@euro"}, "it"),
+    ],
+)
+def test_it_is_in_the_language_of_the_shell(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], language: str
+) -> None:
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert demo.read_shell_language() == language
 
 
 def test_the_second_start_has_the_same_logins_and_what_happened_since(start, tmp_path):

@@ -10,6 +10,7 @@ from portal.cli.groups import CommonOptions
 from portal.cli.progress import show_progress
 from portal.cli.running import serve
 from portal.cli.shell import Command, CommandOutput, PastedType, load_config, root_command, wrong_usage
+from portal.core import i18n
 from portal.demo import fixtures
 from portal.services.operations import folder_locks
 
@@ -46,13 +47,19 @@ def _run_demo(
         for line in demo.send_message(config, destination, text, password):
             print(line, flush=True)
         return CommandOutput()
+    language = demo.read_shell_language()
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     with folder_locks.hold_component_lock(config.data, folder_locks.DEMO):
         if not config.database_file.exists():
             # Said at once: the progress of this comes a second later, and in a log only if it takes long.
             print("Making up the demo, once: users, accounts, four weeks of messages", file=sys.stderr)
-            with show_progress("Demo", "the next start makes it up") as progress:
+            with show_progress("Demo", "the next start makes it up") as progress, i18n.override_language(language):
                 demo.create_demo(config, progress)
         # Read again: the demo comes with settings of its own.
         config = load_config(options)
-        return serve(config, options, lambda: print(demo.format_welcome(config), flush=True))
+
+        def on_ready() -> None:
+            print(demo.format_welcome(config), flush=True)
+            demo.start_client(config, language)
+
+        return serve(config, options, on_ready)

@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,12 +13,13 @@ from pathlib import Path
 
 import pyotp
 
-from portal.core import clock, crypto, db, paths
+from portal.core import clock, crypto, db, i18n, paths
 from portal.core import config as settings
 from portal.core.config import Config, bracket_ipv6, wildcard_to_loopback
+from portal.core.i18n import _
 from portal.core.progress import Progress, no_progress
 from portal.demo import client, fixtures
-from portal.demo.fixtures import OPERATOR, OWNER, SENDING_ACCOUNT, VIEWER
+from portal.demo.fixtures import LIVE_ACCOUNT, OPERATOR, OWNER, SENDING_ACCOUNT, VIEWER
 from portal.services.messages import smpp_config
 from portal.services.people import users
 
@@ -29,7 +31,7 @@ _SETTINGS_TOML = """\
 name = "SMPP Portal demo"
 
 [payments]
-instructions = "Bank transfer to Portal Ltd, IBAN AT61 1904 3002 3457 3201. (A demo: please don't.)"
+instructions = "{instructions}"
 """
 
 
@@ -56,8 +58,15 @@ class DemoLogins:
         return pyotp.TOTP(self.totp_secrets[email]).provisioning_uri(name=email, issuer_name=issuer)
 
 
+def read_shell_language() -> str:
+    """The language that the shell's LC_ALL, LC_MESSAGES or LANG name, or the default one."""
+    names = filter(None, map(os.environ.get, ("LC_ALL", "LC_MESSAGES", "LANG")))
+    return i18n.best_language([next(names, "").replace("_", "-")])
+
+
 def create_demo(config: Config, progress: Progress = no_progress) -> None:
-    """Create the demo's database, key and settings, unless they are there. This takes some seconds.
+    """Create the demo's database, key and settings, unless they are there, in the language in use. This takes some
+    seconds.
 
     Args:
         progress: is told groups of messages, which take most of the time.
@@ -77,7 +86,8 @@ def create_demo(config: Config, progress: Progress = no_progress) -> None:
         logins = DemoLogins(password, *fixtures.create_demo_data(folder, password, progress))
         _write_private_file(folder / _LOGINS_FILE, json.dumps(asdict(logins), indent=2) + "\n")
         if not (config.data / settings.FILE_NAME).exists():
-            _write_private_file(config.data / settings.FILE_NAME, _SETTINGS_TOML)
+            instructions = _("Bank transfer to Portal Ltd, IBAN AT61 1904 3002 3457 3201. (A demo: please don't.)")
+            _write_private_file(config.data / settings.FILE_NAME, _SETTINGS_TOML.format(instructions=instructions))
         for name in (crypto.FILE_NAME, _LOGINS_FILE, config.database_file.name):
             (folder / name).replace(config.data / name)
     finally:
@@ -168,3 +178,17 @@ def send_message(config: Config, destination: str, text: str, password: str | No
     """
     password = password or load_logins(config).smpp_passwords[SENDING_ACCOUNT]
     return client.send_message(config.smpp, SENDING_ACCOUNT, password, destination, text)
+
+
+def start_client(config: Config, language: str) -> None:
+    """Start the client that sends all the while, in a thread that ends with this process. A demo that an earlier
+    version has made has no account for it.
+    """
+    password = load_logins(config).smpp_passwords.get(LIVE_ACCOUNT)
+    if password is not None:
+
+        def run() -> None:
+            i18n.use_language(language)
+            client.send_all_the_while(config.smpp, LIVE_ACCOUNT, password)
+
+        threading.Thread(target=run, name="demo client", daemon=True).start()

@@ -1,13 +1,16 @@
-"""A small SMPP client: binds, sends one message, waits for its receipt, shows messages from handsets, unbinds."""
+"""A small SMPP client: it sends one message and waits for its receipt, or sends now and then and takes what comes."""
 
+import random
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from itertools import count
+from contextlib import contextmanager, suppress
+from itertools import count, cycle
+from typing import Never
 
 from portal.core import gsm0338, tls_client
 from portal.core.config import SmppSettings, bracket_ipv6, wildcard_to_loopback
+from portal.demo import history_seed
 from portal.demo.fixtures import SENDER
 from portal.services.common.errors import Refused
 from portal.services.prices import countries
@@ -20,6 +23,12 @@ _CONNECTION_HINT = "Is the demo running? If on another port, set PORTAL_SMPP_POR
 _TON_ALPHANUMERIC, _TON_INTERNATIONAL, _NPI_E164 = 5, 1, 1
 _RECEIPT_REQUESTED = 1
 _SHORT_MESSAGE_OCTETS = 254
+_TIMEOUT_S = 40
+# Seconds between two messages; and until a session that has ended is opened again: more binds that fail in a minute,
+# and the server would take none from this machine.
+_PAUSE_S, _RECONNECT_S = (3, 20), 10
+# How the numbers end that it sends to: some that the simulator delivers to after half a minute, or not at all.
+_ENDS = ("", "", "005", "", "", "001", "", "", "005", "", "", "008")
 
 _REMEDIES: dict[int, str] = {
     CommandStatus.ESME_RINVPASWD: (
@@ -35,7 +44,7 @@ class DemoSendFailed(Refused):
 
 
 def send_message(
-    smpp: SmppSettings, system_id: str, password: str, destination: str, text: str, *, timeout_s: float = 40
+    smpp: SmppSettings, system_id: str, password: str, destination: str, text: str, *, timeout_s: float = _TIMEOUT_S
 ) -> Iterator[str]:
     """Send a message as an SMPP client does.
 
@@ -50,6 +59,54 @@ def send_message(
     Raises:
         DemoSendFailed
     """
+    with _open_session(smpp, system_id, password, timeout_s) as session:
+        yield f"bound as {system_id}"
+        number = countries.strip_separators(destination)
+        accepted = session.send_request(_build_submit_sm(next(session.sequences), number, text))
+        assert isinstance(accepted, MessageResp)
+        yield f"accepted: message id {accepted.message_id}"
+        yield "waiting for its receipt"
+        session.take_deliveries(timeout_s, accepted.message_id)
+        if accepted.message_id not in session.receipts:
+            yield f"no receipt within {timeout_s} s: it comes when the message has ended"
+            return
+        yield f"receipt: {session.receipts[accepted.message_id]}"
+        for each in session.incoming:
+            alphabet = gsm0338.get_alphabet(each.data_coding, None)
+            yield f"message from {each.source}: {gsm0338.decode_as_displayed(each.body, alphabet)}"
+
+
+def send_all_the_while(smpp: SmppSettings, system_id: str, password: str) -> Never:
+    """Be the client of an account, in a thread of its own, until the process ends: send a message now and then, and
+    take the receipts. Whatever ends the session, it is opened again.
+
+    Args:
+        smpp: as for `send_message`.
+    """
+    rng = random.Random()
+    while True:
+        with suppress(DemoSendFailed), _open_session(smpp, system_id, password) as session:
+            for end in cycle(_ENDS):
+                number, text = history_seed.invent_destination(rng, end), history_seed.invent_text(rng)
+                submit = _build_submit_sm(next(session.sequences), number, text)
+                # Where the account has run out of credits, say; the page tells under Refused.
+                with suppress(DemoSendFailed):
+                    session.send_request(submit)
+                session.take_deliveries(rng.uniform(*_PAUSE_S))
+                session.receipts.clear()
+                session.incoming.clear()
+        time.sleep(_RECONNECT_S)
+
+
+@contextmanager
+def _open_session(
+    smpp: SmppSettings, system_id: str, password: str, timeout_s: float = _TIMEOUT_S
+) -> Iterator["_DemoSmppSession"]:
+    """Open a session, and unbind at the end of the block.
+
+    Raises:
+        DemoSendFailed: it can't be opened, or has ended.
+    """
     host, port = wildcard_to_loopback(smpp.host), smpp.port or smpp.tls_port
     address = f"{bracket_ipv6(host)}:{port}"
     try:
@@ -59,19 +116,7 @@ def send_message(
                 tcp_socket = tls_client.create_client_context(verify=False).wrap_socket(tcp_socket)
             session = _DemoSmppSession(tcp_socket)
             session.send_request(Bind(CommandId.BIND_TRANSCEIVER, next(session.sequences), system_id, password))
-            yield f"bound as {system_id}"
-            number = countries.strip_separators(destination)
-            accepted = session.send_request(_build_submit_sm(next(session.sequences), number, text))
-            assert isinstance(accepted, MessageResp)
-            yield f"accepted: message id {accepted.message_id}"
-            yield "waiting for its receipt"
-            if not session.wait_for_receipt(accepted.message_id, timeout_s):
-                yield f"no receipt within {timeout_s} s: it comes when the message has ended"
-                return
-            yield f"receipt: {session.receipts[accepted.message_id]}"
-            for each in session.incoming:
-                alphabet = gsm0338.get_alphabet(each.data_coding, None)
-                yield f"message from {each.source}: {gsm0338.decode_as_displayed(each.body, alphabet)}"
+            yield session
             session.send_request(HeaderOnlyPdu(CommandId.UNBIND, next(session.sequences)))
     except (OSError, pdu.MalformedPdu) as error:
         raise DemoSendFailed(what=address, reason=f"{error}. {_CONNECTION_HINT}") from None
@@ -100,7 +145,8 @@ class _DemoSmppSession:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._stream = connection.makefile("rb")
+        self._timeout_s = connection.gettimeout()
+        self._received = b""
         self.sequences = count(1)
         self.receipts: dict[str, str] = {}
         self.incoming: list[DeliverSm] = []
@@ -121,20 +167,25 @@ class _DemoSmppSession:
                     raise DemoSendFailed(what=type(request).__name__, reason=reason)
                 return response
 
-    def wait_for_receipt(self, message_id: str, timeout_s: float) -> bool:
-        """Wait until a message's receipt has come; returns whether it has, in time."""
-        deadline = time.monotonic() + timeout_s
-        # The server sends enquire_link regularly, so no read blocks for long.
+    def take_deliveries(self, seconds: float, message_id: str | None = None) -> None:
+        """Accept what comes for so long, or until a message's receipt has come."""
+        deadline = time.monotonic() + seconds
         with suppress(TimeoutError):
-            while message_id not in self.receipts and time.monotonic() < deadline:
-                self._read_pdu()
-        return message_id in self.receipts
+            while message_id not in self.receipts and (left := deadline - time.monotonic()) > 0:
+                self._read_pdu(left)
 
-    def _read_pdu(self) -> BindResp | MessageResp | HeaderOnlyPdu | None:
-        """Read the next PDU; return it if it is a response, and answer it if it is a request."""
-        header = pdu.decode_header(self._read_exactly(pdu.HEADER_LENGTH), 0)
+    def _read_pdu(self, timeout_s: float | None = None) -> BindResp | MessageResp | HeaderOnlyPdu | None:
+        """Read the next PDU; return it if it is a response, and answer it if it is a request.
+
+        Raises:
+            TimeoutError: none has come; what has come of one stays.
+        """
+        self._receive(pdu.HEADER_LENGTH, timeout_s)
+        header = pdu.decode_header(self._received, 0)
         assert header is not None
-        received = pdu.decode_pdu(header, self._read_exactly(header.length - pdu.HEADER_LENGTH))
+        self._receive(header.length, timeout_s)
+        received = pdu.decode_pdu(header, self._received[pdu.HEADER_LENGTH : header.length])
+        self._received = self._received[header.length :]
         if isinstance(received, DeliverSm):
             if received.esm_class & ESM_CLASS_RECEIPT:
                 receipted_id = received.tlvs.get(TlvTag.RECEIPTED_MESSAGE_ID, b"").rstrip(b"\0").decode("latin-1")
@@ -148,8 +199,14 @@ class _DemoSmppSession:
             return received
         return None
 
-    def _read_exactly(self, octets: int) -> bytes:
-        data = self._stream.read(octets)
-        if len(data) < octets:
-            raise ConnectionError("the server closed the connection")
-        return data
+    def _receive(self, octets: int, timeout_s: float | None) -> None:
+        """Have at least so many octets of what comes next."""
+        self._connection.settimeout(self._timeout_s if timeout_s is None else timeout_s)
+        try:
+            while len(self._received) < octets:
+                data = self._connection.recv(4096)
+                if not data:
+                    raise ConnectionError("the server closed the connection")
+                self._received += data
+        finally:
+            self._connection.settimeout(self._timeout_s)

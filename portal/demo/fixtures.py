@@ -1,4 +1,4 @@
-"""The demo's data: customers, users, accounts, addresses, senders, prices."""
+"""The demo's data: customers, users, accounts, addresses, senders, prices, upstreams, in the language in use."""
 
 import sqlite3
 from contextlib import closing
@@ -7,6 +7,7 @@ from pathlib import Path
 from portal import migrations
 from portal.core import clock, db
 from portal.core.crypto import Keys
+from portal.core.i18n import current_language, gettext
 from portal.core.progress import Progress
 from portal.demo import documents, history_seed
 from portal.services.accounts import accounts, allowed_ips, credentials, refused_binds
@@ -21,13 +22,17 @@ from portal.services.people import authentication, customers, two_factor, users
 from portal.services.people.customers import Customer
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceChange
+from portal.services.routing import routes
 from portal.services.senders import senders
 from portal.services.statistics import rollup
+from portal.services.upstreams import upstreams
 
 OWNER = "marta@acme.example"
 VIEWER = "bruno@acme.example"
 OPERATOR = "olga@portal.example"
 SENDING_ACCOUNT = "smpp-demo-1"
+LIVE_ACCOUNT = "smpp-demo-live"
+"""The account of the client that sends all the while (`client.send_all_the_while`)."""
 SENDER = "ACME"
 VIRTUAL_NUMBER = "447700900123"  # from the range that is reserved for fiction
 
@@ -55,7 +60,7 @@ def create_demo_data(folder: Path, password: str, progress: Progress) -> tuple[d
     with closing(db.connect(folder / db.FILE_NAME)) as conn:
         with db.write_transaction(conn):
             prices.set_prices(conn, _OPERATOR_ACTOR, prices.read_initial_prices())
-            acme = customers.create_customer(conn, _OPERATOR_ACTOR, "Acme Logistics", OWNER)
+            acme = customers.create_customer(conn, _OPERATOR_ACTOR, "Acme Logistics", OWNER, current_language())
             globex = customers.create_customer(conn, _OPERATOR_ACTOR, "Globex", "hank@globex.example", "it")
             people = {
                 email: _create_user(conn, keys, email, role, customer_id, password)
@@ -83,18 +88,27 @@ def create_demo_data(folder: Path, password: str, progress: Progress) -> tuple[d
             # Its balance is lower, so its pages show the warning.
             alerts.set_alert_rule(conn, _OWNER_ACTOR, target, 300 * THOUSANDTHS)
             paid, _open = (orders.place_order(conn, _OWNER_ACTOR, source, each) for each in sold[:2])
-            orders.pay_order(conn, _OPERATOR_ACTOR, paid, "Transfer of this morning")
+            orders.pay_order(conn, _OPERATOR_ACTOR, paid, gettext("Transfer of this morning"))
             in_a_month = clock.now_ms() + 30 * clock.DAY_MS
             _create_price_lists(conn, acme, in_a_month // clock.DAY_MS * clock.DAY_MS)
             credits.grant_credits(
-                conn, _OPERATOR_ACTOR, source, 200 * THOUSANDTHS, "Winter bonus", expires_at=in_a_month
+                conn, _OPERATOR_ACTOR, source, 200 * THOUSANDTHS, gettext("Winter bonus"), expires_at=in_a_month
             )
+            _create_upstreams(conn, keys)
     return people, passwords
+
+
+def _create_upstreams(conn: sqlite3.Connection, keys: Keys) -> None:
+    """Create two simulators with a route each: where one is switched off, the other one takes over."""
+    for name in ("milano", "roma"):
+        upstreams.create_upstream(conn, keys, _OPERATOR_ACTOR, name, kind=upstreams.SIMULATOR)
+    routes.create_route(conn, _OPERATOR_ACTOR, "milano,roma", country="IT")
+    routes.create_route(conn, _OPERATOR_ACTOR, "roma,milano")
 
 
 def _create_price_lists(conn: sqlite3.Connection, acme: Customer, in_a_month: int) -> None:
     """Create a price list for Acme, and price changes with a date to come."""
-    partners = price_lists.create_price_list(conn, _OPERATOR_ACTOR, "Partners").id
+    partners = price_lists.create_price_list(conn, _OPERATOR_ACTOR, gettext("Partners")).id
     partner_prices = [
         PriceChange("DE", 900),
         PriceChange("GB", 950),
@@ -116,16 +130,20 @@ def _create_user(
 
 
 def _create_accounts(conn: sqlite3.Connection, keys: Keys, acme: int, globex: int) -> dict[str, str]:
-    first = _create_account(conn, acme, SENDING_ACCOUNT, "Parcel notifications")
-    second = _create_account(conn, acme, "smpp-demo-2", "New warehouse, not connected yet")
-    classic = _create_account(conn, acme, "sms-demo-1", "Sent by hand")
-    other = _create_account(conn, globex, "smpp-globex-1", "Appointments")
+    first = _create_account(conn, acme, SENDING_ACCOUNT, gettext("Parcel notifications"))
+    second = _create_account(conn, acme, "smpp-demo-2", gettext("New warehouse, not connected yet"))
+    classic = _create_account(conn, acme, "sms-demo-1", gettext("Sent by hand"))
+    other = _create_account(conn, globex, "smpp-globex-1", gettext("Appointments"))
+    live = _create_account(conn, acme, LIVE_ACCOUNT, gettext("Web shop, sends all the while"))
 
-    for address, label in (("127.0.0.1", "This machine"), ("::1", "This machine"), ("198.51.100.0/28", "Data centre")):
-        allowed_ips.add_allowed_ip(conn, _OWNER_ACTOR, first, address, label=label)
+    for account in (first, live):
+        for address in ("127.0.0.1", "::1"):
+            allowed_ips.add_allowed_ip(conn, _OWNER_ACTOR, account, address, label=gettext("This machine"))
+    allowed_ips.add_allowed_ip(conn, _OWNER_ACTOR, first, "198.51.100.0/28", label=gettext("Data centre"))
     allowed_ips.add_allowed_ip(conn, _OPERATOR_ACTOR, other, "192.0.2.25")
     inbound_numbers.add_inbound_number(conn, _OPERATOR_ACTOR, first, VIRTUAL_NUMBER)
-    _seed_senders(conn, first, classic, other)
+    _seed_senders(conn, first, classic, other, live)
+    credits.grant_credits(conn, _OPERATOR_ACTOR, live, 100_000 * THOUSANDTHS)
     # Refused binds from an address that isn't in the list: the page offers to add it.
     at = clock.now_ms() - 20 * 60_000
     for n in range(3):
@@ -133,31 +151,40 @@ def _create_accounts(conn: sqlite3.Connection, keys: Keys, acme: int, globex: in
         refused_binds.record_refused_binds(conn, [refusal])
     return {
         each.name: credentials.regenerate_smpp_password(conn, keys, _OPERATOR_ACTOR, each, send_mail=False)
-        for each in (first, second, other)
+        for each in (first, second, other, live)
     }
 
 
-def _seed_senders(conn: sqlite3.Connection, first: Account, classic: Account, other: Account) -> None:
+def _seed_senders(conn: sqlite3.Connection, first: Account, classic: Account, other: Account, live: Account) -> None:
     """Add senders in each status, some with a document, and a pending one that resembles another customer's."""
     for account, sender, description in (
-        (first, SENDER, "Parcels"),
-        (first, "ACME-Info", "Opening hours and strikes"),
-        (first, "ACME Night", "Deliveries in the evening"),
-        (first, VIRTUAL_NUMBER, "Two-way messages"),
+        (first, SENDER, gettext("Parcels")),
+        (first, "ACME-Info", gettext("Opening hours and strikes")),
+        (first, "ACME Night", gettext("Deliveries in the evening")),
+        (first, VIRTUAL_NUMBER, gettext("Two-way messages")),
         (classic, SENDER, ""),
-        (other, "GLOBEX", "Appointments"),
+        (other, "GLOBEX", gettext("Appointments")),
+        (live, SENDER, gettext("Parcels")),
     ):
         senders.add_sender(conn, _OWNER_ACTOR, account, sender, description=description)
         senders.decide_sender(conn, _OPERATOR_ACTOR, account, sender, approve=True)
     night = senders.get_sender(conn, first, "ACME Night")
     senders.set_sender_enabled(conn, _OWNER_ACTOR, first, night.id, enabled=False)
-    senders.add_sender(conn, _OWNER_ACTOR, first, "PARCELS", description="All parcels", reason="It is short")
-    comment = "Every carrier sends parcels: choose a name with your own in it."
+    senders.add_sender(
+        conn, _OWNER_ACTOR, first, "PARCELS", description=gettext("All parcels"), reason=gettext("It is short")
+    )
+    comment = gettext("Every carrier sends parcels: choose a name with your own in it.")
     senders.decide_sender(conn, _OPERATOR_ACTOR, first, "PARCELS", approve=False, comment=comment)
-    reason = "Order confirmations to those who have ordered in our web shop."
-    letter = documents.create_pdf("To whom it may concern", "Acme Logistics runs the web shop ACMESHOP.")
-    senders.add_sender(conn, _OWNER_ACTOR, first, "ACMESHOP", description="Web shop", reason=reason, document=letter)
-    senders.add_sender(conn, _OWNER_ACTOR, first, "GL0BEX", description="A test", reason="Parcels for Globex")
+    reason = gettext("Order confirmations to those who have ordered in our web shop.")
+    letter = documents.create_pdf(
+        gettext("To whom it may concern"), gettext("Acme Logistics runs the web shop ACMESHOP.")
+    )
+    senders.add_sender(
+        conn, _OWNER_ACTOR, first, "ACMESHOP", description=gettext("Web shop"), reason=reason, document=letter
+    )
+    senders.add_sender(
+        conn, _OWNER_ACTOR, first, "GL0BEX", description=gettext("A test"), reason=gettext("Parcels for Globex")
+    )
 
 
 def _create_account(conn: sqlite3.Connection, customer_id: int, name: str, description: str) -> Account:

@@ -9,6 +9,7 @@ from itertools import count
 from portal.core import gsm0338
 from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
 from portal.core.db import write_transaction
+from portal.core.i18n import N_, gettext
 from portal.core.progress import Progress
 from portal.services.accounts import accounts, session_records
 from portal.services.accounts.accounts import Account
@@ -33,14 +34,17 @@ _OFFICE_HOURS = (7, 20)
 _SEED = 3550
 
 _TEXTS = (
-    "ACME: parcel {n} is on its way and arrives today between 10 and 12.",
-    "ACME: il pacco {n} è in consegna oggi tra le 10 e le 12.",
-    "Your parcel {n} waits at the pick-up point until Saturday.",
-    "Il tuo pacco {n} ti aspetta al punto di ritiro fino a sabato.",
-    "ACME code {n}. Never tell it to anyone.",
-    "Parcel {n}: delivered. Thank you! 📦",
-    "We missed you with parcel {n}. Choose another day, a neighbour or a pick-up point at https://acme.example/p/{n},"
-    " or answer this message with 1 for tomorrow, 2 for the day after, 3 for the pick-up point.",
+    N_("ACME: parcel {n} is on its way and arrives today between 10 and 12."),
+    N_("ACME: parcel {n} has left our warehouse."),
+    N_("Your parcel {n} waits at the pick-up point until Saturday."),
+    N_("ACME: thank you for order {n}. We write again when it is on its way."),
+    N_("ACME code {n}. Never tell it to anyone."),
+    N_("Parcel {n}: delivered. Thank you! 📦"),
+    N_(
+        "We missed you with parcel {n}. Choose another day, a neighbour or a pick-up point at"
+        " https://acme.example/p/{n}, or answer this message with 1 for tomorrow, 2 for the day after, 3 for the"
+        " pick-up point."
+    ),
 )
 _DESTINATIONS = ("3934", "3933", "3932", "336", "346", "4915", "447", "4366", "4177", "351")
 # Of a thousand messages, by state and ptt code.
@@ -73,14 +77,14 @@ _SENDING_PATTERNS = (
 # Messages from handsets: days ago, after how many minutes a client accepted it (None: never), sender, text.
 _INBOUND_MESSAGES = (
     (26, 1, "393401112233", "2"),
-    (21, 1, "393331234567", "Grazie, tutto perfetto!"),
-    (17, None, "4915112345678", "Wo ist mein Paket?"),
-    (12, 3, "33612345678", "Merci, demain matin si possible"),
+    (21, 1, "393331234567", N_("Thank you, all is well!")),
+    (17, None, "4915112345678", N_("Where is my parcel?")),
+    (12, 3, "33612345678", N_("Thanks, tomorrow morning if possible")),
     (9, 1, "393471230000", "1"),
     (6, 1, "447911123456", "STOP"),
-    (4, 2, "393401112233", "Potete lasciarlo dal vicino? 📦"),
+    (4, 2, "393401112233", N_("Can you leave it with the neighbour? 📦")),
     (2, 1, "393331234567", "3"),
-    (1, 1, "351912345678", "Obrigado"),
+    (1, 1, "351912345678", N_("Thank you")),
 )
 
 
@@ -145,6 +149,7 @@ def seed_inbound_messages(conn: sqlite3.Connection, account: Account, number: st
     now = now_ms()
     for days_ago, minutes, source, text in _INBOUND_MESSAGES:
         at = now - days_ago * DAY_MS + 37 * MINUTE_MS
+        text = gettext(text)
         message = MobileOriginatedMessage(source, number, text, gsm0338.choose_encoding(text))
         inbound.store_inbound_messages(conn, [message], at)
         if minutes is None:
@@ -182,17 +187,27 @@ def _store_messages(
     outcomes.finish_messages(conn, finished)
 
 
+def invent_text(rng: random.Random) -> str:
+    """A text as the demo's accounts send them, in the language in use."""
+    return gettext(rng.choice(_TEXTS)).format(n=rng.randrange(10**5, 10**6))
+
+
+def invent_destination(rng: random.Random, end: str = "") -> str:
+    """A number as the demo's accounts send to; `end`: its last digits."""
+    prefix = rng.choice(_DESTINATIONS)
+    return prefix + "".join(rng.choices("0123456789", k=11 - len(prefix) - len(end))) + end
+
+
 def _build_submit(
     rng: random.Random, account: AccountConfig, source: str, price_list: PriceList, session_id: int | None
 ) -> SubmittedMessage:
-    text = rng.choice(_TEXTS).format(n=rng.randrange(10**5, 10**6))
+    text = invent_text(rng)
     encoding = gsm0338.choose_encoding(text)
-    prefix = rng.choice(_DESTINATIONS)
     message = SubmitSm(
         sequence=0,
         source=source,
         source_ton=5,
-        destination=prefix + "".join(rng.choices("0123456789", k=11 - len(prefix))),
+        destination=invent_destination(rng),
         data_coding=int(encoding),
         short_message=gsm0338.encode_body(text, encoding),
     )
