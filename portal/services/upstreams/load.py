@@ -46,10 +46,13 @@ class DeliveryCounts:
     undelivered: int = 0
 
     @property
+    def total(self) -> int:
+        return self.delivered + self.undelivered
+
+    @property
     def rate(self) -> float | None:
         """The share that arrived, from 0 to 1; None where nothing has ended."""
-        total = self.delivered + self.undelivered
-        return self.delivered / total if total else None
+        return self.delivered / self.total if self.total else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,13 +127,15 @@ def list_cards() -> list[UpstreamCard]:
 
 def summarize(cards: Sequence[UpstreamCard]) -> tuple[str, str]:
     """In bold, how many are ill; and what that means for messages."""
-    ill_count, doubtful_count = (sum(each.kind == kind for each in cards) for kind in (ILL, DOUBTFUL))
+    ill_count, doubtful_count, off_count = (sum(each.kind == kind for each in cards) for kind in (ILL, DOUBTFUL, OFF))
     waiting_count = sum(each.waiting.count for each in cards if each.waiting)
     words = []
     if ill_count:
         words.append(ngettext("%(num)s upstream sends nothing.", "%(num)s upstreams send nothing.", ill_count))
     if doubtful_count:
         words.append(ngettext("%(num)s isn't quite well.", "%(num)s aren't quite well.", doubtful_count))
+    if off_count:
+        words.append(ngettext("%(num)s is disabled.", "%(num)s are disabled.", off_count))
     if not words:
         words.append(_("All are well."))
     meaning = ngettext("%(num)s message waits.", "%(num)s messages wait.", waiting_count) if waiting_count else ""
@@ -267,7 +269,7 @@ def _explain_bind(bind: BindState) -> list[str]:
 
 def _is_rate_low(rates: DeliveryRates) -> bool:
     hour, days = rates.hour, rates.days
-    has_many = hour.delivered + hour.undelivered >= _MIN_ENDED
+    has_many = hour.total >= _MIN_ENDED
     return has_many and (hour.rate or 0.0) < (days.rate or 0.0) - _RATE_DROP
 
 
@@ -277,10 +279,11 @@ def _waits_long(card: UpstreamCard) -> bool:
 
 
 def _list_figures(card: UpstreamCard, measured: UpstreamLoad, rates: DeliveryRates) -> list[Figure]:
+    is_simulator = card.upstream.kind == SIMULATOR
     return [
-        *(_list_load_figures(card.upstream, measured) if card.upstream.kind != SIMULATOR else ()),
+        *((_build_ended_figure(rates),) if is_simulator else _list_load_figures(card.upstream, measured)),
         _build_waiting_figure(card),
-        *((_build_rate_figure(rates),) if card.upstream.kind != SIMULATOR else ()),
+        _build_rate_figure(rates),
     ]
 
 
@@ -320,6 +323,10 @@ def _build_waiting_figure(card: UpstreamCard) -> Figure:
         note = _("the oldest: %(when)s", when=i18n.format_relative_time(card.waiting.oldest_at, clock.now_ms()))
     kind = DOUBTFUL if _waits_long(card) else ""
     return Figure(gettext("Waiting"), i18n.format_number(card.waiting.count), note, ILL if card.kind == ILL else kind)
+
+
+def _build_ended_figure(rates: DeliveryRates) -> Figure:
+    return Figure(_("Messages, last hour"), i18n.format_number(rates.hour.total))
 
 
 def _build_rate_figure(rates: DeliveryRates) -> Figure:

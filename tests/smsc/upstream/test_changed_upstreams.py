@@ -10,6 +10,7 @@ from portal.services.common.audit import SYSTEM
 from portal.services.messages import intake, smpp_config
 from portal.services.operations import self_check
 from portal.services.upstreams import binds, counters, upstreams
+from portal.services.upstreams.load import DeliveryCounts, DeliveryRates, list_delivery_rates
 from portal.smsc.protocol.pdu import CancelSm, SubmitSm
 from portal.smsc.server import SmppServer
 from tests.smsc.esme import RawEsme, close_connections, run_smsc, wait_until
@@ -56,6 +57,8 @@ async def test_a_simulator_by_name_is_an_upstream_like_others(config, cast, conn
         assert {read_message(conn, each.message_id)["upstream"] for each in (delivered, failed)} == {sim.id}
         refunds = conn.execute("SELECT first_message_id FROM movements WHERE kind = 'refund'").fetchall()
         assert [row[0] for row in refunds] == [int(failed.message_id)]
+        await wait_until(lambda: list_delivery_rates(conn).get(sim.id, DeliveryRates()).hour == DeliveryCounts(1, 1))
+        assert counters.get_counters(conn, sim.id)["accepted"] == 2
         upstreams.disable_upstream(conn, SYSTEM, sim)
         wakeup_sender.send()
         pending = await esme.submit()

@@ -96,8 +96,12 @@ def test_each_state_has_its_words(olga, conn, keys, add):
     upstreams.disable_upstream(conn, SYSTEM, disabled)
     drained = add("drained")
     upstreams.drain_upstream(conn, SYSTEM, drained)
-    upstreams.create_upstream(conn, keys, SYSTEM, "sim", kind="simulator")
+    simulator = upstreams.create_upstream(conn, keys, SYSTEM, "sim", kind="simulator")
+    counters.add_to_counters(conn, simulator.id, {"delivered": 6, "undelivered": 2})
     text = text_of(olga)
+    assert "1 is disabled." in text
+    assert "Messages, last hour 8" in text
+    assert "75 %" in text
     assert "It is bound, but it answers nothing." in text
     assert "It gets 38 parts a second at most" in text
     assert "84 · 1,900 ms" in text

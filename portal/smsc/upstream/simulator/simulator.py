@@ -20,7 +20,7 @@ What becomes of a message is chosen by the last three digits of its destination:
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import NamedTuple
@@ -79,6 +79,7 @@ class Simulator:
         self._closed = False
         self._upstream_ids = count(now_ms() << _ID_SHIFT)
         self.cancellable_ids: set[int] = set()
+        self._counters: Counter[str] = Counter()
 
     def start(self) -> None:
         """It is always there."""
@@ -87,12 +88,14 @@ class Simulator:
         """Nothing of it is set."""
 
     def take_counters(self) -> Mapping[str, int]:
-        return {}
+        counted, self._counters = self._counters, Counter()
+        return counted
 
     def measure(self) -> UpstreamLoad:
         return UpstreamLoad()
 
     def send_messages(self, messages: Sequence[SubmittedMessage]) -> None:
+        self._counters["accepted"] += len(messages)
         # One timer for all of a batch that end alike, not one a message.
         ids_by_suffix: dict[str, list[int]] = defaultdict(list)
         for message in messages:
@@ -119,6 +122,7 @@ class Simulator:
             return
         if outcome is not _DEFAULT_OUTCOME:
             message_ids = self.cancel_messages(message_ids)
+        self._counters["delivered" if outcome.state == DELIVERED else "undelivered"] += len(message_ids)
         status, now = format_receipt_status(outcome.state, outcome.ptt), now_ms()
         self._on_outcomes(
             [
