@@ -5,7 +5,6 @@ from flask.typing import ResponseReturnValue
 
 from portal.core.i18n import _
 from portal.services.accounts.accounts import Account
-from portal.services.common import idempotency
 from portal.services.messages import queue_selection, queue_works
 from portal.services.messages.queue_selection import QueueFilter
 from portal.services.routing import brakes, unusual_traffic
@@ -78,15 +77,11 @@ def cancel_traffic(account: Account) -> ResponseReturnValue:
         )
     if not unusual_traffic.is_held_by_brake(conn, account.id):
         return htmx.redirect_browser_or_htmx(back, htmx.Toast(_("Somebody has answered this already.")))
-    try:
-        with idempotency.once(conn, form.form.data):
-            unusual_traffic.answer_events(conn, actor, account, unusual_traffic.CANCELLED)
-            queue_works.create_queue_work(conn, actor, queue_selection.CANCEL, selection, asked_count=preview.count)
-        text = _("What waited is being cancelled, and its credits come back. The account stays on hold.")
-        toast = htmx.Toast(text)
-    except idempotency.FormAlreadySent as refusal:
-        toast = htmx.Toast(refusal.localized(), "info")
-    return htmx.redirect_browser_or_htmx(back, toast)
+    with htmx.once(back):
+        unusual_traffic.answer_events(conn, actor, account, unusual_traffic.CANCELLED)
+        queue_works.create_queue_work(conn, actor, queue_selection.CANCEL, selection, asked_count=preview.count)
+    text = _("What waited is being cancelled, and its credits come back. The account stays on hold.")
+    return htmx.redirect_browser_or_htmx(back, htmx.Toast(text))
 
 
 def _find_page_url(account: Account) -> str:

@@ -14,7 +14,7 @@ from portal.core.i18n import N_, _
 from portal.services.accounts.accounts import Account
 from portal.services.billing import statement
 from portal.services.billing.statement import AccountBalance
-from portal.services.common import credit_amounts, idempotency
+from portal.services.common import credit_amounts
 from portal.services.credits import credits, expiry
 from portal.services.history import history, refunds
 from portal.web.admin.customers import GrantCreditsForm, account_url, answer_account_form
@@ -122,12 +122,9 @@ def grant_credits(account: Account) -> ResponseReturnValue:
     with refusals_on(form):
         amount = credit_amounts.parse_amount(form.amount.data)
         expires_at = expiry.parse_credit_expiry_date(form.until.data, context.get_config().timezone)
-        try:
-            with idempotency.once(conn, form.form.data):
-                credits.grant_credits(conn, actor, account, amount, form.note.data, expires_at=expires_at)
-            toast = htmx.Toast(_("%(amount)s credits were granted.", amount=i18n.format_credits(amount)))
-        except idempotency.FormAlreadySent as refusal:
-            toast = htmx.Toast(refusal.localized(), "info")
+        with htmx.once(account_url(account)):
+            credits.grant_credits(conn, actor, account, amount, form.note.data, expires_at=expires_at)
+        toast = htmx.Toast(_("%(amount)s credits were granted.", amount=i18n.format_credits(amount)))
         return answer_account_form("admin/_credits.html", account, "_account_figures.html", toast=toast)
     return answer_account_form("admin/_credits.html", account, grant_form=form)
 
@@ -185,13 +182,9 @@ def _change_balance(
     if form.is_submitted():
         with refusals_on(form):
             amount = parse_amount(form.amount.data)
-            try:
-                with idempotency.once(conn, form.form.data):
-                    balance = change(conn, actor, account, amount, form.reason.data)
-                toast = htmx.Toast(describe(amount, balance))
-            except idempotency.FormAlreadySent as refusal:
-                toast = htmx.Toast(refusal.localized(), "info")
-            return htmx.redirect_browser_or_htmx(account_url(account), toast)
+            with htmx.once(account_url(account)):
+                balance = change(conn, actor, account, amount, form.reason.data)
+            return htmx.redirect_browser_or_htmx(account_url(account), htmx.Toast(describe(amount, balance)))
     return htmx.render_dialog("admin/_credits_change.html", account, tab="admin", form=form, **words)
 
 
@@ -211,14 +204,10 @@ def refund_message(message_id: int) -> ResponseReturnValue:
     text = history.get_sent_text_by_message_id(conn, account.id, message_id)
     if form.is_submitted():
         with refusals_on(form):
-            try:
-                with idempotency.once(conn, form.form.data):
-                    amount = refunds.refund_text(conn, actor, account, text, form.reason.data)
-                toast = htmx.Toast(_describe_refund(amount))
-            except idempotency.FormAlreadySent as refusal:
-                toast = htmx.Toast(refusal.localized(), "info")
             address = url_for("history.show_sent_message", name=account.name, message_id=text.id)
-            return htmx.redirect_browser_or_htmx(address, toast)
+            with htmx.once(address):
+                amount = refunds.refund_text(conn, actor, account, text, form.reason.data)
+            return htmx.redirect_browser_or_htmx(address, htmx.Toast(_describe_refund(amount)))
     return htmx.render_dialog(
         "admin/_credits_message.html",
         account,

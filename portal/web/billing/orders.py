@@ -19,7 +19,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.billing import orders, packs, payments
 from portal.services.billing.orders import Order, OrderFilter
 from portal.services.billing.packs import Pack
-from portal.services.common import credit_amounts, idempotency
+from portal.services.common import credit_amounts
 from portal.services.common.errors import Refused
 from portal.services.people import customers
 from portal.web.core import access, context, downloads, htmx, live, paging
@@ -73,12 +73,8 @@ def buy_pack(account: Account) -> ResponseReturnValue:
     size, price = (request.form.get(each, 0, type=parse_row_id) for each in ("pack", "price"))
     pack, keys, actor = Pack(size, price, form.currency.data), context.get_crypto_keys(), context.get_actor()
     with refusals_on(form):
-        try:
-            with idempotency.once(conn, form.form.data):
-                order = orders.purchase_pack(conn, keys, actor, account, pack)
-        except idempotency.FormAlreadySent as refusal:
-            orders_url = url_for(".list_orders", name=account.name)
-            return htmx.redirect_browser_or_htmx(orders_url, htmx.Toast(refusal.localized(), "info"))
+        with htmx.once(url_for(".list_orders", name=account.name)):
+            order = orders.purchase_pack(conn, keys, actor, account, pack)
         toast = htmx.Toast(_("Order %(number)s was made.", number=order.number))
         return htmx.redirect_browser_or_htmx(_order_url(order), toast)
     return _render_confirmation(

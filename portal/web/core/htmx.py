@@ -1,15 +1,17 @@
 """One answer for two readers: a whole page for a browser, the parts that change for htmx."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flask import make_response, redirect, render_template, request, session
+from flask import abort, make_response, redirect, render_template, request, session
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
 from portal.services.accounts.accounts import Account
-from portal.web.core import access, notices
+from portal.services.common import idempotency
+from portal.web.core import access, context, notices
 from portal.web.core.forms import get_form_status
 
 READING_METHODS = ("GET", "HEAD")
@@ -158,6 +160,18 @@ def redirect_browser_or_htmx(address: str, toast: Toast | None = None) -> Respon
     if is_htmx_request():
         return "", 204, {"HX-Redirect": address}
     return response
+
+
+@contextmanager
+def once(address: str) -> Iterator[None]:
+    """Run a block in a transaction that uses up the key of the form that this request sends. Where it was sent before,
+    the answer leads to the address and says so, and nothing else of the view is done.
+    """
+    try:
+        with idempotency.once(context.get_conn(), request.form.get("form", "")):
+            yield
+    except idempotency.FormAlreadySent as refusal:
+        abort(make_response(redirect_browser_or_htmx(address, Toast(refusal.localized(), "info"))))
 
 
 def _pop_toasts() -> Sequence[Toast]:

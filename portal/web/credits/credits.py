@@ -15,7 +15,7 @@ from portal.core.i18n import N_, _
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit, orders
-from portal.services.common import credit_amounts, idempotency
+from portal.services.common import credit_amounts
 from portal.services.common.errors import Refused
 from portal.services.credits import alerts, credits, ledger
 from portal.services.people import customers
@@ -89,14 +89,12 @@ def transfer_credits(account: Account) -> ResponseReturnValue:
         source = _get_transfer_account(account, form.source.data or account.name, "source")
         target = _get_transfer_account(account, form.target.data, "target")
         amount = credit_amounts.parse_amount(form.amount.data)
-        try:
-            with idempotency.once(conn, form.form.data):
-                credits.transfer_credits(conn, context.get_actor(), source, target, amount)
-            moved = i18n.format_credits(amount)
-            toast = htmx.Toast(_("%(amount)s credits moved to %(account)s.", amount=moved, account=target.name))
-        except idempotency.FormAlreadySent as refusal:
-            toast = htmx.Toast(refusal.localized(), "info")
-        return htmx.redirect_browser_or_htmx(url_for("statement.show_statement", name=account.name), toast)
+        address = url_for("statement.show_statement", name=account.name)
+        with htmx.once(address):
+            credits.transfer_credits(conn, context.get_actor(), source, target, amount)
+        moved = i18n.format_credits(amount)
+        toast = htmx.Toast(_("%(amount)s credits moved to %(account)s.", amount=moved, account=target.name))
+        return htmx.redirect_browser_or_htmx(address, toast)
     return _render_transfer_form(account, form, customer_accounts)
 
 

@@ -61,11 +61,11 @@ def delete_messages(account: Account, kind: str) -> ResponseReturnValue:
     except ValueError:
         abort(400)
     back = _append_query(_list_url(account, kind), _get_message_filter(kind))
-    conn, actor, key = context.get_conn(), context.get_actor(), request.form.get("form", "")
+    conn = context.get_conn()
     try:
-        with idempotency.once(conn, key):
-            deletion_id = deletion.create_deletion(conn, actor, account, scope, total=total)
-    except (idempotency.FormAlreadySent, deletion.TooManyDeletions) as refusal:
+        with htmx.once(back):
+            deletion_id = deletion.create_deletion(conn, context.get_actor(), account, scope, total=total)
+    except deletion.TooManyDeletions as refusal:
         return htmx.redirect_browser_or_htmx(back, htmx.Toast(refusal.localized(), "warn"))
     deadline = time.monotonic() + context.get_limits().delete_seconds
     # The deletion is stored: where the database is locked for long, it continues in the background.

@@ -13,7 +13,6 @@ from portal.core.clock import now_ms
 from portal.core.db import write_transaction
 from portal.core.i18n import N_, _
 from portal.services.accounts import accounts
-from portal.services.common import idempotency
 from portal.services.common.errors import Refused
 from portal.services.messages import message_ways
 from portal.services.messages.message_ways import MessageWay, RouteConditions
@@ -200,12 +199,9 @@ def add_route() -> ResponseReturnValue:
         before_id = routes.find_route_at_place(listed, 0, form.place.data) if form.place.data else None
         if "test" in request.form:
             return _render_test(form, listed, texts, 0, before_id)
-        try:
-            with idempotency.once(context.get_conn(), form.form.data):
-                route = routes.add_route(context.get_conn(), context.get_actor(), texts, before_id)
-            toast = htmx.Toast(_("Route %(route)s was added.", route=route.id))
-        except idempotency.FormAlreadySent as refusal:
-            toast = htmx.Toast(refusal.localized(), "info")
+        with htmx.once(url_for(".list_routes")):
+            route = routes.add_route(context.get_conn(), context.get_actor(), texts, before_id)
+        toast = htmx.Toast(_("Route %(route)s was added.", route=route.id))
         return htmx.redirect_after_post(url_for(".list_routes"), toast)
     return _render_edit_page(form, listed)
 
@@ -228,12 +224,9 @@ def change_route(route_id: int) -> ResponseReturnValue:
         before_id = routes.find_route_at_place(listed, route_id, form.place.data)
         if "test" in request.form:
             return _render_test(form, listed, texts, route_id, before_id, route)
-        try:
-            with idempotency.once(conn, form.form.data):
-                _store_change(form, route, texts, before_id)
-            toast = htmx.Toast(_("Route %(route)s was changed.", route=route.id))
-        except idempotency.FormAlreadySent as refusal:
-            toast = htmx.Toast(refusal.localized(), "info")
+        with htmx.once(url_for(".list_routes")):
+            _store_change(form, route, texts, before_id)
+        toast = htmx.Toast(_("Route %(route)s was changed.", route=route.id))
         return htmx.redirect_after_post(url_for(".list_routes"), toast)
     # Whoever sends it again has seen what the route says now, and where it stands.
     form.version.data, form.order.data = str(route.version), routes.fingerprint_order(listed)

@@ -15,7 +15,6 @@ from portal.core import i18n
 from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from portal.core.i18n import N_, _
 from portal.services.accounts import accounts
-from portal.services.common import idempotency
 from portal.services.messages import queue_selection, queue_works
 from portal.services.messages.queue_selection import (
     ACCOUNT,
@@ -236,15 +235,11 @@ def steer_messages(action: str) -> ResponseReturnValue:
             abort(400)
         with refusals_on(form):
             target = upstreams.get_upstream(conn, form.to.data) if action == MOVE and form.to.data else None
-            try:
-                with idempotency.once(conn, form.form.data):
-                    queue_works.create_queue_work(
-                        conn, context.get_actor(), action, selection, asked_count=total, target=target
-                    )
-                toast = htmx.Toast(_(_BEGUN[action]))
-            except idempotency.FormAlreadySent as refusal:
-                toast = htmx.Toast(refusal.localized(), "info")
-            return htmx.redirect_browser_or_htmx(back, toast)
+            with htmx.once(back):
+                queue_works.create_queue_work(
+                    conn, context.get_actor(), action, selection, asked_count=total, target=target
+                )
+            return htmx.redirect_browser_or_htmx(back, htmx.Toast(_(_BEGUN[action])))
     else:
         selection = queue_selection.build_selection(conn, action, queue_filter)
     preview = queue_selection.preview_selection(conn, action, selection, queue_filter.older_ms)
@@ -280,11 +275,8 @@ def hold_account() -> ResponseReturnValue:
         with refusals_on(form):
             account = accounts.get_account(conn, form.account.data.strip())
             reason = form.reason.data.strip()[:_MAX_REASON_LENGTH]
-            try:
-                with idempotency.once(conn, form.form.data):
-                    is_new = holds.hold_account(conn, context.get_actor(), account.id, reason)
-            except idempotency.FormAlreadySent as refusal:
-                return _lead_to_queue(htmx.Toast(refusal.localized(), "info"))
+            with htmx.once(url_for(".show_queue")):
+                is_new = holds.hold_account(conn, context.get_actor(), account.id, reason)
             if is_new:
                 return _lead_to_queue(htmx.Toast(_("%(name)s is on hold.", name=account.name)))
             return _lead_to_queue(htmx.Toast(_("%(name)s was on hold already.", name=account.name), "warn"))

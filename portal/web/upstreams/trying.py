@@ -8,7 +8,6 @@ from wtforms import StringField, TextAreaField
 
 from portal.core import i18n
 from portal.core.i18n import N_, _, gettext
-from portal.services.common import idempotency
 from portal.services.messages import test_messages
 from portal.services.upstreams import upstreams
 from portal.services.upstreams.settings import (
@@ -186,7 +185,8 @@ def send_test_message(upstream_id: int) -> ResponseReturnValue:
     upstream = upstreams.get_upstream_by_id(conn, upstream_id)
     form, toast = MessageForm(), None
     if request.method == "POST":
-        with refusals_on(form, destination="number", address="sender"), idempotency.once(conn, form.form.data):
+        address = url_for("upstreams.show_upstream", upstream_id=upstream_id)
+        with refusals_on(form, destination="number", address="sender"), htmx.once(address):
             test_messages.send_test_message(
                 conn, context.get_actor(), upstream, form.sender.data, form.number.data, form.text.data
             )

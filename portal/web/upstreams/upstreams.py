@@ -10,7 +10,6 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
 from portal.core.i18n import N_, _, gettext
-from portal.services.common import idempotency
 from portal.services.upstreams import counters, message_ids, upstreams
 from portal.services.upstreams.settings import DEFAULTS
 from portal.services.upstreams.upstreams import SMPP, Upstream, UpstreamChanged
@@ -71,7 +70,7 @@ def add_upstream() -> ResponseReturnValue:
     form = label_form(UpstreamForm())
     if request.method == "POST":
         conn = context.get_conn()
-        with refusals_on(form), idempotency.once(conn, form.form.data):
+        with refusals_on(form), htmx.once(url_for(".list_upstreams")):
             upstream = upstreams.create_upstream(
                 conn,
                 context.get_crypto_keys(),

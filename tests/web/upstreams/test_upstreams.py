@@ -174,7 +174,9 @@ def test_one_is_added_with_what_a_letter_says(olga, conn, keys):
     assert row["action"] == "upstream.add"
     assert "secret" not in str(tuple(row))
     # The form that is sent twice adds nothing.
-    assert olga.post(f"{LIST}/add", data=fields | NEW | {"name": "again"}).status_code == 422
+    answer = olga.post(f"{LIST}/add", data=fields | NEW | {"name": "again"})
+    assert answer.status_code == 303
+    assert "This form was sent before" in olga.get(answer.location).text
     assert len(upstreams.list_upstreams(conn)) == 1
 
 
