@@ -165,7 +165,7 @@ _add_action(CANCEL, "Cancel what waits, as cancel_sm does: it is paid back, and 
 def _list_works(context: CommandContext) -> CommandOutput:
     """List what was asked for, newest first, and how far it is."""
     values = [_work_to_dict(each) for each in queue_works.list_queue_works(context.conn, _MAX_WORKS)]
-    columns = ("id", "action", "to", "asked", "done", "left", "refunded", "by", "ended")
+    columns = ("id", "action", "to", "asked", "done", "left", "refunded", "by", "ended", "error")
     return list_rows(values, columns) if values else CommandOutput([], "Nothing was asked for.")
 
 
@@ -180,6 +180,7 @@ def _work_to_dict(work: QueueWork) -> dict[str, object]:
         "at": format_timestamp(work.asked_at),
         "by": work.asked_by,
         "ended": format_timestamp(work.ended_at),
+        "error": work.error or None,
     }
 
 

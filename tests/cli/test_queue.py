@@ -53,6 +53,7 @@ def test_a_work_is_asked_for_and_listed(ok, run_app, conn, action):
     assert (work["done"], work["refunded"]) == (3, 3.0 if action == "cancel" else 0)
     assert work["ended"]
     assert work["to"] == ("second" if action == "move" else None)
+    assert work["error"] is None
 
 
 def test_without_a_terminal_nothing_is_done_unless_it_is_said_so(refused, conn):

@@ -6,6 +6,7 @@ it was or as it is to be, and another process goes on.
 """
 
 import json
+import logging
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,11 @@ from portal.services.upstreams.paths import ChoosePath
 from portal.services.upstreams.steering import WaitingRange
 from portal.services.upstreams.upstreams import Upstream
 
+log = logging.getLogger(__name__)
+
+RETRY_MS = 30_000
+"""After how long a work is tried again of which a step went wrong."""
+_MAX_ERROR_LENGTH = 200
 # A step of these takes some milliseconds. Most accounts have messages of one priority alone, on a few paths.
 _STEP_SIZES = {HOLD: 500, MOVE: 500, RELEASE: 250, CANCEL: 200}
 _MAX_STEP_RANGES = 200
@@ -55,6 +61,7 @@ class QueueWork:
 
     Of `asked_count` messages `done_count` are done so far; `left_count` were left as they are, since upstreams may have
     them; `refunded`: what was given back (thousandths of a credit). `target`: the upstream to which they are moved.
+    `error`: why the last step went wrong, which is tried again; empty: it didn't.
     """
 
     id: int
@@ -68,6 +75,7 @@ class QueueWork:
     left_count: int
     refunded: int
     ended_at: int | None
+    error: str
 
 
 def create_queue_work(
@@ -123,12 +131,15 @@ def list_queue_works(conn: sqlite3.Connection, limit: int = 5) -> list[QueueWork
     """The last works, newest first, and all that have not ended."""
     rows = conn.execute(
         "SELECT queue_works.id, action, selection, upstreams.name, asked_at, asked_by, asked_count, done_count,"
-        " left_count, refunded, ended_at FROM queue_works LEFT JOIN upstreams ON upstreams.id = upstream_id"
+        " left_count, refunded, ended_at, position FROM queue_works LEFT JOIN upstreams ON upstreams.id = upstream_id"
         " WHERE ended_at IS NULL OR queue_works.id > (SELECT coalesce(max(id), 0) - ? FROM queue_works)"
         " ORDER BY queue_works.id DESC",
         (limit,),
     )
-    return [QueueWork(work_id, action, parse_selection(text), *rest) for work_id, action, text, *rest in rows]
+    return [
+        QueueWork(work_id, action, parse_selection(text), *rest, error=_parse_position(position)[1])
+        for work_id, action, text, *rest, position in rows
+    ]
 
 
 def has_open_works(conn: sqlite3.Connection) -> bool:
@@ -146,41 +157,71 @@ class _Done:
     refunded: int = 0
 
 
-def run_queue_step(conn: sqlite3.Connection, table: RouteTable, choose_path: ChoosePath) -> tuple[DueMessages, bool]:
-    """Go on with the oldest work that has not ended, by some hundred messages.
+def run_queue_step(
+    conn: sqlite3.Connection, table: RouteTable, choose_path: ChoosePath
+) -> tuple[DueMessages, int | None]:
+    """Go on with the oldest work that has not ended, by some hundred messages; with one of which a step went wrong only
+    where there is no other.
 
     Returns:
-        What waits elsewhere now, and receipts that were queued; and whether there is more to do.
+        What waits elsewhere now, and receipts that were queued; and after how many milliseconds to go on: 0, or
+        RETRY_MS where it went wrong, of which nothing was done then. None: there is no more to do.
+
+    Raises:
+        sqlite3.OperationalError: the database can't be written.
     """
     with write_transaction(conn):
         row = conn.execute(
             "SELECT id, action, selection, upstream_id, position FROM queue_works WHERE ended_at IS NULL"
-            " ORDER BY id LIMIT 1"
+            " ORDER BY json_type(position) IS 'object', id LIMIT 1"
         ).fetchone()
         if row is None:
-            return DueMessages(), False
-        work_id, action, text, upstream_id, position = row
-        selection = parse_selection(text)
-        found, next_position = _find_next(conn, selection, position, _STEP_SIZES[action])
-        done = _Done()
-        for of, message_ids in found:
-            if selection.route_id is not None:
-                message_ids = [*read_fitting_prices(conn, selection, table, message_ids)]
-            if message_ids:
-                _do_action(conn, action, upstream_id, of, message_ids, choose_path, done)
-        conn.execute(
-            "UPDATE queue_works SET position = ?, done_count = done_count + ?, left_count = left_count + ?,"
-            " refunded = refunded + ?, ended_at = ? WHERE id = ?",
-            (
-                next_position,
-                done.done_count,
-                done.left_count,
-                done.refunded,
-                now_ms() if next_position is None else None,
-                work_id,
-            ),
-        )
-        return done.due, has_open_works(conn)
+            return DueMessages(), None
+        conn.execute("SAVEPOINT queue_step")
+        try:
+            done = _do_step(conn, row, table, choose_path)
+        except sqlite3.OperationalError:
+            raise
+        except Exception as error:
+            conn.execute("ROLLBACK TO queue_step")
+            _record_error(conn, row["id"], row["position"], error)
+            return DueMessages(), RETRY_MS
+        return done.due, 0 if has_open_works(conn) else None
+
+
+def _record_error(conn: sqlite3.Connection, work_id: int, position: str | None, error: Exception) -> None:
+    """Store with a work's position why it doesn't go on; the log has each error once."""
+    behind, known_error = _parse_position(position)
+    text = f"{type(error).__name__}: {error}"[:_MAX_ERROR_LENGTH]
+    if text != known_error:
+        log.exception("work %d on what waits will be tried again", work_id)
+    stored = json.dumps({"behind": behind, "error": text})
+    conn.execute("UPDATE queue_works SET position = ? WHERE id = ?", (stored, work_id))
+
+
+def _do_step(conn: sqlite3.Connection, row: sqlite3.Row, table: RouteTable, choose_path: ChoosePath) -> _Done:
+    work_id, action, text, upstream_id, position = row
+    selection = parse_selection(text)
+    found, next_position = _find_next(conn, selection, position, _STEP_SIZES[action])
+    done = _Done()
+    for of, message_ids in found:
+        if selection.route_id is not None:
+            message_ids = [*read_fitting_prices(conn, selection, table, message_ids)]
+        if message_ids:
+            _do_action(conn, action, upstream_id, of, message_ids, choose_path, done)
+    conn.execute(
+        "UPDATE queue_works SET position = ?, done_count = done_count + ?, left_count = left_count + ?,"
+        " refunded = refunded + ?, ended_at = ? WHERE id = ?",
+        (
+            next_position,
+            done.done_count,
+            done.left_count,
+            done.refunded,
+            now_ms() if next_position is None else None,
+            work_id,
+        ),
+    )
+    return done
 
 
 def _find_next(
@@ -190,8 +231,9 @@ def _find_next(
     nothing more.
     """
     start, after_id = None, 0
-    if position is not None:
-        path_id, is_held, account_id, rank, after_id = json.loads(position)
+    behind, _ = _parse_position(position)
+    if behind is not None:
+        path_id, is_held, account_id, rank, after_id = behind
         start = WaitingRange(path_id, bool(is_held), account_id, rank)
     found: list[tuple[WaitingRange, list[int]]] = []
     found_count = 0
@@ -208,6 +250,12 @@ def _find_next(
             # There may be more of the same range.
             return found, _format_position(of, message_ids[-1])
     return found, None
+
+
+def _parse_position(position: str | None) -> tuple[list[int] | None, str]:
+    """Where a work is, None: at its beginning; and why it doesn't go on."""
+    value = None if position is None else json.loads(position)
+    return (value["behind"], value["error"]) if isinstance(value, dict) else (value, "")
 
 
 def _format_position(of: WaitingRange, after_id: int) -> str:

@@ -108,6 +108,7 @@ class OutboundStorage:
     _last_test_id: int = 0
     _is_due_job_queued: bool = False
     _is_queue_work_queued: bool = False
+    _queue_work_timer: asyncio.TimerHandle | None = None
     # Of those who have asked that what waits takes other paths: one pass does it for all.
     _rerouted_callbacks: list[WaitingCallback] = field(default_factory=list)
     _begins_rerouting_anew: bool = False
@@ -493,17 +494,21 @@ class OutboundStorage:
         for resolve in callbacks:
             resolve(result)
 
-    def _run_queue_step(self, conn: sqlite3.Connection, _: list[None]) -> tuple[DueMessages, bool, float]:
+    def _run_queue_step(self, conn: sqlite3.Connection, _: list[None]) -> tuple[DueMessages, int | None, float]:
         started_at = time.monotonic()
-        due, has_more = queue_works.run_queue_step(conn, self._routes, self.choose_path)
-        return due, has_more, time.monotonic() - started_at
+        due, pause_ms = queue_works.run_queue_step(conn, self._routes, self.choose_path)
+        return due, pause_ms, time.monotonic() - started_at
 
-    def _handle_queue_step(self, _: list[None], result: tuple[DueMessages, bool, float]) -> None:
-        due, has_more, seconds = result
-        self._is_queue_work_queued = has_more
-        if has_more:
+    def _handle_queue_step(self, _: list[None], result: tuple[DueMessages, int | None, float]) -> None:
+        due, pause_ms, seconds = result
+        # A new work doesn't wait until one that went wrong is tried again.
+        self._is_queue_work_queued = pause_ms == 0
+        if self._queue_work_timer:
+            self._queue_work_timer.cancel()
+        if pause_ms is not None:
             # Others have their turn: a million messages wait, and theirs are a part of them.
-            self._loop.call_later(seconds * _QUEUE_WORK_PAUSE, self._queue_work)
+            pause = seconds * _QUEUE_WORK_PAUSE + pause_ms / 1000
+            self._queue_work_timer = self._loop.call_later(pause, self._queue_work)
         self._queue_receipts(due.receipts)
         self.listener.handle_due_messages(due)
 

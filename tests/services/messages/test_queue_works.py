@@ -76,15 +76,16 @@ def reroute(conn: Connection, limit: int = 100) -> None:
             position = paths.reroute_messages(conn, position, limit, choose_path(conn))
 
 
-def run_step(conn: Connection) -> tuple[DueMessages, bool]:
+def run_step(conn: Connection) -> tuple[DueMessages, int | None]:
     return queue_works.run_queue_step(conn, route_table.load_route_table(conn), choose_path(conn))
 
 
 def run(conn: Connection) -> DueMessages:
     """Do all that is open; returns what follows from it."""
-    all_due, has_more = DueMessages(), True
-    while has_more:
-        due, has_more = run_step(conn)
+    all_due = DueMessages()
+    pause_ms: int | None = 0
+    while pause_ms == 0:
+        due, pause_ms = run_step(conn)
         all_due.waiting |= due.waiting
         all_due.receipts += due.receipts
     return all_due
@@ -477,6 +478,31 @@ def test_what_waits_is_listed_in_groups(conn, cast, carriers):
     conn.execute("UPDATE queued_messages SET message_id = message_id - (? << 12)", (DAY_MS + 1,))
     assert list_rows(AGE) == [("", 1, 2), ("", 1, 2), ("", 1, 2)]
     assert list_rows(UPSTREAM, older_ms=DAY_MS) == [("first", 1, 1), ("second", 0, 1)]
+
+
+def test_a_step_that_goes_wrong_leaves_all_as_it_was_and_others_go_on_meanwhile(conn, cast, carriers, caplog):
+    waiting = queue_messages(conn, cast.smpp_acme_1.id, 600)
+    begin(conn, HOLD)
+    assert run_step(conn)[1] == 0
+    conn.execute(
+        "CREATE TEMP TRIGGER full AFTER INSERT ON main.held_messages BEGIN"
+        f" SELECT RAISE(ABORT, 'no room') WHERE NEW.message_id = {waiting[-1]}; END"
+    )
+    for _ in range(2):
+        assert run_step(conn) == (DueMessages(), queue_works.RETRY_MS)
+    (work,) = queue_works.list_queue_works(conn)
+    assert (work.done_count, work.error, work.ended_at) == (500, "IntegrityError: no room", None)
+    assert len([each for each in caplog.records if "will be tried again" in each.message]) == 1
+    globex = queue_messages(conn, cast.smpp_globex_1.id)
+    begin(conn, HOLD, account_id=cast.smpp_globex_1.id)
+    assert run_step(conn)[1] == 0
+    assert [each.done_count for each in queue_works.list_queue_works(conn)] == [len(globex), 500]
+    assert run_step(conn)[1] == queue_works.RETRY_MS
+    conn.execute("DROP TRIGGER full")
+    run(conn)
+    work = queue_works.list_queue_works(conn)[-1]
+    assert (work.done_count, work.error) == (600, "")
+    assert not queue_works.has_open_works(conn)
 
 
 def test_who_asked_for_what_is_in_the_audit_log(conn, cast, carriers):

@@ -182,6 +182,23 @@ async def test_a_work_goes_on_where_the_server_was_stopped(config, conn, cast, a
     assert self_check.list_problem_texts(conn) == []
 
 
+async def test_a_work_of_which_a_step_went_wrong_is_tried_again_by_itself(
+    config, conn, cast, add_upstream, ask, monkeypatch
+):
+    monkeypatch.setattr(queue_works, "RETRY_MS", 100)
+    add_upstream(1)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit()
+        # Any error but that the database can't be written.
+        conn.execute("CREATE TRIGGER full BEFORE INSERT ON held_messages BEGIN SELECT RAISE(ABORT, 'no room'); END")
+        work_id = ask(HOLD)
+        await wait_until(lambda: queue_works.list_queue_works(conn)[0].error)
+        conn.execute("DROP TRIGGER full")
+        work = await wait_for_end(conn, work_id)
+        assert (work.done_count, work.error) == (1, "")
+
+
 async def test_messages_that_are_held_and_released_all_the_time_go_once_and_in_order(
     config, conn, cast, add_upstream, wakeup_sender, change_account, ask
 ):

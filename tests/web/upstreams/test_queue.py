@@ -115,6 +115,16 @@ def test_what_is_cancelled_is_paid_back_and_the_question_says_how_much(
     assert f"Done 4 of 4 cancelled, {cost // 1000} credits given back" in page
 
 
+def test_a_work_that_went_wrong_says_why_and_that_it_is_tried_again(
+    olga: Browser, conn: db.Connection, waiting: list[int]
+) -> None:
+    confirm(olga, f"{PAGE}/hold")
+    conn.execute("CREATE TRIGGER full BEFORE INSERT ON held_messages BEGIN SELECT RAISE(ABORT, 'no room'); END")
+    queue_works.run_queue_step(conn, route_table.load_route_table(conn), lambda *_: ())
+    page = extract_text(olga.get(PAGE).text)
+    assert "Failed, is tried again IntegrityError: no room 0 of 4 held" in page
+
+
 def test_a_move_wants_an_upstream_that_takes_messages(
     olga: Browser, conn: db.Connection, carriers: list[Upstream], waiting: list[int]
 ) -> None:
