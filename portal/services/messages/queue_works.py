@@ -67,6 +67,7 @@ class QueueWork:
     id: int
     action: str
     selection: QueueSelection
+    error: str
     target: str | None
     asked_at: int
     asked_by: str
@@ -75,7 +76,6 @@ class QueueWork:
     left_count: int
     refunded: int
     ended_at: int | None
-    error: str
 
 
 def create_queue_work(
@@ -130,15 +130,15 @@ def create_queue_work(
 def list_queue_works(conn: sqlite3.Connection, limit: int = 5) -> list[QueueWork]:
     """The last works, newest first, and all that have not ended."""
     rows = conn.execute(
-        "SELECT queue_works.id, action, selection, upstreams.name, asked_at, asked_by, asked_count, done_count,"
-        " left_count, refunded, ended_at, position FROM queue_works LEFT JOIN upstreams ON upstreams.id = upstream_id"
+        "SELECT queue_works.id, action, selection, position, upstreams.name, asked_at, asked_by, asked_count,"
+        " done_count, left_count, refunded, ended_at FROM queue_works LEFT JOIN upstreams ON upstreams.id = upstream_id"
         " WHERE ended_at IS NULL OR queue_works.id > (SELECT coalesce(max(id), 0) - ? FROM queue_works)"
         " ORDER BY queue_works.id DESC",
         (limit,),
     )
     return [
-        QueueWork(work_id, action, parse_selection(text), *rest, error=_parse_position(position)[1])
-        for work_id, action, text, *rest, position in rows
+        QueueWork(work_id, action, parse_selection(text), _parse_position(position)[1], *rest)
+        for work_id, action, text, position, *rest in rows
     ]
 
 
