@@ -33,6 +33,7 @@ from portal.services.messages.queue_selection import (
     UPSTREAM,
     QueueFilter,
     QueuePreview,
+    QuietMessages,
 )
 from portal.services.messages.queue_works import QueueWork
 from portal.services.upstreams import holds, upstreams
@@ -61,6 +62,7 @@ def _filter_options(run: CommandFunction) -> CommandFunction:
             click.option("--account", "account_name", metavar="A", help="Messages of this account."),
             click.option("--route", "route_id", type=int, metavar="ID", help="What takes this route; 0: none."),
             click.option("--older", type=parse_duration, metavar="10m", help="What was submitted longer ago."),
+            click.option("--quiet", "is_quiet", is_flag=True, help="What waits for the end of quiet hours."),
         )
     ):
         run = option(run)
@@ -68,13 +70,19 @@ def _filter_options(run: CommandFunction) -> CommandFunction:
 
 
 def _build_filter(
-    context: CommandContext, upstream: str | None, account_name: str | None, route_id: int | None, older: int | None
+    context: CommandContext,
+    upstream: str | None,
+    account_name: str | None,
+    route_id: int | None,
+    older: int | None,
+    is_quiet: bool,
 ) -> QueueFilter:
     return QueueFilter(
         upstream_id=None if upstream is None else upstreams.get_upstream(context.conn, upstream).id,
         account_id=None if account_name is None else accounts.get_account(context.conn, account_name).id,
         route_id=route_id,
         older_ms=older,
+        is_quiet=is_quiet,
     )
 
 
@@ -89,10 +97,19 @@ def _list_queue(context: CommandContext, *, grouping: str, **fits: Any) -> Comma
             grouping: _format_age(row.narrowed.older_ms) if grouping == AGE and row.narrowed else row.name or None,
             **fields_to_dict(row, "waiting", "held"),
             "oldest": format_timestamp(row.oldest_at),
+            "quiet": ", ".join(map(_describe_quiet, row.quiet)) or None,
         }
         for row in rows
     ]
-    return list_rows(values, (grouping, "waiting", "held", "oldest")) if rows else CommandOutput([], "Nothing waits.")
+    return (
+        list_rows(values, (grouping, "waiting", "held", "oldest", "quiet"))
+        if rows
+        else CommandOutput([], "Nothing waits.")
+    )
+
+
+def _describe_quiet(quiet: QuietMessages) -> str:
+    return f"{quiet.count} wait until {format_timestamp(quiet.ends_at)}: quiet hours of route {quiet.route_id}"
 
 
 def _format_age(older_ms: int | None) -> str:

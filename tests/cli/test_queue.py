@@ -1,5 +1,6 @@
 """`queue …`: what waits for upstreams, and accounts on hold."""
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +9,9 @@ from portal.core import db
 from portal.core.crypto import Keys
 from portal.services.common.audit import SHELL
 from portal.services.messages import queue_works
-from portal.services.routing import route_table
+from portal.services.routing import route_table, routes
 from portal.services.upstreams import holds
-from tests.services.upstreams.waiting import add_upstream, queue_messages
+from tests.services.upstreams.waiting import add_upstream, queue_messages, reroute
 from tests.support import Cast
 
 
@@ -37,6 +38,16 @@ def test_it_lists_what_waits_also_without_a_command(ok, run_app, conn, cast):
     assert [each["age"] for each in ok("queue", "--by", "age")] == ["1h", "10m"]
     assert "smpp-acme-1" in run_app("queue", "--by", "account").stdout
     assert run_app("queue", "--upstream", "second").stdout == "Nothing waits.\n"
+
+
+def test_it_says_what_waits_for_the_end_of_quiet_hours(ok, conn):
+    hour = datetime.now(UTC).hour
+    routes.create_route(conn, SHELL, "second", country="IT", quiet_hours=f"{hour}:00-{(hour + 2) % 24}:00 UTC")
+    assert ok("queue", "--quiet") == []
+    reroute(conn)
+    (row,) = ok("queue", "--quiet")
+    assert row["quiet"].startswith("4 wait until 20")
+    assert row["quiet"].endswith(":00:00Z: quiet hours of route 1")
 
 
 @pytest.mark.parametrize("action", ["hold", "cancel", "move"])

@@ -33,12 +33,14 @@ class QueueFilter:
     """Which of the messages that wait; what is None fits all.
 
     `route_id`: those that take a route; NO_ROUTE: none. `older_ms`: those that were submitted longer ago than that.
+    `is_quiet`: those that wait at this moment for the end of their route's quiet hours.
     """
 
     upstream_id: int | None = None
     account_id: int | None = None
     route_id: int | None = None
     older_ms: int | None = None
+    is_quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,21 @@ def _choose_paths(conn: sqlite3.Connection, queue_filter: QueueFilter) -> list[U
             of_route = list_route_paths(routes.get_route(conn, queue_filter.route_id))
         # What was moved to one upstream may be of any route.
         chosen = [each for each in chosen if paths.is_moved_path(each) or paths.get_path_upstreams(each) in of_route]
-    return chosen
+    return [*_find_quiet_paths(conn, chosen)] if queue_filter.is_quiet else chosen
+
+
+def _find_quiet_paths(conn: sqlite3.Connection, known: Iterable[UpstreamPath]) -> dict[UpstreamPath, tuple[int, int]]:
+    """Those of these paths on which messages wait for the end of quiet hours: whose route's, and when that is."""
+    route_ids = {each: paths.get_quiet_route(each) for each in known if not paths.is_held_path(each)}
+    if not any(route_ids.values()):
+        return {}
+    now = now_ms()
+    ends = {
+        each.id: each.quiet_hours.get_end(now)
+        for each in routes.list_routes(conn)
+        if each.quiet_hours is not None and each.quiet_hours.includes(now)
+    }
+    return {path: (route_id, ends[route_id]) for path, route_id in route_ids.items() if route_id in ends}
 
 
 def _find_before_id(conn: sqlite3.Connection, queue_filter: QueueFilter) -> int:
@@ -209,18 +225,29 @@ def read_fitting_prices(
 
 
 @dataclass(frozen=True, slots=True)
+class QuietMessages:
+    """How many messages wait for the end of a route's quiet hours, and when that is (milliseconds)."""
+
+    route_id: int
+    ends_at: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class QueueRow:
     """A group of messages that wait: how many go out in their turn, and how many are held, or of accounts on hold; when
     (milliseconds) the oldest was submitted.
 
     `name`: of the upstream or account; of a route, its number, several where they share a way; empty: none.
-    `narrowed`: the filter of this group, where there is one.
+    `quiet`: those among the ones in their turn that wait for the end of quiet hours. `narrowed`: the filter of this
+    group, where there is one.
     """
 
     name: str
     waiting: int
     held: int
     oldest_at: int | None
+    quiet: Sequence[QuietMessages]
     narrowed: QueueFilter | None
 
 
@@ -230,6 +257,7 @@ def list_queue_rows(conn: sqlite3.Connection, grouping: str, queue_filter: Queue
     """
     known = [*paths.list_paths(conn).values()]
     chosen = {*_choose_paths(conn, queue_filter)}
+    quiet_paths = _find_quiet_paths(conn, chosen)
     held_account_ids = holds.list_held_account_ids(conn)
 
     def list_groups(older_ms: int | None) -> list[WaitingGroup]:
@@ -242,13 +270,18 @@ def list_queue_rows(conn: sqlite3.Connection, grouping: str, queue_filter: Queue
     def add_up(name: str, groups: Iterable[WaitingGroup], narrowed: QueueFilter | None) -> QueueRow:
         waiting = held = 0
         oldest_id: int | None = None
+        quiet: Counter[tuple[int, int]] = Counter()
         for each in groups:
             if paths.is_held_path(each.path) or each.account_id in held_account_ids:
                 held += each.count
             else:
                 waiting += each.count
+                if each.path in quiet_paths:
+                    quiet[quiet_paths[each.path]] += each.count
             oldest_id = each.oldest_id if oldest_id is None else min(oldest_id, each.oldest_id)
-        return QueueRow(name, waiting, held, None if oldest_id is None else ids.time_from_id(oldest_id), narrowed)
+        oldest_at = None if oldest_id is None else ids.time_from_id(oldest_id)
+        quiet_messages = [QuietMessages(*key, count) for key, count in sorted(quiet.items())]
+        return QueueRow(name, waiting, held, oldest_at, quiet_messages, narrowed)
 
     if grouping == AGE:
         ages = [each for each in steering.AGES_MS if each >= (queue_filter.older_ms or 0)]

@@ -63,6 +63,7 @@ class QueueFilterForm(GetForm):
     account = StringField(N_("Account"))
     route = SelectField(N_("Route"), validate_choice=False)
     older = SelectField(N_("Waits for"), validate_choice=False)
+    quiet = SelectField(N_("Quiet hours"), validate_choice=False)
 
 
 class SteerForm(OnceForm):
@@ -91,11 +92,17 @@ def _read_filter() -> tuple[QueueFilter, QueueFilterForm]:
     names = {**{each: _("Route %(route)s", route=each) for each in route_ids}, str(NO_ROUTE): _("None: the default")}
     form.route.choices = [any_choice, *(SelectChoice(*each) for each in names.items())]
     form.older.choices = [any_choice, *(SelectChoice(name, _(words)) for name, words in _AGE_LABELS.items())]
+    form.quiet.choices = [any_choice, SelectChoice("now", _("Waits for their end"))]
     account_id = None
     if form.account.data:
         with refusals_on(form):
             account_id = accounts.get_account(conn, form.account.data.strip()).id
-    for field, known in ((form.upstream, upstream_ids), (form.route, names), (form.older, _AGES)):
+    for field, known in (
+        (form.upstream, upstream_ids),
+        (form.route, names),
+        (form.older, _AGES),
+        (form.quiet, ["now"]),
+    ):
         if field.data not in known:
             field.data = ""
     queue_filter = QueueFilter(
@@ -103,13 +110,14 @@ def _read_filter() -> tuple[QueueFilter, QueueFilterForm]:
         account_id=account_id,
         route_id=None if not form.route.data else int(form.route.data),
         older_ms=_AGES.get(form.older.data),
+        is_quiet=bool(form.quiet.data),
     )
     return queue_filter, form
 
 
 def _format_query(form: QueueFilterForm, **others: str) -> str:
     """The query for what a form shows, with other values of some fields; `by` is how it is grouped."""
-    params = {**{name: form[name].data for name in ("upstream", "account", "route", "older")}, **others}
+    params = {**{name: form[name].data for name in ("upstream", "account", "route", "older", "quiet")}, **others}
     return urlencode({name: value for name, value in params.items() if value})
 
 
@@ -188,7 +196,7 @@ def _describe_work(work: QueueWork) -> str:
 @blueprint.get("")
 @access.operator_required
 def show_queue() -> ResponseReturnValue:
-    """What waits, in groups. Query: `by`, and the filter: `upstream`, `account`, `route`, `older`."""
+    """What waits, in groups. Query: `by`, and the filter: `upstream`, `account`, `route`, `older`, `quiet`."""
     queue_filter, form = _read_filter()
     values = _build_part_values(queue_filter, form)
     return htmx.render_page("upstreams/queue.html", filter=form, seen=_compute_version(values), **values)

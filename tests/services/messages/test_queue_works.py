@@ -26,6 +26,7 @@ from portal.services.messages.queue_selection import (
     QueueFilter,
     QueuePreview,
     QueueSelection,
+    QuietMessages,
 )
 from portal.services.messages.queue_works import QueueWork
 from portal.services.operations import self_check
@@ -33,9 +34,9 @@ from portal.services.routing import route_table, routes
 from portal.services.routing.routes import RouteTexts
 from portal.services.upstreams import claims, holds, paths, queue, steering, upstreams, waiting
 from portal.services.upstreams.claims import Claim
-from portal.services.upstreams.paths import ChoosePath, UpstreamPath
+from portal.services.upstreams.paths import UpstreamPath
 from portal.services.upstreams.upstreams import Upstream
-from tests.services.upstreams.waiting import add_upstream, queue_messages, queue_of_each
+from tests.services.upstreams.waiting import add_upstream, choose_path, queue_messages, queue_of_each, reroute
 
 ANNA = Actor("anna@example.com")
 NOW = 1_800_000_000_000
@@ -56,24 +57,6 @@ def begin(conn: Connection, action: str, target: Upstream | None = None, **fits:
     selection, preview = ask(conn, action, **fits)
     queue_works.create_queue_work(conn, ANNA, action, selection, asked_count=preview.count, target=target)
     return preview
-
-
-def choose_path(conn: Connection) -> ChoosePath:
-    """As the server chooses, with the routes that there are."""
-    table = route_table.load_route_table(conn)
-
-    def choose(*values: Any) -> UpstreamPath:
-        return table.choose(*values).path
-
-    return choose
-
-
-def reroute(conn: Connection, limit: int = 100) -> None:
-    """As the server does when routes have changed."""
-    position: paths.ReroutingPosition | None = paths.ReroutingPosition()
-    while position is not None:
-        with write_transaction(conn):
-            position = paths.reroute_messages(conn, position, limit, choose_path(conn))
 
 
 def run_step(conn: Connection) -> tuple[DueMessages, int | None]:
@@ -503,6 +486,34 @@ def test_a_step_that_goes_wrong_leaves_all_as_it_was_and_others_go_on_meanwhile(
     work = queue_works.list_queue_works(conn)[-1]
     assert (work.done_count, work.error) == (600, "")
     assert not queue_works.has_open_works(conn)
+
+
+def test_what_waits_for_the_end_of_quiet_hours_is_told_apart(conn, cast, monkeypatch):
+    day = now_ms() // DAY_MS * DAY_MS
+    monkeypatch.setattr(queue_selection, "now_ms", lambda: day + 23 * HOUR_MS)
+    route = routes.create_route(conn, SHELL, "second", country="IT", quiet_hours="22:00-08:00 UTC")
+    for account_id in (cast.smpp_acme_1.id, cast.smpp_globex_1.id):
+        queue_of_each(conn, account_id, ["393331234567", "33612345678"])
+    holds.hold_account(conn, ANNA, cast.smpp_globex_1.id, "")
+    reroute(conn)
+
+    def list_rows(**fits: Any) -> list[tuple[str, int, int, list[QuietMessages]]]:
+        rows = queue_selection.list_queue_rows(conn, UPSTREAM, QueueFilter(**fits))
+        return [(each.name, each.waiting, each.held, [*each.quiet]) for each in rows]
+
+    # Not what is of an account on hold.
+    of_route = ("second", 1, 1, [QuietMessages(route.id, day + 32 * HOUR_MS, 1)])
+    assert list_rows() == [("first", 1, 1, []), of_route]
+    assert list_rows(is_quiet=True) == [of_route]
+    assert ask(conn, HOLD, is_quiet=True)[1].count == 2
+    monkeypatch.setattr(queue_selection, "now_ms", lambda: day + 9 * HOUR_MS)
+    assert list_rows() == [("first", 1, 1, []), ("second", 1, 1, [])]
+    assert list_rows(is_quiet=True) == []
+    monkeypatch.undo()
+    # Nor what operators hold.
+    do(conn, HOLD)
+    monkeypatch.setattr(queue_selection, "now_ms", lambda: day + 23 * HOUR_MS)
+    assert [row[3] for row in list_rows()] == [[], []]
 
 
 def test_who_asked_for_what_is_in_the_audit_log(conn, cast, carriers):

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from portal.core.crypto import Keys
-from portal.core.db import Connection
+from portal.core.db import Connection, write_transaction
 from portal.services.common.audit import SHELL
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.upstreams import upstreams
+from portal.services.routing import route_table
+from portal.services.upstreams import paths, upstreams
+from portal.services.upstreams.paths import ChoosePath, UpstreamPath
 from portal.services.upstreams.upstreams import Upstream
 from tests.services.submitting import store_messages
 from tests.support import prepare_submit
@@ -36,3 +38,21 @@ def queue_messages(conn: Connection, account_id: int, count: int = 1, **values: 
 def queue_of_each(conn: Connection, account_id: int, destinations: Sequence[str]) -> list[int]:
     """Store one message to each destination, which waits; returns their ids."""
     return store_messages(conn, [prepare_waiting(conn, account_id, destination=each) for each in destinations])
+
+
+def choose_path(conn: Connection) -> ChoosePath:
+    """As the server chooses, with the routes that there are."""
+    table = route_table.load_route_table(conn)
+
+    def choose(*values: Any) -> UpstreamPath:
+        return table.choose(*values).path
+
+    return choose
+
+
+def reroute(conn: Connection, limit: int = 100) -> None:
+    """As the server does when routes have changed."""
+    position: paths.ReroutingPosition | None = paths.ReroutingPosition()
+    while position is not None:
+        with write_transaction(conn):
+            position = paths.reroute_messages(conn, position, limit, choose_path(conn))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 
@@ -12,7 +13,7 @@ from portal.services.messages import queue_works
 from portal.services.routing import route_table, routes
 from portal.services.upstreams import holds, upstreams
 from portal.services.upstreams.upstreams import Upstream
-from tests.services.upstreams.waiting import add_upstream, queue_messages
+from tests.services.upstreams.waiting import add_upstream, queue_messages, reroute
 from tests.support import Cast, Person
 from tests.web.acting import extract_text
 from tests.web.conftest import Browser
@@ -69,6 +70,21 @@ def test_an_account_that_is_none_is_told_and_what_was_typed_stays(olga: Browser,
     assert 'aria-invalid="true"' in page
     answer = olga.get(f"{PAGE}/cancel?account=smpp-nobody")
     assert answer.headers["Location"] == f"{PAGE}?account=smpp-nobody"
+
+
+def test_quiet_hours_are_said_and_each_button_names_its_row(olga: Browser, conn: db.Connection, cast: Cast) -> None:
+    hour = datetime.now(UTC).hour
+    routes.create_route(conn, SHELL, "second", country="IT", quiet_hours=f"{hour}:00-{(hour + 2) % 24}:00 UTC")
+    queue_messages(conn, cast.smpp_acme_1.id, 2)
+    reroute(conn)
+    page = extract_text(olga.get(PAGE).text)
+    assert re.search(r"second 2 2 wait until .*:00.*: quiet hours of route 1 0 ", page)
+    assert "Hold second Move second Cancel them second Hold all of these" in page
+    assert "quiet hours of route 1" in extract_text(olga.get(f"{PAGE}?quiet=now").text)
+    holds.hold_account(conn, SHELL, cast.smpp_acme_1.id, "")
+    page = extract_text(olga.get(PAGE).text)
+    assert "quiet hours of route" not in page
+    assert "Release smpp-acme-1 Hold an account" in page
 
 
 @pytest.mark.parametrize(
