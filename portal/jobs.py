@@ -19,10 +19,10 @@ from portal.services.billing import credit_mails
 from portal.services.common import audit, mail, rate_limit
 from portal.services.credits import expiry
 from portal.services.history import deletion, removal, retention, search_index
-from portal.services.messages import text_policy
+from portal.services.messages import queue_works, text_policy
 from portal.services.operations import daily_self_check
 from portal.services.people import login_limits, refused_logins, two_factor, unlock_links
-from portal.services.routing import brakes
+from portal.services.routing import brakes, unusual_traffic
 from portal.services.routing.unusual_traffic import TrafficWatch
 from portal.services.senders import documents, senders
 from portal.services.statistics import rollup, statistics
@@ -143,6 +143,7 @@ def _purge_expired_data(config: Config, keys: Keys, conn: Connection) -> Iterato
     refused_logins.forget_wrong_second_factors(conn)
     yield
     now = clock.now_ms()
+    audited_from = now - config.retention.audit_days * clock.DAY_MS
     for purge_rows, before_ms in (
         (rate_limit.purge_token_buckets, now - clock.DAY_MS),
         (login_limits.purge_login_networks, now),
@@ -153,7 +154,9 @@ def _purge_expired_data(config: Config, keys: Keys, conn: Connection) -> Iterato
         (senders.purge_removed_senders, now),
         (statistics.purge_hourly_statistics, now),
         (deletion.purge_deletions, now),
-        (audit.purge_audit_log, now - config.retention.audit_days * clock.DAY_MS),
+        (audit.purge_audit_log, audited_from),
+        (queue_works.purge_queue_works, audited_from),
+        (unusual_traffic.purge_events, audited_from),
     ):
         purge_rows(conn, before_ms)
         yield

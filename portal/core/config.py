@@ -187,7 +187,9 @@ class RetentionSettings:
         high=1200,
     )
     backups: int = _declare_setting(5, "copies of the database kept from before migrations", low=0)
-    audit_days: int = _declare_setting(730, "days that the audit log is kept", low=1)
+    audit_days: int = _declare_setting(
+        730, "days that the audit log is kept, and what was done to what waits, and unusual traffic that is over", low=1
+    )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from portal import jobs
-from portal.core import db
+from portal.core import clock, db
 from portal.core.config import Config
 from portal.core.crypto import Keys, hash_token
 from portal.services.common import mail
@@ -46,6 +46,22 @@ def test_recovery_codes_of_older_versions_are_keyed(
     (job,) = [each for each in jobs.list_jobs(config, keys, []) if each.name == "housekeeping"]
     assert job.run_once(conn)
     assert hash_token("aaaaabbbbb") not in {row[0] for row in conn.execute("SELECT code_hash FROM recovery_codes")}
+
+
+def test_works_on_the_queue_and_unusual_traffic_are_kept_as_long_as_the_audit_log(
+    conn: db.Connection, config: Config, keys: Keys, cast: Cast
+) -> None:
+    now = clock.now_ms()
+    for days in (729, 731):
+        ended_at = now - days * clock.DAY_MS
+        work = {"action": "hold", "selection": "[[], null, null, 1]", "asked_at": 1, "asked_by": "", "address": ""}
+        db.insert_row(conn, "queue_works", **work, asked_count=1, ended_at=ended_at)
+        event = {"account_id": cast.smpp_acme_1.id, "kind": "hour", "country": "", "figures": "{}", "is_held": 0}
+        db.insert_row(conn, "brake_events", **event, began_at=1, ended_at=ended_at)
+    (job,) = [each for each in jobs.list_jobs(config, keys, []) if each.name == "housekeeping"]
+    assert job.run_once(conn)
+    for table in ("queue_works", "brake_events"):
+        assert [row[0] for row in conn.execute(f"SELECT ended_at FROM {table}")] == [now - 729 * clock.DAY_MS], table
 
 
 @pytest.mark.slow

@@ -142,6 +142,11 @@ def list_queue_works(conn: sqlite3.Connection, limit: int = 5) -> list[QueueWork
     ]
 
 
+def purge_queue_works(conn: sqlite3.Connection, before: int) -> None:
+    """Delete what has ended before a moment (milliseconds)."""
+    conn.execute("DELETE FROM queue_works WHERE ended_at < ?", (before,))
+
+
 def has_open_works(conn: sqlite3.Connection) -> bool:
     """Whether anything is to be done. Cheap."""
     return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM queue_works WHERE ended_at IS NULL)").fetchone()[0])

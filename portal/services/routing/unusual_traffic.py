@@ -323,6 +323,11 @@ def list_events(conn: sqlite3.Connection, after_id: int = 0) -> list[BrakeEvent]
     return [_event_from_row(row) for row in rows]
 
 
+def purge_events(conn: sqlite3.Connection, before: int) -> None:
+    """Delete what was over before a moment (milliseconds)."""
+    conn.execute("DELETE FROM brake_events WHERE ended_at < ?", (before,))
+
+
 def is_held_by_brake(conn: sqlite3.Connection, account_id: int) -> bool:
     """Whether an account is on hold for unusual traffic. What operators hold, they release."""
     query = "SELECT 1 FROM account_holds WHERE account_id = ? AND actor = ?"

@@ -387,6 +387,17 @@ def set_default_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstr
         audit.record_action(conn, actor, "upstream.default", name=upstream and upstream.name)
 
 
+def unset_default_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) -> None:
+    """Let messages that no route takes be refused; nothing where this isn't the default upstream any more.
+
+    Raises:
+        NoSuchUpstream: it was removed meanwhile.
+    """
+    with write_transaction(conn):
+        if get_upstream_by_id(conn, upstream.id).is_default:
+            set_default_upstream(conn, actor, None)
+
+
 def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) -> None:
     """Remove an upstream; messages that it has sent go on naming it, and its name may be given again.
 

@@ -516,6 +516,16 @@ def test_what_waits_for_the_end_of_quiet_hours_is_told_apart(conn, cast, monkeyp
     assert [row[3] for row in list_rows()] == [[], []]
 
 
+def test_works_that_have_ended_are_forgotten_and_open_ones_stay(conn, cast):
+    queue_messages(conn, cast.smpp_acme_1.id)
+    do(conn, HOLD)
+    begin(conn, RELEASE)
+    queue_works.purge_queue_works(conn, now_ms() - DAY_MS)
+    assert len(queue_works.list_queue_works(conn)) == 2
+    queue_works.purge_queue_works(conn, now_ms() + 1)
+    assert [each.action for each in queue_works.list_queue_works(conn)] == [RELEASE]
+
+
 def test_who_asked_for_what_is_in_the_audit_log(conn, cast, carriers):
     queue_messages(conn, cast.smpp_acme_1.id, 2)
     do(conn, MOVE, carriers[1], account_id=cast.smpp_acme_1.id)

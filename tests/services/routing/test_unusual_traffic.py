@@ -262,6 +262,18 @@ def test_what_comes_is_found_from_what_was_recorded_before(conn, watch, send):
     assert unusual_traffic.list_events(conn, first.id) == []
 
 
+def test_events_that_are_over_are_forgotten_and_others_stay(conn, watch, send):
+    send(6, NOON)
+    watch.look(conn, NOON)
+    unusual_traffic.purge_events(conn, NOON + 2 * DAY_MS)
+    assert len(unusual_traffic.list_events(conn)) == 1
+    watch.look(conn, NOON + DAY_MS)
+    unusual_traffic.purge_events(conn, NOON + DAY_MS)
+    assert len(unusual_traffic.list_events(conn)) == 1
+    unusual_traffic.purge_events(conn, NOON + DAY_MS + 1)
+    assert unusual_traffic.list_events(conn) == []
+
+
 def test_what_is_refused_is_no_traffic(conn, watch, acme_1):
     brakes.set_brakes(conn, SHELL, acme_1, Brakes(day_messages=5))
     intake.store_messages(conn, [prepare_submit(conn, acme_1.id) for _ in range(50)], NOON)
