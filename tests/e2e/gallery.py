@@ -72,6 +72,7 @@ _NON_PAGE_ENDPOINTS = {
     "static_files.serve_static_file",
     "live.poll_changes",
     "queue.poll_queue",
+    "routes.poll_list",
     "upstreams.poll_changes",
     "allowed_ips.list_allowed_ips",
     "orders.pay_order",

@@ -23,7 +23,7 @@ from portal.services.prices import price_lists
 from portal.web.core import context, proxies
 
 # What open pages ask for by themselves.
-_POLLS = {"live.poll_changes", "queue.poll_queue", "upstreams.poll_changes"}
+_POLLS = {"live.poll_changes", "queue.poll_queue", "routes.poll_list", "upstreams.poll_changes"}
 _View = TypeVar("_View", bound=Callable[..., ResponseReturnValue])
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
-from flask import Blueprint, abort, g, make_response, render_template, request
+from flask import Blueprint, abort, g, make_response, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
@@ -121,6 +121,27 @@ def render_live_fragments(account: Account, *fragments: LiveFragment, oob: bool 
     """Some fragments, rendered as things are after a change."""
     account = accounts.get_account(context.get_conn(), account.name)
     return _render_fragments(fragments, account, oob=oob).values()
+
+
+def build_part_poll(part: Markup, endpoint: str, **query: Any) -> dict[str, Any]:
+    """What _part_poll.html needs, in the page of a part that stays true while it is open.
+
+    Args:
+        endpoint: of a view that answers with `answer_part_poll`.
+        query: the values of its query that stay the same.
+    """
+    return {"poll_address": url_for(endpoint, seen=_compute_part_version(part), **query)}
+
+
+def answer_part_poll(part: Markup, endpoint: str, **query: Any) -> ResponseReturnValue:
+    """A part that names its own place, or 204 where it looks as it did; see `build_part_poll`."""
+    if request.args.get("seen") == _compute_part_version(part):
+        return "", 204
+    return htmx.render_fragments("_part_poll.html", part, **build_part_poll(part, endpoint, **query))
+
+
+def _compute_part_version(part: Markup) -> str:
+    return _compute_checksum(part.replace(_OOB_ATTRIBUTE, ""))
 
 
 @blueprint.get("/accounts/<name>/live")

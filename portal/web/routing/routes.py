@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from flask import Blueprint, request, url_for
+from flask import Blueprint, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup
 from wtforms import HiddenField, SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
@@ -24,7 +25,7 @@ from portal.services.routing.unreachable_routes import find_unreachable_routes
 from portal.services.upstreams import binds, upstreams
 from portal.services.upstreams.binds import BOUND, PARTLY, UpstreamState
 from portal.services.upstreams.health import FAILING
-from portal.web.core import access, context, htmx
+from portal.web.core import access, context, htmx, live
 from portal.web.core.forms import GetForm, OnceForm, TranslatedForm, parse_row_id, refusals_on
 from portal.web.core.paging import PAGE_SIZE
 
@@ -105,23 +106,37 @@ def list_routes() -> ResponseReturnValue:
     if form.number.data or form.account.data:
         with refusals_on(form):
             way = _find_way(form.account.data, form.number.data, form.sender.data, listed)
-    values = {"form": form, "way": way, "explain": _localize, **_build_list(listed, way)}
+    values: dict[str, Any] = {"form": form, "way": way, "explain": _localize}
+    marked = None if way is None else way.route
     if htmx.is_htmx_request():
-        return htmx.render_fragments("routing/_test.html", "routing/_list.html", **values)
-    return htmx.render_page("routing/page.html", **values)
+        return htmx.render_fragments("routing/_test.html", _render_list(listed, marked, oob=True), **values)
+    part = _render_list(listed, marked)
+    return htmx.render_page("routing/page.html", part=part, **values, **live.build_part_poll(part, ".poll_list"))
 
 
-def _build_list(listed: Sequence[Route], way: MessageWay | None) -> dict[str, Any]:
-    """The page of the list that the query names, or on which the route is that decides about a way."""
+@blueprint.get("/live")
+@access.operator_required
+def poll_list() -> ResponseReturnValue:
+    """The list, or 204 where it looks as it did. Query: `seen`, what the answer before has said of it; the `page`, and
+    `marked`, the id of the route that decides about what was asked.
+    """
+    listed = routes.list_routes(context.get_conn())
+    marked_id = request.args.get("marked", type=parse_row_id)
+    marked = next((each for each in listed if each.id == marked_id), None)
+    return live.answer_part_poll(_render_list(listed, marked, oob=True), ".poll_list")
+
+
+def _render_list(listed: Sequence[Route], marked: Route | None, *, oob: bool = False) -> Markup:
+    """The page of the list that the query names, or on which the marked route is."""
     conn = context.get_conn()
     page_count = max(-(-len(listed) // PAGE_SIZE), 1)
     page = min(max(request.args.get("page", 1, type=int), 1), page_count)
-    if way is not None and way.route is not None:
-        page = -(-way.route.position // PAGE_SIZE)
+    if marked is not None:
+        page = -(-marked.position // PAGE_SIZE)
     shown = listed[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     states = {each.upstream.id: each for each in binds.list_upstream_states(conn)}
     unreachable, now = find_unreachable_routes(conn, listed), now_ms()
-    return {
+    values = {
         "rows": [_build_row(each, states, unreachable, now) for each in shown],
         "total": len(listed),
         "order": routes.fingerprint_order(listed),
@@ -130,7 +145,9 @@ def _build_list(listed: Sequence[Route], way: MessageWay | None) -> dict[str, An
         "usage": route_usage.sum_route_usage(conn, route_usage.get_this_month(now)),
         "page": page,
         "page_count": page_count,
+        "marked_id": marked and marked.id,
     }
+    return Markup(render_template("routing/_list.html", oob=oob, **values))
 
 
 def _build_row(route: Route, states: dict[int, UpstreamState], unreachable: dict[int, int], now: int) -> RouteInList:
@@ -324,7 +341,7 @@ def move_route() -> ResponseReturnValue:
     except routes.RoutesReordered as refusal:
         toast = htmx.Toast(refusal.localized(), "warn")
     listed = routes.list_routes(conn)
-    return htmx.answer_done(url_for(".list_routes"), toast, "routing/_list.html", **_build_list(listed, None), way=None)
+    return htmx.answer_done(url_for(".list_routes"), toast, _render_list(listed, None))
 
 
 @blueprint.route("/<int:route_id>/remove", methods=["GET", "POST"])

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from zlib import crc32
 
 from flask import Blueprint, abort, render_template, request, url_for
 from flask.typing import ResponseReturnValue
@@ -13,7 +12,7 @@ from portal.core.i18n import N_, _, gettext
 from portal.services.upstreams import counters, message_ids, upstreams
 from portal.services.upstreams.settings import DEFAULTS
 from portal.services.upstreams.upstreams import SMPP, Upstream, UpstreamChanged
-from portal.web.core import access, context, htmx
+from portal.web.core import access, context, htmx, live
 from portal.web.core.forms import parse_row_id, refusals_on
 from portal.web.upstreams import trying
 from portal.web.upstreams.description import UpstreamCard, describe_binds, describe_counters, list_cards, summarize
@@ -21,7 +20,6 @@ from portal.web.upstreams.forms import UpstreamForm, describe_differences, fill_
 
 blueprint = Blueprint("upstreams", __name__, url_prefix="/admin/upstreams")
 
-_OOB_ATTRIBUTE = ' hx-swap-oob="true"'
 _LIST_PART = "upstreams/_list.html"
 
 
@@ -30,7 +28,7 @@ _LIST_PART = "upstreams/_list.html"
 def list_upstreams() -> ResponseReturnValue:
     """All, ill ones first."""
     part = _render_cards(list_cards())
-    return htmx.render_page("upstreams/page.html", part=part, poll_seen=_compute_checksum(part))
+    return htmx.render_page("upstreams/page.html", part=part, **live.build_part_poll(part, ".poll_changes"))
 
 
 @blueprint.get("/live")
@@ -41,10 +39,7 @@ def poll_changes() -> ResponseReturnValue:
     """
     only_id = request.args.get("upstream", type=parse_row_id)
     part = _render_cards(list_cards() if only_id is None else [_get_card(only_id)], oob=True, alone=only_id is not None)
-    seen = _compute_checksum(part)
-    if request.args.get("seen") == seen:
-        return "", 204
-    return htmx.render_fragments("upstreams/_poll.html", part, poll_seen=seen, poll_upstream=only_id)
+    return live.answer_part_poll(part, ".poll_changes", upstream=only_id)
 
 
 def _get_card(upstream_id: int) -> UpstreamCard:
@@ -55,10 +50,6 @@ def _render_cards(cards: Sequence[UpstreamCard], *, oob: bool = False, alone: bo
     summary, meaning = summarize(cards)
     values = {"cards": cards, "summary": summary, "meaning": meaning}
     return Markup(render_template(_LIST_PART, oob=oob, alone=alone, **values))
-
-
-def _compute_checksum(part: Markup) -> str:
-    return f"{crc32(part.replace(_OOB_ATTRIBUTE, '').encode()):x}"
 
 
 # --- adding and changing one
@@ -143,14 +134,13 @@ def render_upstream_page(upstream: Upstream, form: trying.MessageForm | None = N
     return htmx.render_page(
         "upstreams/one.html",
         part=part,
-        poll_seen=_compute_checksum(part),
-        poll_upstream=upstream.id,
         upstream=upstream,
         binds=describe_binds(card.state),
         counted=describe_counters(counters.get_counters(conn, upstream.id)),
         learned_ids=message_ids.load_id_forms(conn, [upstream.id])[upstream.id].learned,
         form=form or trying.MessageForm(),
         **trying.build_messages_values(upstream),
+        **live.build_part_poll(part, ".poll_changes", upstream=upstream.id),
     )
 
 
@@ -200,6 +190,17 @@ _ACTIONS = {
         N_("%(name)s takes all that no route takes, also what waits already."),
         N_("%(name)s is the default upstream now."),
     ),
+    "no_default": _Action(
+        upstreams.unset_default_upstream,
+        N_("Have no default upstream?"),
+        N_("Have no default upstream"),
+        N_(
+            "%(name)s takes what its routes say, and no more. What no route takes is refused; what waits already goes"
+            " on waiting until there is a default upstream again."
+        ),
+        N_("There is no default upstream now."),
+        "danger",
+    ),
     "remove": _Action(
         upstreams.remove_upstream,
         N_("Remove this upstream?"),
@@ -212,7 +213,9 @@ _ACTIONS = {
 
 
 def _add_action(name: str, action: _Action) -> None:
-    @blueprint.route(f"/<int:upstream_id>/{name}", methods=["GET", "POST"], endpoint=f"{name}_upstream")
+    @blueprint.route(
+        f"/<int:upstream_id>/{name.replace('_', '-')}", methods=["GET", "POST"], endpoint=f"{name}_upstream"
+    )
     @access.operator_required
     def change_state(upstream_id: int) -> ResponseReturnValue:
         upstream = upstreams.get_upstream_by_id(context.get_conn(), upstream_id)

@@ -1,7 +1,9 @@
 """The page of routes: the list, changes, moves, removals, and which way a message would go."""
 
+import html
 import re
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -46,6 +48,38 @@ def build_fields(page: str, upstream_names: str = "", **typed: Any) -> dict[str,
 def list_places(page: str) -> list[int]:
     """The ids of the routes that a page lists, in their order."""
     return [int(each) for each in re.findall(r'id="route-(\d+)"', page)]
+
+
+def poll(olga: Browser, page: str) -> str:
+    """What an open page gets when it asks what has changed; empty: nothing has."""
+    address = html.unescape(re.findall(r'<div id="live" hidden hx-get="([^"]+)"', page)[0])
+    fields = re.findall(r'class="live-arg" name="(\w+)" value="(\w*)"', page)
+    return olga.get(f"{address}&{urlencode(fields)}", htmx="live").text
+
+
+def test_an_open_page_shows_what_others_change_and_what_upstreams_do(
+    olga: Browser, conn: db.Connection, cast: Cast
+) -> None:
+    add(conn, "B", country="IT")
+    way = f"{LIST}?account=smpp-acme-1&number=393331234567"
+    page = olga.get(way).text
+    assert poll(olga, page) == ""
+    added = add(conn, "C", country="FR")
+    page = poll(olga, page)
+    assert 'id="routes" class="stack" hx-swap-oob="true"' in page
+    assert list_places(page) == [1, 2]
+    # What was asked is still marked.
+    assert re.search(r'id="route-1" aria-current="true"', page)
+    assert poll(olga, page) == ""
+    carrier = upstreams.get_upstream(conn, "B")
+    upstreams.drain_upstream(conn, SHELL, carrier)
+    page = poll(olga, page)
+    assert "B (being drained)" in extract_text(page)
+    routes.remove_route(conn, SHELL, added, added.version)
+    page = poll(olga, page)
+    assert list_places(page) == [1]
+    # The order that a move is compared with is that of the list that is shown.
+    assert get_field_value(page, "order") == routes.fingerprint_order(routes.list_routes(conn))
 
 
 def test_the_list_stands_in_its_deciding_order_and_says_where_the_rest_goes(olga: Browser, conn: db.Connection) -> None:

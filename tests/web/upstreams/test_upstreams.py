@@ -180,6 +180,21 @@ def test_one_is_added_with_what_a_letter_says(olga, conn, keys):
     assert len(upstreams.list_upstreams(conn)) == 1
 
 
+def test_there_may_be_no_default_upstream(olga, conn, add):
+    first, second = add("first"), add("second")
+    address = f"{LIST}/{first.id}/no-default"
+    assert address in olga.get(LIST).text
+    assert "What no route takes is refused" in extract_text(olga.get(address).text)
+    assert olga.post(address).status_code == 303
+    assert not any(each.is_default for each in upstreams.list_upstreams(conn))
+    row = conn.execute("SELECT action, actor FROM audit_log ORDER BY id DESC").fetchone()
+    assert tuple(row) == ("upstream.default", "olga@portal.example")
+    # Somebody else's new default stays, where the question was about another one.
+    upstreams.set_default_upstream(conn, SYSTEM, second)
+    olga.post(address)
+    assert upstreams.get_upstream(conn, "second").is_default
+
+
 def test_errors_stand_at_their_fields_and_what_was_typed_stays(olga, conn):
     fields = fields_of(olga.get(f"{LIST}/add").text)
     answer = olga.post(f"{LIST}/add", data=fields | NEW | {"port": "70000", "receipt_timezone": "Nowhere"})
