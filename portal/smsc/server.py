@@ -93,7 +93,7 @@ class SmppServer(ServerContext):
             handshake_seconds=config.limits.bind_seconds,
             proxy_networks=config.proxy_protocol_networks,
             connection_limits=self.connection_limits,
-            make_session=lambda slot: SmppSession(slot, self),
+            make_session=lambda slot: SmppSession(self, slot),
         )
         self._listeners += [make_listener(each, None) for each in plain_sockets]
         self._listeners += [make_listener(each, tls_context) for each in tls_sockets]

@@ -5,38 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from enum import Enum, auto
-from functools import partial
 from typing import Protocol
 
 from portal.core.clock import now_ms
 from portal.core.config import Config, LimitSettings
 from portal.services.accounts.allowed_ips import IPAddress
 from portal.services.accounts.session_records import SmppSessionProgress
-from portal.services.messages.deliveries import Deliverable
 from portal.services.messages.smpp_config import AccountConfig
 from portal.smsc.admission.bind_auth import AcceptedBind, BindAuth, BindRefused, NoBindPlace
 from portal.smsc.admission.connection_limits import ConnectionSlot
 from portal.smsc.admission.rate_limits import TokenBucket
-from portal.smsc.connection import message_requests
-from portal.smsc.delivery.deliver_sm import encode_deliver_sm
+from portal.smsc.connection.message_session import MAX_IN_FLIGHT, MessageContext, MessageSession, SessionState
 from portal.smsc.delivery.delivery import DeliveryScheduler
 from portal.smsc.limits import ServerLimits
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, RequestRefused, TlvTag, format_status
+from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import Bind, BindResp, CancelSm, DataSm, MalformedPdu, Pdu, PduHeader, QuerySm, SubmitSm
-from portal.smsc.protocol.pdu_stream import PduStream
-from portal.smsc.storage.interface import (
-    BindKind,
-    ClientId,
-    CommitInDoubt,
-    InsufficientCredits,
-    LimitReached,
-    NoRoute,
-    StorageError,
-)
-from portal.smsc.storage.sqlite import Storage
-from portal.smsc.upstream.dispatcher import Dispatcher
+from portal.smsc.storage.interface import BindKind
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +31,6 @@ MAX_PDUS_BEFORE_BIND = 20
 """PDUs that a client may send at all before it binds. Answering takes the time of everybody's event loop, even where
 the answer is no."""
 
-# Where the account has no windowing, so many are in flight, and nothing more is heard until half of them are answered:
-# those of other sessions wait in the same queue. It bounds the memory of a session, too.
-_MAX_IN_FLIGHT = 1_000
 # PDUs that a client may send a second once it has bound, beside twice its throughput.
 _BASE_PDUS_PER_SECOND = 1_000
 _MAX_MALFORMED_LOGGED = 10
@@ -57,24 +39,6 @@ _DELIVERY_ANSWER_SECONDS = 0.5
 _SUBMIT_ANSWER_SECONDS = 2.5
 _UNBIND_TIMEOUT_SECONDS = 1.0
 _HEARD_WHILE_DRAINING = (CommandId.ENQUIRE_LINK, CommandId.UNBIND)
-# What a submit is refused with that was not stored; ESME_RSYSERR for all else.
-_STATUS_BY_STORAGE_ERROR = {
-    InsufficientCredits: CommandStatus.ESME_RSUBMITFAIL,
-    LimitReached: CommandStatus.ESME_RSUBMITFAIL,
-    NoRoute: CommandStatus.ESME_RINVDSTADR,
-}
-
-
-class SessionState(Enum):
-    """OPEN and BOUND are those of 2.2, where TX, RX and TRX are told apart by the kind of the accepted bind."""
-
-    OPEN = auto()
-    BOUND = auto()
-    DRAINING = auto()
-    """An unbind will be sent once all that was accepted is answered; no more is accepted."""
-    UNBINDING = auto()
-    """unbind was sent or received; what was accepted before is still answered."""
-
 
 # For what is done once a message: to find a member by its class takes a tenth of a microsecond.
 _OPEN, _BOUND, _DRAINING = SessionState.OPEN, SessionState.BOUND, SessionState.DRAINING
@@ -104,20 +68,18 @@ class BindQueue(Protocol):
         """Forget a client that has gone."""
 
 
-class ServerContext:
+class ServerContext(MessageContext):
     """What all sessions of the process share."""
 
     config: Config
     server_limits: ServerLimits
-    storage: Storage
     bind_auth: BindAuth
     session_registry: BoundSessions
     waiting_binds: BindQueue
-    dispatcher: Dispatcher
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class SmppSession(PduStream):
+class SmppSession(MessageSession):
     """One client from its connection to its end.
 
     `address`: where the client is, IPv4 where the socket showed it mapped into IPv6. `kind`: as what it has bound;
@@ -125,37 +87,20 @@ class SmppSession(PduStream):
     to wait. `is_authorized`: the account of its last bind authorises the address.
     """
 
-    _connection_slot: ConnectionSlot
     _server_context: ServerContext
+    _connection_slot: ConnectionSlot
     slow_reader_seconds: float = field(init=False)
-    id: int = 0
     address: IPAddress = field(init=False)
     kind: BindKind = field(init=False)
     accepted_bind: AcceptedBind | None = None
     has_failed: bool = False
     is_authorized: bool = False
-    submitted: int = 0
-    has_submitted: bool = False
-    delivered: int = 0
     _limits: LimitSettings = field(init=False)
-    _state: SessionState = SessionState.OPEN
-    _account: AccountConfig = field(init=False)
-    _is_smpp_3_4: bool = True
-    _throughput_bucket: TokenBucket = field(init=False)
     _pdu_rate_bucket: TokenBucket = field(init=False)
     _pdus_before_bind: int = 0
     _has_waited: bool = False
     _malformed_count: int = 0
-    _logged_refusals: set[str] = field(default_factory=set)
-    _delivery_scheduler: DeliveryScheduler = field(init=False)
-    _may_submit: bool = False
-    _has_open_search: bool = False
-    _is_receiving: bool = False
     _awaits_delivery_answers: bool = False
-    _has_sent_unbind: bool = False
-    _in_flight: int = 0
-    _unanswered_deliveries: dict[int, tuple[Deliverable, float]] = field(default_factory=dict)
-    _final_octets: bytes | None = None
     _enquire_link_sent_at: float | None = None
     _liveness_timer: asyncio.TimerHandle | None = None
 
@@ -167,13 +112,14 @@ class SmppSession(PduStream):
     # --- the connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        PduStream.connection_made(self, transport)  # a class with slots is made anew, and super() has the first one
+        # A class with slots is made anew, and super() has the first one.
+        MessageSession.connection_made(self, transport)
         self._set_deadline(self._limits.bind_seconds, self._flush_and_close)
         if not self._connection_slot.attach_session(self):
             self.abort("has come too late")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        PduStream.connection_lost(self, exc)
+        MessageSession.connection_lost(self, exc)
         self._connection_slot.release()
         if self._liveness_timer:
             self._liveness_timer.cancel()
@@ -221,7 +167,7 @@ class SmppSession(PduStream):
                 self.abort("says much and does not bind")
                 return False
         elif not self._pdu_rate_bucket.take_token(self._turn_started_at) or (
-            self._in_flight >= _MAX_IN_FLIGHT and not self._account.windowing
+            self._in_flight >= MAX_IN_FLIGHT and not self._account.windowing
         ):
             self._pause_reading_briefly()
             return False
@@ -486,145 +432,6 @@ class SmppSession(PduStream):
         if self.is_ending or self.is_reading_paused or sent_at is None or self.last_received_at >= sent_at:
             return None
         return sent_at
-
-    # --- messages from the client
-
-    def _handle_submit(self, message: SubmitSm | DataSm) -> None:
-        refusal_status = self._find_submit_error_status()
-        if refusal_status:
-            self._refuse_submit(message, refusal_status)
-            return
-        storage = self._server_context.storage
-        try:
-            submit = message_requests.submitted_message_from_pdu(
-                message, self._account, storage.get_price_list(self._account), storage.kept_tlv_tags
-            )
-        except message_requests.CountryRefused as refused:
-            storage.count_refused_country(self._account.id, refused.country)
-            self._refuse_submit(message, refused.status, f", brake: {refused.country}")
-            return
-        except RequestRefused as refused:
-            self._refuse_submit(message, refused.status)
-            return
-        submit.session_id = self.id
-        if not self._is_smpp_3_4:
-            submit.needs_hex_id = True
-        self.has_submitted = True
-        self._in_flight += 1
-        self._server_context.dispatcher.store_submit(submit, partial(self._handle_submit_result, message))
-
-    def _refuse_submit(self, message: SubmitSm | DataSm, status: CommandStatus, reason: str = "") -> None:
-        """Refuse a message. The log tells of it once a session for each status: a client may send nothing else."""
-        self._write(pdu.encode_response(message.COMMAND, message.sequence, status))
-        refusal = f"{format_status(status)}{reason}"
-        if refusal not in self._logged_refusals:
-            self._logged_refusals.add(refusal)
-            log.info(
-                "message of %s refused: %s (sender %r, data_coding %d); others like it are not logged",
-                self.log_name,
-                refusal,
-                message.source,
-                message.data_coding,
-            )
-
-    def _find_submit_error_status(self) -> CommandStatus | None:
-        """Return why no message can be accepted, or called back, at this moment; None where one can."""
-        if self._state is not _BOUND or not self._may_submit:
-            return self._get_state_error_status()
-        if 0 < self._account.windowing <= self._in_flight or not self._throughput_bucket.take_token(self._loop.time()):
-            return CommandStatus.ESME_RTHROTTLED
-        return None
-
-    def _get_state_error_status(self) -> CommandStatus:
-        """Return what a request is answered that the bind or the state doesn't allow."""
-        # What crosses our unbind would have been allowed. Clients send it again after this status, not after the other.
-        is_late = self._has_sent_unbind and self._may_submit
-        return CommandStatus.ESME_RSYSERR if is_late else CommandStatus.ESME_RINVBNDSTS
-
-    def _handle_submit_result(self, message: SubmitSm | DataSm, result: ClientId | StorageError) -> None:
-        if not isinstance(result, StorageError):
-            self.submitted += 1
-            self._write(pdu.encode_accepted_message_resp(message.COMMAND, message.sequence, result))
-        elif isinstance(result, CommitInDoubt):
-            self.abort("could not be told whether its message is stored")
-        else:
-            status = _STATUS_BY_STORAGE_ERROR.get(type(result), CommandStatus.ESME_RSYSERR)
-            self._refuse_submit(message, status, f", brake: {result}" if isinstance(result, LimitReached) else "")
-        self._finish_in_flight_request()
-
-    def _handle_query(self, message: QuerySm) -> None:
-        if self._state is not SessionState.BOUND or not self._may_submit:
-            self._write(pdu.encode_response(message.COMMAND, message.sequence, self._get_state_error_status()))
-            return
-        message_requests.answer_query_sm(
-            message, self._account.id, self._server_context.storage, lambda answer: self._write(answer.encode())
-        )
-
-    def _handle_cancel(self, message: CancelSm) -> None:
-        refusal_status = self._find_submit_error_status()
-        if not refusal_status and self._has_open_search and not message.message_id:
-            # One at a time: each takes long, and those of others wait for it.
-            refusal_status = CommandStatus.ESME_RTHROTTLED
-        if refusal_status:
-            self._write(pdu.encode_response(message.COMMAND, message.sequence, refusal_status))
-            return
-        context = self._server_context
-        self._in_flight += 1
-        is_search = not message.message_id
-        self._has_open_search = self._has_open_search or is_search
-        respond = partial(self._handle_cancel_result, message.sequence, is_search)
-        message_requests.answer_cancel_sm(message, self._account, context.storage, context.dispatcher, respond)
-
-    def _handle_cancel_result(self, sequence: int, was_search: bool, status: CommandStatus) -> None:
-        self._has_open_search = self._has_open_search and not was_search
-        self._write(pdu.encode_response(CommandId.CANCEL_SM, sequence, status))
-        self._finish_in_flight_request()
-
-    def _finish_in_flight_request(self) -> None:
-        self._in_flight -= 1
-        if self._in_flight == _MAX_IN_FLIGHT // 2:
-            self._end_reading_pause()
-        if self._final_octets is not None:
-            self._close_when_submits_answered()
-        if self._state is _DRAINING:
-            self._unbind_when_answered()
-
-    # --- receipts and messages to the client
-
-    def has_window_space(self) -> bool:
-        """Whether another deliver_sm may be sent: the window is the same as for submits."""
-        return self._slow_reader_timer is None and len(self._unanswered_deliveries) < (
-            self._account.windowing or _MAX_IN_FLIGHT
-        )
-
-    def send_deliver_sm(self, deliverable: Deliverable) -> None:
-        """Send a receipt, or a message from a handset. One that no deliver_sm can hold counts as refused for good."""
-        sequence = self._next_sequence_number()
-        try:
-            client_id = self._server_context.storage.get_client_id(deliverable)
-            octets = encode_deliver_sm(deliverable, sequence, client_id, supports_tlvs=self._is_smpp_3_4)
-        except Exception as error:  # whatever is wrong with one of them must not keep all others from the client
-            # The error may quote the text.
-            log.error("delivery %d can't be written as a deliver_sm: %s", deliverable.id, type(error).__name__)
-            self._delivery_scheduler.handle_response(deliverable, CommandStatus.ESME_RX_P_APPN)
-            return
-        self._unanswered_deliveries[sequence] = (deliverable, self._loop.time())
-        self._write(octets)
-
-    def _handle_deliver_response(self, sequence: int, status: int) -> None:
-        sent_delivery = self._unanswered_deliveries.pop(sequence, None)
-        if sent_delivery:
-            self.delivered += status == CommandStatus.ESME_ROK
-            self._delivery_scheduler.handle_response(sent_delivery[0], status)
-            self._unbind_when_answered()
-            if self._holds_output and not self._unanswered_deliveries:
-                self._release_output()
-
-    def _stop_deliveries(self) -> None:
-        """Send no more deliver_sm. Those that were sent may still be answered."""
-        if self._is_receiving:
-            self._is_receiving = False
-            self._delivery_scheduler.remove_receiver(self)
 
     # --- what others see
 
