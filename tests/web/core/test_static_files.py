@@ -46,6 +46,16 @@ def test_they_are_compressed_for_who_can_read_that(browser: Browser) -> None:
     assert "Accept-Encoding" in plain.headers["Vary"]
 
 
+def test_the_style_sheet_comes_without_comments_and_with_each_rule(browser: Browser) -> None:
+    served, written = browser.get("/static/app.css").text, (ROOT / "static" / "app.css").read_text()
+    assert "/*" not in served
+    assert not re.search(r"^\s", served, re.MULTILINE)
+    assert served.split() == re.sub(r"/\*.*?\*/", "", written, flags=re.DOTALL).split()
+    # Others' licences stay.
+    pico = next((ROOT / "static" / "vendor").glob("pico-*.css"))
+    assert browser.get(f"/static/vendor/{pico.name}").data == pico.read_bytes()
+
+
 @pytest.mark.parametrize(
     "address", ["/static/none.css", "/static/../app.py", "/static/%2e%2e/app.py", "/static/vendor", "/static/"]
 )
