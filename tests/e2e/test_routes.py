@@ -38,6 +38,20 @@ def list_ids(conn: db.Connection) -> list[int]:
     return [each.id for each in routes.list_routes(conn)]
 
 
+def test_what_others_change_comes_by_itself_and_what_was_asked_stays(olga: BrowserTab, conn: db.Connection) -> None:
+    test, listed = olga.tile("Which way would this go?"), olga.page.locator("#routes")
+    routes.add_route(conn, SHELL, RouteTexts("relay", country="IT"))
+    expect(listed.get_by_role("row", name="Italy")).to_be_visible()
+    test.get_by_label("Account").fill("smpp-acme-1")
+    test.get_by_label("Number").fill("+39 340 1234567")
+    test.get_by_role("button", name="Show the way").click()
+    expect(listed.locator("[aria-current]")).to_contain_text("Italy")
+    upstreams.disable_upstream(conn, SHELL, upstreams.get_upstream(conn, "relay"))
+    expect(listed).to_contain_text("relay (disabled)")
+    expect(listed.locator("[aria-current]")).to_contain_text("Italy")
+    expect(test.get_by_label("Number")).to_have_value("+39 340 1234567")
+
+
 @pytest.mark.parametrize("java_script", [True, False])
 def test_a_route_is_tried_before_it_is_saved_and_removed_again(
     open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast, conn: db.Connection, java_script: bool

@@ -130,18 +130,16 @@ def build_part_poll(part: Markup, endpoint: str, **query: Any) -> dict[str, Any]
         endpoint: of a view that answers with `answer_part_poll`.
         query: the values of its query that stay the same.
     """
-    return {"poll_address": url_for(endpoint, seen=_compute_part_version(part), **query)}
+    version = _compute_checksum(part.replace(_OOB_ATTRIBUTE, ""))
+    return {"poll_address": url_for(endpoint, **query), "poll_seen": version}
 
 
 def answer_part_poll(part: Markup, endpoint: str, **query: Any) -> ResponseReturnValue:
     """A part that names its own place, or 204 where it looks as it did; see `build_part_poll`."""
-    if request.args.get("seen") == _compute_part_version(part):
+    values = build_part_poll(part, endpoint, **query)
+    if request.args.get("seen") == values["poll_seen"]:
         return "", 204
-    return htmx.render_fragments("_part_poll.html", part, **build_part_poll(part, endpoint, **query))
-
-
-def _compute_part_version(part: Markup) -> str:
-    return _compute_checksum(part.replace(_OOB_ATTRIBUTE, ""))
+    return htmx.render_fragments("_part_poll.html", part, **values)
 
 
 @blueprint.get("/accounts/<name>/live")

@@ -54,7 +54,7 @@ def poll(olga: Browser, page: str) -> str:
     """What an open page gets when it asks what has changed; empty: nothing has."""
     address = html.unescape(re.findall(r'<div id="live" hidden hx-get="([^"]+)"', page)[0])
     fields = re.findall(r'class="live-arg" name="(\w+)" value="(\w*)"', page)
-    return olga.get(f"{address}&{urlencode(fields)}", htmx="live").text
+    return olga.get(f"{address}?{urlencode(fields)}", htmx="live").text
 
 
 def test_an_open_page_shows_what_others_change_and_what_upstreams_do(

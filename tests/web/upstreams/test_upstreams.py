@@ -145,13 +145,13 @@ def test_without_any_it_says_what_one_is(olga):
 @pytest.mark.usefixtures("running")
 def test_an_open_page_is_told_what_looks_different(olga, conn, add):
     upstream = add("alpha")
-    seen = olga.get(LIST).text.partition("seen=")[2].partition('"')[0]
+    seen = olga.get(LIST).text.partition('name="seen" value="')[2].partition('"')[0]
     assert olga.get(f"{LIST}/live?seen={seen}", htmx=True).status_code == 204
     load.record_load(conn, upstream.id, UpstreamLoad(window_in_use=3, window=10))
     answer = olga.get(f"{LIST}/live?seen={seen}", htmx=True)
     assert "3/10" in answer.text
     assert 'hx-swap-oob="true"' in answer.text
-    again = answer.text.partition("seen=")[2].partition('"')[0]
+    again = answer.text.partition('name="seen" value="')[2].partition('"')[0]
     assert olga.get(f"{LIST}/live?seen={again}", htmx=True).status_code == 204
 
 
