@@ -78,7 +78,7 @@ def test_quiet_hours_are_said_and_each_button_names_its_row(olga: Browser, conn:
     queue_messages(conn, cast.smpp_acme_1.id, 2)
     reroute(conn)
     page = extract_text(olga.get(PAGE).text)
-    assert re.search(r"second 2 2 wait until .*:00.*: quiet hours of route 1 0 ", page)
+    assert re.search(r"second 2 wait until .*:00.*: quiet hours of route 1 2 0 ", page)
     assert "Hold second Move second Cancel them second Hold all of these" in page
     assert "quiet hours of route 1" in extract_text(olga.get(f"{PAGE}?quiet=now").text)
     holds.hold_account(conn, SHELL, cast.smpp_acme_1.id, "")
