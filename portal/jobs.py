@@ -20,7 +20,7 @@ from portal.services.common import audit, mail, rate_limit
 from portal.services.credits import expiry
 from portal.services.history import deletion, removal, retention, search_index
 from portal.services.messages import queue_works, text_policy
-from portal.services.operations import daily_self_check
+from portal.services.operations import alert_webhook, alerts, daily_self_check
 from portal.services.people import login_limits, refused_logins, two_factor, unlock_links
 from portal.services.routing import brakes, unusual_traffic
 from portal.services.routing.unusual_traffic import TrafficWatch
@@ -104,7 +104,7 @@ def list_jobs(config: Config, keys: Keys, options: Sequence[str]) -> list[Job]:
         options: `--data` and `--config` as this process got them, for the process of the daily check.
     """
     queue_credit_mails = partial(credit_mails.queue_credit_mails, keys=keys, billing=config.billing.enabled)
-    clamd = config.documents.clamd
+    clamd, webhook_url = config.documents.clamd, config.alerts.webhook_url
     return [
         *([Job("clamd", 60.0, partial(_run_once, lambda conn: documents.check_clamd(clamd)))] if clamd else ()),
         # Nobody waits for it, so it may wait long for the write lock.
@@ -125,6 +125,8 @@ def list_jobs(config: Config, keys: Keys, options: Sequence[str]) -> list[Job]:
         Job("queue", 1.0, partial(_run_once, steering.keep_waiting_groups)),
         Job("news", 1.0, partial(_run_once, queue_credit_mails)),
         Job("brakes", 10.0, partial(_run_once, TrafficWatch(config.brakes, keys).look)),
+        Job("alerts", 10.0, partial(_run_once, partial(alerts.watch, config=config, keys=keys))),
+        *([Job("webhook", 1.0, partial(alert_webhook.send_due_posts, config=config))] if webhook_url else ()),
         Job("refusals", 60.0, partial(_run_once, partial(refused_binds.queue_due_refused_bind_mails, keys=keys))),
         Job("refused logins", 1.0, partial(_run_once, refused_logins.write_refused_logins)),
         Job("mails", 0.5, partial(_send_mails, config, keys)),
@@ -154,6 +156,8 @@ def _purge_expired_data(config: Config, keys: Keys, conn: Connection) -> Iterato
         (senders.purge_removed_senders, now),
         (statistics.purge_hourly_statistics, now),
         (deletion.purge_deletions, now),
+        (alerts.purge_alerts, now),
+        (alert_webhook.purge_posts, now),
         (audit.purge_audit_log, audited_from),
         (queue_works.purge_queue_works, audited_from),
         (unusual_traffic.purge_events, audited_from),

@@ -40,6 +40,7 @@ ROOT_COMMANDS = {
     "blacklist": ("messages", "Numbers that get no messages of an account, most because they said STOP."),
     "config": ("operations", "Print every setting with its value, its default and where it came from."),
     "audit": ("operations", "Who did what, and who was refused at the login, newest first."),
+    "alerts": ("alerts", "What operators are told of by mail and to the webhook."),
     "backup": ("operations", "Write a consistent copy of the database, also while it runs."),
     "restore": ("operations", "Put a copy back; the server must not run."),
     "migrate": ("operations", "Bring the database up to this version; no server may run. `serve` does so, too."),

@@ -51,6 +51,8 @@ _file_argument = click.argument("file", metavar="FILE", type=PATH)
 def _show_config(options: CommonOptions) -> CommandOutput:
     config = load_config(options)
     rows = [asdict(each) | {"value": _mask_secret(each)} for each in config.setting_origins]
+    for row in rows:
+        del row["is_secret"]
     lines = [
         (row["key"], _format_setting(row["value"]), _format_setting(row["default"]), row["origin"]) for row in rows
     ]
@@ -58,11 +60,10 @@ def _show_config(options: CommonOptions) -> CommandOutput:
 
 
 def _mask_secret(source: SettingOrigin) -> object:
-    if source.key in ("web.metrics_token", "payments.secret") and source.value:
-        return _MASK
-    if source.key == "mail.url" and (password := urlsplit(source.value).password):
-        return source.value.replace(f":{password}@", f":{_MASK}@")
-    return source.value
+    if source.key == "mail.url":
+        password = urlsplit(source.value).password
+        return source.value.replace(f":{password}@", f":{_MASK}@") if password else source.value
+    return _MASK if source.is_secret and source.value else source.value
 
 
 def _format_setting(value: object) -> str:

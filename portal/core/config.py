@@ -1,6 +1,7 @@
 """The settings: from environment variables, a TOML file, or defaults, in this order. Unknown keys are errors.
 
-A key's environment variable is `PORTAL_` and its path in capitals: `[smpp] port` is `PORTAL_SMPP_PORT`.
+A key's environment variable is `PORTAL_` and its path in capitals: `[smpp] port` is `PORTAL_SMPP_PORT`. A secret can be
+in a file of its own, too, which `PORTAL_MAIL_URL_FILE` names.
 """
 
 import os
@@ -35,7 +36,7 @@ def _declare_setting(default: Any, help: str, *, name: str = "", **rules: Any) -
     Args:
         rules: `low` and `high`, bounds (inclusive); `choices`, all that it can be. `pasted`: it is an address or the
             like, so marks that nobody sees in it are left out. Passwords, URLs with passwords and names of files are
-            what they are.
+            what they are. `secret`: it can be read from a file, and `app.py config` doesn't show it.
     """
     return field(default=default, metadata={"help": help, "key": name, **rules})
 
@@ -69,7 +70,7 @@ class WebSettings:
         8, "requests handled at the same time; strangers' logins take at most half of them, and four", low=1, high=256
     )
     metrics_token: str = _declare_setting(
-        "", "bearer token for /healthz, /readyz and /metrics from other machines, and behind proxies"
+        "", "bearer token for /healthz, /readyz and /metrics from other machines, and behind proxies", secret=True
     )
 
 
@@ -104,7 +105,7 @@ class SmppSettings:
 @dataclass(frozen=True)
 class MailSettings:
     url: str = _declare_setting(
-        "", "smtp://user:password@host:port (by STARTTLS) or smtps://…; empty: files in outbox/"
+        "", "smtp://user:password@host:port (by STARTTLS) or smtps://…; empty: files in outbox/", secret=True
     )
     tls: str = _declare_setting(
         "required",
@@ -136,7 +137,9 @@ class PaymentSettings:
         "", "how orders are paid, such as where to transfer money; stands on each order"
     )
     checkout_url: str = _declare_setting("", "payment page that “Pay now” leads to, https://…; empty: there is none")
-    secret: str = _declare_setting("", "shared with the payment page, 32 characters or more; whsec_… is read as base64")
+    secret: str = _declare_setting(
+        "", "shared with the payment page, 32 characters or more; whsec_… is read as base64", secret=True
+    )
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,31 @@ class BrakeSettings:
 
 
 @dataclass(frozen=True)
+class AlertSettings:
+    """When operators are alerted: see `services/operations/alert_causes.py`."""
+
+    webhook_url: str = _declare_setting(
+        "",
+        "where alerts are sent as JSON, besides the mails: https://…, or http:// to this machine; empty: nowhere",
+        secret=True,
+    )
+    unbound_minutes: int = _declare_setting(
+        5, "minutes that an upstream is unbound, or the SMPP server down; 0: never", low=0
+    )
+    delivery_points: int = _declare_setting(
+        20,
+        "percentage points by which less than in the seven days before arrives by an upstream; 0: never",
+        low=0,
+        high=100,
+    )
+    delivery_messages: int = _declare_setting(50, "messages by an upstream, below which that says nothing", low=1)
+    queue_minutes: int = _declare_setting(15, "minutes that a message waits for an upstream; 0: never", low=0)
+    mail_minutes: int = _declare_setting(10, "minutes that a mail can't be sent; 0: never", low=0)
+    disk_percent: int = _declare_setting(5, "less of the data folder's disk is free; 0: never", low=0, high=99)
+    disk_mb: int = _declare_setting(500, "fewer megabytes of it are free; 0: never", low=0)
+
+
+@dataclass(frozen=True)
 class RetentionSettings:
     messages_months: int = _declare_setting(
         12,
@@ -201,6 +229,7 @@ class SettingOrigin:
     default: Any
     origin: str
     help: str
+    is_secret: bool = False
 
 
 @dataclass(frozen=True)
@@ -216,6 +245,7 @@ class Config:
     payments: PaymentSettings = field(default_factory=PaymentSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     brakes: BrakeSettings = field(default_factory=BrakeSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     setting_origins: tuple[SettingOrigin, ...] = ()
     # None: that of the data folder, or none.
@@ -353,16 +383,21 @@ def _read_section(
     for key, each in settings.items():
         path = f"{section}.{key}" if section else key
         variable = prefix + key.upper()
-        unknown_env.discard(variable)
+        is_secret = each.metadata.get("secret", False)
+        file_variable = f"{variable}_FILE" if is_secret else variable
+        unknown_env -= {variable, file_variable}
         if variable in env:
             value, value_origin = _value_from_env(env[variable], each.default, variable), variable
+            table.pop(key, None)
+        elif file_variable in env:
+            value, value_origin = _read_secret(env[file_variable], file_variable), file_variable
             table.pop(key, None)
         elif key in table:
             value, value_origin = _value_from_toml(table.pop(key), each.default, path), origin
         else:
             value, value_origin = each.default, "default"
         values[each.name] = value = _apply_rules(value, each.metadata, path)
-        origins.append(SettingOrigin(path, value, each.default, value_origin, each.metadata["help"]))
+        origins.append(SettingOrigin(path, value, each.default, value_origin, each.metadata["help"], is_secret))
     for unknown_key in table:
         path = f"{section}.{unknown_key}" if section else unknown_key
         suggestion = _suggest_key(unknown_key, [*settings, *(() if section else _SECTIONS)])
@@ -400,6 +435,15 @@ def _value_from_env(text: str, default: Any, path: str) -> Any:
     return text
 
 
+def _read_secret(path: str, variable: str) -> str:
+    """The content of a file with a secret, without the line's end that editors add."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(f"{variable}: {path}: {reason}") from None
+
+
 def _apply_rules(value: Any, rules: Mapping[str, Any], path: str) -> Any:
     if "low" in rules and value < rules["low"]:
         raise ConfigError(f"{path}: {value} is too small; at least {rules['low']}")
@@ -428,6 +472,11 @@ def _check_config(config: Config) -> None:
     if not _CREDITS_PATTERN.fullmatch(config.brakes.dear_credits):
         raise ConfigError(f"brakes.dear_credits: {config.brakes.dear_credits!r} must look like 3 or 2.5")
     _check_payments(config.payments)
+    # The message doesn't repeat the URL: those of chat tools hold a token.
+    if config.alerts.webhook_url and not _is_webhook_url(config.alerts.webhook_url):
+        raise ConfigError(
+            "alerts.webhook_url: must look like https://… without # and user:password@; http:// only on this machine"
+        )
     if bool(config.smpp.tls_certificate) != bool(config.smpp.tls_key):
         raise ConfigError("smpp.tls_certificate and smpp.tls_key: give both, or neither")
     if not config.smpp.port and not config.smpp.tls_port:
@@ -484,6 +533,15 @@ def _check_payments(payments: PaymentSettings) -> None:
         raise ConfigError(f"payments.checkout_url: needs payments.secret, of {_MIN_SECRET_LENGTH} characters or more")
     if payments.checkout_url and not _is_secure_url(payments.checkout_url):
         raise ConfigError("payments.checkout_url: must look like https://… without #; http:// only on this machine")
+
+
+def _is_webhook_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        is_host = parts.port != 0 and "@" not in parts.netloc
+    except ValueError:
+        return False
+    return is_host and url.isascii() and " " not in url and _is_secure_url(url)
 
 
 def _is_secure_url(url: str) -> bool:

@@ -237,3 +237,55 @@ def test_every_setting_says_what_it_is_for(load):
 def test_a_relative_data_folder_is_under_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert settings.load_config(data=Path("x"), env={}).data == tmp_path / "x"
+
+
+def test_a_secret_may_be_in_a_file_of_its_own(load, tmp_path):
+    names = {"PORTAL_MAIL_URL": "smtp://u:p@mail.example", "PORTAL_WEB_METRICS_TOKEN": "t0ken"}
+    names |= {"PORTAL_PAYMENTS_SECRET": "x" * 32, "PORTAL_ALERTS_WEBHOOK_URL": "https://hooks.example/T0/secret"}
+    env = {}
+    for name, value in names.items():
+        (tmp_path / name).write_text(f"{value}\n")
+        env[f"{name}_FILE"] = str(tmp_path / name)
+    config = load("[mail]\nurl = 'smtp://other.example'\n", **env)
+    secrets = (config.mail.url, config.web.metrics_token, config.payments.secret, config.alerts.webhook_url)
+    assert secrets == (*names.values(),)
+    assert origins(config)["mail.url"] == "PORTAL_MAIL_URL_FILE"
+    assert load(**env, PORTAL_WEB_METRICS_TOKEN="nearer").web.metrics_token == "nearer"
+
+
+def test_a_file_of_a_secret_that_can_not_be_read_is_named(load, tmp_path):
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\xff")
+    for name, reason in (
+        ("missing", "No such file or directory"),
+        ("binary", "it is no text"),
+        (".", "Is a directory"),
+    ):
+        with pytest.raises(ConfigError, match=f"PORTAL_MAIL_URL_FILE: {tmp_path / name}: {reason}"):
+            load(PORTAL_MAIL_URL_FILE=str(tmp_path / name))
+
+
+def test_what_is_no_secret_is_in_no_file(load):
+    with pytest.raises(ConfigError, match="PORTAL_WEB_PORT_FILE: unknown setting"):
+        load(PORTAL_WEB_PORT_FILE="x")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://hooks.example/T0",
+        "https://",
+        "https://hooks.example/T0#x",
+        "https://user:password@hooks.example/T0",
+        "https://hooks.example:99999/T0",
+        "https://hooks.example:0/T0",
+        "https://hooks.example/T 0",
+        "https://hooks.example/\u00e8",
+        "hooks.example/T0",
+    ],
+)
+def test_a_webhook_is_reached_by_https_or_on_this_machine(load, url):
+    with pytest.raises(ConfigError, match=r"^alerts\.webhook_url: must look like https") as refused:
+        load(f"[alerts]\nwebhook_url = '{url}'")
+    assert "T0" not in str(refused.value)
+    for good in ("https://hooks.example:8443/T0?x=y", "http://127.0.0.1:8065/hooks/T0", "http://[::1]/T0"):
+        assert load(f"[alerts]\nwebhook_url = '{good}'").alerts.webhook_url == good

@@ -3,9 +3,10 @@
 import json
 import logging
 import re
+import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from email.message import EmailMessage
 from email.utils import formatdate, parseaddr
@@ -13,7 +14,7 @@ from functools import cache, partial
 from ipaddress import ip_address
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from portal.core import i18n, paths
@@ -82,11 +83,8 @@ def send_due_mails(conn: sqlite3.Connection, config: Config, keys: Keys) -> Iter
     """
     while (row := claim_mail(conn)) is not None:
         try:
-            message = _render_mail(config, keys, row)
-            if config.mail.url:
-                _send_smtp(config.mail, message)
-            else:
-                _write_to_outbox(config.data / "outbox", f"{row['created_at']}.{row['id']}.eml", message)
+            content = json.loads(keys.decrypt_column(row["content"]))
+            _deliver_mail(config, row["recipient"], content, row["created_at"], row["id"])
         except Exception as error:
             # What is wrong may be no server's: a mail is sealed under a key that was replaced, or its address can be in
             # no header. It is given up in the same way, and must not keep the mails behind it.
@@ -136,8 +134,29 @@ def _record_failure(conn: sqlite3.Connection, row: sqlite3.Row, error: Exception
     )
 
 
-def _render_mail(config: Config, keys: Keys, row: sqlite3.Row) -> EmailMessage:
-    content = json.loads(keys.decrypt_column(row["content"]))
+def send_mail_at_once(config: Config, recipient: str, template: str, language: str | None, **context: object) -> None:
+    """Send a mail that tries out whether mails arrive: past the queue, once.
+
+    Args:
+        template, language, context: as for `queue_mail`.
+
+    Raises:
+        OSError: the server hasn't taken it.
+    """
+    content = {"template": template, "language": language or i18n.DEFAULT_LANGUAGE, "context": context}
+    with i18n.override_language(i18n.current_language()):
+        _deliver_mail(config, recipient, content, now_ms(), secrets.randbits(32))
+
+
+def _deliver_mail(config: Config, recipient: str, content: Mapping[str, Any], created_at: int, mail_id: int) -> None:
+    message = _render_mail(config, recipient, content, f"{created_at}.{mail_id}")
+    if config.mail.url:
+        _send_smtp(config.mail, message)
+    else:
+        _write_to_outbox(config.data / "outbox", f"{created_at}.{mail_id}.eml", message)
+
+
+def _render_mail(config: Config, recipient: str, content: Mapping[str, Any], name: str) -> EmailMessage:
     i18n.use_language(content["language"])
     context = content["context"] | {
         "installation": config.name,
@@ -153,11 +172,11 @@ def _render_mail(config: Config, keys: Keys, row: sqlite3.Row) -> EmailMessage:
     message = EmailMessage()
     message["Subject"] = " ".join(subject.split())
     message["From"] = config.mail.sender
-    message["To"] = row["recipient"]
+    message["To"] = recipient
     message["Date"] = formatdate(localtime=False)
     # Made from the mail's row: a mail that is sent twice, because the answer to the first was lost, is the same.
     domain = parseaddr(config.mail.sender)[1].partition("@")[2] or "localhost"
-    message["Message-ID"] = f"<{row['created_at']}.{row['id']}@{domain}>"
+    message["Message-ID"] = f"<{name}@{domain}>"
     # RFC 3834: no holiday answers, please.
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(text + "\n")
@@ -267,6 +286,17 @@ def count_failing_mails(conn: sqlite3.Connection) -> tuple[int, str]:
     )
     row = conn.execute(query, (UnsecuredMailServer.__name__,)).fetchone()
     return (row[0], row[1]) if row else (0, "")
+
+
+def find_oldest_failing(conn: sqlite3.Connection) -> Mapping[bool, tuple[int, int]]:
+    """How many mails wait because they couldn't be sent, and since when the oldest of them does (milliseconds): those
+    that were refused for their recipients (True), and the others.
+    """
+    rows = conn.execute(
+        "SELECT error LIKE 'SMTPRecipientsRefused:%' AS is_refused, count(*), min(created_at) FROM mails"
+        " WHERE next_attempt_at IS NOT NULL AND error <> '' GROUP BY is_refused"
+    )
+    return {bool(is_refused): (count, oldest_at) for is_refused, count, oldest_at in rows}
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from portal.services.common import ids
@@ -34,12 +35,13 @@ def list_waiting(conn: sqlite3.Connection) -> dict[int, WaitingMessages]:
         if taker is not None:
             by_upstream[taker].append(group)
     return {
-        upstream_id: WaitingMessages(sum(each.count for each in waiting), _find_oldest_time(conn, waiting))
+        upstream_id: WaitingMessages(sum(each.count for each in waiting), find_oldest_time(conn, waiting))
         for upstream_id, waiting in by_upstream.items()
     }
 
 
-def _find_oldest_time(conn: sqlite3.Connection, groups: list[WaitingGroup]) -> int:
+def find_oldest_time(conn: sqlite3.Connection, groups: Sequence[WaitingGroup]) -> int:
+    """Since when the oldest of these messages waits (milliseconds), as `WaitingMessages` has it."""
     return read_waiting_time(conn, min(each.oldest_id for each in groups))
 
 

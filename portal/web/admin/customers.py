@@ -15,7 +15,7 @@ from portal.services.accounts import accounts, credentials, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit
 from portal.services.messages import inbound_numbers, smpp_config, text_policy
-from portal.services.operations import daily_self_check
+from portal.services.operations import alerts, daily_self_check
 from portal.services.people import authentication, customers, users
 from portal.services.people.customers import Customer
 from portal.services.people.users import User
@@ -130,6 +130,8 @@ def _render_customers_page(form: CustomerForm) -> ResponseReturnValue:
         customers=matches,
         q=query,
         waiting=senders.count_pending_sender_requests(conn),
+        alerts=alerts.list_alerts(conn),
+        script_root=request.script_root,
         check=daily_self_check.find_last_result(conn),
         check_command=context.get_config().format_command("check"),
     )

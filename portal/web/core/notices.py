@@ -1,4 +1,4 @@
-"""The notices over every page: messages reach no phone, mails nobody, or clamd is away."""
+"""The notices over every page: messages reach no phone, mails or alerts nobody, or clamd is away."""
 
 import re
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from portal.core import i18n
 from portal.core.i18n import N_, _
 from portal.services.common import mail
+from portal.services.operations import alert_webhook
 from portal.services.senders import documents
 from portal.services.upstreams import binds, obstacles, reasons, upstreams
 from portal.services.upstreams.obstacles import Obstacle
@@ -44,7 +45,7 @@ def get_notices() -> Sequence[Notice]:
     """What the page of this request says over everything else."""
     is_operator = access.get_current_user().is_operator
     listed = obstacles.list_obstacles(context.get_conn()) if is_operator else []
-    other_notices = [*_describe_mails(), *_describe_documents()] if is_operator else []
+    other_notices = [*_describe_mails(), *_describe_webhook(), *_describe_documents()] if is_operator else []
     if listed or not obstacles.is_simulator_default(context.get_conn()):
         return (*_describe_obstacles(listed), *other_notices)
     sentence = _("Messages go to the simulator: nothing reaches a phone.")
@@ -78,6 +79,23 @@ def _describe_mails() -> Sequence[Notice]:
         )
         listed.append(Notice("info", sentence))
     return listed
+
+
+def _describe_webhook() -> Sequence[Notice]:
+    """That alerts don't reach the webhook."""
+    count, error = alert_webhook.count_failing_posts(context.get_conn())
+    # What waits for a webhook that was taken out of the settings fails no more.
+    if not count or not context.get_config().alerts.webhook_url:
+        return []
+    sentence = i18n.ngettext(
+        "%(num)s alert couldn’t be sent to the webhook and will be tried again. The error: %(error)s."
+        " See [alerts] webhook_url.",
+        "%(num)s alerts couldn’t be sent to the webhook and will be tried again. The error: %(error)s."
+        " See [alerts] webhook_url.",
+        count,
+        error=error,
+    )
+    return [Notice("err", sentence)]
 
 
 def _shorten_mail_error(error: str) -> str:

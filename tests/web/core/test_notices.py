@@ -13,16 +13,17 @@ from portal.core.config import Config, DocumentSettings
 from portal.core.crypto import Keys
 from portal.services.accounts import session_records
 from portal.services.common import mail
-from portal.services.common.audit import SHELL
+from portal.services.common.audit import SHELL, SYSTEM
 from portal.services.people import authentication, users
 from portal.services.senders import documents
-from portal.services.upstreams import binds, queue, upstreams
+from portal.services.upstreams import binds, holds, queue, upstreams
 from portal.services.upstreams.binds import BindState
 from tests.clamd import Clamd
 from tests.mailbox import Mailbox
 from tests.support import Cast, Person, find_free_port
 from tests.web.acting import extract_text
 from tests.web.conftest import Browser
+from tests.webhook import WebhookServer
 
 Client = Callable[[Person], Browser]
 SIMULATOR = "Messages go to the simulator: nothing reaches a phone."
@@ -350,3 +351,30 @@ def test_a_clamd_that_answers_is_told_of_nowhere(tmp_path: Path, caplog: pytest.
         documents.check_clamd(clamd.address)
         assert documents.get_clamd_fault(clamd.address) == ""
         assert caplog.messages[1:] == [f"clamd at {clamd.address} answers again"]
+
+
+def test_that_alerts_do_not_reach_the_webhook_is_told_to_operators(
+    make_app: Callable[[Config], Flask],
+    cast: Cast,
+    conn: db.Connection,
+    config: Config,
+    keys: Keys,
+    add: Callable[[], None],
+) -> None:
+    add()
+    with WebhookServer().listening() as webhook:
+        webhook.status = 410
+        told = replace(config, alerts=replace(config.alerts, webhook_url=webhook.url))
+        holds.hold_account(conn, SYSTEM, cast.smpp_acme_1.id, "brake: busy_hour")
+        record_bind(conn, "bound")
+        for job in jobs.list_jobs(told, keys, []):
+            if job.name in ("alerts", "webhook"):
+                assert job.run_once(conn)
+    for each, is_told in ((told, True), (config, False)):
+        browser = make_app(each).test_client()
+        assert isinstance(browser, Browser)
+        user = users.get_user_by_email(conn, cast.olga.email)
+        browser.use_login_session(authentication.start_login_session(conn, user, "127.0.0.1", ""))
+        sentence = "1 alert couldn’t be sent to the webhook and will be tried again. The error: 410 Gone."
+        assert (sentence in read(browser, "/profile")) == is_told
+    assert not [each for each in jobs.list_jobs(config, keys, []) if each.name == "webhook"]

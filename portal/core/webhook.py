@@ -1,0 +1,39 @@
+"""Sending JSON to an address that operators have set."""
+
+import json
+from collections.abc import Mapping
+from http.client import HTTPConnection, HTTPException, HTTPSConnection, responses
+from urllib.parse import urlsplit
+
+from portal.core.tls_client import create_client_context
+
+# Of connecting, of sending, and of each wait for the answer.
+_TIMEOUT_S = 10.0
+
+
+def post_json(url: str, value: Mapping[str, object]) -> None:
+    """Send an object by POST (RFC 9110, 9.3.3). No redirect is followed: it could lead to anybody.
+
+    Args:
+        url: https, or http to this machine; a server's certificate has to be valid.
+
+    Raises:
+        OSError: it didn't arrive, or was answered by anything but 2xx; the text says why, without the url.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port
+    if parts.scheme == "https":
+        connection: HTTPConnection = HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=create_client_context())
+    else:
+        connection = HTTPConnection(host, port, timeout=_TIMEOUT_S)
+    target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
+    try:
+        connection.request("POST", target, json.dumps(value).encode(), {"Content-Type": "application/json"})
+        status = connection.getresponse().status
+    except HTTPException as error:
+        # Its text may hold what the server has sent.
+        raise OSError(f"its answer is no HTTP ({type(error).__name__})") from None
+    finally:
+        connection.close()
+    if not 200 <= status < 300:
+        raise OSError(f"{status} {responses.get(status, '')}".rstrip())
