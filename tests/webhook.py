@@ -5,18 +5,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Queue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from tests.support import DEADLINE_S
 
 
 class WebhookServer:
-    """`status`, `headers`: what it answers with. `port`: kept over restarts, so that it can be away for a while."""
+    """`status`, `headers`: what it answers with. `may_answer`: it waits for this before."""
 
     def __init__(self) -> None:
         self.status = 200
         self.headers: dict[str, str] = {}
+        self.may_answer = Event()
+        self.may_answer.set()
         self.port = 0
         self._received: Queue[tuple[str, dict[str, Any]]] = Queue()
 
@@ -32,17 +34,19 @@ class WebhookServer:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 assert self.headers["Content-Type"] == "application/json"
+                assert self.headers["User-Agent"].startswith("SMPP-Portal/")
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                webhook._received.put((self.path, json.loads(body)))
+                webhook.may_answer.wait()
                 self.send_response(webhook.status)
                 for header in webhook.headers.items():
                     self.send_header(*header)
                 self.end_headers()
-                webhook._received.put((self.path, json.loads(body)))
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = server.server_address[1]
         with server:
             thread = Thread(target=server.serve_forever, args=[0.01])
@@ -50,6 +54,7 @@ class WebhookServer:
             try:
                 yield self
             finally:
+                self.may_answer.set()
                 server.shutdown()
                 thread.join()
 

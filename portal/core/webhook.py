@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException, HTTPSConnection, responses
 from urllib.parse import urlsplit
 
+from portal import __version__
 from portal.core.tls_client import create_client_context
 
 # Of connecting, of sending, and of each wait for the answer.
 _TIMEOUT_S = 10.0
+# Some chat tools refuse what doesn't say who it is.
+_HEADERS = {"Content-Type": "application/json", "User-Agent": f"SMPP-Portal/{__version__}"}
 
 
 def post_json(url: str, value: Mapping[str, object]) -> None:
@@ -28,7 +31,7 @@ def post_json(url: str, value: Mapping[str, object]) -> None:
         connection = HTTPConnection(host, port, timeout=_TIMEOUT_S)
     target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
     try:
-        connection.request("POST", target, json.dumps(value).encode(), {"Content-Type": "application/json"})
+        connection.request("POST", target, json.dumps(value).encode(), _HEADERS)
         status = connection.getresponse().status
     except HTTPException as error:
         # Its text may hold what the server has sent.

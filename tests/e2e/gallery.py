@@ -25,6 +25,7 @@ from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.sending import AcceptedMessage, UnsentMessage, UnsentReason
 from portal.services.messages.validation import Segment
+from portal.services.operations import alerts as operators_alerts
 from portal.services.people import authentication, customers, users
 from portal.services.prices import countries, price_lists, prices
 from portal.services.prices.prices import PriceChange
@@ -144,6 +145,8 @@ def create_gallery(browser: Browser, server: RunningServer, config: Config, cast
     keys = Keys.load(config.data)
     with closing(server.connect()) as conn:
         arguments = _create_content(conn, keys, cast)
+        # An account is on hold, and nothing is told of what is too new.
+        operators_alerts.watch(conn, config, keys)
     return PageGallery(server, _list_pages(config, keys, cast, arguments), _log_in_viewers(browser, server, cast))
 
 

@@ -1,6 +1,7 @@
 """What operators are told of, once until it is over, and by a real mail server and a real webhook."""
 
 import shutil
+import socket
 import threading
 from collections import namedtuple
 from dataclasses import replace
@@ -8,10 +9,11 @@ from dataclasses import replace
 import pytest
 
 from portal.core import db
+from portal.core import webhook as core_webhook
 from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
-from portal.services.accounts import session_records
+from portal.services.accounts import accounts, session_records
 from portal.services.common import ids, mail
-from portal.services.common.audit import SHELL, SYSTEM
+from portal.services.common.audit import SHELL
 from portal.services.operations import alert_causes, alert_webhook, alerts
 from portal.services.operations.alert_causes import (
     ACCOUNT_HELD,
@@ -25,8 +27,9 @@ from portal.services.operations.alert_causes import (
 )
 from portal.services.operations.alerts import OVER_MS
 from portal.services.people import users
-from portal.services.routing import routes
+from portal.services.routing import routes, unusual_traffic
 from portal.services.routing.routes import RouteTexts
+from portal.services.routing.unusual_traffic import BUSY_HOUR, CANCELLED, OURS, Finding
 from portal.services.upstreams import binds, holds, upstreams
 from portal.services.upstreams.binds import BindState
 from tests.mailbox import Mailbox
@@ -189,6 +192,15 @@ def test_that_the_smpp_server_does_not_run_is_told_instead_of_each_upstream(conn
     assert clock.look(6 * MINUTE_MS) == [(UPSTREAM_UNBOUND, "over")]
 
 
+def test_while_the_smpp_server_does_not_run_nothing_is_known_of_upstreams(conn, clock, keys, carrier):
+    add_upstream(conn, keys, "other")
+    set_bind(conn, carrier, "bound")
+    # The other one has been unbound for three minutes.
+    assert clock.look(3 * MINUTE_MS) == []
+    conn.execute("DELETE FROM components")
+    assert clock.look(6 * MINUTE_MS) == [(SERVER_STOPPED, "firing")]
+
+
 # --- delivery rates
 
 
@@ -310,21 +322,27 @@ def test_quiet_hours_make_nothing_late(conn, clock, carrier, cast, age):
 # --- brakes
 
 
-def test_what_a_brake_holds_is_told_and_what_operators_hold_is_not(conn, clock, carrier, cast, mailbox):
+def test_what_a_brake_holds_is_told_and_what_operators_hold_is_not(conn, clock, keys, carrier, cast, mailbox):
     set_bind(conn, carrier, "bound")
     holds.hold_account(conn, SHELL, cast.smpp_globex_1.id, "asked")
     assert clock.look() == []
-    holds.hold_account(conn, SYSTEM, cast.smpp_acme_1.id, "brake: busy_hour")
-    assert clock.look() == [(ACCOUNT_HELD, "firing")]
+    found = Finding(BUSY_HOUR, "", {"messages": 900, "threshold": 500, "usual": 3})
+    unusual_traffic.record_event(conn, keys, cast.smpp_acme_1.id, found, clock.now, is_to_hold=True)
+    assert clock.look(2 * OVER_MS) == [(ACCOUNT_HELD, "firing")]
     (alert,) = alerts.list_alerts(conn)
-    assert (alert.title, alert.path) == (
-        "smpp-acme-1 is on hold: unusual traffic",
-        "/admin/accounts/smpp-acme-1",
-    )
-    holds.release_account(conn, SHELL, cast.smpp_acme_1.id)
+    assert (alert.title, alert.path) == ("smpp-acme-1 is on hold: unusual traffic", "/admin/accounts/smpp-acme-1")
+    # Cancelling what waits leaves it on hold.
+    account = accounts.get_account(conn, "smpp-acme-1")
+    unusual_traffic.answer_events(conn, SHELL, account, CANCELLED)
+    assert clock.look(2 * OVER_MS) == []
+    unusual_traffic.answer_events(conn, SHELL, account, OURS)
     assert clock.look(OVER_MS) == [(ACCOUNT_HELD, "over")]
-    # That it is held operators were mailed with what is unusual (`unusual_traffic.record_event`).
-    assert mailbox.wait_for_mail()["Subject"] == "Over: smpp-acme-1 is on hold: unusual traffic"
+    told = [mailbox.wait_for_mail() for _ in "123"]
+    # The mail with what is unusual tells operators that it is on hold, and no other one does.
+    assert [each["Subject"] for each in told if each["To"] == cast.olga.email] == [
+        "smpp-acme-1 is on hold: unusual traffic",
+        "Over: smpp-acme-1 is on hold: unusual traffic",
+    ]
 
 
 # --- mails
@@ -536,6 +554,54 @@ def test_the_waits_grow_and_a_day_later_it_is_given_up(conn, clock, carrier, web
     row = conn.execute("SELECT attempts, sent_at, error FROM alert_posts").fetchone()
     assert tuple(row) == (291, None, "503 Service Unavailable")
     assert alert_webhook.count_failing_posts(conn) == (0, "")
+
+
+def test_what_one_process_sends_no_other_does(conn, clock, carrier, webhook, config):
+    set_bind(conn, carrier, "unbound")
+    assert clock.look(6 * MINUTE_MS) == [(UPSTREAM_UNBOUND, "firing")]
+    conn.execute("UPDATE alert_posts SET next_attempt_at = 1, sent_at = NULL")
+    webhook.may_answer.clear()
+
+    def send():
+        own = db.connect(config.database_file)
+        list(alert_webhook.send_due_posts(own, clock.settings))
+        own.close()
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    assert webhook.wait_for_post()["state"] == "firing"
+    assert clock.send() == []
+    webhook.may_answer.set()
+    thread.join()
+    assert clock.send() == []
+    assert alert_webhook.count_failing_posts(conn) == (0, "")
+
+
+def test_a_webhook_that_does_not_answer_is_tried_again(conn, clock, carrier, webhook, monkeypatch):
+    monkeypatch.setattr(core_webhook, "_TIMEOUT_S", 0.1)
+    webhook.may_answer.clear()
+    set_bind(conn, carrier, "unbound")
+    clock.look(6 * MINUTE_MS)
+    assert alert_webhook.count_failing_posts(conn) == (1, "timed out")
+
+
+def test_what_answers_no_http_is_told_without_its_words(conn, clock, carrier):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            talking, _ = server.accept()
+            with talking:
+                talking.recv(65536)
+                talking.sendall(b"<script>\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        clock.settings = replace(clock.settings, alerts=replace(clock.settings.alerts, webhook_url=url))
+        set_bind(conn, carrier, "unbound")
+        clock.look(6 * MINUTE_MS)
+        thread.join()
+    assert alert_webhook.count_failing_posts(conn) == (1, "its answer is no HTTP (BadStatusLine)")
 
 
 def test_a_process_that_died_while_it_sent_one_keeps_it_from_nobody(conn, clock, carrier, webhook):

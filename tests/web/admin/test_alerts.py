@@ -54,3 +54,14 @@ def test_each_leads_to_a_page_that_there_is(olga, cast, conn, keys):
     for each in listed:
         assert f"{each.title}. {each.detail}".strip() in text.replace(" . ", ". ")
         assert olga.get(each.path).status_code == 200
+
+
+def test_of_a_great_many_some_are_listed(olga, conn):
+    conn.executemany(
+        "INSERT INTO alerts (kind, subject_id, subject, figures, since, seen_at, told_at)"
+        " VALUES ('account_held', ?, 'smpp-acme-1', '{}', 1, 1, 1)",
+        [(each,) for each in range(1, 31)],
+    )
+    page = olga.get("/admin/").text
+    assert page.count("unusual traffic") == 20
+    assert "10 more are not listed here." in page
