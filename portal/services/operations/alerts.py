@@ -164,7 +164,7 @@ def watch(conn: sqlite3.Connection, config: Config, keys: Keys, now: int | None 
         for key, alert in known.items():
             if alert.kind not in causes:
                 # The kind was switched off.
-                _end_alert(conn, alert, at)
+                _end_alert(conn, alert)
             elif key not in wrong and causes[alert.kind] is not None:
                 _note_absence(conn, config, keys, alert, at)
         for alert in _list_open_alerts(conn):
@@ -187,18 +187,18 @@ def _note_cause(conn: sqlite3.Connection, alert: Alert | None, cause: Cause, at:
 
 def _note_absence(conn: sqlite3.Connection, config: Config, keys: Keys, alert: Alert, at: int) -> None:
     if alert.told_at is None:
-        _end_alert(conn, alert, at)
+        _end_alert(conn, alert)
     elif not 0 <= at - alert.seen_at < OVER_MS:
-        _end_alert(conn, alert, at)
+        _end_alert(conn, alert)
         _tell(conn, config, keys, alert.id, is_over=True)
 
 
-def _end_alert(conn: sqlite3.Connection, alert: Alert, at: int) -> None:
-    """It is over; one of which nobody was told has never been."""
+def _end_alert(conn: sqlite3.Connection, alert: Alert) -> None:
+    """It is over since it was last seen; one of which nobody was told has never been."""
     if alert.told_at is None:
         conn.execute("DELETE FROM alerts WHERE id = ?", (alert.id,))
     else:
-        conn.execute("UPDATE alerts SET over_at = ? WHERE id = ?", (at, alert.id))
+        conn.execute("UPDATE alerts SET over_at = seen_at WHERE id = ?", (alert.id,))
 
 
 def _get_delay(config: Config, kind: str) -> int:
