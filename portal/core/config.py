@@ -191,19 +191,23 @@ class AlertSettings:
         secret=True,
     )
     unbound_minutes: int = _declare_setting(
-        5, "minutes that an upstream is unbound, or the SMPP server down; 0: never", low=0
+        5, "minutes that an upstream is unbound, or the SMPP server down, until that is told; 0: never", low=0
     )
     delivery_points: int = _declare_setting(
         20,
-        "percentage points by which less than in the seven days before arrives by an upstream; 0: never",
+        "told is that by so many percentage points less than in the seven days before arrives by an upstream; 0: never",
         low=0,
         high=100,
     )
-    delivery_messages: int = _declare_setting(50, "messages by an upstream, below which that says nothing", low=1)
-    queue_minutes: int = _declare_setting(15, "minutes that a message waits for an upstream; 0: never", low=0)
-    mail_minutes: int = _declare_setting(10, "minutes that a mail can't be sent; 0: never", low=0)
-    disk_percent: int = _declare_setting(5, "less of the data folder's disk is free; 0: never", low=0, high=99)
-    disk_mb: int = _declare_setting(500, "fewer megabytes of it are free; 0: never", low=0)
+    delivery_messages: int = _declare_setting(50, "fewer messages of an upstream say nothing about that", low=1)
+    queue_minutes: int = _declare_setting(
+        15, "minutes that a message waits for an upstream until that is told; 0: never", low=0
+    )
+    mail_minutes: int = _declare_setting(10, "minutes that a mail fails until that is told; 0: never", low=0)
+    disk_percent: int = _declare_setting(
+        5, "told is that less than so many percent of the data folder's disk are free; 0: never", low=0, high=99
+    )
+    disk_mb: int = _declare_setting(500, "told is that fewer megabytes of it are free; 0: never", low=0)
 
 
 @dataclass(frozen=True)
