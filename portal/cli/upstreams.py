@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from portal.cli.groups import CommonOptions
 from portal.cli.shell import (
     CommandContext,
     CommandOutput,
@@ -26,7 +27,7 @@ from portal.cli.shell import (
 from portal.cli.upstream_figures import UpstreamFigures, list_figures
 from portal.services.accounts import session_records
 from portal.services.common.audit import SHELL, Actor
-from portal.services.upstreams import binds, counters, message_ids, queue, unclaimed, upstreams
+from portal.services.upstreams import binds, counters, message_ids, queue, traces, unclaimed, upstreams
 from portal.services.upstreams.binds import BindState, UpstreamState
 from portal.services.upstreams.health import GOOD, UpstreamHealth
 from portal.services.upstreams.paths import DEFAULT_PATH, get_path_upstreams, is_held_path
@@ -320,6 +321,32 @@ def _remove_upstream(context: CommandContext, upstream: Upstream) -> CommandOutp
         f"{upstream.name} removed",
         warning if unreported_count else "",
     )
+
+
+@upstream_group.command("trace", example="upstream trace carrier --minutes 5 --follow")
+@click.option("--minutes", metavar="N", help=f"Trace it from now on, for so long: 1 to {traces.MAX_MINUTES}.")
+@click.option("--stop", is_flag=True, help="Trace it no more.")
+@click.option("--follow", is_flag=True, help="Print PDUs as they come, until the trace ends.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, help="How many that were traced before."
+)
+def _trace_upstream(
+    context: CommandContext, upstream: Upstream, *, minutes: str | None, stop: bool, follow: bool, limit: int
+) -> CommandOutput:
+    """List its PDUs that were traced, oldest first; texts, passwords and the middle of numbers are masked."""
+    if stop and (minutes or follow):
+        wrong_usage("--stop goes with no --minutes and no --follow")
+    if minutes is not None:
+        traces.start_trace(context.conn, SHELL, upstream, minutes)
+    if stop:
+        traces.stop_trace(context.conn, SHELL, upstream)
+    # Imported here: most commands need none of it.
+    from portal.cli import upstream_traces
+
+    if follow:
+        as_json = click.get_current_context().ensure_object(CommonOptions).json
+        return upstream_traces.follow_trace(context, upstream, as_json=as_json)
+    return upstream_traces.describe_trace(context, upstream, limit)
 
 
 def _add_kept_command(name: str, table: str, columns: Sequence[str], help: str) -> None:

@@ -59,6 +59,7 @@ EXECUTED = {
     "m0041_brakes": "25317825c42692df746ddd0b742e61d5e211dcc0b9bec97cd8a5d3677336253e",
     "m0042_route_options": "b91c144ca52e6c92618f720221ecf4620f151fa0383f5bbd5805b592cbce8e76",
     "m0043_upstream_figures": "bf06d1ecfec6ec80680bdbd13dd07a1ae9a03fe5ded2e7f64b2ae50bf37604d6",
+    "m0044_traces": "c25b119558dca0a58614fb75cf0cee0d9fbc9c0c26fb7500e277a35adfb92169",
     "m0045_alerts": "eeb6ca0668f637c31253b69c6b7357867076d6853c91bb7105feea85c0126310",
 }
 CHANGED = """

@@ -5,7 +5,7 @@ are kept is stored for each account before that (`accounts.kept_since`), and the
 whether it has been removed yet or not. Balances, the ledger and the statistics stay.
 
 Receipts that belong to no message, messages from handsets to numbers that no account has, and operators' test messages
-are nobody's: they hold somebody's number, and go after thirty days.
+are nobody's: they hold somebody's number, and go after thirty days. Traced PDUs go after one.
 """
 
 import sqlite3
@@ -21,6 +21,7 @@ from portal.services.history import deletion, removal, search
 from portal.services.history.deletion import RECEIVED, SENT, DeletionScope
 from portal.services.messages import inbound
 from portal.services.statistics import rollup
+from portal.services.upstreams import traces
 
 _EPOCH = date(1970, 1, 1)
 _DELETE_BATCH_SIZE = 500
@@ -88,6 +89,7 @@ def purge_messages(conn: Connection, default_months: int, now: int) -> Iterator[
             yield from _delete_rows(conn, table, key, f"account_id = :account AND {condition}", values)
     for table, column in _NOBODYS_TABLES.items():
         yield from _delete_rows(conn, table, "id", f"{column} < :before", {"before": now - _NOBODYS_MS})
+    yield from _delete_rows(conn, "traced_pdus", "id", "at < :before", {"before": now - traces.KEPT_MS})
     before = {"before": (now - _UPSTREAM_HOURS_MS) // HOUR_MS}
     yield from _delete_rows(conn, "upstream_hours", "upstream, hour, name", "hour < :before", before)
 

@@ -103,6 +103,8 @@ ACTION_LABELS = {
     "upstream.default": N_("Default upstream chosen"),
     "upstream.remove": N_("Upstream removed"),
     "upstream.test_message": N_("Test message sent through an upstream"),
+    "upstream.trace": N_("PDUs of an upstream traced"),
+    "upstream.trace_stop": N_("Trace of an upstream stopped"),
 }
 """What is recorded, in words. A row of an older version may have another action."""
 

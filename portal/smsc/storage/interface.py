@@ -1,6 +1,6 @@
 """What the storage and those who ask it tell each other: answers, what went wrong, and what callbacks take."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -115,6 +115,11 @@ class OutboundListener(Protocol):
     def handle_holds_changed(self, account_ids: frozenset[int]) -> None:
         """Nothing of these accounts is given to an upstream from now on, and of no others is it held. Comes at the
         start, if there are any, and whenever they have changed.
+        """
+
+    def handle_traces_changed(self, ends: Mapping[int, int]) -> None:
+        """The PDUs of these upstreams are traced until then (unix milliseconds), and those of no others. Comes
+        at the start, if there are any, and whenever they have changed.
         """
 
     def handle_test_message(self, message: SubmittedMessage) -> None:

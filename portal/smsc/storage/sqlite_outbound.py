@@ -34,13 +34,14 @@ from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing import brake_counters, route_table
 from portal.services.routing.brake_counters import HourlyCounts
 from portal.services.routing.route_table import DecisiveRows, RouteTable
-from portal.services.upstreams import binds, counters, health, holds, load, paths, queue, upstreams
+from portal.services.upstreams import binds, counters, health, holds, load, paths, queue, traces, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.health import UpstreamHealth
 from portal.services.upstreams.load import UpstreamLoad
 from portal.services.upstreams.mappings import InvalidEntry, parse_tags
 from portal.services.upstreams.paths import ReroutingPosition, UpstreamPath
+from portal.services.upstreams.traces import TracedPdu
 from portal.services.upstreams.upstreams import UpstreamPasswordUnreadable
 from portal.smsc.storage.interface import (
     CancelCallback,
@@ -106,6 +107,8 @@ class OutboundStorage:
     _routes: RouteTable = field(default_factory=lambda: RouteTable([], {}, None))
     _hourly_counts: HourlyCounts = field(init=False)
     _last_test_id: int = 0
+    # Of those that run, by the ids of their upstreams.
+    _trace_ends: Mapping[int, int] = field(default_factory=dict)
     _is_due_job_queued: bool = False
     _is_queue_work_queued: bool = False
     _queue_work_timer: asyncio.TimerHandle | None = None
@@ -133,6 +136,7 @@ class OutboundStorage:
         self._load_upstreams()
         self._load_routes()
         self._load_queue_works()
+        self._load_traces()
         for each in test_messages.list_waiting_messages(self._read_connection, self._last_test_id):
             self._last_test_id = -each.id
             self.listener.handle_test_message(each)
@@ -143,6 +147,12 @@ class OutboundStorage:
         if account_ids != self._held_account_ids:
             self._held_account_ids = account_ids
             self.listener.handle_holds_changed(account_ids)
+
+    def _load_traces(self) -> None:
+        ends = traces.list_running_traces(self._read_connection)
+        if ends != self._trace_ends:
+            self._trace_ends = ends
+            self.listener.handle_traces_changed(ends)
 
     def _load_queue_works(self) -> None:
         if not self._is_queue_work_queued and queue_works.has_open_works(self._read_connection):
@@ -314,6 +324,10 @@ class OutboundStorage:
         """Store what an upstream does at the moment."""
         self._writer.queue_deferred_write(WriteJobKind.UPSTREAM_LOAD, (upstream_id, measured))
 
+    def store_traced_pdus(self, upstream_id: int, pdus: Sequence[TracedPdu], left_out: int) -> None:
+        """Keep PDUs of an upstream, and count those that were left out."""
+        self._writer.queue_write(WriteJobKind.TRACED_PDUS, (upstream_id, pdus, left_out))
+
     def store_test_answer(self, answer: UpstreamTestAnswer) -> None:
         """Store what came of sending a test message."""
         self._writer.queue_write(WriteJobKind.TEST_ANSWERS, answer)
@@ -401,6 +415,7 @@ class OutboundStorage:
             WriteJobKind.UPSTREAM_HEALTH: WriteJobHandler(_write_each(health.record_health)),
             WriteJobKind.UPSTREAM_COUNTERS: WriteJobHandler(_write_each(counters.add_to_counters)),
             WriteJobKind.UPSTREAM_LOAD: WriteJobHandler(_write_each(load.record_load)),
+            WriteJobKind.TRACED_PDUS: WriteJobHandler(_write_each(traces.store_pdus)),
             WriteJobKind.TEST_ANSWERS: WriteJobHandler(test_messages.store_answers),
             WriteJobKind.UNROUTABLE: WriteJobHandler(
                 lambda conn, counts: counters.add_unroutable_submits(conn, sum(counts))
@@ -537,13 +552,13 @@ class OutboundStorage:
 
 
 def _write_each(
-    write: Callable[[sqlite3.Connection, int, Any], None],
-) -> Callable[[sqlite3.Connection, list[tuple[int, Any]]], None]:
+    write: Callable[..., None],
+) -> Callable[[sqlite3.Connection, list[tuple[Any, ...]]], None]:
     """Return what writes each item, which is something of an upstream."""
 
-    def write_items(conn: sqlite3.Connection, items: list[tuple[int, Any]]) -> None:
-        for upstream_id, value in items:
-            write(conn, upstream_id, value)
+    def write_items(conn: sqlite3.Connection, items: list[tuple[Any, ...]]) -> None:
+        for item in items:
+            write(conn, *item)
 
     return write_items
 

@@ -92,6 +92,7 @@ class WriteJobKind(IntEnum):
     REFUSED_MESSAGES = 31
     UPSTREAM_LOAD = 32
     TEST_ANSWERS = 33
+    TRACED_PDUS = 34
 
 
 @dataclass(slots=True, frozen=True)

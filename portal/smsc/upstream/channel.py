@@ -29,6 +29,7 @@ from portal.services.upstreams.upstreams import SIMULATOR
 from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.storage.sqlite_outbound import OutboundStorage
 from portal.smsc.upstream.health import HealthTracker
+from portal.smsc.upstream.smpp_client.pdu_trace import PduTracer
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ class UpstreamChannel:
     are being stored as its. claiming: those that were asked for. unsaved: answers that are not on disk yet.
     last_account_id: whose turn was the last. health: how well it does. trial_id: the message that it was given to see
     whether it is well again, as long as it has not answered that. has_lost_path: whether another one may have taken a
-    path over, of which this one may have something still.
+    path over, of which this one may have something still. tracer: of its PDUs, over all connections.
     """
 
     def __init__(self, config: UpstreamConfig, owner: ChannelOwner, storage: OutboundStorage) -> None:
@@ -146,6 +147,7 @@ class UpstreamChannel:
         self.health = HealthTracker(0)
         self.trial_id: int | None = None
         self.has_lost_path = False
+        self.tracer = PduTracer(partial(storage.store_traced_pdus, self.id))
         self._owner = owner
         self._storage = storage
         # What is stored as this upstream's, in the order of sending, and waits for room.

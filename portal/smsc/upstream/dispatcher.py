@@ -7,7 +7,7 @@ in the database, where they are claimed as room comes: nothing of them is in mem
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -395,6 +395,10 @@ class Dispatcher:
         self._takers.set_default_upstream(default_id)
         self._claim_held_up()
 
+    def handle_traces_changed(self, ends: Mapping[int, int]) -> None:
+        for channel in self._channels.values():
+            channel.tracer.change_end(ends.get(channel.id, 0))
+
     def handle_test_message(self, message: SubmittedMessage) -> None:
         channel = self._channels.get(message.upstream or 0)
         if channel is not None:
@@ -473,6 +477,7 @@ class Dispatcher:
         channel.closing = None
         channel.save_counters(connection)
         channel.retry_receipts()
+        channel.tracer.flush()
         self._storage.record_bind_states(channel.id, ())
         self._storage.record_load(channel.id, UpstreamLoad())
         if self._is_closing:

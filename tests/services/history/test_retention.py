@@ -16,7 +16,8 @@ from portal.services.messages.validation import Segment
 from portal.services.operations import self_check
 from portal.services.people import customers
 from portal.services.statistics import rollup
-from portal.services.upstreams import unclaimed
+from portal.services.upstreams import traces, unclaimed
+from portal.services.upstreams.traces import TracedPdu
 from tests.services.history.deleting import NOW, day, delete, end, keep, left, sent
 from tests.services.upstreams.waiting import add_upstream
 
@@ -209,6 +210,15 @@ def test_messages_that_no_account_took_go_after_thirty_days(conn):
         "new",
         "not yet",
     ]
+
+
+def test_traced_pdus_go_after_a_day(conn, keys):
+    upstream = add_upstream(conn, keys)
+    traces.start_trace(conn, SHELL, upstream, 1)
+    times = [NOW - DAY_MS - 1, NOW - DAY_MS, NOW]
+    traces.store_pdus(conn, upstream.id, [TracedPdu(at, True, 1, 1, "unbind", "") for at in times], 0)
+    assert keep(conn, 12, NOW) == 0
+    assert [each.at for each in traces.list_pdus(conn, upstream.id, limit=10)] == [NOW, NOW - DAY_MS]
 
 
 def test_test_messages_go_after_thirty_days_and_hours_of_upstreams_after_eight(conn, keys):

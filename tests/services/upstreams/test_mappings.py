@@ -16,7 +16,7 @@ from portal.services.upstreams.mappings import (
     parse_intermediate_states,
     parse_status_map,
 )
-from portal.smsc.upstream.smpp_client.deliver_sm import _MAX_SEARCHED_LENGTH
+from portal.services.upstreams.receipt_texts import MAX_SEARCHED_LENGTH
 
 
 def test_a_status_map_says_what_is_done():
@@ -140,7 +140,7 @@ def test_a_pattern_that_names_no_id_or_can_take_long_is_refused(pattern):
     [".*.*.{0,99}(x)", "a*a*(a{0,99})b", r"\w*\w*(\w{1,99})!", ".{0,99}.{0,99}.{0,99}(x)", ".?.?.?.*(x)", ".?.?.?(x)"],
 )
 def test_the_worst_pattern_takes_no_longer_than_a_tenth_of_a_second_or_two(pattern):
-    text = ("id=" + "a" * _MAX_SEARCHED_LENGTH)[:_MAX_SEARCHED_LENGTH]
+    text = ("id=" + "a" * MAX_SEARCHED_LENGTH)[:MAX_SEARCHED_LENGTH]
     compiled: re.Pattern[str] = parse_id_pattern(pattern)
     began = time.process_time()
     assert compiled.search(text) is None

@@ -19,6 +19,7 @@ from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, format_status
 from portal.smsc.protocol.pdu import Bind, DataSm, DeliverSm, HeaderOnlyPdu, MalformedPdu, PduHeader, SubmitSm
 from portal.smsc.protocol.pdu_stream import MAX_SEQUENCE_NUMBER, PduStream
+from portal.smsc.upstream.smpp_client.pdu_trace import PduTracer
 
 log = logging.getLogger(__name__)
 
@@ -127,11 +128,13 @@ class SessionOwner:
     counters: what has happened since it was taken last, by names of `counters.COUNTERS`. submitted: submit_sm sent,
     those that were sent again included, which `retried` counts. unknown_answers: responses to nothing that waits for
     one, late and double ones. answers_without_id: accepted messages whose receipt cannot be recognized. malformed: PDUs
-    that are not SMPP 3.4. `latencies`: how many seconds the last answers to submit_sm have taken.
+    that are not SMPP 3.4. `latencies`: how many seconds the last answers to submit_sm have taken. `tracer`: what traces
+    its PDUs, while operators want that; this one never does.
     """
 
     counters: Counter[str]
     latencies: deque[float]
+    tracer = PduTracer(lambda pdus, left_out: None)
 
     def handle_bound(self, session: ClientSession) -> None:
         """The bind was accepted."""
@@ -201,6 +204,7 @@ class ClientSession(PduStream):
     _bind_octets: bytes
     _settings: ClientSettings
     _owner: SessionOwner
+    _tracer: PduTracer = field(init=False)
     slow_reader_seconds: float = field(init=False)
     in_flight: dict[int, Submit] = field(default_factory=dict)
     pending: deque[Submit] = field(default_factory=deque)
@@ -223,6 +227,7 @@ class ClientSession(PduStream):
     _watch_timer: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
+        self._tracer = self._owner.tracer
         self.slow_reader_seconds = self._settings.response_seconds
         self._last_sequence_number = _BIND_SEQUENCE
 
@@ -306,7 +311,14 @@ class ClientSession(PduStream):
 
     # --- PDUs
 
+    def _write(self, octets: bytes) -> None:
+        if self._tracer.is_on:
+            self._tracer.record_octets(self.number, octets)
+        super()._write(octets)
+
     def _pdu_received(self, header: PduHeader, body: bytes) -> None:
+        if self._tracer.is_on:
+            self._tracer.record(self.number, header, body)
         command = header.command
         if command == _SUBMIT_SM_RESP:
             self._handle_submit_answer(header, body)

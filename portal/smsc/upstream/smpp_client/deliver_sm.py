@@ -4,7 +4,6 @@ A receipt has the text of appendix B, TLVs, or both.
 """
 
 import datetime
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from zoneinfo import ZoneInfo
@@ -18,6 +17,7 @@ from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.validation import Segment, has_room_for_concatenation, parse_concatenation
 from portal.services.prices import countries
 from portal.services.upstreams import mappings
+from portal.services.upstreams.receipt_texts import MAX_ID_LENGTH, find_text_id, parse_receipt_text
 from portal.services.upstreams.settings import GSM_CHARSETS, UpstreamSettings
 from portal.smsc.protocol import constants, times
 from portal.smsc.protocol.constants import TlvTag
@@ -34,21 +34,12 @@ _STATES_BY_TLV: Mapping[int, int] = {
     **{each: each for each in range(message_states.ENROUTE, message_states.REJECTED + 1)},
     9: message_states.REJECTED,
 }
-_KEY = re.compile(r"(?<![^\s,;])(id|sub|dlvrd|submit[ _]?date|done[ _]?date|stat|err|text)\s*:\s*", re.IGNORECASE)
-# The form that most carriers keep to; for these the fields need not be searched.
-_USUAL_TEXT = re.compile(
-    r"id:([^\s,;\0]+) sub:[^\s,;\0]* dlvrd:[^\s,;\0]* submit date:[^\s,;\0]* done date:([^\s,;\0]*)"
-    r" stat:([^\s,;\0]*) err:([^\s,;\0]*) [Tt]ext:"
-)
 _DATE_FORMATS = {10: "%y%m%d%H%M", 12: "%y%m%d%H%M%S", 14: "%Y%m%d%H%M%S"}
-_MAX_ID_LENGTH = 64
 _MAX_WORD_LENGTH = 20
 # Longer ones are none.
 _MAX_DATE_LENGTH = 16
 # Of a text that is looked at: a message_payload has room for 64 KiB, which would take 22 milliseconds.
 _MAX_TEXT_LENGTH = 1_000
-# Of a text in which a pattern looks for the id: a receipt of appendix B without what it quotes is shorter.
-_MAX_SEARCHED_LENGTH = 100
 # Appendix B has less than 200; what a carrier adds is kept for operators.
 _MAX_RECEIPT_LENGTH = 500
 # 5.2.5: type of number. What stands behind a plus or 00 has its country code, too.
@@ -56,18 +47,25 @@ _TON_INTERNATIONAL, _TON_NATIONAL, _TON_ALPHANUMERIC = 1, 2, 5
 _SAR_LENGTHS = {TlvTag.SAR_MSG_REF_NUM: 2, TlvTag.SAR_TOTAL_SEGMENTS: 1, TlvTag.SAR_SEGMENT_SEQNUM: 1}
 
 
+def is_receipt(message: DeliverSm | DataSm) -> bool:
+    """Whether it is a receipt, and no message from a handset: by esm_class, or by receipted_message_id. A handset can
+    write a receipt's text, but neither of these.
+    """
+    kind = message.esm_class & _ESM_CLASS_TYPE_BITS
+    return kind in (constants.ESM_CLASS_RECEIPT, _ESM_CLASS_NOTIFICATION) or TlvTag.RECEIPTED_MESSAGE_ID in message.tlvs
+
+
 def parse_receipt(message: DeliverSm | DataSm, upstream_id: int, settings: UpstreamSettings) -> UpstreamReceipt | None:
     """Return the receipt that it is, None where it is a message from a handset.
 
-    By esm_class, or by receipted_message_id: a handset can write a receipt's text, but neither of these. The ids are
-    as they came: that of the TLV first, and that of the text where it is another.
+    The ids are as they came: that of the TLV first, and that of the text where it is another.
     """
+    if not is_receipt(message):
+        return None
     kind = message.esm_class & _ESM_CLASS_TYPE_BITS
     tlvs = message.tlvs
-    if kind not in (constants.ESM_CLASS_RECEIPT, _ESM_CLASS_NOTIFICATION) and TlvTag.RECEIPTED_MESSAGE_ID not in tlvs:
-        return None
-    text = _decode_text(message, settings.receipt_charset)[:_MAX_TEXT_LENGTH]
-    fields = _parse_text(text)
+    text = decode_receipt(message, settings.receipt_charset)
+    fields = parse_receipt_text(text)
     stat = fields.get("stat", "")[:_MAX_WORD_LENGTH]
     state_value = tlvs.get(TlvTag.MESSAGE_STATE, b"")
     state = _STATES_BY_TLV.get(state_value[0]) if len(state_value) == 1 else None
@@ -103,15 +101,16 @@ def _find_ids(
     if settings.receipt_id_from != "text":
         tlv_id = tlvs.get(TlvTag.RECEIPTED_MESSAGE_ID, b"").partition(b"\0")[0].decode("latin-1").strip()
     if settings.receipt_id_from != "tlv":
-        text_id = fields.get("id", "")
-        if settings.receipt_id_pattern:
-            pattern = mappings.parse_id_pattern(settings.receipt_id_pattern)
-            match = pattern.search(text[:_MAX_SEARCHED_LENGTH])
-            text_id = (match[1] or "").strip() if match else ""
-    tlv_id, text_id = tlv_id[:_MAX_ID_LENGTH], text_id[:_MAX_ID_LENGTH]
+        text_id = find_text_id(text, fields, settings.receipt_id_pattern)
+    tlv_id = tlv_id[:MAX_ID_LENGTH]
     if tlv_id and text_id and tlv_id != text_id:
         return tlv_id, text_id
     return (tlv_id or text_id,) if tlv_id or text_id else ()
+
+
+def decode_receipt(message: DeliverSm | DataSm, charset: str) -> str:
+    """Return the text of a receipt, as much of it as is looked at; `charset` is the setting `receipt_charset`."""
+    return _decode_text(message, charset)[:_MAX_TEXT_LENGTH]
 
 
 def _decode_text(message: DeliverSm | DataSm, charset: str) -> str:
@@ -129,22 +128,6 @@ def _decode_text(message: DeliverSm | DataSm, charset: str) -> str:
         content = unpack_content(body, charset, header_length)
         return gsm0338.decode_as_displayed(content, gsm0338.get_alphabet(0, None))
     return body.decode(charset, "replace")
-
-
-def _parse_text(text: str) -> Mapping[str, str]:
-    """Return the fields of appendix B by their names, in small letters and without blanks."""
-    usual = _USUAL_TEXT.match(text)
-    if usual:
-        return {"id": usual[1], "donedate": usual[2], "stat": usual[3], "err": usual[4]}
-    fields: dict[str, str] = {}
-    keys = list(_KEY.finditer(text))
-    for index, key in enumerate(keys):
-        name = re.sub("[ _]", "", key[1].lower())
-        end = keys[index + 1].start() if index + 1 < len(keys) else len(text)
-        if name == "text" and {"id", "stat"} & fields.keys():
-            break  # what follows is what the message's sender wrote
-        fields.setdefault(name, text[key.end() : end].strip(" \t\r\n\0,;"))
-    return fields
 
 
 # Most that come within a minute have the same.

@@ -256,6 +256,7 @@ class SmppUpstream(SmppClient):
 
     def __init__(self, config: UpstreamConfig, channel: UpstreamChannel) -> None:
         self._channel = channel
+        self.tracer = channel.tracer
         super().__init__(_get_client_settings(config))
         self._cut_texts = CutTexts(self, channel)
 
