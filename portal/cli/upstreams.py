@@ -1,5 +1,6 @@
 """`upstream …`: operators' connections to carriers."""
 
+import shlex
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -48,6 +49,7 @@ from portal.services.upstreams.upstreams import Upstream
 
 if TYPE_CHECKING:
     from portal.cli.connection_test import ConnectionStep
+    from portal.services.messages.kept_receipts import ReceiptHint
 
 upstream_group = add_group("upstream", upstream=named_argument("NAME", upstreams.get_upstream))
 
@@ -359,10 +361,26 @@ def _add_kept_command(name: str, table: str, columns: Sequence[str], help: str) 
         upstream_id = None if name is None else upstreams.get_upstream(context.conn, name).id
         names = upstreams.get_upstream_names(context.conn)
         rows = [
-            {**each, "received_at": format_timestamp(each["received_at"]), "upstream": names.get(each["upstream"], "")}
-            for each in map(dict, unclaimed.list_kept(context.conn, table, upstream_id, limit))
+            fields_to_dict(each, *unclaimed.COLUMNS[table])
+            | {"received_at": format_timestamp(each.received_at), "upstream": names.get(each.upstream or 0, "")}
+            for each in unclaimed.list_kept(context.conn, table, upstream_id, limit)
         ]
-        return list_rows(rows, columns) if rows else CommandOutput(rows, "There is none.")
+        if not rows:
+            return CommandOutput(rows, "There is none.")
+        output = list_rows(rows, columns)
+        if table == unclaimed.UNMATCHED_RECEIPTS:
+            # Imported here: most commands need none of what it needs.
+            from portal.services.messages import kept_receipts
+
+            hints = kept_receipts.find_hints(context.conn, upstream_id)
+            return replace(output, text="\n".join([output.text, *(_describe_hint(context, each) for each in hints)]))
+        return output
+
+
+def _describe_hint(context: CommandContext, hint: "ReceiptHint") -> str:
+    options = [f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in hint.changes.items()]
+    command = context.config.format_command(f"upstream change {hint.upstream.name} {' '.join(options)}")
+    return f"{hint.upstream.name}: of the last {hint.total} receipts {hint.describe()}. Set it: {command}"
 
 
 # A receipt's text says what its other columns do.

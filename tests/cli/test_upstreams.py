@@ -6,7 +6,7 @@ import shlex
 from portal.core.crypto import Keys
 from portal.core.db import write_transaction
 from portal.services.accounts import session_records
-from portal.services.messages import message_parts
+from portal.services.messages import kept_receipts, message_parts
 from portal.services.messages.message_parts import AcceptedMessage, TextPart
 from portal.services.upstreams import binds, counters, health, message_ids, unclaimed, upstreams, waiting
 from portal.services.upstreams.binds import BindState
@@ -14,7 +14,8 @@ from portal.services.upstreams.health import UpstreamHealth
 from portal.services.upstreams.message_ids import LEARNED_AFTER, IdForms
 from portal.services.upstreams.settings import RULES
 from portal.smsc.admission import tls
-from tests.services.upstreams.waiting import queue_messages
+from tests.services.messages.test_receipt_matching import build, receive, send
+from tests.services.upstreams.waiting import add_upstream, queue_messages
 from tests.smsc.upstream.smpp_client.tls_carrier import Authority
 from tests.support import ROOT
 
@@ -397,6 +398,26 @@ def test_receipts_that_belong_to_no_message_are_listed_with_what_was_tried(ok, r
     assert "larger number" in refused("upstream", "unmatched", "--limit", 1 << 63)
     assert "393331234567" in run_app("upstream", "unmatched", "SIM").stdout
     assert run_app("upstream", "unmatched", "other").returncode == 1
+
+
+def test_receipts_that_belong_to_no_message_are_listed_with_the_likely_setting(run_app, ok, conn, cast, keys):
+    add_upstream(conn, keys, receipt_id_from="tlv")
+    numbers = range(0xAB00, 0xAB10)
+    send(conn, cast.smpp_acme_1.id, [f"{each:x}" for each in numbers])
+    receive(conn, *(build("7", source="", destination="", text=f"ref={each} stat:DELIVRD") for each in numbers))
+    words = (
+        "carrier: of the last 16 receipts 16 ids match when the id is what follows “ref=” in the receipt's text, when"
+        " those of submit_sm_resp are read as hexadecimal, and those of receipts as decimal. Set it: "
+    )
+    line = run_app("upstream", "unmatched").stdout.splitlines()[-1]
+    assert line.startswith(words)
+    options = "--receipt-id-from both --receipt-id-pattern 'ref=([0-9A-Za-z-]+)' --message-ids hex-to-dec"
+    assert f"upstream change carrier {options}" in line
+    # The command that it says does what it says.
+    ok(*shlex.split(line.removeprefix(words))[1:])
+    assert kept_receipts.has_receipts_to_retry(conn)
+    # Scripts get the rows alone.
+    assert len(ok("upstream", "unmatched")) == 16
 
 
 def test_how_an_upstream_does_is_shown(ok, run_app, conn):

@@ -7,11 +7,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.upstreams import message_ids, paths
 from portal.services.upstreams.message_ids import IdForms, build_key_sql
 from portal.services.upstreams.paths import SIMULATED_BIND
+from portal.services.upstreams.receipt_texts import find_text_id, parse_receipt_text
+from portal.services.upstreams.settings import UpstreamSettings
 
 MIN_DIGITS = 7
 """With fewer an address is none that a message goes to; and so many at the end agree, whatever stands in front."""
@@ -238,6 +241,65 @@ def _is_number(source: str) -> bool:
     return len(digits) >= MIN_DIGITS and digits.isascii() and digits.isdigit()
 
 
+# --- receipts that are kept, as they matched nothing
+
+
+def list_kept_receipts(
+    conn: sqlite3.Connection, upstream_id: int, limit: int, *, before_id: int | None = None, since: int = 0
+) -> list[tuple[int, int, UpstreamReceipt]]:
+    """Kept receipts of an upstream with smaller ids than `before_id`, each with its id and when it came (milliseconds,
+    after `since`), newest first. One that gives no date has that for it.
+    """
+    rows = conn.execute(
+        f"SELECT {_KEPT_COLUMNS} FROM unmatched_receipts WHERE upstream = ? AND id < ? AND received_at > ?"
+        " ORDER BY id DESC LIMIT ?",
+        (upstream_id, (1 << 63) - 1 if before_id is None else before_id, since, limit),
+    )
+    kept = [(row[0], row[1], _receipt_from_row(row)) for row in rows]
+    for _, received_at, receipt in kept:
+        receipt.done_at = receipt.done_at or received_at
+    return kept
+
+
+def read_ids(receipt: UpstreamReceipt, settings: UpstreamSettings) -> tuple[str, ...]:
+    """The ids that a kept receipt gives by other settings than those with which it came: what its parameter said is
+    known only where that was looked at then.
+    """
+    fields = parse_receipt_text(receipt.text)
+    text_id = find_text_id(receipt.text, fields, settings.receipt_id_pattern)
+    if settings.receipt_id_from == "text":
+        return (text_id,) if text_id else ()
+    if settings.receipt_id_from == "tlv":
+        return receipt.message_ids[:1]
+    plain_id = fields.get("id") if settings.receipt_id_pattern else None
+    kept_ids = (each for each in receipt.message_ids if each != plain_id)
+    return tuple(filter(None, dict.fromkeys((*kept_ids, text_id))))
+
+
+def count_matches(
+    conn: sqlite3.Connection,
+    upstream_id: int,
+    kept: Sequence[tuple[int, UpstreamReceipt]],
+    allowed: Sequence[str],
+    trusted: str,
+) -> int:
+    """How many messages, or parts of messages, receipts are about, in the forms of ids that are allowed; nothing is
+    learned or stored.
+
+    Args:
+        kept: receipts, each with the time at which it came (milliseconds): none is about a later message.
+        trusted: the form in which a receipt need not name the message's number.
+    """
+    choices = _choose_messages(conn, upstream_id, [each for _, each in kept], allowed, trusted, set())
+    return len(
+        {
+            each.candidate.key
+            for each, (received_at, _) in zip(choices, kept, strict=True)
+            if each is not None and not each.is_elsewhere and ids.time_from_id(each.candidate.message_id) <= received_at
+        }
+    )
+
+
 # --- receipts that come before the answer to their submit_sm
 
 
@@ -257,12 +319,21 @@ def _build_early_select(column: str, index: str) -> str:
     """
 
 
+_KEPT_COLUMNS = (
+    "id, received_at, upstream, message_id, other_id, state, ptt, state IS NOT NULL, status, done_at, source,"
+    " destination, text"
+)
 _SELECT_EARLY = f"""
-SELECT id, received_at, upstream, message_id, other_id, state, ptt, state IS NOT NULL, status, done_at,
-    source, destination, text
-FROM unmatched_receipts WHERE id IN ({_build_early_select("message_id", "unmatched_receipts_message")}
+SELECT {_KEPT_COLUMNS} FROM unmatched_receipts
+WHERE id IN ({_build_early_select("message_id", "unmatched_receipts_message")}
     UNION ALL {_build_early_select("other_id", "unmatched_receipts_other")}) ORDER BY id
 """
+
+
+def _receipt_from_row(row: sqlite3.Row) -> UpstreamReceipt:
+    """Of _KEPT_COLUMNS."""
+    _, _, upstream_id, first_id, other_id, *fields = row
+    return UpstreamReceipt(upstream_id, tuple(filter(None, (first_id, other_id))), *fields)
 
 
 def take_early_receipts(
@@ -290,10 +361,7 @@ def take_early_receipts(
     early = conn.execute(_SELECT_EARLY, {"given": json.dumps(given), "since": since}).fetchall()
     if not early:
         return []
-    receipts = [
-        UpstreamReceipt(upstream_id, tuple(filter(None, (first_id, other_id))), *fields)
-        for _, _, upstream_id, first_id, other_id, *fields in early
-    ]
+    receipts = [*map(_receipt_from_row, early)]
     taken_ids: list[int] = []
     ended: dict[tuple[int, int], MessageOutcome] = {}
     for (kept_id, received_at, *_), receipt, match in zip(early, receipts, find_messages(conn, receipts), strict=True):

@@ -386,10 +386,15 @@ def list_unanswered_message_ids(conn: sqlite3.Connection, upstream_id: int) -> l
 # --- receipts
 
 
-def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[UpstreamReceipt], now: int) -> SendingResult:
+def store_upstream_receipts(
+    conn: sqlite3.Connection, receipts: Sequence[UpstreamReceipt], now: int, *, are_kept: bool = False
+) -> SendingResult:
     """Store what upstreams say has become of messages; one that matches nothing is kept with what was tried.
 
     One that ends nothing changes nothing, and neither does another one of a message that has ended.
+
+    Args:
+        are_kept: whether they were looked for, and counted, when they came.
     """
     result = SendingResult()
     amounts: dict[int, Counter[str]] = defaultdict(Counter)
@@ -398,7 +403,7 @@ def store_upstream_receipts(conn: sqlite3.Connection, receipts: Sequence[Upstrea
         first_ends: dict[tuple[int, int], tuple[int, str]] = {}
         for each, match in zip(receipts, receipt_matching.find_messages(conn, receipts), strict=True):
             result.matched.append(match.message_id is not None)
-            if not each.is_counted:
+            if not (each.is_counted or are_kept):
                 amounts[each.upstream]["receipts"] += 1
             if match.message_id is not None:
                 if each.is_final and each.state is not None:

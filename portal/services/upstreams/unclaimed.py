@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from portal.core.db import BulkInsert
 
@@ -76,9 +77,51 @@ def remove_too_many(conn: sqlite3.Connection, table: str) -> None:
     conn.execute(f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - ?", (MAX_KEPT,))
 
 
-def list_kept(conn: sqlite3.Connection, table: str, upstream_id: int | None, limit: int) -> list[sqlite3.Row]:
-    """COLUMNS of the last ones of an upstream, or of all (None), newest first."""
-    return conn.execute(
-        f"SELECT {', '.join(COLUMNS[table])} FROM {table} WHERE ?1 IS NULL OR upstream = ?1 ORDER BY id DESC LIMIT ?2",
-        (upstream_id, limit),
-    ).fetchall()
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A receipt or a message that is kept, by its COLUMNS; a message has no `tried` and no `status`."""
+
+    id: int
+    received_at: int
+    upstream: int | None
+    source: str
+    destination: str
+    text: str
+    tried: str = ""
+    status: str = ""
+
+
+def list_kept(
+    conn: sqlite3.Connection,
+    table: str,
+    upstream_id: int | None,
+    limit: int,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+) -> list[Kept]:
+    """Those of an upstream, or of all (None), newest first: with smaller ids than `before`, or that follow `after`."""
+    conditions = ["true"]
+    if upstream_id is not None:
+        conditions.append("upstream = ?1")
+    if before is not None or after is not None:
+        conditions.append("id > ?2" if before is None else "id < ?2")
+    order = "DESC" if after is None else "ASC"
+    columns = ["id", *COLUMNS[table]]
+    rows = conn.execute(
+        f"SELECT {', '.join(columns)} FROM {table} WHERE {' AND '.join(conditions)} ORDER BY id {order} LIMIT ?3",
+        (upstream_id, after if before is None else before, limit),
+    )
+    kept = [Kept(**dict(zip(columns, row, strict=True))) for row in rows]
+    return kept if after is None else kept[::-1]
+
+
+def request_receipt_retry(conn: sqlite3.Connection, upstream_id: int) -> None:
+    """Have the SMPP server look again for the messages of an upstream's kept receipts, as their ids may be found
+    elsewhere now. The caller is inside `write_transaction()`, and changes what the server reads.
+    """
+    conn.execute(
+        f"INSERT INTO receipt_retries (upstream, before_id) SELECT ?1, id + 1 FROM {UNMATCHED_RECEIPTS}"
+        " WHERE upstream = ?1 ORDER BY id DESC LIMIT 1 ON CONFLICT DO UPDATE SET before_id = excluded.before_id",
+        (upstream_id,),
+    )

@@ -18,7 +18,7 @@ from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, Refused, require_found
 from portal.services.common.message_states import ENROUTE
-from portal.services.upstreams import health, paths, queue
+from portal.services.upstreams import health, paths, queue, unclaimed
 from portal.services.upstreams.message_ids import UNANSWERED_SQL, build_key_sql
 from portal.services.upstreams.paths import (
     SIMULATED_BIND,
@@ -40,6 +40,8 @@ SMPP, SIMULATOR = KINDS = ("smpp", queue.SIMULATOR)
 
 # Names stand in addresses of pages, and with commas between them in commands.
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,29}")
+# Those that say by which id a receipt finds its message.
+_ID_SETTINGS = ("message_ids", "receipt_id_from", "receipt_id_pattern")
 # SMPP 3.4, 4.1.1: a C-octet string of at most 9 octets with its NUL.
 MAX_PASSWORD_LENGTH = 8
 
@@ -335,6 +337,8 @@ def change_upstream(
             changes["password"] = sealed
         if not changes:
             return current
+        if any(getattr(values, each) != getattr(current.settings, each) for each in _ID_SETTINGS):
+            unclaimed.request_receipt_retry(conn, current.id)
         assignments = ", ".join(f"{column} = ?" for column in changes)
         conn.execute(f"UPDATE upstreams SET {assignments} WHERE id = ?", (*changes.values(), current.id))
         details: dict[str, Any] = {"settings": parsed, "password_changed": sealed is not None}

@@ -16,6 +16,7 @@ from portal.services.messages import (
     client_ids,
     inbound,
     intake,
+    kept_receipts,
     outcomes,
     query_cancel,
     queue_works,
@@ -66,6 +67,8 @@ log = logging.getLogger(__name__)
 _BATCH_SIZE = 1_000
 # So many times as long as a step of what operators do to what waits took, the next one waits.
 _QUEUE_WORK_PAUSE = 9
+# Between two batches of kept receipts that are looked for again.
+_RECEIPT_RETRY_SECONDS = 0.05
 
 _SubmitJobs = list[tuple[SubmittedMessage, SubmitCallback]]
 _ClaimJob = tuple[Claim, ClaimCallback]
@@ -112,6 +115,7 @@ class OutboundStorage:
     _is_due_job_queued: bool = False
     _is_queue_work_queued: bool = False
     _queue_work_timer: asyncio.TimerHandle | None = None
+    _is_receipt_retry_queued: bool = False
     # Of those who have asked that what waits takes other paths: one pass does it for all.
     _rerouted_callbacks: list[WaitingCallback] = field(default_factory=list)
     _begins_rerouting_anew: bool = False
@@ -137,6 +141,7 @@ class OutboundStorage:
         self._load_routes()
         self._load_queue_works()
         self._load_traces()
+        self._load_receipt_retries()
         for each in test_messages.list_waiting_messages(self._read_connection, self._last_test_id):
             self._last_test_id = -each.id
             self.listener.handle_test_message(each)
@@ -153,6 +158,15 @@ class OutboundStorage:
         if ends != self._trace_ends:
             self._trace_ends = ends
             self.listener.handle_traces_changed(ends)
+
+    def _load_receipt_retries(self) -> None:
+        if not self._is_receipt_retry_queued and kept_receipts.has_receipts_to_retry(self._read_connection):
+            self._retry_receipts()
+
+    def _retry_receipts(self) -> None:
+        if not self.is_closing:
+            self._is_receipt_retry_queued = True
+            self._writer.queue_write(WriteJobKind.RETRY_RECEIPTS, None)
 
     def _load_queue_works(self) -> None:
         if not self._is_queue_work_queued and queue_works.has_open_works(self._read_connection):
@@ -411,6 +425,9 @@ class OutboundStorage:
                 lambda conn, times: inbound.release_old_parts(conn, times[-1]), self._handle_parts_released
             ),
             WriteJobKind.QUEUE_WORK: WriteJobHandler(self._run_queue_step, self._handle_queue_step),
+            WriteJobKind.RETRY_RECEIPTS: WriteJobHandler(
+                lambda conn, _: kept_receipts.retry_receipts(conn), self._handle_receipts_retried
+            ),
             WriteJobKind.BIND_STATES: WriteJobHandler(_write_each(binds.record_bind_states)),
             WriteJobKind.UPSTREAM_HEALTH: WriteJobHandler(_write_each(health.record_health)),
             WriteJobKind.UPSTREAM_COUNTERS: WriteJobHandler(_write_each(counters.add_to_counters)),
@@ -526,6 +543,14 @@ class OutboundStorage:
             self._queue_work_timer = self._loop.call_later(pause, self._queue_work)
         self._queue_receipts(due.receipts)
         self.listener.handle_due_messages(due)
+
+    def _handle_receipts_retried(self, _: list[None], result: tuple[Sequence[DeliveryReceipt], bool]) -> None:
+        receipts, has_more = result
+        self._is_receipt_retry_queued = has_more
+        if has_more:
+            # Others have their turn: a hundred thousand may be kept.
+            self._loop.call_later(_RECEIPT_RETRY_SECONDS, self._retry_receipts)
+        self._queue_receipts(receipts)
 
     def _handle_claimed(self, items: list[_ClaimJob], claimed: list[ClaimedMessages]) -> None:
         for (*_, resolve), each in zip(items, claimed, strict=True):

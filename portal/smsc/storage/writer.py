@@ -93,6 +93,7 @@ class WriteJobKind(IntEnum):
     UPSTREAM_LOAD = 32
     TEST_ANSWERS = 33
     TRACED_PDUS = 34
+    RETRY_RECEIPTS = 35
 
 
 @dataclass(slots=True, frozen=True)

@@ -206,7 +206,7 @@ def test_messages_that_no_account_took_go_after_thirty_days(conn):
     texts = {"older": NOW - 31 * DAY_MS, "just older": NOW - 30 * DAY_MS - 1, "not yet": NOW - 30 * DAY_MS, "new": NOW}
     unclaimed.keep_unowned_messages(conn, [(at, 1, "393401234567", "48484", text) for text, at in texts.items()])
     assert keep(conn, 12, NOW) == 0
-    assert [each["text"] for each in unclaimed.list_kept(conn, unclaimed.UNOWNED_MESSAGES, None, 10)] == [
+    assert [each.text for each in unclaimed.list_kept(conn, unclaimed.UNOWNED_MESSAGES, None, 10)] == [
         "new",
         "not yet",
     ]

@@ -213,11 +213,11 @@ def test_what_no_account_takes_is_kept_for_operators(conn, shared, monkeypatch):
     ]
     inbound.store_inbound_messages(conn, messages, at)
     kept = unclaimed.list_kept(conn, unclaimed.UNOWNED_MESSAGES, None, 10)
-    assert [(each["upstream"], each["destination"], each["text"]) for each in kept] == [
+    assert [(each.upstream, each.destination, each.text) for each in kept] == [
         (1, "48480", "x" * 1_600),
         (1, "48480", "01 ff"),
         (2, "48484", "no keyword"),
     ]
-    assert {(each["received_at"], each["source"]) for each in kept} == {(at, HANDSET)}
-    assert [each["text"] for each in unclaimed.list_kept(conn, unclaimed.UNOWNED_MESSAGES, 2, 10)] == ["no keyword"]
+    assert {(each.received_at, each.source) for each in kept} == {(at, HANDSET)}
+    assert [each.text for each in unclaimed.list_kept(conn, unclaimed.UNOWNED_MESSAGES, 2, 10)] == ["no keyword"]
     assert len(unclaimed.list_kept(conn, unclaimed.UNOWNED_MESSAGES, None, 1)) == 1

@@ -263,7 +263,7 @@ def test_of_a_text_that_is_not_all_there_the_beginning_says_whose_it_is(conn, ac
     assert texts(conn) == ["acme please send me ", "info"]
     assert blacklist.list_blacklist(conn, acme_1.id) == blacklist.list_blacklist(conn, globex_1.id) == []
     kept = unclaimed.list_kept(conn, unclaimed.UNOWNED_MESSAGES, 1, 10)
-    assert {each["text"] for each in kept} == {"stop", "info on this"}
+    assert {each.text for each in kept} == {"stop", "info on this"}
     # Whoever has the number without a keyword gets them.
     inbound_numbers.add_inbound_number(conn, SHELL, globex_1, NUMBER)
     store(conn, build_part(b"acme", 2, 2))
@@ -276,7 +276,7 @@ def test_so_it_is_where_another_text_ends_it(conn, acme_1, globex_1):
     store(conn, build_part(b"info", 2, 3), build_part(b"acme stop", 3, 3), build_part(b"other", 2, 3))
     assert texts(conn) == []
     kept = unclaimed.list_kept(conn, unclaimed.UNOWNED_MESSAGES, 1, 10)
-    assert {each["text"] for each in kept} == {"info", "acme stop"}
+    assert {each.text for each in kept} == {"info", "acme stop"}
     assert blacklist.list_blacklist(conn, acme_1.id) == []
 
 
@@ -334,7 +334,7 @@ def test_more_than_a_batch_are_told(conn, account, monkeypatch, is_old):
 def test_one_that_nobody_takes_is_kept_whole(conn, account):
     store(conn, *build_parts([b"for ", b"nobody"], destination="48480"))
     (kept,) = unclaimed.list_kept(conn, unclaimed.UNOWNED_MESSAGES, 1, 10)
-    assert (kept["source"], kept["destination"], kept["text"]) == (HANDSET, "48480", "for nobody")
+    assert (kept.source, kept.destination, kept.text) == (HANDSET, "48480", "for nobody")
 
 
 def test_many_of_many_handsets_in_any_order_are_all_whole(conn, account):

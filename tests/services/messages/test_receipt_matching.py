@@ -58,7 +58,7 @@ def states(conn: Connection, message_ids: Sequence[int]) -> list[int]:
 
 
 def tried(conn: Connection) -> list[str]:
-    return [each["tried"] for each in unclaimed.list_kept(conn, unclaimed.UNMATCHED_RECEIPTS, None, 100)]
+    return [each.tried for each in unclaimed.list_kept(conn, unclaimed.UNMATCHED_RECEIPTS, None, 100)]
 
 
 FORMS = [
