@@ -36,8 +36,10 @@ from portal.services.routing.routes import RouteTexts
 from portal.services.routing.unusual_traffic import Finding
 from portal.services.senders import senders
 from portal.services.statistics import rollup
-from portal.services.upstreams import binds
+from portal.services.upstreams import binds, traces, unclaimed
 from portal.services.upstreams.claims import Claim
+from portal.services.upstreams.traces import TracedPdu
+from portal.services.upstreams.upstreams import Upstream
 from portal.web.app import create_app
 from portal.web.core.access import AccessRule, get_access_rule
 from tests.documents import PDF
@@ -80,6 +82,10 @@ _NON_PAGE_ENDPOINTS = {
 }
 _DOWNLOAD_SUFFIXES = (".csv", ".jsonl")
 
+
+# Carriers' ids of messages, as submit_sm_resp has them; receipts have them in decimal.
+_FIRST_ID = 0xAB00
+_HEX_IDS = [f"{_FIRST_ID + number:x}" for number in range(8)]
 
 ALL, *HALVES = slice(None), slice(0, None, 2), slice(1, None, 2)
 """Shares of the pages: what takes long is done in two tests, so that no worker is left alone with it at the end."""
@@ -311,18 +317,20 @@ def _store_forwarded_messages(conn: Connection, keys: Keys, account_id: int) -> 
     """
     upstream = add_upstream(conn, keys, "a-carrier-with-a-long-name", host="127.0.0.1", port=find_free_port())
     outcomes.mark_last_simulated_message(conn)
-    destinations = ["393331110001", "393331110002", "393331110003"]
+    destinations = ["393331110000"] * len(_HEX_IDS) + ["393331110001", "393331110002", "393331110003"]
     submits = [prepare_submit(conn, account_id, destination=each) for each in destinations]
     for each in submits:
         each.is_queued = True
-    accepted, held, queued = store_messages(conn, submits)
+    *reported, accepted, held, queued = store_messages(conn, submits)
     now = now_ms()
-    claimed = sending.claim_messages(conn, Claim(upstream.id, [()], 2), now)
-    assert [each.id for each in claimed.messages] == [accepted, held]
+    claimed = sending.claim_messages(conn, Claim(upstream.id, [()], len(reported) + 2), now)
+    assert [each.id for each in claimed.messages] == [*reported, accepted, held]
     upstream_id = "0193751d-4f7e-7a07-b1d2-9f5f3a1c2e44"
     use = RouteUse(1, "IT", 1, 1_000, 700, "48484")
     sending.store_accepted_messages(conn, [AcceptedMessage(upstream.id, accepted, upstream_id, 1, now, None, use)])
-    flow = (account_id, destinations[1])
+    answers = zip(reported, _HEX_IDS, strict=True)
+    sending.store_accepted_messages(conn, [AcceptedMessage(upstream.id, *each, 1, now) for each in answers])
+    flow = (account_id, submits[-2].destination)
     unsent = UnsentMessage(upstream.id, held, UnsentReason.HELD, flow, status="ESME_RSYSERR 0x08")
     sending.store_unsent_messages(conn, [unsent], now)
     # The messages above take none of them.
@@ -340,9 +348,47 @@ def _store_forwarded_messages(conn: Connection, keys: Keys, account_id: int) -> 
         state="accepted",
         upstream_id=upstream_id,
     )
+    _leave_what_is_nobodys(conn, upstream)
     # Pages of operators say why nothing takes it.
     wait_until(lambda: any(each.error for each in binds.list_bind_states(conn)[upstream.id]))
     return [accepted, held, queued]
+
+
+def _leave_what_is_nobodys(conn: Connection, upstream: Upstream) -> None:
+    """Receipts that another setting would find, messages that no account takes, and traced PDUs."""
+    now = now_ms()
+    # Enough for a second page. They name no number, so that the form of their ids has to be set.
+    for number in range(_FIRST_ID, _FIRST_ID + 27):
+        insert_row(
+            conn,
+            "unmatched_receipts",
+            upstream=upstream.id,
+            received_at=now,
+            message_id=str(number),
+            source="",
+            destination="ACME",
+            state=DELIVERED,
+            ptt=0,
+            status="stat:DELIVRD err:000",
+            text=f"id:{number} sub:001 dlvrd:001 submit date:2611291200 done date:2611291201 stat:DELIVRD err:000",
+            tried=f"{number}, {number:x}",
+        )
+    unclaimed.keep_unowned_messages(
+        conn, [(now, upstream.id, "393331110001", "48489", "<b>Hello?</b> is there anybody who reads this " * 5)] * 26
+    )
+    traces.start_trace(conn, SHELL, upstream, 60)
+    fields = {"source_addr": "ACME", "destination_addr": "3933******01", "data_coding": "0", "sm_length": "160"}
+    traces.store_pdus(
+        conn,
+        upstream.id,
+        [
+            TracedPdu(now, True, 1, number, "submit_sm", "", {**fields, "short_message": "***"})
+            if number % 2
+            else TracedPdu(now, False, 1, number, "submit_sm_resp", "ESME_RTHROTTLED 0x58")
+            for number in range(1, 120)
+        ],
+        7,
+    )
 
 
 def _session_record(number: int, account_id: int, address: str, tls: str) -> session_records.SmppSessionRecord:

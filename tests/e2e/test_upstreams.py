@@ -9,9 +9,10 @@ from playwright.sync_api import expect
 
 from portal.core.crypto import Keys
 from portal.services.common.audit import SHELL
-from portal.services.upstreams import upstreams
+from portal.services.upstreams import unclaimed, upstreams
 from tests.e2e.browsing import BrowserTab
-from tests.support import Cast, RunningServer
+from tests.services.messages.test_receipt_matching import NUMBER, build, receive, send
+from tests.support import Cast, RunningServer, find_free_port, wait_until
 
 LIST = "/admin/upstreams"
 
@@ -96,3 +97,75 @@ def test_the_form_works_without_javascript(
     olga.button("Remove").click()
     olga.button("Remove carrier").click()
     olga.expect_toast("carrier was removed.")
+
+
+def test_its_pdus_are_traced_live(open_tab: Callable[..., BrowserTab], simulated: RunningServer, cast: Cast) -> None:
+    with closing(simulated.connect()) as conn:
+        carrier = upstreams.create_upstream(
+            conn,
+            Keys.load(simulated.data),
+            SHELL,
+            "carrier",
+            password=cast.smpp_acme_1.password,
+            host="127.0.0.1",
+            port=simulated.port,
+            system_id=cast.smpp_acme_1.name,
+            enquire_link_seconds=1,
+        )
+    olga = open_tab(simulated)
+    olga.open_as(cast.olga, f"{LIST}/{carrier.id}")
+    olga.page.get_by_role("link", name="Trace").click()
+    olga.page.get_by_label("Minutes").fill("soon")
+    olga.button("Start").click()
+    olga.expect_text("A trace takes from 1 to 60 minutes.")
+    expect(olga.page.get_by_label("Minutes")).to_have_value("soon")
+    olga.page.get_by_label("Minutes").fill("1")
+    olga.button("Start").click()
+    olga.expect_toast("The PDUs of carrier are traced.")
+    # Nobody reloads the page.
+    row = olga.page.get_by_role("row").filter(has_text="enquire_link_resp").first
+    expect(row).to_contain_text("ESME_ROK 0x00")
+    olga.button("Stop").click()
+    olga.expect_toast("The trace of carrier was stopped.")
+    olga.expect_text("ended at")
+
+
+def test_the_likely_setting_is_set_and_a_number_added(
+    open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast
+) -> None:
+    numbers = range(0xAB00, 0xAB0A)
+    with closing(server.connect()) as conn:
+        carrier = upstreams.create_upstream(
+            conn,
+            Keys.load(server.data),
+            SHELL,
+            "carrier",
+            password="secret",
+            host="127.0.0.1",
+            port=find_free_port(),
+            system_id="acme",
+            message_ids="as-is",
+        )
+        send(conn, cast.smpp_acme_1.id, [f"{each:x}" for each in numbers])
+        receive(conn, *(build(str(each), upstream=carrier.id) for each in numbers))
+        unclaimed.keep_unowned_messages(conn, [(1_800_000_000_000, carrier.id, NUMBER, "48480", "hello")])
+        olga = open_tab(server)
+        olga.open_as(cast.olga, LIST)
+        olga.page.get_by_role("link", name="Receipts that match nothing").click()
+        olga.expect_text("10 ids match when those of submit_sm_resp are read as hexadecimal")
+        olga.page.get_by_role("button", name="Set it").click()
+        olga.expect_toast("It is set.")
+        # The SMPP server does it.
+        wait_until(lambda: not conn.execute("SELECT count(*) FROM unmatched_receipts").fetchone()[0])
+    olga.page.reload()
+    olga.expect_text("There is none")
+
+    olga.page.goto(f"{LIST}/unowned")
+    olga.button("Add 48480").click()
+    expect(olga.dialog.get_by_label("Number")).to_have_value("48480")
+    olga.dialog.get_by_label("Account").fill("smpp-nobody-9")
+    olga.dialog.get_by_role("button", name="Add").click()
+    expect(olga.dialog).to_contain_text("There is no account “smpp-nobody-9”.")
+    olga.dialog.get_by_label("Account").fill(cast.smpp_acme_1.name)
+    olga.dialog.get_by_role("button", name="Add").click()
+    olga.expect_toast(f"What is sent to 48480 reaches {cast.smpp_acme_1.name}.")

@@ -64,7 +64,8 @@ class ReceiptHint:
         form = self.changes.get("message_ids")
         if form is not None:
             words.append(gettext(_FORM_WORDS[form]))
-        return f"{ngettext('%(num)s id matches', '%(num)s ids match', self.count)} {', '.join(words)}"
+        count = ngettext("%(num)s id matches", "%(num)s ids match", self.count)
+        return f"{count} {', '.join(words)}"
 
 
 def find_hints(conn: sqlite3.Connection, upstream_id: int | None = None) -> list[ReceiptHint]:

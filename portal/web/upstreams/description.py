@@ -191,7 +191,8 @@ def _judge(card: UpstreamCard, measured: UpstreamLoad, rates: DeliveryRates, *, 
         _judge_unbound(card)
     if upstream.draining:
         card.kind = DOUBTFUL if card.kind == WELL else card.kind
-        card.words = f"{_('draining')}, {card.words}"
+        draining = _("draining")
+        card.words = f"{draining}, {card.words}"
         card.sentences.append(_("It gets no new messages; receipts of those that it has still come."))
         card.add_remedy("enable_upstream", _("Enable"), asks=True)
 

@@ -22,7 +22,7 @@ from portal.web.core.forms import OnceForm, refusals_on
 blueprint = Blueprint("upstream_traces", __name__, url_prefix="/admin/upstreams")
 
 _PART = "upstreams/_trace.html"
-_PAGE_SIZE = 100
+_PAGE_SIZE = 50
 # After its end the server may still have some that are not on disk.
 _LAST_PDUS_MS = 3_000
 

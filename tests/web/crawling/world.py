@@ -24,7 +24,7 @@ from portal.services.routing import routes, unusual_traffic
 from portal.services.routing.unusual_traffic import BUSY_HOUR, Finding
 from portal.services.senders import senders
 from portal.services.statistics import rollup
-from portal.services.upstreams import binds, upstreams
+from portal.services.upstreams import binds, traces, unclaimed, upstreams
 from portal.services.upstreams.binds import BindState
 from tests.documents import PDF
 from tests.services.upstreams.waiting import add_upstream, queue_messages
@@ -128,6 +128,8 @@ def _fill_traffic(conn: db.Connection, keys: Keys, cast: Cast) -> None:
     for country in ("FR", "DE"):
         routes.create_route(conn, SHELL, carrier.name, country=country)
     test_messages.send_test_message(conn, SHELL, carrier, "", "393401234567", "Hello")
+    unclaimed.keep_unowned_messages(conn, [(clock.now_ms(), carrier.id, "393401234567", "48489", "Hello")])
+    traces.start_trace(conn, SHELL, carrier, 5)
     queue_messages(conn, cast.smpp_globex_1.id, 2)
     for account in (cast.smpp_acme_1, cast.smpp_globex_1):
         finding = Finding(BUSY_HOUR, "", {"messages": 900, "threshold": 500, "usual": 3})

@@ -105,12 +105,12 @@ def test_older_ones_are_on_further_pages_which_stay_as_they_are(olga, conn, carr
     store(conn, carrier, *(f"pdu_{number}." for number in range(150)))
     page = olga.get(path_of(carrier)).text
     assert "pdu_149." in page
-    assert "pdu_50." in page
-    assert "pdu_49." not in page
+    assert "pdu_100." in page
+    assert "pdu_99." not in page
     query = page.partition('href="?before=')[2].partition('"')[0]
     older = olga.get(f"{path_of(carrier)}?before={query}").text
-    assert "pdu_49." in older
-    assert "pdu_50." not in older
+    assert "pdu_99." in older
+    assert "pdu_100." not in older
     assert find_poll(older) == ""
 
 
