@@ -9,7 +9,7 @@ from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED, ENROUTE
-from portal.services.messages import kept_receipts
+from portal.services.messages import kept_receipts, sending
 from portal.services.operations import self_check
 from portal.services.upstreams import counters, upstreams
 from tests.services.messages.test_receipt_matching import NUMBER, OTHER_NUMBER, build, receive, send, states, tried
@@ -140,6 +140,17 @@ def test_what_may_be_chance_is_not_told(conn, keys, cast, case):
         conn.execute("UPDATE messages SET state = ?", (DELIVERED,))
     if case != "older":
         receive(conn, *receipts)
+    assert kept_receipts.find_hints(conn) == []
+
+
+def test_nothing_is_told_where_they_match_as_it_is_set(conn, keys, cast):
+    """Their messages were accepted too long after them: no setting mends that."""
+    add_upstream(conn, keys, message_ids="as-is")
+    receive(conn, *(build(each) for each in hex_ids()))
+    conn.execute("UPDATE unmatched_receipts SET received_at = received_at - ?", (2 * sending.EARLY_RECEIPT_MS,))
+    send(conn, cast.smpp_acme_1.id, hex_ids())
+    conn.execute("UPDATE unmatched_receipts SET received_at = ?", (now_ms(),))
+    assert len(tried(conn)) == COUNT
     assert kept_receipts.find_hints(conn) == []
 
 

@@ -76,6 +76,8 @@ GOOD = {
     "queue.hold_account.account": b"smpp-acme-2",
     "queue.steer_messages.to": b"carrier",
     "routes.add_route.upstream": b"carrier",
+    "unclaimed.add_number.account": b"smpp-acme-2",
+    "unclaimed.add_number.number": b"48998",
     "upstream_tests.send_test_message.number": b"393401234567",
     "upstream_tests.test_connection.password": b"secret",
     "upstream_tests.test_new_connection.password": b"secret",

@@ -15,8 +15,10 @@ from portal.services.common.audit import SHELL
 from portal.services.common.credit_amounts import THOUSANDTHS
 from portal.services.credits import alerts, credits
 from portal.services.history import deletion
-from portal.services.messages import blacklist, inbound, inbound_numbers, test_messages
+from portal.services.messages import blacklist, inbound, inbound_numbers, sending, test_messages
 from portal.services.messages.inbound import MobileOriginatedMessage
+from portal.services.messages.receipt_matching import UpstreamReceipt
+from portal.services.messages.sending import AcceptedMessage
 from portal.services.people import authentication, customers, password_hashing, users
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceChange
@@ -26,8 +28,9 @@ from portal.services.senders import senders
 from portal.services.statistics import rollup
 from portal.services.upstreams import binds, traces, unclaimed, upstreams
 from portal.services.upstreams.binds import BindState
+from portal.services.upstreams.claims import Claim
 from tests.documents import PDF
-from tests.services.upstreams.waiting import add_upstream, queue_messages
+from tests.services.upstreams.waiting import add_upstream, queue_messages, queue_of_each
 from tests.support import Cast
 from tests.web import acting
 
@@ -130,10 +133,29 @@ def _fill_traffic(conn: db.Connection, keys: Keys, cast: Cast) -> None:
     test_messages.send_test_message(conn, SHELL, carrier, "", "393401234567", "Hello")
     unclaimed.keep_unowned_messages(conn, [(clock.now_ms(), carrier.id, "393401234567", "48489", "Hello")])
     traces.start_trace(conn, SHELL, carrier, 5)
+    _leave_receipts(conn, cast.smpp_globex_1.id, carrier.id)
     queue_messages(conn, cast.smpp_globex_1.id, 2)
     for account in (cast.smpp_acme_1, cast.smpp_globex_1):
         finding = Finding(BUSY_HOUR, "", {"messages": 900, "threshold": 500, "usual": 3})
         unusual_traffic.record_event(conn, keys, account.id, finding, clock.now_ms(), is_to_hold=True)
+
+
+def _leave_receipts(conn: db.Connection, account_id: int, upstream_id: int) -> None:
+    """Some that another setting would find."""
+    now = clock.now_ms()
+    message_ids = queue_of_each(conn, account_id, ["393401234567"] * 4)
+    while sending.claim_messages(conn, Claim(upstream_id, [()], 100), now).messages:
+        pass
+    numbers = range(0xAB00, 0xAB00 + len(message_ids))
+    accepted = zip(message_ids, numbers, strict=True)
+    sending.store_accepted_messages(
+        conn, [AcceptedMessage(upstream_id, each, f"{number:x}", 1, now) for each, number in accepted]
+    )
+    # They name no number, so that the form of their ids has to be set.
+    receipts = [
+        UpstreamReceipt(upstream_id, (str(each),), 2, 0, True, "stat:DELIVRD", None, "", "", "") for each in numbers
+    ]
+    sending.store_upstream_receipts(conn, receipts, clock.now_ms())
 
 
 def _fill_messages(conn: db.Connection, account: Account, word: str, number: str) -> None:
