@@ -16,14 +16,14 @@ from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.accounts import account_messages, refused_binds
 from portal.services.billing import credit_mails
+from portal.services.brakes import brakes, unusual_traffic
+from portal.services.brakes.unusual_traffic import TrafficWatch
 from portal.services.common import audit, mail, rate_limit
 from portal.services.credits import expiry
 from portal.services.history import deletion, removal, retention, search_index
 from portal.services.messages import queue_works, text_policy
 from portal.services.operations import alert_webhook, alerts, daily_self_check
 from portal.services.people import login_limits, refused_logins, two_factor, unlock_links
-from portal.services.routing import brakes, unusual_traffic
-from portal.services.routing.unusual_traffic import TrafficWatch
 from portal.services.senders import documents, senders
 from portal.services.statistics import rollup, statistics
 from portal.services.upstreams import steering

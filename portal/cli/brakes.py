@@ -16,11 +16,11 @@ from portal.cli.shell import (
     list_rows,
 )
 from portal.services.accounts.accounts import Account
+from portal.services.brakes import brakes, unusual_traffic
+from portal.services.brakes.brakes import Brakes
+from portal.services.brakes.unusual_traffic import OURS, BrakeEvent
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
-from portal.services.routing import brakes, unusual_traffic
-from portal.services.routing.brakes import Brakes
-from portal.services.routing.unusual_traffic import OURS, BrakeEvent
 
 brake_group = add_group("brake")
 

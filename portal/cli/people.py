@@ -28,6 +28,8 @@ from portal.core.crypto import Keys
 from portal.core.db import write_transaction
 from portal.core.i18n import DEFAULT_LANGUAGE, LANGUAGES
 from portal.services.billing import auto_recredit
+from portal.services.brakes import brakes
+from portal.services.brakes.brakes import Brakes
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.messages import text_policy
@@ -36,8 +38,7 @@ from portal.services.people import authentication, customers, two_factor, users
 from portal.services.people.customers import Customer
 from portal.services.people.users import User
 from portal.services.prices import prices
-from portal.services.routing import brakes, route_usage
-from portal.services.routing.brakes import Brakes
+from portal.services.routing import route_usage
 from portal.services.routing.route_usage import CustomerUsage
 
 customer_group = add_group("customer", customer=named_argument("NAME", customers.get_customer))

@@ -164,7 +164,7 @@ class LimitSettings:
 
 @dataclass(frozen=True)
 class BrakeSettings:
-    """What traffic of an account is unusual: see `services/routing/unusual_traffic.py`."""
+    """What traffic of an account is unusual: see `services/brakes/unusual_traffic.py`."""
 
     busy_hour_messages: int = _declare_setting(500, "messages an hour that are never unusual", low=1)
     busy_hour_factor: int = _declare_setting(

@@ -3,9 +3,9 @@
 import pytest
 
 from portal.core.clock import now_ms
-from portal.services.routing import brakes, unusual_traffic
-from portal.services.routing.brakes import Brakes
-from portal.services.routing.unusual_traffic import BUSY_HOUR, Finding
+from portal.services.brakes import brakes, unusual_traffic
+from portal.services.brakes.brakes import Brakes
+from portal.services.brakes.unusual_traffic import BUSY_HOUR, Finding
 from portal.services.upstreams import holds
 
 

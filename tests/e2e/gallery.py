@@ -16,6 +16,9 @@ from portal.core.gsm0338 import Encoding
 from portal.services.accounts import accounts, allowed_ips, refused_binds, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit, orders, packs
+from portal.services.brakes import brakes, unusual_traffic
+from portal.services.brakes.brakes import Brakes
+from portal.services.brakes.unusual_traffic import Finding
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL, Actor
 from portal.services.common.message_states import DELIVERED, UNDELIVERABLE
@@ -29,11 +32,9 @@ from portal.services.operations import alerts as operators_alerts
 from portal.services.people import authentication, customers, users
 from portal.services.prices import countries, price_lists, prices
 from portal.services.prices.prices import PriceChange
-from portal.services.routing import brakes, routes, unusual_traffic
-from portal.services.routing.brakes import Brakes
+from portal.services.routing import routes
 from portal.services.routing.route_usage import RouteUse
 from portal.services.routing.routes import RouteTexts
-from portal.services.routing.unusual_traffic import Finding
 from portal.services.senders import senders
 from portal.services.statistics import rollup
 from portal.services.upstreams import binds, traces, unclaimed

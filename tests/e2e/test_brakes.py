@@ -8,9 +8,9 @@ from playwright.sync_api import expect
 from portal.core import db
 from portal.core.clock import now_ms
 from portal.core.crypto import Keys
-from portal.services.routing import brakes, unusual_traffic
-from portal.services.routing.brakes import Brakes
-from portal.services.routing.unusual_traffic import NUMBERS_IN_A_ROW, Finding
+from portal.services.brakes import brakes, unusual_traffic
+from portal.services.brakes.brakes import Brakes
+from portal.services.brakes.unusual_traffic import NUMBERS_IN_A_ROW, Finding
 from portal.services.upstreams import holds
 from tests.e2e.browsing import BrowserTab
 from tests.services.upstreams.waiting import add_upstream, queue_of_each

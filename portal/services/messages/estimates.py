@@ -10,13 +10,13 @@ from portal.core.gsm0338 import Encoding
 from portal.core.i18n import N_
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
+from portal.services.brakes import brakes
 from portal.services.common.addresses import normalize_address
 from portal.services.common.errors import Refused
 from portal.services.messages import validation
 from portal.services.messages.blacklist import NoNumbers, TooManyNumbers
 from portal.services.prices import countries, prices
 from portal.services.prices.prices import PriceList
-from portal.services.routing import brakes
 
 MAX_RECIPIENTS = 100
 # A text of 255 parts has fewer characters.

@@ -10,6 +10,8 @@ from operator import attrgetter
 from portal.core.clock import DAY_MS, MINUTE_MS
 from portal.core.db import BulkInsert, write_transaction
 from portal.services.billing import auto_recredit
+from portal.services.brakes import brake_counters, brakes
+from portal.services.brakes.brake_counters import CapMeter, HourlyCounts
 from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_PENDING, REJECTED
 from portal.services.credits import alerts, ledger
@@ -17,8 +19,6 @@ from portal.services.credits.ledger import Usage
 from portal.services.messages import blacklist, client_ids, deliveries, text_policy
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.validation import Segment, SubmittedMessage
-from portal.services.routing import brake_counters, brakes
-from portal.services.routing.brake_counters import CapMeter, HourlyCounts
 from portal.services.statistics import daily_totals
 from portal.services.upstreams import queue
 from portal.services.upstreams.paths import SIMULATED_BIND, UpstreamPath

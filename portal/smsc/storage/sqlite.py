@@ -20,13 +20,13 @@ from portal.core.crypto import Keys
 from portal.services.accounts import refused_binds, session_records
 from portal.services.accounts.refused_binds import RefusedBind
 from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionProgress, SmppSessionRecord
+from portal.services.brakes import brakes
 from portal.services.messages import client_ids, deliveries, inbound, query_cancel, smpp_config
 from portal.services.messages.client_ids import ClientIds
 from portal.services.messages.deliveries import Deliverable, DeliveryReceipt, DueDeliveries
 from portal.services.messages.smpp_config import AccountConfig
 from portal.services.prices import prices
 from portal.services.prices.prices import PriceList
-from portal.services.routing import brakes
 from portal.smsc.limits import ServerLimits
 from portal.smsc.storage.delivery_queue import DeliveryQueue
 from portal.smsc.storage.interface import BindKind, ClientId, StatusCallback, StatusesCallback, StorageError

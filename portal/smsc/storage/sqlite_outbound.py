@@ -12,6 +12,8 @@ from typing import Any
 
 from portal.core.clock import now_ms
 from portal.core.crypto import Keys
+from portal.services.brakes import brake_counters
+from portal.services.brakes.brake_counters import HourlyCounts
 from portal.services.messages import (
     client_ids,
     inbound,
@@ -32,8 +34,7 @@ from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage, ClaimedMessages, UnsentMessage
 from portal.services.messages.test_messages import UpstreamTestAnswer
 from portal.services.messages.validation import SubmittedMessage
-from portal.services.routing import brake_counters, route_table
-from portal.services.routing.brake_counters import HourlyCounts
+from portal.services.routing import route_table
 from portal.services.routing.route_table import DecisiveRows, RouteTable
 from portal.services.upstreams import binds, counters, health, holds, load, paths, queue, traces, upstreams
 from portal.services.upstreams.binds import BindState

@@ -5,9 +5,9 @@ from flask.typing import ResponseReturnValue
 
 from portal.core.i18n import _
 from portal.services.accounts.accounts import Account
+from portal.services.brakes import brakes, unusual_traffic
 from portal.services.messages import queue_selection, queue_works
 from portal.services.messages.queue_selection import QueueFilter
-from portal.services.routing import brakes, unusual_traffic
 from portal.web.core import access, brake_forms, context, htmx, live
 from portal.web.core.brake_forms import BrakesForm, OwnBrakesForm
 from portal.web.core.forms import OnceForm, refusals_on

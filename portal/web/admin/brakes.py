@@ -4,7 +4,7 @@ from flask import Blueprint, url_for
 from flask.typing import ResponseReturnValue
 
 from portal.core.i18n import _
-from portal.services.routing import brakes, unusual_traffic
+from portal.services.brakes import brakes, unusual_traffic
 from portal.web.core import access, brake_forms, context, htmx
 from portal.web.core.brake_forms import BrakesForm
 from portal.web.core.forms import refusals_on

@@ -14,13 +14,13 @@ from portal.core.i18n import N_, _
 from portal.services.accounts import accounts, credentials, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit
+from portal.services.brakes import brakes
 from portal.services.messages import inbound_numbers, smpp_config, text_policy
 from portal.services.operations import alerts, daily_self_check
 from portal.services.people import authentication, customers, users
 from portal.services.people.customers import Customer
 from portal.services.people.users import User
 from portal.services.prices import countries, price_lists
-from portal.services.routing import brakes
 from portal.services.senders import senders
 from portal.web.core import access, brake_forms, context, htmx
 from portal.web.core.brake_forms import BrakesForm

@@ -10,9 +10,10 @@ from wtforms.fields.choices import SelectChoice
 from portal.core import i18n
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account
+from portal.services.brakes import brakes, unusual_traffic
+from portal.services.brakes.brakes import Brakes
 from portal.services.common import credit_amounts
-from portal.services.routing import brakes, sending_delays, unusual_traffic
-from portal.services.routing.brakes import Brakes
+from portal.services.routing import sending_delays
 from portal.services.statistics import daily_totals
 from portal.web.core import access, context
 from portal.web.core.forms import TranslatedForm

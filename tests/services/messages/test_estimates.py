@@ -8,6 +8,8 @@ from portal.core.clock import now_ms
 from portal.core.db import Connection
 from portal.core.gsm0338 import Encoding
 from portal.services.accounts.accounts import Account
+from portal.services.brakes import brakes
+from portal.services.brakes.brakes import Brakes
 from portal.services.common.audit import SHELL
 from portal.services.messages import estimates, intake
 from portal.services.messages.blacklist import NoNumbers, TooManyNumbers
@@ -15,8 +17,6 @@ from portal.services.messages.estimates import CostEstimate, InvalidRecipient, M
 from portal.services.people import customers
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceChange
-from portal.services.routing import brakes
-from portal.services.routing.brakes import Brakes
 from tests.support import prepare_submit
 
 ITALIAN, FRENCH, SPANISH = "+39 340 123 4567", "+33 6 12.34.56.78", "34612345678"

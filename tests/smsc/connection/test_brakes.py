@@ -7,10 +7,10 @@ import pytest
 
 from portal.core.clock import HOUR_MS, now_ms
 from portal.services.accounts import accounts
+from portal.services.brakes import brakes
+from portal.services.brakes.brakes import Brakes
 from portal.services.common.audit import SHELL
 from portal.services.messages import intake
-from portal.services.routing import brakes
-from portal.services.routing.brakes import Brakes
 from portal.smsc.protocol.constants import CommandStatus
 from tests.smsc.esme import RawEsme, get_account_config, run_smsc, wait_until
 from tests.support import list_submitted, prepare_submit

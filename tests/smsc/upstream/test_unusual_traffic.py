@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from portal.services.accounts import accounts
+from portal.services.brakes import brakes, unusual_traffic
+from portal.services.brakes.brakes import Brakes
+from portal.services.brakes.unusual_traffic import OURS, TrafficWatch
 from portal.services.common.audit import SHELL
-from portal.services.routing import brakes, unusual_traffic
-from portal.services.routing.brakes import Brakes
-from portal.services.routing.unusual_traffic import OURS, TrafficWatch
 from tests.smsc.esme import RawEsme, wait_until
 from tests.smsc.upstream.running import count_waiting, run_bound
 

@@ -9,13 +9,14 @@ from portal.core.clock import MINUTE_MS, now_ms
 from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.accounts.accounts import Account
+from portal.services.brakes import brakes, unusual_traffic
+from portal.services.brakes.brakes import HOLD, NO_OWN_BRAKES, OFF, Brakes
+from portal.services.brakes.unusual_traffic import BUSY_HOUR, CANCELLED, Finding
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.messages import queue_works
 from portal.services.operations import self_check
-from portal.services.routing import brakes, route_table, unusual_traffic
-from portal.services.routing.brakes import HOLD, NO_OWN_BRAKES, OFF, Brakes
-from portal.services.routing.unusual_traffic import BUSY_HOUR, CANCELLED, Finding
+from portal.services.routing import route_table
 from portal.services.upstreams import holds
 from portal.services.upstreams.paths import DEFAULT_PATH
 from tests.services.upstreams.waiting import add_upstream, queue_messages

@@ -3,10 +3,10 @@
 from portal.core.clock import now_ms
 from portal.core.crypto import Keys
 from portal.core.db import Connection
+from portal.services.brakes import brakes, unusual_traffic
+from portal.services.brakes.brakes import ALERT, Brakes
+from portal.services.brakes.unusual_traffic import DEAR_COUNTRY, NUMBERS_IN_A_ROW, Finding
 from portal.services.common.audit import SHELL
-from portal.services.routing import brakes, unusual_traffic
-from portal.services.routing.brakes import ALERT, Brakes
-from portal.services.routing.unusual_traffic import DEAR_COUNTRY, NUMBERS_IN_A_ROW, Finding
 from tests.support import Cast
 from tests.web.acting import extract_text, get_field_value
 from tests.web.conftest import Browser

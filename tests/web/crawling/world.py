@@ -11,6 +11,8 @@ from portal.core.crypto import Keys, hash_token
 from portal.services.accounts import accounts, allowed_ips, refused_binds, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit, orders, packs
+from portal.services.brakes import unusual_traffic
+from portal.services.brakes.unusual_traffic import BUSY_HOUR, Finding
 from portal.services.common.audit import SHELL
 from portal.services.common.credit_amounts import THOUSANDTHS
 from portal.services.credits import alerts, credits
@@ -22,8 +24,7 @@ from portal.services.messages.sending import AcceptedMessage
 from portal.services.people import authentication, customers, password_hashing, users
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceChange
-from portal.services.routing import routes, unusual_traffic
-from portal.services.routing.unusual_traffic import BUSY_HOUR, Finding
+from portal.services.routing import routes
 from portal.services.senders import senders
 from portal.services.statistics import rollup
 from portal.services.upstreams import binds, traces, unclaimed, upstreams

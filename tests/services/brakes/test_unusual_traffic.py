@@ -8,13 +8,13 @@ import pytest
 
 from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from portal.core.config import BrakeSettings
+from portal.services.brakes import brakes, unusual_traffic
+from portal.services.brakes.brakes import HOLD, OFF, Brakes
+from portal.services.brakes.unusual_traffic import OURS, TrafficWatch
 from portal.services.common.audit import SHELL, Actor
 from portal.services.common.mail import send_due_mails
 from portal.services.messages import intake
 from portal.services.people import users
-from portal.services.routing import brakes, unusual_traffic
-from portal.services.routing.brakes import HOLD, OFF, Brakes
-from portal.services.routing.unusual_traffic import OURS, TrafficWatch
 from portal.services.statistics import rollup
 from portal.services.upstreams import holds
 from tests.services.mails import get_text

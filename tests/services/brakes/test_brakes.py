@@ -12,13 +12,13 @@ from portal.core.clock import DAY_MS, HOUR_MS, now_ms
 from portal.core.db import write_transaction
 from portal.services.accounts import accounts
 from portal.services.billing import auto_recredit
+from portal.services.brakes import brake_counters, brakes
+from portal.services.brakes.brakes import ALERT, HOLD, NO_BRAKES, NO_OWN_BRAKES, OFF, Brakes
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from portal.services.messages import blacklist, intake, smpp_config, validation
 from portal.services.operations import self_check
 from portal.services.people import customers
-from portal.services.routing import brake_counters, brakes
-from portal.services.routing.brakes import ALERT, HOLD, NO_BRAKES, NO_OWN_BRAKES, OFF, Brakes
 from tests.support import ROOT, list_submitted, prepare_submit
 
 # A moment in the middle of an hour and of a day, which ids and days' totals can have whenever the test runs.
@@ -217,7 +217,7 @@ import sys
 from pathlib import Path
 from portal.core import db
 from portal.services.messages import intake
-from portal.services.routing.brake_counters import HourlyCounts
+from portal.services.brakes.brake_counters import HourlyCounts
 from tests.support import prepare_submit
 conn = db.connect(Path(sys.argv[1]))
 account_id, now, hourly = int(sys.argv[2]), int(sys.argv[3]), HourlyCounts()

@@ -20,12 +20,12 @@ from portal.core.db import write_transaction
 from portal.core.i18n import N_, gettext
 from portal.services.accounts import account_messages
 from portal.services.accounts.accounts import Account, record_account_action
+from portal.services.brakes import brakes
 from portal.services.common import audit, ids, mail
 from portal.services.common.audit import SYSTEM, Actor
 from portal.services.common.credit_amounts import THOUSANDTHS
 from portal.services.people import customers, users
 from portal.services.prices import countries
-from portal.services.routing import brakes
 from portal.services.statistics.rollup import DAY, HOUR
 from portal.services.upstreams import holds
 
