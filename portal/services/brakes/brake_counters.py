@@ -36,10 +36,16 @@ class ChargedMessage(Protocol):
 
 _get_price = attrgetter("price")
 
+_EARLIER_BATCH = 5_000
+"""So many earlier messages at most are read at a time: some 15 ms."""
+
 
 class HourlyCounts:
     """How many messages some accounts have sent to each number in the hour of the clock; of one process, which asks
     with one connection.
+
+    What an account had sent before it was asked for is counted in batches, the latest first, so that clients don't wait
+    for it: until the last batch a count is too low.
 
     `most`: the highest of the counts. Each number that such an account has sent to in the hour takes some 110 bytes.
     """
@@ -53,9 +59,15 @@ class HourlyCounts:
         self._own: Mapping[int, Sequence[str]] = {}
         self._own_last_id = 0
         self._data_version = 0
+        # Accounts of which earlier messages are still to be counted: those with ids below this one.
+        self._uncounted: dict[int, int] = {}
 
     def catch_up(self, conn: sqlite3.Connection, account_ids: Collection[int], at: int) -> None:
-        """Count what is committed by now, of these accounts from now on, too; `at`: now (milliseconds)."""
+        """Count what is committed by now, of these accounts from now on, too; of what came before that, a batch.
+
+        Args:
+            at: now (milliseconds).
+        """
         hour = at // HOUR_MS
         first_id = ids.min_id_at_time(hour * HOUR_MS)
         # Ids grow from one transaction to the next: what is committed later has higher ones.
@@ -64,7 +76,7 @@ class HourlyCounts:
         if hour != self._hour:
             # An account that has sent nothing in the last hour may have no such limit any more.
             self._by_account = {each: Counter() for each, counts in self._by_account.items() if counts}
-            self.most, self._hour = 0, hour
+            self.most, self._hour, self._uncounted = 0, hour, {}
         if self._by_account and last_id > max(self._last_id, first_id - 1):
             # The version stays the same while nobody else writes. Then it is what this process has stored itself, but
             # where that was rolled back. To read it again would cost more than all else that is counted.
@@ -74,10 +86,22 @@ class HourlyCounts:
         for each in account_ids:
             if each not in self._by_account:
                 self._by_account[each] = Counter()
-                found = account_messages.list_account_messages(
-                    conn, each, first_id, last_id + 1, "line.destination", conditions="AND line.price > 0"
-                )
-                self._count({each: [destination for (destination,) in found]})
+                self._uncounted[each] = last_id + 1
+        self._count_earlier(conn, first_id)
+
+    def _count_earlier(self, conn: sqlite3.Connection, first_id: int) -> None:
+        room = _EARLIER_BATCH
+        for account_id, bound in [*self._uncounted.items()]:
+            columns = "line.id, line.destination, line.price"
+            found = account_messages.list_account_messages(
+                conn, account_id, first_id, bound, columns, newest_first=True, limit=room
+            )
+            self._count({account_id: [destination for _, destination, price in found if price]})
+            room -= len(found)
+            if not room:
+                self._uncounted[account_id] = found[-1][0]
+                return
+            del self._uncounted[account_id]
 
     def _read_messages(self, conn: sqlite3.Connection, first_id: int, last_id: int) -> dict[int, Sequence[str]]:
         rows = conn.execute(
@@ -101,6 +125,11 @@ class HourlyCounts:
             if each.account_id in own:
                 own[each.account_id].append(each.destination)
         self._own, self._own_last_id = own, last_id
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether earlier messages are still to be counted."""
+        return bool(self._uncounted)
 
     @property
     def is_counting(self) -> bool:
@@ -206,10 +235,12 @@ def read_meter(
 
 
 def load_hourly_counts(conn: sqlite3.Connection, at: int) -> HourlyCounts:
-    """The counts of all accounts with such a limit, for a process that begins to store messages
-    at `at` (milliseconds).
+    """The counts of all accounts with such a limit, without anything left to be counted, for a process that begins to
+    store messages at `at` (milliseconds).
     """
     account_ids = [row[0] for row in conn.execute(_SELECT_LIMITED_BY_NUMBER)]
     counts = HourlyCounts()
     counts.catch_up(conn, account_ids, at)
+    while counts.is_behind:
+        counts.catch_up(conn, (), at)
     return counts

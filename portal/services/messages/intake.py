@@ -123,8 +123,10 @@ def store_messages(
         blacklisted: Collection[tuple[int, str]] = ()
         if any(charge.has_blacklist for charge in charges.values()):
             blacklisted = blacklist.find_blacklisted_destinations(conn, submits)
-        hourly = HourlyCounts() if hourly is None else hourly
-        meter = brake_counters.read_meter(conn, charges, hourly, submits, submitted_at) if has_brakes else None
+        meter = None
+        if has_brakes:
+            hourly = hourly or brake_counters.load_hourly_counts(conn, submitted_at)
+            meter = brake_counters.read_meter(conn, charges, hourly, submits, submitted_at)
         if buys_packs and any(charge.recredit_below is not None for charge in charges.values()):
             _buy_recredit_packs(conn, charges, submits, blacklisted, meter, submitted_at)
         rows: list[tuple[object, ...]] = []
@@ -203,7 +205,7 @@ def store_messages(
                 (each.account_id, stored.braked[each.id], "") for each in submits if each.id in stored.braked
             )
             brakes.record_refused_messages(conn, refused, submitted_at)
-        if hourly.is_counting:
+        if hourly is not None and hourly.is_counting:
             kept = [each for each in submits if each.id not in stored.braked] if stored.braked else submits
             unsent = {each.id for each in rejected}
             sent = [each for each in kept if each.id not in unsent] if unsent else kept

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -14,6 +16,7 @@ from portal.services.accounts import accounts
 from portal.services.billing import auto_recredit
 from portal.services.brakes import brake_counters, brakes
 from portal.services.brakes.brakes import ALERT, HOLD, NO_BRAKES, NO_OWN_BRAKES, OFF, Brakes
+from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from portal.services.messages import blacklist, intake, smpp_config, validation
@@ -210,6 +213,33 @@ def test_a_process_that_goes_on_counts_what_another_has_stored_and_what_came_bef
     assert store(conn, acme_1, 2, now=NOON, hourly=hourly) == ["", ""]
     assert store(conn, acme_1, now=NOON) == [""]
     assert store(conn, acme_1, 2, now=NOON, hourly=hourly) == ["", "hour_messages"]
+
+
+def test_what_a_busy_account_had_sent_before_it_got_a_limit_is_counted_in_short_transactions(conn, acme_1, globex_1):
+    """A million messages in one transaction would keep all clients waiting for seconds."""
+    count, first_id = 100_000, ids.min_id_at_time(NOON)
+    conn.execute(
+        "INSERT INTO messages (id, account_id, source, source_ton, source_npi, destination, country, text, data_coding,"
+        " registered_delivery, parts, price, state, ptt)"
+        " WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < ?)"
+        " SELECT ? + n, ?, 'ACME', 5, 0, iif(n = 0, '393400000000', '39340' || (1000000 + n)), 'IT', '', 0, 0, 1,"
+        " iif(n % 100 = 50, 0, 1000), 1, 2 FROM numbers",
+        (count, first_id, acme_1.id),
+    )
+    brakes.set_brakes(conn, SHELL, globex_1, Brakes(hour_messages=1))
+    hourly = brake_counters.load_hourly_counts(conn, NOON)
+    brakes.set_brakes(conn, SHELL, acme_1, Brakes(hour_messages=1))
+    steps: Counter[int] = Counter()
+    for turn in range(30):
+        conn.set_progress_handler(partial(steps.update, [turn]), 1000)
+        assert store(conn, acme_1, 1, NOON, hourly, destination=f"3933300000{turn:02}") == [""]
+    conn.set_progress_handler(None, 0)
+    # What a process that begins counts, all at once, and what the last one has been told by and by.
+    for counted in (hourly, brake_counters.load_hourly_counts(conn, NOON)):
+        assert store(conn, acme_1, 1, NOON, counted, destination="393400000000") == ["hour_messages"]
+        assert counted.get(acme_1.id, "393401000001") == 1
+        assert counted.get(acme_1.id, "393401000050") == 0
+    assert max(steps.values()) < sum(steps.values()) / 10
 
 
 _SENDER = """
