@@ -77,8 +77,9 @@ def _show_brakes(context: CommandContext, account: Account) -> CommandOutput:
 def _set_default_brakes(context: CommandContext, *, countries: str | None, **given: Any) -> CommandOutput:
     """Set what new accounts get; without options: show it. Accounts that exist keep what they have."""
     if countries is not None or any(each is not None for each in given.values()):
-        changed = _change(brakes.get_default_brakes(context.conn), countries, given)
-        brakes.set_default_brakes(context.conn, SHELL, changed)
+        before = brakes.get_default_brakes(context.conn)
+        changed = _change(before, countries, given)
+        brakes.set_default_brakes(context.conn, SHELL, changed, seen=before.fingerprint)
     values = _brakes_to_dict(brakes.get_default_brakes(context.conn))
     return describe(values, **_to_words(values))
 

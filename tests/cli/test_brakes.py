@@ -6,6 +6,7 @@ from portal.core.clock import now_ms
 from portal.services.brakes import brakes, unusual_traffic
 from portal.services.brakes.brakes import Brakes
 from portal.services.brakes.unusual_traffic import BUSY_HOUR, Finding
+from portal.services.common.audit import SHELL
 from portal.services.upstreams import holds
 
 
@@ -35,6 +36,16 @@ def test_new_accounts_get_the_default(ok):
     assert ok("brake", "show", "smpp-acme-9")["countries"] == ["IT"]
     assert ok("brake", "show", "smpp-acme-9")["messages_per_hour"] == 5
     assert ok("brake", "show", "smpp-acme-1")["countries"] is None
+
+
+def test_a_simultaneous_change_of_the_default_is_not_overwritten(refused, conn, monkeypatch):
+    def change_meanwhile(text):
+        brakes.set_default_brakes(conn, SHELL, Brakes(day_messages=5))
+        return frozenset((text,))
+
+    monkeypatch.setattr(brakes, "parse_countries", change_meanwhile)
+    assert "Somebody else" in refused("brake", "default", "--countries", "IT")
+    assert brakes.get_default_brakes(conn) == Brakes(day_messages=5)
 
 
 def test_init_gives_the_countries_of_new_accounts(start_app, tmp_path):

@@ -21,12 +21,17 @@ from portal.services.prices import countries
 
 # What unusual traffic leads to, from the mildest to the strictest.
 OFF, ALERT, HOLD = "off", "alert", "hold"
-REACTIONS = (OFF, ALERT, HOLD)
+REACTION_TEXTS = {
+    OFF: N_("Nobody is told"),
+    ALERT: N_("Owners and operators get a mail"),
+    HOLD: N_("A mail, and messages wait until somebody releases them"),
+}
+REACTIONS = tuple(REACTION_TEXTS)
 
 # Why a message was refused.
 COUNTRY, DAY_MESSAGES, DAY_CREDITS, HOUR_MESSAGES = "country", "day_messages", "day_credits", "hour_messages"
-REASON_TEXTS = {
-    COUNTRY: N_("This account sends no messages to %(country)s: whoever has set its countries can add this one."),
+COUNTRY_TEXT = N_("This account sends no messages to %(country)s: whoever has set its countries can add this one.")
+_LIMIT_TEXTS = {
     DAY_MESSAGES: N_(
         "The most messages a day (%(limit)s) were reached. From midnight (UTC) on it sends again, or as soon as the"
         " limit is raised."
@@ -40,13 +45,12 @@ REASON_TEXTS = {
         " or as soon as the limit is raised."
     ),
 }
-"""The same with what helps, as sentences."""
 
 RETENTION_MS = 7 * DAY_MS
 """For how long counts of refused messages are kept after the latest one."""
 SHOWN_MS = DAY_MS
 """For how long an account's home tells of them."""
-_MAX_LIMIT = 10**12
+_LIMIT_PATTERN = re.compile("[0-9]{1,12}")
 _SEPARATORS = re.compile(r"[\s,;]+")
 _ALL = "all"
 
@@ -69,10 +73,6 @@ class CountriesNotStricter(Refused, field="countries"):
 
 class ReactionNotStricter(Refused, field="unusual"):
     sentence = N_("The operator has chosen something stricter: here it can't be milder.")
-
-
-class BrakesChangedMeanwhile(Refused):
-    sentence = N_("Somebody else has changed the brakes meanwhile. Look at the page again, and send yours once more.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,16 @@ _LIMITS = ("day_messages", "day_credits", "hour_messages")
 _COLUMNS = tuple(each.name for each in fields(Brakes))
 NO_BRAKES = Brakes()
 NO_OWN_BRAKES = Brakes(unusual=OFF)
+
+
+class BrakesChangedMeanwhile(Refused):
+    """`found`: what is set now."""
+
+    sentence = N_("Somebody else has changed the brakes meanwhile. Look at what is set now, and send yours once more.")
+
+    def __init__(self, found: Brakes) -> None:
+        super().__init__()
+        self.found = found
 
 
 class AccountBrakes(NamedTuple):
@@ -168,11 +178,11 @@ def parse_limit(field: str, text: str) -> int | None:
         InvalidBrakeLimit
     """
     text = text.strip()
-    if text in ("", "0"):
+    if not text:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < len(str(_MAX_LIMIT))):
+    if not _LIMIT_PATTERN.fullmatch(text):
         raise InvalidBrakeLimit(field=field, text=text)
-    return int(text)
+    return int(text) or None
 
 
 # --- what is set
@@ -207,7 +217,8 @@ def _row_from_brakes(brakes: Brakes) -> tuple[object, ...]:
 def set_brakes(
     conn: sqlite3.Connection, actor: Actor, account: Account, brakes: Brakes, *, seen: str | None = None
 ) -> None:
-    """Set an operator's brakes of an account; open sessions go on under them.
+    """Set an operator's brakes of an account; open sessions go on under them. Where they are set already, nothing is
+    done.
 
     Args:
         seen: the fingerprint of what was set when the form was shown; None: whatever is set is replaced.
@@ -216,8 +227,11 @@ def set_brakes(
         BrakesChangedMeanwhile
     """
     with write_transaction(conn):
-        if seen not in (None, get_brakes(conn, account.id).operator.fingerprint):
-            raise BrakesChangedMeanwhile()
+        before = get_brakes(conn, account.id).operator
+        if brakes == before:
+            return
+        if seen not in (None, before.fingerprint):
+            raise BrakesChangedMeanwhile(before)
         _write_brakes(conn, account.id, "", brakes)
         record_account_action(conn, actor, "brakes.set", account, **_describe_change(brakes))
 
@@ -231,10 +245,12 @@ def set_own_brakes(
         LimitNotStricter, CountriesNotStricter, ReactionNotStricter, BrakesChangedMeanwhile
     """
     with write_transaction(conn):
-        brakes = get_brakes(conn, account.id)
-        if seen not in (None, brakes.own.fingerprint):
-            raise BrakesChangedMeanwhile()
-        _check_stricter(own, brakes.operator)
+        before = get_brakes(conn, account.id)
+        if own == before.own:
+            return
+        if seen not in (None, before.own.fingerprint):
+            raise BrakesChangedMeanwhile(before.own)
+        _check_stricter(own, before.operator)
         _write_brakes(conn, account.id, "own_", own)
         record_account_action(conn, actor, "brakes.own", account, **_describe_change(own))
 
@@ -257,8 +273,11 @@ def set_default_brakes(conn: sqlite3.Connection, actor: Actor, brakes: Brakes, *
         BrakesChangedMeanwhile
     """
     with write_transaction(conn):
-        if seen not in (None, get_default_brakes(conn).fingerprint):
-            raise BrakesChangedMeanwhile()
+        before = get_default_brakes(conn)
+        if brakes == before:
+            return
+        if seen not in (None, before.fingerprint):
+            raise BrakesChangedMeanwhile(before)
         conn.execute(
             f"INSERT OR REPLACE INTO brake_defaults (id, {', '.join(_COLUMNS)}) VALUES (1, ?, ?, ?, ?, ?)",
             _row_from_brakes(brakes),
@@ -274,6 +293,9 @@ def _write_brakes(conn: sqlite3.Connection, account_id: int, prefix: str, brakes
         f" ON CONFLICT (account_id) DO UPDATE SET {changes}",
         (account_id, *_row_from_brakes(brakes)),
     )
+    if get_brakes(conn, account_id) == AccountBrakes(NO_BRAKES, NO_OWN_BRAKES):
+        # While no account has a row (`HAS_BRAKES_SQL`), nothing is looked at for brakes.
+        conn.execute("DELETE FROM brakes WHERE account_id = ?", (account_id,))
 
 
 def _describe_change(brakes: Brakes) -> dict[str, Any]:
@@ -338,9 +360,9 @@ def explain_refusal(refused: RefusedMessages, in_force: Brakes) -> str:
         allowed = in_force.countries
         if allowed is None or refused.country in allowed:
             return ""
-        return gettext(REASON_TEXTS[COUNTRY], country=countries.get_country_name(refused.country))
+        return gettext(COUNTRY_TEXT, country=countries.get_country_name(refused.country))
     limit = getattr(in_force, refused.reason)
-    return "" if limit is None else gettext(REASON_TEXTS[refused.reason], limit=format_limit(refused.reason, limit))
+    return "" if limit is None else gettext(_LIMIT_TEXTS[refused.reason], limit=format_limit(refused.reason, limit))
 
 
 def purge_refused_messages(conn: sqlite3.Connection, now: int) -> None:

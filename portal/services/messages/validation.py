@@ -8,6 +8,7 @@ from portal.core import gsm0338
 from portal.core.clock import DAY_MS
 from portal.core.i18n import N_
 from portal.services.accounts.accounts import NATIONAL_IGNORED, NATIONAL_REFUSED
+from portal.services.brakes import brakes
 from portal.services.common.addresses import normalize_address
 from portal.services.common.errors import Refused
 from portal.services.messages.message_parts import CutText
@@ -49,7 +50,7 @@ class NationalDestination(Refused):
 
 
 class CountryNotAllowed(Refused):
-    sentence = N_("This account sends no messages to %(country)s: whoever has set its countries can add this one.")
+    sentence = brakes.COUNTRY_TEXT
 
     def __init__(self, country: str, name: str = "") -> None:
         """Args: `country`: its code; `name`: in the language in use."""

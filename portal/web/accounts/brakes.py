@@ -1,7 +1,8 @@
 """Options › Brakes: what an account's owner wants stricter than the operator; and answers to unusual traffic."""
 
-from flask import Blueprint, url_for
+from flask import Blueprint, abort, url_for
 from flask.typing import ResponseReturnValue
+from wtforms import HiddenField
 
 from portal.core.i18n import _
 from portal.services.accounts.accounts import Account
@@ -10,9 +11,15 @@ from portal.services.messages import queue_selection, queue_works
 from portal.services.messages.queue_selection import QueueFilter
 from portal.web.core import access, brake_forms, context, htmx, live
 from portal.web.core.brake_forms import BrakesForm, OwnBrakesForm
-from portal.web.core.forms import OnceForm, refusals_on
+from portal.web.core.forms import OnceForm
 
 blueprint = Blueprint("brakes", __name__)
+
+
+class CancelForm(OnceForm):
+    """`selection`: which messages, as the question has fixed it."""
+
+    selection = HiddenField()
 
 
 @blueprint.get("/accounts/<name>/options/brakes")
@@ -26,7 +33,7 @@ def show_brakes(account: Account) -> ResponseReturnValue:
 @access.account_change_required
 def change_own_brakes(account: Account) -> ResponseReturnValue:
     form = OwnBrakesForm()
-    with refusals_on(form, amount="day_credits"):
+    with brake_forms.brake_refusals_on(form):
         conn, seen = context.get_conn(), form.seen.data
         brakes.set_own_brakes(conn, context.get_actor(), account, form.to_brakes(), seen=seen)
         return _answer_form(account, toast=htmx.Toast(_("Your brakes were changed.")))
@@ -37,8 +44,6 @@ def _answer_form(
     account: Account, form: BrakesForm | None = None, toast: htmx.Toast | None = None
 ) -> ResponseReturnValue:
     own = brakes.get_brakes(context.get_conn(), account.id).own
-    if form is not None:
-        form.seen.data = own.fingerprint
     return htmx.answer_form(
         "accounts/brakes/_tile.html",
         page="accounts/brakes/settings.html",
@@ -67,16 +72,24 @@ def cancel_traffic(account: Account) -> ResponseReturnValue:
     """
     conn, actor = context.get_conn(), context.get_actor()
     back = _find_page_url(account)
-    selection = queue_selection.build_selection(conn, queue_selection.CANCEL, QueueFilter(account_id=account.id))
-    preview = queue_selection.preview_selection(conn, queue_selection.CANCEL, selection)
-    form = OnceForm()
+    form = CancelForm()
     if not form.is_submitted():
+        selection = queue_selection.build_selection(conn, queue_selection.CANCEL, QueueFilter(account_id=account.id))
+        form.selection.data = str(selection)
+        preview = queue_selection.preview_selection(conn, queue_selection.CANCEL, selection)
         title = _("Cancel what waits?")
         return htmx.render_dialog(
             "accounts/_cancel_traffic.html", account, title=title, tab="home", preview=preview, back=back, form=form
         )
     if not unusual_traffic.is_held_by_brake(conn, account.id):
         return htmx.redirect_browser_or_htmx(back, htmx.Toast(_("Somebody has answered this already.")))
+    try:
+        selection = queue_selection.parse_selection(form.selection.data)
+    except ValueError:
+        abort(400)
+    if selection.account_id != account.id:
+        abort(400)
+    preview = queue_selection.preview_selection(conn, queue_selection.CANCEL, selection)
     with htmx.once(back):
         unusual_traffic.answer_events(conn, actor, account, unusual_traffic.CANCELLED)
         queue_works.create_queue_work(conn, actor, queue_selection.CANCEL, selection, asked_count=preview.count)

@@ -7,7 +7,6 @@ from portal.core.i18n import _
 from portal.services.brakes import brakes, unusual_traffic
 from portal.web.core import access, brake_forms, context, htmx
 from portal.web.core.brake_forms import BrakesForm
-from portal.web.core.forms import refusals_on
 
 blueprint = Blueprint("admin_brakes", __name__, url_prefix="/admin")
 
@@ -25,10 +24,9 @@ def show_brakes() -> ResponseReturnValue:
 def change_default_brakes() -> ResponseReturnValue:
     """Set what new accounts get."""
     form, conn = BrakesForm(), context.get_conn()
-    with refusals_on(form, amount="day_credits"):
+    with brake_forms.brake_refusals_on(form):
         brakes.set_default_brakes(conn, context.get_actor(), form.to_brakes(), seen=form.seen.data)
         return _answer_form(toast=htmx.Toast(_("The brakes of new accounts were changed.")))
-    form.seen.data = brakes.get_default_brakes(conn).fingerprint
     return _answer_form(form)
 
 

@@ -302,10 +302,9 @@ def change_account_limits(account: Account) -> ResponseReturnValue:
 @access.operator_required
 def change_brakes(account: Account) -> ResponseReturnValue:
     form, conn, toast = BrakesForm(), context.get_conn(), None
-    with refusals_on(form, amount="day_credits"):
+    with brake_forms.brake_refusals_on(form):
         brakes.set_brakes(conn, context.get_actor(), account, form.to_brakes(), seen=form.seen.data)
         toast = htmx.Toast(_("The brakes of %(name)s were changed.", name=account.name))
-    form.seen.data = brakes.get_brakes(conn, account.id).operator.fingerprint
     return answer_account_form("admin/_brakes.html", account, toast=toast, **({} if toast else {"brakes_form": form}))
 
 

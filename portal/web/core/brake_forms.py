@@ -1,6 +1,7 @@
 """The form of brakes: operators have one for an account, and its owner has one that can only be stricter."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from types import TracebackType
 from typing import Any
 
 from flask import abort
@@ -8,32 +9,32 @@ from wtforms import HiddenField, SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
 from portal.core import i18n
-from portal.core.i18n import N_
+from portal.core.i18n import N_, gettext
 from portal.services.accounts.accounts import Account
 from portal.services.brakes import brakes, unusual_traffic
-from portal.services.brakes.brakes import Brakes
+from portal.services.brakes.brakes import Brakes, BrakesChangedMeanwhile
 from portal.services.common import credit_amounts
 from portal.services.routing import sending_delays
 from portal.services.statistics import daily_totals
 from portal.web.core import access, context
-from portal.web.core.forms import TranslatedForm
+from portal.web.core.forms import TranslatedForm, refusals_on
+
+
+def _declare_reactions(labels: Mapping[str, str]) -> SelectField:
+    return SelectField(N_("Unusual traffic"), choices=[SelectChoice(*each) for each in labels.items()])
 
 
 class BrakesForm(TranslatedForm):
     """`seen`: the fingerprint of what was set when it was drawn."""
 
+    found: Brakes | None = None
+    """What somebody else has set meanwhile, so that this was refused."""
+
     countries = StringField(N_("Countries"))
     day_messages = StringField(N_("Most messages a day"))
     day_credits = StringField(N_("Most credits a day"))
     hour_messages = StringField(N_("Most messages an hour to one number"))
-    unusual = SelectField(
-        N_("Unusual traffic"),
-        choices=[
-            SelectChoice(brakes.OFF, N_("Nobody is told")),
-            SelectChoice(brakes.ALERT, N_("Owners and operators get a mail")),
-            SelectChoice(brakes.HOLD, N_("A mail, and messages wait until somebody releases them")),
-        ],
-    )
+    unusual = _declare_reactions(brakes.REACTION_TEXTS)
     seen = HiddenField()
 
     def to_brakes(self) -> Brakes:
@@ -56,14 +57,22 @@ class BrakesForm(TranslatedForm):
 class OwnBrakesForm(BrakesForm):
     """An owner's: there the mildest choice means what the operator has chosen."""
 
-    unusual = SelectField(
-        N_("Unusual traffic"),
-        choices=[
-            SelectChoice(brakes.OFF, N_("As the operator has chosen")),
-            SelectChoice(brakes.ALERT, N_("Owners and operators get a mail")),
-            SelectChoice(brakes.HOLD, N_("A mail, and messages wait until somebody releases them")),
-        ],
-    )
+    unusual = _declare_reactions(brakes.REACTION_TEXTS | {brakes.OFF: N_("As the operator has chosen")})
+
+
+class brake_refusals_on(refusals_on):
+    """As `refusals_on`; where somebody else has set brakes meanwhile, the form shows those, and replaces them the next
+    time.
+    """
+
+    def __init__(self, form: BrakesForm) -> None:
+        super().__init__(form, amount="day_credits")
+        self._brakes_form = form
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> bool:
+        if isinstance(error, BrakesChangedMeanwhile):
+            self._brakes_form.found, self._brakes_form.seen.data = error.found, error.found.fingerprint
+        return super().__exit__(kind, error, traceback)
 
 
 def draw_form(form_class: type[BrakesForm], shown: Brakes) -> BrakesForm:
@@ -83,8 +92,10 @@ def draw_form(form_class: type[BrakesForm], shown: Brakes) -> BrakesForm:
 
 def build_brakes_values(account: Account) -> dict[str, Any]:
     """What `_brakes_in_force.html` shows: the brakes in force, and what was sent today."""
+    in_force = brakes.get_brakes(context.get_conn(), account.id).in_force
     return {
-        "in_force": brakes.get_brakes(context.get_conn(), account.id).in_force,
+        "in_force": in_force,
+        "reaction": gettext(brakes.REACTION_TEXTS[in_force.unusual]),
         "today": daily_totals.sum_daily_totals(context.get_conn(), account.id, 1),
     }
 

@@ -242,6 +242,28 @@ def test_what_a_busy_account_had_sent_before_it_got_a_limit_is_counted_in_short_
     assert max(steps.values()) < sum(steps.values()) / 10
 
 
+def test_an_account_of_which_nothing_is_set_any_more_costs_nothing(conn, acme_1):
+    brakes.set_brakes(conn, SHELL, acme_1, Brakes(day_messages=2))
+    brakes.set_own_brakes(conn, SHELL, acme_1, Brakes(day_messages=1, unusual=OFF))
+    brakes.set_brakes(conn, SHELL, acme_1, NO_BRAKES)
+    assert conn.execute(f"SELECT {brakes.HAS_BRAKES_SQL}").fetchone()[0]
+    version = smpp_config.read_config_version(conn)
+    brakes.set_own_brakes(conn, SHELL, acme_1, NO_OWN_BRAKES)
+    assert not conn.execute(f"SELECT {brakes.HAS_BRAKES_SQL}").fetchone()[0]
+    assert [each.name for each in smpp_config.load_account_configs(conn, version)] == ["smpp-acme-1"]
+
+
+def test_what_is_set_already_changes_nothing(conn, acme_1):
+    """A form that is sent twice isn't told of somebody else's change, and a change of nothing is no action."""
+    limits = Brakes(frozenset(("IT",)), 5)
+    for _ in range(2):
+        brakes.set_brakes(conn, SHELL, acme_1, limits, seen=NO_BRAKES.fingerprint)
+        brakes.set_own_brakes(conn, SHELL, acme_1, limits, seen=NO_OWN_BRAKES.fingerprint)
+        brakes.set_default_brakes(conn, SHELL, limits, seen=NO_BRAKES.fingerprint)
+    actions = conn.execute("SELECT action, count(*) FROM audit_log WHERE action LIKE 'brakes.%' GROUP BY 1").fetchall()
+    assert dict(actions) == {"brakes.set": 1, "brakes.own": 1, "brakes.default": 1}
+
+
 _SENDER = """
 import sys
 from pathlib import Path

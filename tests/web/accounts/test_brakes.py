@@ -13,7 +13,7 @@ from portal.services.brakes import brakes, unusual_traffic
 from portal.services.brakes.brakes import HOLD, NO_OWN_BRAKES, OFF, Brakes
 from portal.services.brakes.unusual_traffic import BUSY_HOUR, CANCELLED, Finding
 from portal.services.common import ids
-from portal.services.common.audit import SHELL
+from portal.services.common.audit import SHELL, Actor
 from portal.services.messages import queue_works
 from portal.services.operations import self_check
 from portal.services.routing import route_table
@@ -113,6 +113,41 @@ def test_a_change_of_somebody_else_is_not_overwritten(
         # Sent again, it is in force.
         assert browser.post(post, data=fill(answer.text, day_messages="5", unusual=HOLD)).status_code == 303
         assert brakes.get_brakes(conn, acme_1.id).in_force.day_messages == 5
+
+
+def test_a_mistake_on_the_way_does_not_hide_what_somebody_else_has_set(
+    alice: Browser, olga: Browser, conn: Connection, acme_1: Account
+) -> None:
+    def set_defaults(conn: Connection, actor: Actor, _: Account, wanted: Brakes) -> None:
+        brakes.set_default_brakes(conn, actor, wanted)
+
+    for browser, path, post, change in (
+        (alice, OWN, OWN, brakes.set_own_brakes),
+        (olga, OPERATORS, f"{OPERATORS}/brakes", brakes.set_brakes),
+        (olga, "/admin/brakes", "/admin/brakes", set_defaults),
+    ):
+        page = browser.get(path).text
+        change(conn, SHELL, acme_1, Brakes(frozenset(("FR",)), day_messages=7, unusual=HOLD))
+        answer = browser.post(post, data=fill(page, day_messages="500", countries="Italy"), htmx=True)
+        assert "“ITALY” is no country." in answer.text
+        assert "Somebody else" not in answer.text
+        answer = browser.post(post, data=fill(answer.text, day_messages="500", countries="IT"), htmx=True)
+        assert answer.status_code == 422
+        text = extract_text(answer.text)
+        shown = text[text.index("Somebody else has set:") :]
+        assert "Countries FR Most messages a day 7 Most credits a day No limit" in shown
+        assert "A mail, and messages wait until somebody releases them" in shown
+        assert get_field_value(answer.text, "day_messages") == "500"
+        assert browser.post(post, data=fill(answer.text, day_messages="500", countries="IT")).status_code == 303
+    assert brakes.get_brakes(conn, acme_1.id).in_force == Brakes(frozenset(("IT",)), 500, unusual=OFF)
+    assert brakes.get_default_brakes(conn) == Brakes(frozenset(("IT",)), 500, unusual=OFF)
+
+
+def test_a_form_that_is_sent_twice_is_done_once(alice: Browser, conn: Connection) -> None:
+    data = fill(alice.get(OWN).text, day_messages="5")
+    for _ in range(2):
+        assert alice.post(OWN, data=data).status_code == 303
+    assert conn.execute("SELECT count(*) FROM audit_log WHERE action = 'brakes.own'").fetchone()[0] == 1
 
 
 def test_an_operator_sets_an_accounts_brakes(olga: Browser, conn: Connection, acme_1: Account) -> None:
@@ -247,9 +282,14 @@ def test_what_is_on_hold_is_cancelled_once_that_is_confirmed(
     assert 'href="/accounts/smpp-acme-1/traffic/cancel"' in alice.get("/accounts/smpp-acme-1").text
     question = alice.get(cancel).text
     assert "3 messages wait, and have cost 3 credits." in extract_text(question)
+    fields = {name: get_field_value(question, name) for name in ("form", "selection")}
+    for wrong in ("", "[]", fields["selection"].replace(f", {acme_1.id}, null", f", {cast.smpp_globex_1.id}, null")):
+        assert alice.post(cancel, data=fields | {"selection": wrong}).status_code == 400
+    # What comes after the question was not asked of.
+    queue_messages(conn, acme_1.id, 4)
     # The second time it does nothing.
     for _ in range(2):
-        answer = alice.post(cancel, data={"form": get_field_value(question, "form")})
+        answer = alice.post(cancel, data=fields)
         assert answer.location == "/accounts/smpp-acme-1"
     assert "What waited is being cancelled" in alice.get("/accounts/smpp-acme-1").text
     table = route_table.load_route_table(conn)
@@ -257,7 +297,7 @@ def test_what_is_on_hold_is_cancelled_once_that_is_confirmed(
         pass
     (work,) = queue_works.list_queue_works(conn)
     assert (work.action, work.asked_by, work.done_count) == ("cancel", "alice@acme.example", 3)
-    assert acting.get_account(conn, "smpp-acme-1").balance == balance + 3000
+    assert acting.get_account(conn, "smpp-acme-1").balance == balance + 3000 - 4000
     # Its client may go on: it stays on hold until somebody releases it.
     (event,) = unusual_traffic.list_open_events(conn)
     assert event.answer == CANCELLED
