@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from portal.core.clock import HOUR_MS, now_ms
+from portal.core.clock import DAY_MS, HOUR_MS, now_ms
 from portal.services.accounts import accounts
 from portal.services.brakes import brakes
 from portal.services.brakes.brakes import Brakes
@@ -29,11 +29,12 @@ def set_brakes(conn, cast):
     return set_brakes
 
 
-async def wait_for_end_of_hour_to_be_far(seconds=20):
-    """Counts by the hour and the day begin anew on the hour."""
-    left_ms = HOUR_MS - now_ms() % HOUR_MS
-    if left_ms < seconds * 1000:
-        await asyncio.sleep(left_ms / 1000)
+@pytest.fixture
+def half_past_noon(monkeypatch):
+    """Messages come at half past noon in UTC: counts by the hour and the day begin anew on the hour."""
+    until = (12 * HOUR_MS + HOUR_MS // 2 - now_ms()) % DAY_MS
+    for module in ("portal.services.common.ids", "portal.smsc.storage.sqlite_outbound"):
+        monkeypatch.setattr(f"{module}.now_ms", lambda: now_ms() + until)
 
 
 async def test_countries_hold_at_once_on_open_connections_and_refusals_are_counted(config, cast, conn, set_brakes):
@@ -51,9 +52,9 @@ async def test_countries_hold_at_once_on_open_connections_and_refusals_are_count
     assert len(list_submitted(conn, cast.smpp_acme_1.id)) == 2
 
 
+@pytest.mark.usefixtures("half_past_noon")
 @pytest.mark.parametrize("limit", ["day_messages", "day_credits", "hour_messages"])
 async def test_a_limit_holds_over_a_restart_and_a_higher_one_at_once(config, cast, conn, set_brakes, limit):
-    await wait_for_end_of_hour_to_be_far()
     unit = 1000 if limit == "day_credits" else 1
     set_brakes(**{limit: 3 * unit})
     statuses = []
@@ -70,12 +71,12 @@ async def test_a_limit_holds_over_a_restart_and_a_higher_one_at_once(config, cas
     assert accounts.get_account(conn, cast.smpp_acme_1.name).balance == 996_000
 
 
+@pytest.mark.usefixtures("half_past_noon")
 @pytest.mark.parametrize("limit", [{"day_messages": 150}, {"hour_messages": 150}], ids=["a day", "an hour"])
 async def test_several_sessions_and_another_process_send_exactly_as_much_together(
     config, cast, conn, set_brakes, change_account, limit
 ):
     """The server takes its messages while this process stores others of the same account, as a page would."""
-    await wait_for_end_of_hour_to_be_far()
     set_brakes(**limit)
     change_account(windowing=0, throughput=0, binds=0)
     async with run_smsc(config) as server:
