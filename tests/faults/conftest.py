@@ -13,6 +13,8 @@ from portal.core import db
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.services.accounts import accounts, allowed_ips, credentials
+from portal.services.brakes import brakes
+from portal.services.brakes.brakes import Brakes
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
@@ -53,6 +55,8 @@ def crowded(template: tuple[Path, Cast], tmp_path_factory: pytest.TempPathFactor
             conn, SHELL, template[1].acme, name=name, windowing=windowing, throughput=0, binds=0, any_sender=True
         )
         credits.grant_credits(conn, SHELL, account, _GRANTED_CREDITS)
+        # Tests count mails, and how many of this kind there would be depends on how fast they are.
+        brakes.set_brakes(conn, SHELL, account, Brakes(unusual=brakes.OFF))
         allowed_ips.add_allowed_ip(conn, SHELL, account, "127.0.0.1")
         password = credentials.regenerate_smpp_password(conn, keys, SHELL, account, send_mail=False)
         logins.append(AccountLogin(account.id, name, password))
