@@ -88,10 +88,8 @@ def _set_default_brakes(context: CommandContext, *, countries: str | None, **giv
 @click.option("--all", "shows_all", is_flag=True, help="Those that are over, too.")
 def _list_events(context: CommandContext, *, shows_all: bool) -> CommandOutput:
     """List unusual traffic that isn't over, the latest first."""
-    events = (
-        unusual_traffic.list_events(context.conn)[::-1] if shows_all else unusual_traffic.list_open_events(context.conn)
-    )
-    rows = [_event_to_dict(each) for each in events]
+    list_events = unusual_traffic.list_latest_events if shows_all else unusual_traffic.list_open_events
+    rows = [_event_to_dict(each) for each in list_events(context.conn)]
     return list_rows(rows, ("account", "began_at", "ended_at", "held", "answer", "text"))
 
 

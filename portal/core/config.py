@@ -168,17 +168,17 @@ class BrakeSettings:
 
     busy_hour_messages: int = _declare_setting(500, "messages an hour that are never unusual", low=1)
     busy_hour_factor: int = _declare_setting(
-        10, "how many times the messages of its median hour with messages an account's hour is unusual", low=1
+        10, "how many times the messages of its median hour an account's hour is unusual", low=1
     )
     busy_hour_days: int = _declare_setting(14, "days that the median hour is of", low=1, high=90)
-    dear_credits: str = _declare_setting(
+    expensive_credits: str = _declare_setting(
         "3", "credits a part above which the first messages to a country are unusual; 0: none are", pasted=True
     )
-    dear_days: int = _declare_setting(90, "days without a message to a country after which one is the first", low=1)
-    row_numbers: int = _declare_setting(
-        50, "so many of the last recipients may follow one another, as numbers do; 0: any", low=0
+    expensive_days: int = _declare_setting(90, "days without a message to a country, so that one is the first", low=1)
+    consecutive_numbers: int = _declare_setting(
+        50, "so many of the last recipients may have a number one apart from another's; 0: any", low=0
     )
-    row_of: int = _declare_setting(100, "how many of the last recipients are looked at", low=2, high=1000)
+    consecutive_of: int = _declare_setting(100, "how many of the last recipients are looked at", low=2, high=1000)
 
 
 @dataclass(frozen=True)
@@ -473,8 +473,8 @@ def _check_config(config: Config) -> None:
         _check_mail_url(config.mail.url)
     if config.documents.clamd:
         _check_socket_address("documents.clamd", config.documents.clamd)
-    if not _CREDITS_PATTERN.fullmatch(config.brakes.dear_credits):
-        raise ConfigError(f"brakes.dear_credits: {config.brakes.dear_credits!r} must look like 3 or 2.5")
+    if not _CREDITS_PATTERN.fullmatch(config.brakes.expensive_credits):
+        raise ConfigError(f"brakes.expensive_credits: {config.brakes.expensive_credits!r} must look like 3 or 2.5")
     _check_payments(config.payments)
     # The message doesn't repeat the URL: those of chat tools hold a token.
     if config.alerts.webhook_url and not _is_webhook_url(config.alerts.webhook_url):

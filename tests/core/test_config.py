@@ -152,7 +152,7 @@ def test_passwords_and_names_of_files_are_what_they_are(load):
         ("[documents]\nclamd = 'clamd.example:65536'", "documents.clamd"),
         ("[documents]\nclamd = 'tcp://clamd.example:3310'", "documents.clamd"),
         ("[documents]\nclamd = 'run/clamd.ctl'", "documents.clamd"),
-        ("[brakes]\ndear_credits = 'many'", "brakes.dear_credits"),
+        ("[brakes]\nexpensive_credits = 'many'", "brakes.expensive_credits"),
         ("[brakes]\nbusy_hour_days = 91", "brakes.busy_hour_days"),
         ("[smpp]\ntls_key = 'x'", "smpp.tls_certificate"),
         ("[smpp]\nport = 0\ntls_port = 0", "smpp.port"),

@@ -407,8 +407,8 @@ def _create_brakes(conn: Connection, keys: Keys, account: Account, held_account:
     brakes.record_refused_messages(conn, {(held_account.id, *reason): 1234 for reason in reasons})
     for found in (
         Finding(unusual_traffic.BUSY_HOUR, "", {"messages": 12_345, "threshold": 500, "usual": 34}),
-        Finding(unusual_traffic.DEAR_COUNTRY, "CU", {"price": 4000, "days": 90}),
-        Finding(unusual_traffic.NUMBERS_IN_A_ROW, "", {"numbers": 87, "of": 100}),
+        Finding(unusual_traffic.EXPENSIVE_COUNTRY, "CU", {"price": 4000, "days": 90}),
+        Finding(unusual_traffic.CONSECUTIVE_NUMBERS, "", {"numbers": 87, "of": 100}),
     ):
         unusual_traffic.record_event(conn, keys, held_account.id, found, now_ms(), is_to_hold=True)
 

@@ -10,7 +10,7 @@ from portal.core.clock import now_ms
 from portal.core.crypto import Keys
 from portal.services.brakes import brakes, unusual_traffic
 from portal.services.brakes.brakes import Brakes
-from portal.services.brakes.unusual_traffic import NUMBERS_IN_A_ROW, Finding
+from portal.services.brakes.unusual_traffic import CONSECUTIVE_NUMBERS, Finding
 from portal.services.upstreams import holds
 from tests.e2e.browsing import BrowserTab
 from tests.services.upstreams.waiting import add_upstream, queue_of_each
@@ -22,7 +22,7 @@ def hold(conn: db.Connection, keys: Keys, cast: Cast) -> Callable[[], None]:
     """Acme's first account has been held for unusual traffic."""
 
     def hold() -> None:
-        found = Finding(NUMBERS_IN_A_ROW, "", {"numbers": 77, "of": 100})
+        found = Finding(CONSECUTIVE_NUMBERS, "", {"numbers": 77, "of": 100})
         unusual_traffic.record_event(conn, keys, cast.smpp_acme_1.id, found, now_ms(), is_to_hold=True)
 
     return hold
@@ -42,7 +42,7 @@ def test_an_open_home_page_tells_of_a_hold_which_is_cancelled_and_released(
     alice.open_as(cast.alice, "/accounts/smpp-acme-1")
     hold()
     alice.expect_text("messages are accepted and charged, and wait.")
-    alice.expect_text("Of the last 100 numbers 77 follow one another.")
+    alice.expect_text("Of the last 100 numbers 77 are consecutive.")
     alice.page.get_by_role("link", name="Cancel what waits").click()
     expect(alice.dialog).to_contain_text("2 messages wait, and have cost 2 credits.")
     alice.dialog.get_by_role("button", name="Cancel them, with a refund").click()

@@ -7,7 +7,7 @@ It is looked for behind the messages, from hourly counts and the last numbers of
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from statistics import median
 from typing import Any
@@ -30,7 +30,7 @@ from portal.services.statistics.rollup import DAY, HOUR
 from portal.services.upstreams import holds
 
 # Kinds of events.
-BUSY_HOUR, DEAR_COUNTRY, NUMBERS_IN_A_ROW = "busy_hour", "dear_country", "numbers_in_a_row"
+BUSY_HOUR, EXPENSIVE_COUNTRY, CONSECUTIVE_NUMBERS = "busy_hour", "expensive_country", "consecutive_numbers"
 
 # What people answer: it was the account's own traffic; or what waited is cancelled.
 OURS, CANCELLED = "ours", "cancelled"
@@ -40,8 +40,8 @@ _TEXTS = {
         "%(messages)s messages in an hour. More than %(threshold)s are unusual for this account: in half of its hours"
         " it sends at most %(usual)s."
     ),
-    DEAR_COUNTRY: N_("The first messages in %(days)s days to %(country)s, at %(price)s credits a part."),
-    NUMBERS_IN_A_ROW: N_("Of the last %(of)s numbers %(numbers)s follow one another."),
+    EXPENSIVE_COUNTRY: N_("The first messages in %(days)s days to %(country)s, at %(price)s credits a part."),
+    CONSECUTIVE_NUMBERS: N_("Of the last %(of)s numbers %(numbers)s are consecutive."),
 }
 
 
@@ -49,8 +49,8 @@ _TEXTS = {
 class BrakeEvent:
     """Something unusual about an account's traffic; times in milliseconds, None: not yet.
 
-    `country`: with DEAR_COUNTRY. `figures`: what `describe` says. `is_held`: the account was put on hold for it. Where
-    it was on hold already it stays so.
+    `country`: with EXPENSIVE_COUNTRY. `figures`: what `describe` says. `is_held`: the account was put on hold for it.
+    Where it was on hold already it stays so.
     """
 
     id: int
@@ -70,7 +70,7 @@ class BrakeEvent:
     def describe(self) -> str:
         """What is unusual, in the language in use."""
         values: dict[str, Any] = {name: i18n.format_number(value) for name, value in self.figures.items()}
-        if self.kind == DEAR_COUNTRY:
+        if self.kind == EXPENSIVE_COUNTRY:
             values |= {
                 "country": countries.get_country_name(self.country),
                 "price": i18n.format_credits(self.figures["price"]),
@@ -91,17 +91,17 @@ class Finding:
 
 
 def compute_busy_threshold(earlier_hours: Sequence[int], settings: BrakeSettings) -> tuple[int, int]:
-    """More messages than this in an hour are unusual; and the median that it follows from.
+    """More messages than this in an hour are unusual; and the median hour of the days before that it follows from.
 
     Args:
-        earlier_hours: how many messages each hour had. Those without any are left out: whoever sends in office hours
-            would have a median of 0 otherwise.
+        earlier_hours: how many messages those hours had in which there were any.
     """
-    usual = round(median([each for each in earlier_hours if each] or [0]))
+    hours_without = settings.busy_hour_days * 24 - len(earlier_hours)
+    usual = round(median([*earlier_hours, *[0] * hours_without]))
     return max(settings.busy_hour_messages, settings.busy_hour_factor * usual), usual
 
 
-def count_numbers_in_a_row(numbers: Iterable[str]) -> int:
+def count_consecutive_numbers(numbers: Iterable[str]) -> int:
     """How many different numbers there are of which another one differs by one."""
     values = {int(each) for each in numbers}
     return sum(each - 1 in values or each + 1 in values for each in values)
@@ -111,8 +111,8 @@ def find_unusual_traffic(conn: sqlite3.Connection, account_id: int, settings: Br
     """What is unusual about an account's traffic now (milliseconds)."""
     return [
         *_find_busy_hour(conn, account_id, settings, now),
-        *_find_dear_countries(conn, account_id, settings, now),
-        *_find_numbers_in_a_row(conn, account_id, settings, now),
+        *_find_expensive_countries(conn, account_id, settings, now),
+        *_find_consecutive_numbers(conn, account_id, settings, now),
     ]
 
 
@@ -139,32 +139,32 @@ def _list_hours(conn: sqlite3.Connection, account_id: int, first: int, bound: in
     return [row[0] for row in rows]
 
 
-def _find_dear_countries(
+def _find_expensive_countries(
     conn: sqlite3.Connection, account_id: int, settings: BrakeSettings, now: int
 ) -> Iterator[Finding]:
-    dear = int(Decimal(settings.dear_credits) * THOUSANDTHS)
-    if not dear:
+    limit = int(Decimal(settings.expensive_credits) * THOUSANDTHS)
+    if not limit:
         return
     today = now // DAY_MS
     rows = conn.execute(
         "SELECT country, max(price / parts) FROM statistics WHERE account_id = ? AND length = ? AND begins = ?"
         " AND parts > 0 GROUP BY country HAVING max(price / parts) > ?",
-        (account_id, DAY, today, dear),
+        (account_id, DAY, today, limit),
     ).fetchall()
     for country, price in rows:
         earlier = conn.execute(
             "SELECT 1 FROM statistics WHERE account_id = ? AND length = ? AND begins >= ? AND begins < ?"
             " AND country = ? AND sent > 0 LIMIT 1",
-            (account_id, DAY, today - settings.dear_days, today, country),
+            (account_id, DAY, today - settings.expensive_days, today, country),
         ).fetchone()
         if earlier is None:
-            yield Finding(DEAR_COUNTRY, country, {"price": price, "days": settings.dear_days})
+            yield Finding(EXPENSIVE_COUNTRY, country, {"price": price, "days": settings.expensive_days})
 
 
-def _find_numbers_in_a_row(
+def _find_consecutive_numbers(
     conn: sqlite3.Connection, account_id: int, settings: BrakeSettings, now: int
 ) -> Iterator[Finding]:
-    if not settings.row_numbers:
+    if not settings.consecutive_numbers:
         return
     # What is a day old is over.
     found = account_messages.list_account_messages(
@@ -174,11 +174,11 @@ def _find_numbers_in_a_row(
         ids.min_id_at_time(now + MINUTE_MS),
         "line.destination",
         newest_first=True,
-        limit=settings.row_of,
+        limit=settings.consecutive_of,
     )
-    in_a_row = count_numbers_in_a_row(destination for (destination,) in found)
-    if in_a_row > settings.row_numbers:
-        yield Finding(NUMBERS_IN_A_ROW, "", {"numbers": in_a_row, "of": len(found)})
+    consecutive = count_consecutive_numbers(destination for (destination,) in found)
+    if consecutive > settings.consecutive_numbers:
+        yield Finding(CONSECUTIVE_NUMBERS, "", {"numbers": consecutive, "of": len(found)})
 
 
 # --- looking for it
@@ -206,9 +206,14 @@ class TrafficWatch:
             reaction = brakes.get_brakes(conn, account_id).in_force.unusual
             found = [] if reaction == brakes.OFF else find_unusual_traffic(conn, account_id, self.settings, at)
             before = open_events.get(account_id, {})
+            # What somebody has released without an answer isn't held again.
+            is_to_hold = reaction == brakes.HOLD and not any(each.is_held for each in before.values())
             for each in found:
-                if (each.kind, each.country) not in before:
+                known = before.get((each.kind, each.country))
+                if known is None:
                     record_event(conn, self.keys, account_id, each, at, is_to_hold=reaction == brakes.HOLD)
+                elif is_to_hold and not known.answer:
+                    hold_for_event(conn, self.keys, known)
             is_unusual = {(each.kind, each.country) for each in found}
             # What somebody is to release goes on until they do.
             waits = is_held_by_brake(conn, account_id)
@@ -254,7 +259,7 @@ def record_event(
 ) -> BrakeEvent | None:
     """Record that something is unusual, tell the account's owners and the operators, and hold the account if so asked.
 
-    All that alerts about unusual traffic goes through here, and is in `list_events`.
+    All that alerts about unusual traffic goes through here, and is in `list_latest_events`.
 
     Returns:
         None where it was recorded before, and is not over.
@@ -267,14 +272,30 @@ def record_event(
         ).fetchone()
         if row is None:
             return None
-        if is_to_hold and holds.hold_account(conn, SYSTEM, account_id, f"brake: {finding.kind}"):
-            conn.execute("UPDATE brake_events SET is_held = 1 WHERE id = ?", (row[0],))
         event = _event_from_row(conn.execute(f"{_SELECT_EVENTS} WHERE brake_events.id = ?", (row[0],)).fetchone())
+        if is_to_hold and _hold_account(conn, event):
+            event = replace(event, is_held=True)
         details: dict[str, Any] = {"kind": event.kind, "country": event.country, "held": event.is_held, **event.figures}
         customer_id = event.customer_id
         audit.record_action(conn, SYSTEM, "brakes.event", customer_id=customer_id, account_id=account_id, **details)
         _queue_mails(conn, keys, event)
     return event
+
+
+def _hold_account(conn: sqlite3.Connection, event: BrakeEvent) -> bool:
+    """Hold an account for an event; returns False where it is on hold already."""
+    is_new = holds.hold_account(conn, SYSTEM, event.account_id, f"brake: {event.kind}")
+    if is_new:
+        conn.execute("UPDATE brake_events SET is_held = 1 WHERE id = ?", (event.id,))
+    return is_new
+
+
+def hold_for_event(conn: sqlite3.Connection, keys: Keys, event: BrakeEvent) -> None:
+    """Hold an account for what goes on and has only led to an alert so far, and say so, unless it has been answered."""
+    with write_transaction(conn):
+        is_open = any(each.id == event.id and not each.answer for each in list_open_events(conn, event.account_id))
+        if is_open and _hold_account(conn, event):
+            _queue_mails(conn, keys, replace(event, is_held=True))
 
 
 def _queue_mails(conn: sqlite3.Connection, keys: Keys, event: BrakeEvent) -> None:
@@ -309,18 +330,18 @@ def list_open_events(conn: sqlite3.Connection, account_id: int | None = None) ->
     return [_event_from_row(row) for row in rows]
 
 
-def list_latest_events(conn: sqlite3.Connection, limit: int) -> list[BrakeEvent]:
-    """The latest events of all accounts, those that go on first."""
+def list_latest_events(conn: sqlite3.Connection, limit: int | None = None) -> list[BrakeEvent]:
+    """The latest events of all accounts, those that go on first, and of them those that nobody has answered.
+
+    Args:
+        limit: how many at most; None: all.
+    """
+    found = sorted(list_open_events(conn), key=lambda each: each.answer is not None)
     rows = conn.execute(
-        f"{_SELECT_EVENTS} ORDER BY ended_at IS NOT NULL, answer IS NOT NULL, brake_events.id DESC LIMIT ?", (limit,)
+        f"{_SELECT_EVENTS} WHERE ended_at IS NOT NULL ORDER BY brake_events.id DESC LIMIT ?",
+        (-1 if limit is None else max(limit - len(found), 0),),
     )
-    return [_event_from_row(row) for row in rows]
-
-
-def list_events(conn: sqlite3.Connection, after_id: int = 0) -> list[BrakeEvent]:
-    """All events after one of them, in their order."""
-    rows = conn.execute(f"{_SELECT_EVENTS} WHERE brake_events.id > ? ORDER BY brake_events.id", (after_id,))
-    return [_event_from_row(row) for row in rows]
+    return [*found, *map(_event_from_row, rows)][:limit]
 
 
 def purge_events(conn: sqlite3.Connection, before: int) -> None:

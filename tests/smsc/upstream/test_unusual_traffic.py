@@ -17,7 +17,7 @@ async def test_what_is_unusual_holds_the_account_while_it_sends_and_an_answer_le
     """The pages' process looks, and holds; the server goes on to accept and charge, and sends nothing of it."""
     account = accounts.get_account(conn, cast.smpp_acme_1.name)
     brakes.set_brakes(conn, SHELL, account, Brakes(unusual=brakes.HOLD))
-    watch = TrafficWatch(replace(config.brakes, row_numbers=3), keys)
+    watch = TrafficWatch(replace(config.brakes, consecutive_numbers=3), keys)
     async with run_bound(config, add_upstream) as (server, _, connection):
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         for number in range(4):
@@ -33,4 +33,4 @@ async def test_what_is_unusual_holds_the_account_while_it_sends_and_an_answer_le
             connection.answer(await connection.read_submit())
         await wait_until(lambda: not count_waiting(conn))
     (event,) = unusual_traffic.list_open_events(conn)
-    assert (event.kind, event.is_held, event.answer) == ("numbers_in_a_row", True, "ours")
+    assert (event.kind, event.is_held, event.answer) == ("consecutive_numbers", True, "ours")

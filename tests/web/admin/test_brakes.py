@@ -5,7 +5,7 @@ from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.brakes import brakes, unusual_traffic
 from portal.services.brakes.brakes import ALERT, Brakes
-from portal.services.brakes.unusual_traffic import DEAR_COUNTRY, NUMBERS_IN_A_ROW, Finding
+from portal.services.brakes.unusual_traffic import CONSECUTIVE_NUMBERS, EXPENSIVE_COUNTRY, Finding
 from portal.services.common.audit import SHELL
 from tests.support import Cast
 from tests.web.acting import extract_text, get_field_value
@@ -36,12 +36,12 @@ def test_what_new_accounts_get_is_set_and_not_overwritten(olga: Browser, conn: C
 def test_unusual_traffic_of_all_accounts(olga: Browser, conn: Connection, cast: Cast, keys: Keys) -> None:
     assert "Nothing unusual" in olga.get(PAGE).text
     for account, found in (
-        (cast.smpp_acme_1, Finding(NUMBERS_IN_A_ROW, "", {"numbers": 77, "of": 100})),
-        (cast.smpp_globex_1, Finding(DEAR_COUNTRY, "CU", {"price": 4500, "days": 90})),
+        (cast.smpp_acme_1, Finding(CONSECUTIVE_NUMBERS, "", {"numbers": 77, "of": 100})),
+        (cast.smpp_globex_1, Finding(EXPENSIVE_COUNTRY, "CU", {"price": 4500, "days": 90})),
     ):
         unusual_traffic.record_event(conn, keys, account.id, found, now_ms(), is_to_hold=account is cast.smpp_acme_1)
     text = extract_text(olga.get(PAGE).text)
-    assert "Of the last 100 numbers 77 follow one another." in text
+    assert "Of the last 100 numbers 77 are consecutive." in text
     assert "The first messages in 90 days to Cuba, at 4.5 credits a part." in text
     assert "on hold" in text
     conn.execute("UPDATE brake_events SET ended_at = 1, answer = 'ours', answered_by = ?", (SHELL.name,))
