@@ -121,7 +121,7 @@ def _list_routes(context: CommandContext) -> CommandOutput:
             each.prefix or each.country,
             each.sender,
             routes.format_route_upstreams(each.upstreams),
-            _describe_options(each),
+            ", ".join(sentence % params for sentence, params in message_ways.describe_options(each)),
             f"never reached: route {unreachable[each.id]} takes all of it" if each.id in unreachable else "",
         )
         for each in listed
@@ -182,12 +182,6 @@ def _describe_changed_route(context: CommandContext, route: Route) -> CommandOut
         f"Route {route.id}, at place {route.position}: {RouteConditions(route)} → {upstreams_text}",
         " ".join(warnings),
     )
-
-
-def _describe_options(route: Route) -> str:
-    texts = routes.format_route_texts(route)
-    said = {"sender": texts.replace_sender, "quiet": texts.quiet_hours, "buys at": texts.buying_price}
-    return ", ".join(f"{name} {value}" for name, value in said.items() if value is not None)
 
 
 def _route_to_dict(route: Route, unreachable: dict[int, int]) -> dict[str, object]:

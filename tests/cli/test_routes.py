@@ -176,7 +176,7 @@ def test_a_route_is_changed_in_its_place(ok, refused, run_app, carriers):
     assert (changed["upstreams"][0]["name"], changed["quiet_hours"]) == ("C", "22:00-08:00 UTC")
     changed = ok("route", "change", "1", "--buying-price", "0.75", "--replace-sender", "48484")
     assert (changed["quiet_hours"], changed["buying_price"]) == ("22:00-08:00 UTC", 0.75)
-    assert "sender 48484, quiet 22:00-08:00 UTC, buys at 0.75" in run_app("route", "list").stdout
+    assert "sender becomes 48484, quiet 22:00-08:00 UTC, bought at 0.75" in run_app("route", "list").stdout
     assert "isn't a country" in refused("route", "change", "1", "--country", "")
     assert "can't be quiet hours" in refused("route", "change", "1", "--quiet-hours", "night")
     assert refused("route", "change", "9", "--country", "FR") == "There is no route 9.\n"

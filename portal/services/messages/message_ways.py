@@ -14,7 +14,7 @@ from portal.services.messages import smpp_config, validation
 from portal.services.prices import countries, prices
 from portal.services.prices.prices import PriceList
 from portal.services.routing.route_table import RouteDecision, build_route_table
-from portal.services.routing.routes import NoRoute, Route
+from portal.services.routing.routes import NoRoute, Route, format_route_texts
 from portal.services.upstreams import binds, upstreams
 from portal.services.upstreams.health import FAILING
 
@@ -145,6 +145,17 @@ class RouteConditions:
 
     def __str__(self) -> str:
         return ", ".join(sentence % params for sentence, params in self.list_sentences())
+
+
+def describe_options(route: Route) -> list[Sentence]:
+    """What a route does beside its upstreams, in words."""
+    texts = format_route_texts(route)
+    said = (
+        (N_("sender becomes %(sender)s"), {"sender": texts.replace_sender}),
+        (N_("quiet %(hours)s"), {"hours": texts.quiet_hours}),
+        (N_("bought at %(price)s"), {"price": texts.buying_price}),
+    )
+    return [(sentence, params) for sentence, params in said if None not in params.values()]
 
 
 def _explain_options(route: Route, sold: tuple[str, int] | None) -> Iterator[Sentence]:

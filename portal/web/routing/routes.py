@@ -7,17 +7,14 @@ from typing import Any
 from flask import Blueprint, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
-from wtforms import HiddenField, SelectField, StringField
-from wtforms.fields.choices import SelectChoice
+from wtforms import HiddenField, StringField
 
 from portal.core.clock import now_ms
-from portal.core.db import write_transaction
 from portal.core.i18n import N_, _
 from portal.services.accounts import accounts
 from portal.services.common.errors import Refused
 from portal.services.messages import message_ways
 from portal.services.messages.message_ways import MessageWay, RouteConditions
-from portal.services.people import customers
 from portal.services.prices import countries
 from portal.services.routing import route_usage, routes
 from portal.services.routing.routes import Route, RouteTexts
@@ -49,12 +46,12 @@ class MessageWayForm(GetForm):
 
 
 class RouteForm(OnceForm):
-    """What a route says, as typed; `upstreams` and their shares come in rows. `version` and `order`: of what was looked
-    at. `test_…`: a message to try it with.
+    """What a route says, as typed; `upstreams` and their shares come in rows. `version`, `order` and `shown_place`: of
+    what was looked at. `test_…`: a message to try it with.
     """
 
     upstreams = HiddenField()
-    customer = SelectField(N_("Customer"), validate_choice=False)
+    customer = StringField(N_("Customer"))
     account = StringField(N_("Account"))
     country = StringField(N_("Country"))
     prefix = StringField(N_("First digits"))
@@ -65,6 +62,7 @@ class RouteForm(OnceForm):
     place = StringField(N_("Place in the list"))
     version = HiddenField()
     order = HiddenField()
+    shown_place = HiddenField()
     test_account = StringField(N_("Account"))
     test_number = StringField(N_("Number"))
     test_sender = StringField(N_("Sender"))
@@ -89,6 +87,7 @@ class RouteInList:
 
     route: Route
     conditions: str
+    options: Sequence[str]
     upstreams: Sequence[UpstreamInList]
     unreachable_behind: int | None
     quiet_until: int | None
@@ -162,7 +161,8 @@ def _build_row(route: Route, states: dict[int, UpstreamState], unreachable: dict
     ]
     quiet_hours = route.quiet_hours
     quiet_until = quiet_hours.get_end(now) if quiet_hours is not None and quiet_hours.includes(now) else None
-    return RouteInList(route, _format_conditions(route), chosen, unreachable.get(route.id), quiet_until)
+    options = _format_options(route)
+    return RouteInList(route, _format_conditions(route), options, chosen, unreachable.get(route.id), quiet_until)
 
 
 def _find_obstacle(state: UpstreamState) -> str:
@@ -180,6 +180,11 @@ def _format_conditions(route: Route) -> str:
         name = countries.get_country_name(route.country)
         parts = [(s, {"value": name} if p.get("value") == route.country else p) for s, p in parts]
     return ", ".join(_(sentence, **params) for sentence, params in parts)
+
+
+def _format_options(route: Route) -> list[str]:
+    """What a route does beside its upstreams, in the reader's language."""
+    return [_(sentence, **params) for sentence, params in message_ways.describe_options(route)]
 
 
 def _localize(way: MessageWay) -> list[str]:
@@ -233,30 +238,38 @@ def change_route(route_id: int) -> ResponseReturnValue:
         texts = routes.format_route_texts(route)
         for name in _TEXT_NAMES:
             form[name].data = getattr(texts, name) or ""
-        form.place.data, form.version.data = str(route.position), str(route.version)
-        form.order.data = routes.fingerprint_order(listed)
+        form.place.data = str(route.position)
+        _remember_shown(form, listed, route)
         return _render_edit_page(form, listed, route)
     with refusals_on(form):
         texts = _read_texts(form)
-        before_id = routes.find_route_at_place(listed, route_id, form.place.data)
+        # Where the place wasn't changed here, the route stays where others may have moved it.
+        is_moved = form.place.data.strip() != form.shown_place.data
+        place = form.place.data if is_moved else str(route.position)
+        before_id = routes.find_route_at_place(listed, route_id, place)
         if "test" in request.form:
             return _render_test(form, listed, texts, route_id, before_id, route)
-        with htmx.once(url_for(".list_routes")):
-            _store_change(form, route, texts, before_id)
+        actor, version = context.get_actor(), request.form.get("version", 0, type=parse_row_id)
+        try:
+            with htmx.once(url_for(".list_routes")):
+                routes.change_route(conn, actor, route_id, texts, version)
+                if is_moved:
+                    routes.move_route(conn, actor, route, before_id, form.order.data)
+        except (routes.RouteChanged, routes.RoutesReordered):
+            # Whoever sends it again has seen what the route says now, and where it stands.
+            listed, route = routes.list_routes(conn), routes.get_route(conn, route_id)
+            if not is_moved:
+                form.place.data = str(route.position)
+            _remember_shown(form, listed, route)
+            raise
         toast = htmx.Toast(_("Route %(route)s was changed.", route=route.id))
         return htmx.redirect_after_post(url_for(".list_routes"), toast)
-    # Whoever sends it again has seen what the route says now, and where it stands.
-    form.version.data, form.order.data = str(route.version), routes.fingerprint_order(listed)
     return _render_edit_page(form, listed, route)
 
 
-def _store_change(form: RouteForm, route: Route, texts: RouteTexts, before_id: int | None) -> None:
-    conn, actor = context.get_conn(), context.get_actor()
-    with write_transaction(conn):
-        version = request.form.get("version", 0, type=parse_row_id)
-        routes.change_route(conn, actor, route.id, texts, version)
-        if form.place.data.strip() != str(route.position):
-            routes.move_route(conn, actor, route, before_id, form.order.data)
+def _remember_shown(form: RouteForm, listed: Sequence[Route], route: Route) -> None:
+    form.version.data, form.order.data = str(route.version), routes.fingerprint_order(listed)
+    form.shown_place.data = str(route.position)
 
 
 def _read_texts(form: RouteForm) -> RouteTexts:
@@ -299,8 +312,6 @@ def _render_edit_page(
     form: RouteForm, listed: Sequence[Route], route: Route | None = None, **ways: Any
 ) -> ResponseReturnValue:
     conn = context.get_conn()
-    names = [each.name for each in customers.list_all_customers(conn)]
-    form.customer.choices = [SelectChoice("", _("All customers")), *(SelectChoice(each, each) for each in names)]
     rows = _read_upstream_rows() if form.is_submitted() else _list_upstream_rows(route)
     rows += [("", "")] * _BLANK_ROW_COUNT
     return htmx.render_page(
@@ -308,6 +319,7 @@ def _render_edit_page(
         form=form,
         route=route,
         conditions=_format_conditions(route) if route else "",
+        options=_format_options(route) if route else [],
         upstream_rows=rows,
         upstream_names=[each.name for each in upstreams.list_upstreams(conn)],
         timezone=context.get_config().timezone,

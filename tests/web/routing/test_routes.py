@@ -41,7 +41,9 @@ def says(conn: db.Connection) -> list[tuple[int, str, str | None]]:
 def build_fields(page: str, upstream_names: str = "", **typed: Any) -> dict[str, Any]:
     """What a browser sends of a form that was typed into."""
     chosen = [each.partition(":") for each in upstream_names.split(",")]
-    fields: dict[str, Any] = {name: get_field_value(page, name) for name in ("form", "version", "order", "place")}
+    fields: dict[str, Any] = {
+        name: get_field_value(page, name) for name in ("form", "version", "order", "shown_place", "place")
+    }
     return {**fields, "upstream": [each[0] for each in chosen], "weight": [each[2] for each in chosen], **typed}
 
 
@@ -133,6 +135,7 @@ def test_a_route_is_added_where_it_was_wanted_once(olga: Browser, conn: db.Conne
         ({"prefix": "0340"}, "prefix", "No number begins with “0340”"),
         ({"country": "IT", "prefix": "39"}, "prefix", "for a country or for first digits"),
         ({"customer": "Acme", "account": "smpp-acme-1"}, "account", "for a customer or for an account"),
+        ({"customer": "Nobody"}, "customer", "There is no customer “Nobody”."),
         ({"account": "smpp-nobodys"}, "account", "There is no account “smpp-nobodys”."),
         ({"place": "7"}, "place", "“7” is no place in the list: a whole number from 1 to 1."),
         ({"sender": "?"}, "sender", "“?”"),
@@ -153,7 +156,7 @@ def test_what_is_wrong_is_told_at_its_field_and_nothing_typed_is_lost(
     assert f'id="{field}-error"' in answer.text
     assert sentence in extract_text(answer.text)
     for name, value in typed.items():
-        if isinstance(value, str) and name != "customer":
+        if isinstance(value, str):
             assert get_field_value(answer.text, name) == value
     assert says(conn) == []
 
@@ -187,6 +190,52 @@ def test_what_somebody_else_has_changed_meanwhile_is_not_overwritten_silently(
     assert get_field_value(answer.text, "country") == "DE"
     assert olga.post(here, data=build_fields(answer.text, "C", country="DE")).status_code == 303
     assert says(conn) == [(1, "C", "DE")]
+
+
+def test_a_change_of_somebody_else_is_told_also_after_another_mistake_with_all_that_it_says(
+    olga: Browser, conn: db.Connection
+) -> None:
+    add(conn, "A", country="IT")
+    here = f"{LIST}/1"
+    page = olga.get(here).text
+    quiet = "22:00-08:00 Europe/Rome"
+    routes.change_route(conn, SHELL, 1, RouteTexts("A", country="IT", quiet_hours=quiet, buying_price="0.7"))
+    answer = olga.post(here, data=build_fields(page, "A", country="IT", sender="ACME", place="99"))
+    assert "“99” is no place in the list" in extract_text(answer.text)
+    typed = build_fields(answer.text, "A", country="IT", sender="ACME", place="1")
+    answer = olga.post(here, data=typed)
+    assert answer.status_code == 422
+    text = extract_text(answer.text)
+    assert "Somebody else has changed this route meanwhile" in text
+    assert f"Now at place 1: country Italy → A, quiet {quiet}, bought at 0.7" in text
+    assert str(routes.get_route(conn, 1).quiet_hours) == quiet
+
+
+def test_a_route_that_somebody_else_has_moved_stays_there_where_its_place_was_not_changed(
+    olga: Browser, conn: db.Connection
+) -> None:
+    for name in "ABC":
+        add(conn, name)
+    here = f"{LIST}/1"
+    page = olga.get(here).text
+    routes.move_route(conn, SHELL, routes.get_route(conn, 1))
+    assert olga.post(here, data=build_fields(page, "A", sender="ACME")).status_code == 303
+    assert [each[0] for each in says(conn)] == [2, 3, 1]
+    # Both was changed: what it says, by which the form is refused, and its place.
+    page = olga.get(here).text
+    routes.change_route(conn, SHELL, 1, RouteTexts("C"))
+    routes.move_route(conn, SHELL, routes.get_route(conn, 1), 3)
+    answer = olga.post(here, data=build_fields(page, "A"))
+    assert get_field_value(answer.text, "place") == "2"
+    assert olga.post(here, data=build_fields(answer.text, "A")).status_code == 303
+    assert says(conn) == [(2, "B", None), (1, "A", None), (3, "C", None)]
+    # Who wants another place has seen the order.
+    page = olga.get(here).text
+    routes.move_route(conn, SHELL, routes.get_route(conn, 3), 2)
+    answer = olga.post(here, data=build_fields(page, "A", place="1"))
+    assert "Somebody else has changed the order meanwhile" in extract_text(answer.text)
+    assert olga.post(here, data=build_fields(answer.text, "A", place="1")).status_code == 303
+    assert [each[0] for each in says(conn)] == [1, 3, 2]
 
 
 @pytest.mark.parametrize("htmx", [False, "routes"])
