@@ -248,6 +248,7 @@ def create_account(customer: Customer) -> ResponseReturnValue:
 
 @blueprint.get("/accounts/<name>")
 @access.operator_required
+@access.polled
 def show_account(account: Account) -> ResponseReturnValue:
     """The operator's page of an account; for htmx its state, which the SMPP server may still have to confirm."""
     return answer_account_form("admin/_status.html", account, *_HEADER_TEMPLATES)

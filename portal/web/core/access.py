@@ -22,8 +22,6 @@ from portal.services.people.users import User
 from portal.services.prices import price_lists
 from portal.web.core import context, proxies
 
-# What open pages ask for by themselves.
-_POLLS = {"live.poll_changes", "queue.poll_queue", "routes.poll_list", "upstreams.poll_changes"}
 _View = TypeVar("_View", bound=Callable[..., ResponseReturnValue])
 
 
@@ -64,6 +62,12 @@ account_change_required = _make_access_decorator(AccessRule.ACCOUNT_CHANGE)
 operator_required = _make_access_decorator(AccessRule.OPERATOR)
 
 
+def polled(view: _View) -> _View:
+    """Mark a view that open pages ask by themselves: what htmx reads there doesn't keep an idle session alive."""
+    view.is_polled = True  # type: ignore[attr-defined]
+    return view
+
+
 class SessionUser(UserMixin):
     """What flask-login carries: the user, and the token of the login session, which is the id in the cookie."""
 
@@ -76,11 +80,14 @@ class SessionUser(UserMixin):
 
 
 def load_user(token: str) -> SessionUser | None:
-    # Open pages ask by themselves: that nobody sits before them is exactly what the end of idle sessions is for.
-    user = authentication.find_user_by_login_session(
-        context.get_conn(), token, is_activity=request.endpoint not in _POLLS
-    )
+    # That nobody sits before an open page is exactly what the end of idle sessions is for.
+    user = authentication.find_user_by_login_session(context.get_conn(), token, is_activity=not _is_poll())
     return SessionUser(user, token) if user else None
+
+
+def _is_poll() -> bool:
+    view = current_app.view_functions.get(request.endpoint or "")
+    return request.method == "GET" and "HX-Request" in request.headers and hasattr(view, "is_polled")
 
 
 def find_current_user() -> User | None:

@@ -144,6 +144,7 @@ def answer_part_poll(part: Markup, endpoint: str, **query: Any) -> ResponseRetur
 
 @blueprint.get("/accounts/<name>/live")
 @access.account_access_required
+@access.polled
 def poll_changes(account: Account) -> ResponseReturnValue:
     """The fragments of a page that look different since they were rendered, or 204.
 

@@ -115,6 +115,7 @@ def list_routes() -> ResponseReturnValue:
 
 @blueprint.get("/live")
 @access.operator_required
+@access.polled
 def poll_list() -> ResponseReturnValue:
     """The list, or 204 where it looks as it did. Query: `seen`, what the answer before has said of it; the `page`, and
     `marked`, the id of the route that decides about what was asked.

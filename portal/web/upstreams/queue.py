@@ -204,6 +204,7 @@ def show_queue() -> ResponseReturnValue:
 
 @blueprint.get("/changes")
 @access.operator_required
+@access.polled
 def poll_queue() -> ResponseReturnValue:
     """What has changed of the page: 204 where nothing has. Query: the page's, and `seen`."""
     values = _build_part_values(*_read_filter())

@@ -146,6 +146,7 @@ def _check_settings(form: UpstreamForm, before: UpstreamSettings) -> UpstreamSet
 
 @blueprint.get("/tests/<int:test_id>")
 @access.operator_required
+@access.polled
 def show_connection_test(test_id: int) -> ResponseReturnValue:
     """The steps so far; for htmx a part that asks again until it is over."""
     return _answer_steps(connection_tests.find(test_id))
@@ -179,6 +180,7 @@ def _label_step(step: str) -> str:
 
 @blueprint.route("/<int:upstream_id>/messages", methods=["GET", "POST"])
 @access.operator_required
+@access.polled
 def send_test_message(upstream_id: int) -> ResponseReturnValue:
     """Send one through this upstream; and the last ones, with what came of them."""
     conn = context.get_conn()

@@ -33,6 +33,7 @@ def list_upstreams() -> ResponseReturnValue:
 
 @blueprint.get("/live")
 @access.operator_required
+@access.polled
 def poll_changes() -> ResponseReturnValue:
     """The list, or 204 where it looks as it did. Query: `seen`, what the answer before has said of it; `upstream`, the
     id of the only one that the page has.
