@@ -13,7 +13,7 @@ from portal.services.common.addresses import normalize_address
 from portal.services.messages import smpp_config, validation
 from portal.services.prices import countries, prices
 from portal.services.prices.prices import PriceList
-from portal.services.routing.route_table import RouteDecision, build_route_table
+from portal.services.routing.route_table import RouteDecision, RouteTable
 from portal.services.routing.routes import NoRoute, Route, format_route_texts
 from portal.services.upstreams import binds, upstreams
 from portal.services.upstreams.health import FAILING
@@ -74,7 +74,9 @@ def find_message_way(
     country = countries.find_country(digits)
     if country is None:
         raise countries.InvalidPhoneNumber(field="number", number=number)
-    decision = build_route_table(conn, listed).choose(account.id, digits, country, sender)
+    default_id = next((each.id for each in upstreams.list_upstreams(conn) if each.is_default), None)
+    table = RouteTable(listed, {account.id: account.customer_id}, default_id)
+    decision = table.choose(account.id, digits, country, sender)
     names = upstreams.get_upstream_names(conn)
     route = next((each for each in listed if each.id == decision.route_id), None)
     way = MessageWay(route, [names[each] for each in decision.upstream_ids])
@@ -199,9 +201,7 @@ def _explain_refusal(
     conn: sqlite3.Connection, account: Account, price_list: PriceList, digits: str, sender: str
 ) -> Iterator[Sentence]:
     """Why the account's submit is refused whatever its route."""
-    config = next((each for each in smpp_config.load_account_configs(conn) if each.id == account.id), None)
-    if config is None:
-        return
+    (config,) = smpp_config.load_account_configs(conn, account_id=account.id)
     try:
         # Without a sender nothing is asked about it.
         if sender:

@@ -141,10 +141,17 @@ FROM accounts JOIN customers ON customers.id = customer_id WHERE config_version 
 """
 
 
-def load_account_configs(conn: sqlite3.Connection, since_version: int = -1) -> list[AccountConfig]:
-    """Load the accounts that changed after a version; with -1 all of them. Deleted ones are not `enabled`."""
+def load_account_configs(
+    conn: sqlite3.Connection, since_version: int = -1, account_id: int | None = None
+) -> list[AccountConfig]:
+    """Load the accounts that changed after a version; with -1 all of them. Deleted ones are not `enabled`.
+
+    Args:
+        account_id: only this one.
+    """
     configs = []
-    for row in conn.execute(_SELECT_CONFIGS, (since_version,)):
+    one = () if account_id is None else (account_id,)
+    for row in conn.execute(_SELECT_CONFIGS + " AND accounts.id = ?" * len(one), (since_version, *one)):
         values = dict(row)
         values |= {name: bool(row[name]) for name in ("enabled", "any_sender", "packed_gsm")}
         values |= {name: frozenset(json.loads(row[name])) for name in ("senders", "ending_session_ids")}

@@ -219,9 +219,3 @@ def load_route_table(conn: sqlite3.Connection) -> RouteTable:
     """The routes as they are now. Some milliseconds for a thousand."""
     rows = read_decisive_rows(conn)
     return RouteTable(list_routes(conn), rows.owners, rows.default_upstream_id)
-
-
-def build_route_table(conn: sqlite3.Connection, listed: Sequence[Route]) -> RouteTable:
-    """The table of these routes, in this order, which need not be stored."""
-    owners = dict(conn.execute("SELECT id, customer_id FROM accounts").fetchall())
-    return RouteTable(listed, owners, read_decisive_rows(conn).default_upstream_id)
