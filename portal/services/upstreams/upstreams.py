@@ -436,7 +436,7 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
             " WHERE id = ?",
             (now_ms(), current.id),
         )
-        for table in ("upstream_binds", "upstream_health", "upstream_traces", "traced_pdus"):
+        for table in ("upstream_binds", "upstream_health", "upstream_loads", "upstream_traces", "traced_pdus"):
             conn.execute(f"DELETE FROM {table} WHERE upstream = ?", (current.id,))
         audit.record_action(conn, actor, "upstream.remove", name=upstream.name)
 

@@ -9,8 +9,9 @@ from portal.core.db import Connection
 from portal.services.common.audit import SHELL
 from portal.services.common.errors import Refused
 from portal.services.messages import sending, smpp_config
-from portal.services.upstreams import upstreams
+from portal.services.upstreams import load, upstreams
 from portal.services.upstreams.claims import Claim
+from portal.services.upstreams.load import UpstreamLoad
 from portal.services.upstreams.setting_checks import InvalidUpstreamSetting
 from portal.services.upstreams.settings import (
     NoSettingOfSimulator,
@@ -146,6 +147,13 @@ def test_each_change_moves_the_version_that_the_server_polls_and_nothing_else_do
     assert not moved()
     upstreams.remove_upstream(conn, SHELL, created)
     assert moved()
+
+
+def test_what_was_measured_of_one_goes_with_it(conn, keys):
+    created = create(conn, keys)
+    load.record_load(conn, created.id, UpstreamLoad(37.8))
+    upstreams.remove_upstream(conn, SHELL, created)
+    assert load.list_loads(conn) == {}
 
 
 def test_enabling_disabling_and_draining(conn, keys):
