@@ -38,7 +38,7 @@ class UpstreamFigures:
         }
 
     def to_rows(self) -> dict[str, object]:
-        """For people; what there is nothing of is left out."""
+        """For people; what hasn't been measured is left out."""
         measured, hour, days = self.load, self.rates.hour.rate, self.rates.days.rate
         rows: dict[str, object] = {}
         if self.waiting.oldest_at is not None:

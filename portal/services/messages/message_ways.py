@@ -13,9 +13,11 @@ from portal.services.common.addresses import normalize_address
 from portal.services.messages import smpp_config, validation
 from portal.services.prices import countries, prices
 from portal.services.prices.prices import PriceList
+from portal.services.routing import brakes
 from portal.services.routing.route_table import RouteDecision, RouteTable
 from portal.services.routing.routes import NoRoute, Route, format_route_texts
-from portal.services.upstreams import binds, upstreams
+from portal.services.statistics import daily_totals
+from portal.services.upstreams import binds, holds, upstreams
 from portal.services.upstreams.health import FAILING
 
 Sentence = tuple[str, dict[str, Any]]
@@ -85,7 +87,8 @@ def find_message_way(
     if route is not None:
         way.sentences += _explain_options(route, price_list.find_price(digits))
     way.sentences += _explain_upstreams(conn, decision)
-    refusal = [*_explain_refusal(conn, account, price_list, digits, sender)]
+    way.sentences += _explain_hold_and_limit(conn, account)
+    refusal = [*_explain_refusal(conn, account, price_list, digits, sender), *_explain_caps(conn, account)]
     way.sentences += refusal
     way.is_refused = bool(refusal) or not (way.upstreams or not upstreams.list_upstreams(conn))
     if not countries.is_valid_number(digits):
@@ -166,9 +169,9 @@ def _explain_options(route: Route, sold: tuple[str, int] | None) -> Iterator[Sen
         yield N_("The sender %(sender)s goes out in place of its own."), {"sender": route.replace_sender}
     if route.quiet_hours is not None:
         now = now_ms()
-        sentence = N_("It goes at once, as quiet hours are %(hours)s.")
+        sentence = N_("It goes at once, because quiet hours are only %(hours)s.")
         if route.quiet_hours.includes(now):
-            sentence = N_("It waits, as quiet hours are %(hours)s.")
+            sentence = N_("It waits, because quiet hours are %(hours)s.")
         yield sentence, {"hours": str(route.quiet_hours)}
     if route.buying_price is not None:
         sentence = N_("A part is bought for %(price)s credits and sold for %(sold)s.")
@@ -218,6 +221,28 @@ def _explain_refusal(
             N_("The price list of %(account)s has no price for it: it is refused all the same (ESME_RINVDSTADR)."),
             {"account": account.name},
         )
+
+
+def _explain_hold_and_limit(conn: sqlite3.Connection, account: Account) -> Iterator[Sentence]:
+    if account.id in holds.list_held_account_ids(conn):
+        yield N_("%(account)s is on hold: its messages wait until it is released."), {"account": account.name}
+    limit = brakes.get_brakes(conn, account.id).in_force.hour_messages
+    if limit is not None:
+        yield (
+            N_("The account sends at most %(limit)s messages an hour to one number."),
+            {"limit": brakes.format_limit(brakes.HOUR_MESSAGES, limit)},
+        )
+
+
+def _explain_caps(conn: sqlite3.Connection, account: Account) -> Iterator[Sentence]:
+    """Which limits of a day the account has reached."""
+    in_force = brakes.get_brakes(conn, account.id).in_force
+    today = daily_totals.sum_daily_totals(conn, account.id, 1)
+    for name, used in ((brakes.DAY_MESSAGES, today.sent), (brakes.DAY_CREDITS, today.price)):
+        limit = getattr(in_force, name)
+        if limit is not None and used >= limit:
+            yield brakes.REASON_TEXTS[name], {"limit": brakes.format_limit(name, limit)}
+            yield N_("It is refused all the same (ESME_RSUBMITFAIL)."), {}
 
 
 def _find_mismatch(route: Route, account: Account, digits: str, country: str, sender: str) -> str:

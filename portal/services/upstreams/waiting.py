@@ -15,7 +15,7 @@ LONG_WAIT_MS = 60_000
 
 @dataclass(frozen=True, slots=True)
 class WaitingMessages:
-    """How many messages wait, and since when the oldest does (milliseconds): since it was accepted, or since its date.
+    """How many messages wait, and since when the oldest waits (milliseconds): since it was accepted, or since its date.
     None: there is none.
     """
 

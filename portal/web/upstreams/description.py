@@ -117,7 +117,8 @@ def list_cards() -> list[UpstreamCard]:
         known_rates = rates.get(state.upstream.id, DeliveryRates())
         _judge(card, known_load, known_rates, is_running=is_running)
         card.figures = _list_figures(card, known_load, known_rates)
-        if card.kind in (WELL, DOUBTFUL):
+        # Sentences say it of what is ill.
+        if card.kind != ILL:
             card.last_error = reasons.translate_reason(known_load.last_error)
             card.last_error_at = known_load.last_error_at
         cards.append(card)

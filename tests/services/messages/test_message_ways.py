@@ -3,13 +3,17 @@
 import pytest
 
 from portal.core import db
+from portal.core.clock import DAY_MS, now_ms
 from portal.core.crypto import Keys
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
 from portal.services.common.audit import SHELL
 from portal.services.messages import message_ways
-from portal.services.routing import routes
+from portal.services.routing import brakes, routes
+from portal.services.routing.brakes import Brakes
 from portal.services.routing.routes import RouteTexts
+from portal.services.statistics import daily_totals
+from portal.services.upstreams import holds
 from tests.services.upstreams.waiting import add_upstream
 from tests.support import Cast
 
@@ -45,3 +49,23 @@ def test_it_takes_no_longer_where_there_are_many_accounts(conn: db.Connection, a
     for number in range(200):
         accounts.create_account(conn, SHELL, account.customer_id, name=f"smpp-many-{number}")
     assert count_steps(conn, account) <= before + 2
+
+
+def test_a_hold_and_limits_are_told(conn: db.Connection, account: Account) -> None:
+    way = describe_way(conn, account)
+    assert not way.is_refused
+    holds.hold_account(conn, SHELL, account.id, "too much")
+    brakes.set_brakes(conn, SHELL, account, Brakes(day_messages=2, day_credits=5_000, hour_messages=3))
+    way = describe_way(conn, account)
+    assert "smpp-acme-1 is on hold: its messages wait until it is released." in str(way)
+    assert "The account sends at most 3 messages an hour to one number." in str(way)
+    assert not way.is_refused
+    # Its day's messages, and then its credits too.
+    daily_totals.add_daily_totals(conn, [(account.id, now_ms() // DAY_MS, 2, 2, 0, 0, 0, 0, 2_000)])
+    way = describe_way(conn, account)
+    assert way.is_refused
+    assert "The most messages a day (2) were reached." in str(way)
+    assert "The most credits a day" not in str(way)
+    assert "It is refused all the same (ESME_RSUBMITFAIL)." in str(way)
+    daily_totals.add_daily_totals(conn, [(account.id, now_ms() // DAY_MS, 0, 0, 0, 0, 0, 0, 3_000)])
+    assert "The most credits a day (5) were reached." in str(describe_way(conn, account))

@@ -93,6 +93,7 @@ def test_each_state_has_its_words(olga, conn, keys, add):
         "INSERT INTO upstream_hours SELECT upstream, hour - 24, name, 1000 FROM upstream_hours WHERE name = 'delivered'"
     )
     disabled = add("disabled")
+    load.record_load(conn, disabled.id, UpstreamLoad(last_error="ESME_RSYSERR 0x08", last_error_at=now_ms()))
     upstreams.disable_upstream(conn, SYSTEM, disabled)
     drained = add("drained")
     upstreams.drain_upstream(conn, SYSTEM, drained)
@@ -113,6 +114,7 @@ def test_each_state_has_its_words(olga, conn, keys, add):
     assert "It gets no new messages" in text
     assert "ready: it sends nothing" in text
     assert "ESME_RTHROTTLED 0x58" in text
+    assert "ESME_RSYSERR 0x08" in text
     names = ["failing", "throttled", "poor", "drained", "sim", "disabled"]
     assert sorted(names, key=lambda each: text.index(f"{each} ")) == [
         "failing",
