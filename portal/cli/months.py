@@ -3,11 +3,11 @@
 import click
 
 from portal.core.clock import now_ms
-from portal.services.routing import route_usage
+from portal.services.statistics import months
 
 month_option = click.option("--month", metavar="M", help="A month (UTC), like 2026-11; without it, this one.")
 
 
 def parse_month_option(text: str | None) -> int:
     """The month of `month_option`, as the services have it. Raises: InvalidMonth"""
-    return route_usage.get_this_month(now_ms()) if text is None else route_usage.parse_month(text)
+    return months.get_month(now_ms()) if text is None else months.parse_month(text)

@@ -38,8 +38,8 @@ from portal.services.people import authentication, customers, two_factor, users
 from portal.services.people.customers import Customer
 from portal.services.people.users import User
 from portal.services.prices import prices
-from portal.services.routing import route_usage
-from portal.services.routing.route_usage import CustomerUsage
+from portal.services.statistics import customer_usage
+from portal.services.statistics.customer_usage import CustomerUsage
 
 customer_group = add_group("customer", customer=named_argument("NAME", customers.get_customer))
 user_group = add_group("user")
@@ -147,7 +147,7 @@ def _list_customer_usage(context: CommandContext, *, month: str | None) -> Comma
     """Say what all have sent in a month (UTC), by account and country: for invoices."""
     rows: list[dict[str, object]] = [
         {**each._asdict(), "credits": credit_amounts.credits_to_json_number(each.credits)}
-        for each in route_usage.list_customer_usage(context.conn, parse_month_option(month))
+        for each in customer_usage.iterate_customer_usage(context.conn, parse_month_option(month))
     ]
     return list_rows(rows, CustomerUsage._fields)
 

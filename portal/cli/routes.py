@@ -24,6 +24,7 @@ from portal.services.messages.message_ways import RouteConditions
 from portal.services.routing import route_usage, routes
 from portal.services.routing.routes import Route, RouteTexts
 from portal.services.routing.unreachable_routes import find_unreachable_routes
+from portal.services.statistics import months
 from portal.services.upstreams import upstreams
 
 route_group = add_group("route", route=named_argument("ID", routes.get_route, type=int))
@@ -143,7 +144,7 @@ def _show_usage(context: CommandContext, *, month: str | None) -> CommandOutput:
     listed = route_usage.list_route_usage(context.conn, parse_month_option(month))
     rows: list[dict[str, object]] = [
         {
-            "month": route_usage.format_month(each.month),
+            "month": months.format_month(each.month),
             "route": each.route_id or None,
             **fields_to_dict(each, "country", "messages", "parts"),
             "credits": credit_amounts.credits_to_json_number(each.price),

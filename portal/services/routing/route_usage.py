@@ -12,13 +12,9 @@ from dataclasses import dataclass
 from operator import add
 from typing import NamedTuple
 
-from portal.core.clock import DAY_MS
 from portal.core.db import BulkInsert
-from portal.core.i18n import N_
 from portal.services.common import ids
-from portal.services.common.errors import Refused
-from portal.services.statistics.daily_totals import month_from_day
-from portal.services.statistics.rollup import MONTH
+from portal.services.statistics import months
 
 NO_ROUTE = 0
 """Stands for a route's id where none fitted, and the default upstream has got the message."""
@@ -29,10 +25,6 @@ _UPSERT = BulkInsert(
     "ON CONFLICT (month, route_id, country) DO UPDATE SET "
     + ", ".join(f"{name} = {name} + excluded.{name}" for name in _COUNT_COLUMNS),
 )
-
-
-class InvalidMonth(Refused, field="month"):
-    sentence = N_("“%(text)s” isn't a month. Example: 2026-11.")
 
 
 class RouteUse(NamedTuple):
@@ -69,6 +61,11 @@ class RouteUsage:
     def margin(self) -> int | None:
         """What is left of the price; None where the cost of some parts isn't known."""
         return self.price - self.cost if self.priced_parts == self.parts else None
+
+    @property
+    def margin_share(self) -> float | None:
+        """The margin as a share of the price; None where one of them isn't known, or nothing was charged."""
+        return None if self.margin is None or not self.price else self.margin / self.price
 
 
 def count_usage(conn: sqlite3.Connection, used: Sequence[tuple[int, RouteUse]]) -> None:
@@ -115,7 +112,7 @@ def count_refunds(conn: sqlite3.Connection, refunds: Iterable[tuple[int, int]]) 
 
 
 def _get_month(message_id: int) -> int:
-    return month_from_day(ids.time_from_id(message_id) // DAY_MS)
+    return months.get_month(ids.time_from_id(message_id))
 
 
 def list_route_usage(conn: sqlite3.Connection, month: int, limit: int = -1) -> list[RouteUsage]:
@@ -139,64 +136,3 @@ def sum_route_usage(conn: sqlite3.Connection, month: int) -> dict[int, RouteUsag
         f"SELECT month, route_id, '', {sums} FROM route_usage WHERE month = ? GROUP BY month, route_id", (month,)
     )
     return {row[1]: RouteUsage(*row) for row in rows}
-
-
-def list_used_months(conn: sqlite3.Connection) -> list[int]:
-    """The months in which anything was sent by any account, the newest first."""
-    rows = conn.execute(f"SELECT month FROM route_usage UNION SELECT begins FROM statistics WHERE length = {MONTH}")
-    return sorted((row[0] for row in rows), reverse=True)
-
-
-# --- what customers have used
-
-
-class CustomerUsage(NamedTuple):
-    """What an account has sent to a country in a month; `credits` in thousandths, as they were charged."""
-
-    customer: str
-    account: str
-    month: str
-    country: str
-    messages: int
-    parts: int
-    credits: int
-    delivered: int
-    failed: int
-
-
-def list_customer_usage(conn: sqlite3.Connection, month: int) -> list[CustomerUsage]:
-    """What all accounts have sent in a month, by customer, account and country; those that are deleted, too.
-
-    It is as far as the statistics have been gathered (`rollup`): up to a second or two ago.
-    """
-    rows = conn.execute(
-        "SELECT customers.name, accounts.name, s.country, sum(s.sent), sum(s.parts), sum(s.price), sum(s.delivered),"
-        " sum(s.failed) FROM accounts CROSS JOIN statistics AS s"
-        f" ON s.account_id = accounts.id AND s.length = {MONTH} AND s.begins = ?"
-        " JOIN customers ON customers.id = accounts.customer_id GROUP BY accounts.id, s.country"
-        " HAVING sum(s.sent) ORDER BY customers.name COLLATE NOCASE, accounts.name, s.country",
-        (month,),
-    )
-    return [CustomerUsage(row[0], row[1], format_month(month), *tuple(row)[2:]) for row in rows]
-
-
-# --- months
-
-
-def parse_month(text: str) -> int:
-    """Read a month like 2026-11. Raises: InvalidMonth"""
-    year, _, month = text.strip().partition("-")
-    digits = year + month
-    if (len(year), len(month)) != (4, 2) or not (digits.isascii() and digits.isdigit()) or not 1 <= int(month) <= 12:
-        raise InvalidMonth(text=text)
-    return int(year) * 12 + int(month) - 1
-
-
-def format_month(month: int) -> str:
-    """What `parse_month` reads."""
-    return f"{month // 12:04}-{month % 12 + 1:02}"
-
-
-def get_this_month(now: int) -> int:
-    """The month of a moment (milliseconds), in UTC."""
-    return month_from_day(now // DAY_MS)

@@ -19,6 +19,7 @@ from portal.services.prices import countries
 from portal.services.routing import route_usage, routes
 from portal.services.routing.routes import Route, RouteTexts
 from portal.services.routing.unreachable_routes import find_unreachable_routes
+from portal.services.statistics import months
 from portal.services.upstreams import binds, upstreams
 from portal.services.upstreams.binds import BOUND, PARTLY, UpstreamState
 from portal.services.upstreams.health import FAILING
@@ -142,7 +143,7 @@ def _render_list(listed: Sequence[Route], marked: Route | None, *, oob: bool = F
         "order": routes.fingerprint_order(listed),
         "default": next((each.upstream for each in states.values() if each.upstream.is_default), None),
         "has_upstreams": bool(states),
-        "usage": route_usage.sum_route_usage(conn, route_usage.get_this_month(now)),
+        "usage": route_usage.sum_route_usage(conn, months.get_month(now)),
         "page": page,
         "page_count": page_count,
         "marked_id": marked and marked.id,

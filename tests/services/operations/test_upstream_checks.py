@@ -11,9 +11,9 @@ from portal.services.common.audit import SHELL
 from portal.services.messages import sending
 from portal.services.messages.sending import AcceptedMessage
 from portal.services.operations import self_check
-from portal.services.routing import route_usage, routes
+from portal.services.routing import routes
 from portal.services.routing.route_usage import RouteUse
-from portal.services.statistics import rollup
+from portal.services.statistics import months, rollup
 from portal.services.upstreams import upstreams
 from tests.services.submitting import store_messages
 from tests.support import prepare_submit
@@ -106,7 +106,7 @@ def test_what_went_by_a_route_and_isn_t_counted_is_named(find, conn, acme_1):
     rollup.roll_up_all(conn)
     assert find() == []
     conn.execute("UPDATE route_usage SET messages = 1")
-    month = route_usage.format_month(route_usage.get_this_month(now_ms()))
+    month = months.format_month(months.get_month(now_ms()))
     sentence = f"route_usage has fewer messages of {month}, route 1 and country IT than messages has"
     assert find() == [sentence]
     conn.execute("DELETE FROM route_usage")

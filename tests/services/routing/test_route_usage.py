@@ -1,4 +1,4 @@
-"""What went by routes, and what customers have used: sums that agree with the messages."""
+"""What went by routes: sums that agree with the messages."""
 
 import pytest
 
@@ -10,10 +10,9 @@ from portal.services.history import refunds
 from portal.services.messages import outcomes, sending
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.sending import AcceptedMessage
-from portal.services.people import customers
 from portal.services.routing import route_usage
-from portal.services.routing.route_usage import InvalidMonth, RouteUsage, RouteUse
-from portal.services.statistics import rollup
+from portal.services.routing.route_usage import RouteUsage, RouteUse
+from portal.services.statistics import months
 from tests.services.submitting import store_messages
 from tests.services.upstreams.waiting import add_upstream
 from tests.support import prepare_submit
@@ -50,7 +49,7 @@ def test_each_message_counts_in_the_month_of_its_submit(conn, acme_1):
     accept(conn, acme_1.id, FIRST_OF_NOVEMBER, buying_price=400, count=3)
     assert route_usage.list_route_usage(conn, NOVEMBER - 1) == [RouteUsage(NOVEMBER - 1, 7, "IT", 1, 2, 1_000, 2, 600)]
     assert route_usage.list_route_usage(conn, NOVEMBER) == [RouteUsage(NOVEMBER, 7, "IT", 3, 6, 3_000, 6, 2_400)]
-    assert route_usage.list_used_months(conn)[:2] == [NOVEMBER, NOVEMBER - 1]
+    assert months.list_months(conn, FIRST_OF_NOVEMBER) == [NOVEMBER, NOVEMBER - 1]
 
 
 def test_a_batch_that_spans_two_months_counts_in_both(conn, acme_1):
@@ -78,30 +77,3 @@ def test_what_is_given_back_is_no_price_whoever_gives_it(conn, acme_1):
     (usage,) = route_usage.list_route_usage(conn, NOVEMBER)
     assert usage.price == 3_000 - given_back
     assert usage.cost == 600
-
-
-def test_what_customers_have_used_is_by_account_and_country(conn, acme_1, globex_1):
-    for account in (acme_1, globex_1):
-        accept(conn, account.id, FIRST_OF_NOVEMBER, count=2)
-    rollup.roll_up_all(conn)
-    used = route_usage.list_customer_usage(conn, NOVEMBER)
-    names = [customers.get_customer_by_id(conn, each.customer_id).name for each in (acme_1, globex_1)]
-    assert [(each.customer, each.account, each.month, each.country, each.messages) for each in used] == [
-        (names[0], acme_1.name, "2026-11", "IT", 2),
-        (names[1], globex_1.name, "2026-11", "IT", 2),
-    ]
-    (price,) = conn.execute("SELECT sum(price) FROM messages").fetchone()
-    assert sum(each.credits for each in used) == price
-    assert route_usage.list_customer_usage(conn, NOVEMBER - 1) == []
-
-
-@pytest.mark.parametrize(
-    "text", ["", "2026", "2026-1", "2026-13", "2026-00", "26-11", "2026-11-01", "2026-\u0661\u0661"]
-)
-def test_what_is_no_month_is_refused(text):
-    with pytest.raises(InvalidMonth):
-        route_usage.parse_month(text)
-
-
-def test_a_month_is_read_as_it_is_written():
-    assert route_usage.format_month(route_usage.parse_month(" 2026-11 ")) == "2026-11"

@@ -14,6 +14,7 @@ from portal.services.operations import self_check
 from portal.services.routing import route_usage, routes
 from portal.services.routing.route_usage import RouteUsage
 from portal.services.routing.routes import RouteTexts
+from portal.services.statistics import months
 from portal.services.upstreams import health, obstacles
 from portal.services.upstreams.upstreams import Upstream
 from portal.smsc.protocol.constants import CommandStatus
@@ -217,7 +218,7 @@ async def test_a_carrier_gets_the_route_s_sender_and_the_history_keeps_the_custo
 
 
 def list_usage(conn: db.Connection) -> list[RouteUsage]:
-    return route_usage.list_route_usage(conn, route_usage.get_this_month(now_ms()))
+    return route_usage.list_route_usage(conn, months.get_month(now_ms()))
 
 
 async def test_what_waited_gets_the_route_s_sender_and_price_too_and_later_prices_change_nothing(run, cast, conn):

@@ -15,10 +15,10 @@ from portal.services.common.message_states import DELIVERED
 from portal.services.messages import outcomes, sending
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.sending import AcceptedMessage
-from portal.services.routing import route_usage, routes
+from portal.services.routing import routes
 from portal.services.routing.route_usage import RouteUse
 from portal.services.routing.routes import RouteTexts
-from portal.services.statistics import rollup
+from portal.services.statistics import months, rollup
 from tests.services.submitting import store_messages
 from tests.services.upstreams.waiting import add_upstream
 from tests.support import Cast, Person, prepare_submit
@@ -26,7 +26,7 @@ from tests.web.acting import extract_text
 from tests.web.conftest import Browser
 
 USAGE = "/admin/routes/usage"
-THIS_MONTH = route_usage.format_month(route_usage.get_this_month(now_ms()))
+THIS_MONTH = months.format_month(months.get_month(now_ms()))
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_month_is_shown_by_route_and_country_with_its_margin(
 
 def test_the_list_of_routes_has_this_month_s(olga: Browser, conn: db.Connection, sent: list[int]) -> None:
     (price,) = conn.execute("SELECT sum(price) FROM messages WHERE route = 1").fetchone()
-    margin = round(100 * (price - 1_500) / price)
+    margin = f"{100 * (price - 1_500) / price:.1f}".removesuffix(".0")
     assert f"3 margin {margin} %" in extract_text(olga.get("/admin/routes").text)
 
 
@@ -80,6 +80,12 @@ def test_a_month_without_anything_says_so_and_a_wrong_one_is_told(olga: Browser)
     answer = olga.get(f"{USAGE}?month=2020-13")
     assert answer.status_code == 422
     assert "“2020-13” isn't a month" in extract_text(answer.text)
+
+
+@pytest.mark.parametrize("name", ["usage", "customers"])
+def test_there_is_no_file_of_another_month_than_was_asked_for(olga: Browser, name: str) -> None:
+    answer = olga.get(f"/admin/routes/{name}.csv?month=2026-13")
+    assert (answer.status_code, answer.location) == (302, f"{USAGE}?month=2026-13")
 
 
 def test_the_files_agree_with_the_messages(olga: Browser, conn: db.Connection, sent: list[int]) -> None:

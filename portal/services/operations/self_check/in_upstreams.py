@@ -13,8 +13,8 @@ from portal.services.common.errors import Refused
 from portal.services.common.message_states import ENROUTE
 from portal.services.operations import database_key
 from portal.services.operations.self_check.problem import Check, Problem, find_by_queries, iterate_rows
-from portal.services.routing import route_usage
 from portal.services.routing.quiet_hours import parse_quiet_hours
+from portal.services.statistics import months
 from portal.services.statistics.daily_totals import build_month_sql
 from portal.services.upstreams import upstreams
 from portal.services.upstreams.setting_checks import InvalidUpstreamSetting
@@ -100,7 +100,7 @@ def check_routes(conn: sqlite3.Connection) -> Iterator[Problem]:
             N_(
                 "route_usage has fewer messages of %(month)s, route %(route)s and country %(country)s than messages has"
             ),
-            {"month": route_usage.format_month(month), "route": route_id, "country": country},
+            {"month": months.format_month(month), "route": route_id, "country": country},
         )
 
 
