@@ -113,8 +113,8 @@ class ChannelOwner(Protocol):
     def begin_put_back(self, flow: Flow) -> None:
         """A message is being stored to wait again. `put_back_followers` comes before anything else is sent."""
 
-    def choose_route_use(self, message: SubmittedMessage) -> RouteUse:
-        """How a message takes the route that fits it now."""
+    def choose_route_use(self, message: SubmittedMessage, upstream_id: int) -> RouteUse:
+        """How a message takes the route that fits it now, where this upstream sends it."""
 
     def put_back_followers(self, channel: UpstreamChannel) -> None:
         """What would pass a message of this channel that waits again, waits behind it, whichever channel has it."""
@@ -317,7 +317,7 @@ class UpstreamChannel:
         sent = [ready.popleft() for _ in range(min(room, len(ready)))]
         if not self.is_simulated:
             for each in sent:
-                each.use = self._uses[each.id] = self._owner.choose_route_use(each)
+                each.use = self._uses[each.id] = self._owner.choose_route_use(each, self.id)
                 self._flows[each.id] = (each.account_id, each.destination)
         connection.send_messages(sent)
 

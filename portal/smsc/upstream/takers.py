@@ -193,8 +193,12 @@ class PathTakers:
         # Without any upstream messages wait for the first.
         return self.default if decision.upstream_ids or not self._channels else None
 
-    def choose_route_use(self, message: SubmittedMessage) -> RouteUse:
-        """Return how a message takes the route that fits it now, which it did when it came or was claimed."""
+    def choose_route_use(self, message: SubmittedMessage, upstream_id: int) -> RouteUse:
+        """Return how a message takes the route that fits it now, which it did when it came or was claimed.
+
+        Args:
+            upstream_id: what it goes out by: where operators have moved it there, the route's buying price isn't its.
+        """
         values = message.country, message.parts, message.price
         if not self.routes.has_routes:
             return RouteUse(NO_ROUTE, *values, None, None)
@@ -204,7 +208,8 @@ class PathTakers:
         route = self.routes.with_options.get(decision.route_id)
         if route is None:
             return RouteUse(decision.route_id, *values, None, None)
-        return RouteUse(decision.route_id, *values, route.buying_price, route.replace_sender)
+        buying_price = route.buying_price if upstream_id in decision.upstream_ids else None
+        return RouteUse(decision.route_id, *values, buying_price, route.replace_sender)
 
     def _get_path(self, upstream_ids: UpstreamPath) -> OutboundPath:
         path = self._paths.get(upstream_ids)

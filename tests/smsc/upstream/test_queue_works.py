@@ -83,8 +83,8 @@ async def test_what_is_moved_or_released_in_quiet_hours_waits_for_their_end(
     night, day = (now_ms() // DAY_MS * DAY_MS + each * HOUR_MS for each in (23, 8))
     monkeypatch.setattr("portal.smsc.upstream.takers.now_ms", lambda: night)
     async with run_two(config, conn, add_upstream, wakeup_sender) as two:
-        two.add_route("second", country="IT", quiet_hours="22:00-08:00 UTC")
-        two.add_route("second", country="FR", quiet_hours="22:00-08:00 UTC")
+        two.add_route("second", country="IT", quiet_hours="22:00-08:00 UTC", buying_price="0.7")
+        two.add_route("second", country="FR", quiet_hours="22:00-08:00 UTC", buying_price="0.7")
         esme = await RawEsme.connect_and_bind(two.server.port, cast.smpp_acme_1)
         await esme.submit("393330000001", text=b"moved")
         await esme.submit("33612345678", text=b"released")
@@ -98,6 +98,10 @@ async def test_what_is_moved_or_released_in_quiet_hours_waits_for_their_end(
         assert await answer_all(two.first, 1) == [b"moved"]
         assert await answer_all(two.second, 1) == [b"released"]
         await wait_until(lambda: count_waiting(conn) == 0)
+        # What the route's upstream costs is not what the other one bills.
+        query = "SELECT route_id, priced_parts, cost FROM route_usage WHERE route_id > 0"
+        rows = await wait_until(lambda: rows if len(rows := conn.execute(query).fetchall()) == 2 else None)
+        assert [tuple(row) for row in rows] == [(1, 0, 0), (2, 1, 700)]
         assert self_check.list_problem_texts(conn) == []
 
 
