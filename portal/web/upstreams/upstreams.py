@@ -88,7 +88,8 @@ def change_upstream(upstream_id: int) -> ResponseReturnValue:
     differences: list[str] = []
     if request.method == "POST":
         with refusals_on(form):
-            changed = _change(upstream, form)
+            with htmx.once(url_for(".show_upstream", upstream_id=upstream_id)):
+                changed = _change(upstream, form)
             toast = htmx.Toast(_("%(name)s was changed. It holds at once.", name=changed.name))
             return htmx.redirect_browser_or_htmx(url_for(".show_upstream", upstream_id=upstream_id), toast)
         upstream = upstreams.get_upstream_by_id(conn, upstream_id)

@@ -231,6 +231,9 @@ def test_a_change_stores_what_differs_and_an_empty_password_stays(olga, conn, ke
     assert "secret" not in page
     answer = olga.post(path, data=fields_of(page) | {"throughput": "50", "name": "beta"})
     assert answer.status_code == 303
+    # As a double click sends it.
+    answer = olga.post(path, data=fields_of(page) | {"throughput": "50", "name": "beta"}, follow_redirects=True)
+    assert "This form was sent before" in extract_text(answer.text)
     changed = upstreams.get_upstream(conn, "beta")
     assert changed.settings.throughput == 50
     assert upstreams.get_upstream_password(conn, keys, changed) == "secret"
