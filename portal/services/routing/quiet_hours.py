@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+from portal.core.clock import MINUTE_MS
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 
@@ -49,7 +50,11 @@ class QuietHours:
         end = local.replace(hour=hour, minute=minute, second=0, microsecond=0)
         if end <= local:
             end += timedelta(days=1)
-        return int(end.timestamp() * 1000)
+        end_ms = int(end.timestamp() * 1000)
+        # Where clocks leave that time out, they end as soon as these go forward.
+        while not self.includes(end_ms - MINUTE_MS):
+            end_ms -= MINUTE_MS
+        return end_ms
 
 
 def _format_time(minutes: int) -> str:

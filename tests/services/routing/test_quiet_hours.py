@@ -1,6 +1,6 @@
 """Quiet hours: what can be typed, and when they are, also over midnight and where clocks are changed."""
 
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -10,7 +10,7 @@ from portal.services.routing.quiet_hours import InvalidQuietHours, parse_quiet_h
 ROME = ZoneInfo("Europe/Rome")
 
 
-def at(text: str, zone: ZoneInfo = ROME) -> int:
+def at(text: str, zone: tzinfo = ROME) -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=zone).timestamp() * 1000)
 
 
@@ -65,3 +65,23 @@ def test_they_are_by_the_clocks_of_their_time_zone(hours, moment, are):
 )
 def test_their_end_is_by_these_clocks_too(moment, end):
     assert parse_quiet_hours("22:00-08:00 Europe/Rome").get_end(at(moment)) == at(end)
+
+
+# 2:00 to 3:00 is left out on 29 March 2026, at 1:00 UTC, and comes twice on 25 October, the second time at 1:00 UTC.
+@pytest.mark.parametrize(
+    ("hours", "last", "end"),
+    [
+        ("22:00-02:30", "2026-03-29T00:59:59", "2026-03-29T01:00:00"),
+        ("22:00-03:15", "2026-03-29T01:14:59", "2026-03-29T01:15:00"),
+        ("02:30-03:30", "2026-03-29T01:29:59", "2026-03-29T01:30:00"),
+        # Each time by the clocks.
+        ("22:00-02:30", "2026-10-25T00:29:59", "2026-10-25T00:30:00"),
+        ("22:00-02:30", "2026-10-25T01:29:59", "2026-10-25T01:30:00"),
+        ("22:00-03:30", "2026-10-25T01:59:59", "2026-10-25T02:30:00"),
+    ],
+)
+def test_they_end_when_they_are_no_more_in_the_hour_that_is_left_out_or_comes_twice(hours, last, end):
+    quiet_hours = parse_quiet_hours(f"{hours} Europe/Rome")
+    assert quiet_hours.get_end(at(last, UTC)) == at(end, UTC)
+    assert quiet_hours.includes(at(last, UTC))
+    assert not quiet_hours.includes(at(end, UTC))
