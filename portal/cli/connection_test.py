@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import socket
 import sqlite3
 import ssl
@@ -123,10 +124,12 @@ _PAGE_WORDING = Wording(None, lambda setting: f"â€œ{get_setting_label(setting)}â
 
 def probe(conn: sqlite3.Connection, keys: Keys) -> None:
     """Test what stdin has as a JSON object, for a page: `language`; `name`; `settings`, as `parse_setting` reads them;
-    `password`; and `upstream`, the id of one that is there, whose password counts where none is given, and whose binds
-    that the server holds may be all that the carrier allows. Writes each step as a JSON object on a line of its own.
+    `password`; `seconds`, after which this process ends by itself, also where nobody waits for it any more; and
+    `upstream`, the id of one that is there, whose password counts where none is given, and whose binds that the server
+    holds may be all that the carrier allows. Writes each step as a JSON object on a line of its own.
     """
     asked = json.load(sys.stdin)
+    signal.alarm(asked["seconds"])
     i18n.use_language(asked["language"])
     settings = UpstreamSettings(**{name: parse_setting(name, value) for name, value in asked["settings"].items()})  # type: ignore[arg-type]
     upstream = upstreams.get_upstream_by_id(conn, asked["upstream"]) if asked["upstream"] else None

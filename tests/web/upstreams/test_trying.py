@@ -1,7 +1,9 @@
 """Testing a connection before it is saved, and sending a test message, from the pages."""
 
+import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from portal.services.upstreams import binds, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.upstreams import Upstream
 from portal.web.upstreams import connection_tests
+from portal.web.upstreams.connection_tests import ConnectionTest
 from tests.services.upstreams.waiting import add_upstream
 from tests.support import ROOT, Cast, Person, find_free_port
 from tests.web.acting import extract_text
@@ -66,12 +69,9 @@ def test_each_step_is_told_in_the_reader_s_language(olga, conn, language, said):
     typed = {"name": "x", "host": "127.0.0.1", "port": str(find_free_port()), "system_id": "acme", "password": "pw"}
     answer = olga.post(f"{LIST}/test", data=fields_of(olga, f"{LIST}/add", **typed), htmx=True)
     assert answer.status_code == 200
-    path = answer.text.partition('hx-get="')[2].partition('"')[0]
-    test_id = int(path.rpartition("/")[2])
-    test = connection_tests.find(test_id)
-    assert test
+    test = find_test(answer.text)
     test.wait(30)
-    answer = olga.get(path, htmx=True)
+    answer = olga.get(f"{LIST}/tests/{test.id}", htmx=True)
     assert said in extract_text(answer.text)
     # It asks no more, and nothing was stored.
     assert "hx-get" not in answer.text
@@ -102,12 +102,53 @@ def test_what_cannot_be_set_is_told_without_losing_what_was_typed(olga):
     assert "password has 1 to 8 characters" in extract_text(answer.text)
 
 
-def test_no_more_than_a_few_run_at_a_time(olga, monkeypatch):
-    monkeypatch.setattr(connection_tests, "_MAX_RUNNING", 0)
-    typed = {"name": "x", "host": "h.example", "system_id": "acme", "password": "pw"}
-    answer = olga.post(f"{LIST}/test", data=fields_of(olga, f"{LIST}/add", **typed), htmx=True)
-    assert answer.status_code == 422
-    assert "Other connections are being tested" in extract_text(answer.text)
+@pytest.fixture
+def silent_server() -> Iterator[dict[str, str]]:
+    """The fields of an upstream that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield {"name": "x", "host": "127.0.0.1", "port": str(server.getsockname()[1])} | {
+            "system_id": "acme",
+            "password": "pw",
+        }
+
+
+def find_test(page: str) -> ConnectionTest:
+    """The test whose steps a page asks for."""
+    test = connection_tests.find(int(page.partition('hx-get="')[2].partition('"')[0].rpartition("/")[2]))
+    assert test
+    return test
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("program")
+def test_four_run_at_a_time_and_the_next_one_when_one_of_them_has_ended(olga, silent_server):
+    fields = fields_of(olga, f"{LIST}/add", **silent_server)
+    running = []
+    try:
+        running += [find_test(olga.post(f"{LIST}/test", data=fields, htmx=True).text) for _ in range(4)]
+        answer = olga.post(f"{LIST}/test", data=fields, htmx=True)
+        assert answer.status_code == 422
+        assert "Other connections are being tested" in extract_text(answer.text)
+        running[0].process.kill()
+        running[0].wait(30)
+        running.append(find_test(olga.post(f"{LIST}/test", data=fields, htmx=True).text))
+        assert [each.is_over for each in running] == [True, False, False, False, False]
+    finally:
+        for each in running:
+            each.process.kill()
+            each.wait(30)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("program")
+def test_one_that_takes_too_long_ends_by_itself_whoever_waits_for_it(olga, silent_server, monkeypatch):
+    monkeypatch.setattr(connection_tests, "_MAX_SECONDS", 1)
+    fields = fields_of(olga, f"{LIST}/add", **silent_server)
+    page = olga.post(f"{LIST}/test", data=fields, htmx=True).text
+    test = find_test(page)
+    test.wait(30)
+    assert test.process.returncode == -signal.SIGALRM
+    assert "The test itself has failed." in extract_text(olga.get(f"{LIST}/tests/{test.id}").text)
 
 
 def test_one_that_nobody_knows_any_more_says_so(olga):
