@@ -12,7 +12,7 @@ from portal.core.clock import MINUTE_MS, now_ms
 from portal.core.db import BulkUpdateColumns, write_transaction
 from portal.services.common import ids
 from portal.services.common.message_states import DELIVERED, ENROUTE, NO_ANSWER, PTT_UNKNOWN, REJECTED, UNKNOWN
-from portal.services.messages import blacklist, message_parts, outcomes, receipt_matching, test_messages
+from portal.services.messages import blacklist, message_parts, outcomes, receipt_matching, trial_messages
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.message_parts import AcceptedMessage as AcceptedMessage  # told from here
 from portal.services.messages.outcomes import DueMessages, MessageOutcome
@@ -413,7 +413,7 @@ def store_upstream_receipts(
                     )
                     ended.append((match.number, outcome))
                     first_ends.setdefault((match.message_id, match.number), (each.upstream, _name_end(each.state)))
-            elif test_messages.take_receipt(conn, each, now):
+            elif trial_messages.take_receipt(conn, each, now):
                 result.matched[-1] = True
             elif not each.is_repeated:
                 amounts[each.upstream]["unmatched"] += 1

@@ -123,7 +123,7 @@ class OutboundListener(Protocol):
         """
 
     def handle_test_message(self, message: SubmittedMessage) -> None:
-        """An operator has sent this message through its upstream: see `test_messages`."""
+        """An operator has sent this message through its upstream: see `trial_messages`."""
 
     def handle_routes_changed(self, routes: RouteTable, *, moves_waiting: bool) -> None:
         """Messages take these routes from now on. Comes at the start, and whenever one of them, the default upstream or

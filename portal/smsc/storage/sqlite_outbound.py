@@ -23,7 +23,7 @@ from portal.services.messages import (
     query_cancel,
     queue_works,
     sending,
-    test_messages,
+    trial_messages,
 )
 from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.messages.inbound import InboundItem
@@ -32,7 +32,7 @@ from portal.services.messages.outcomes import DueMessages, MessageOutcome
 from portal.services.messages.query_cancel import MessageStatus
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage, ClaimedMessages, UnsentMessage
-from portal.services.messages.test_messages import UpstreamTestAnswer
+from portal.services.messages.trial_messages import UpstreamTestAnswer
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing import route_table
 from portal.services.routing.route_table import DecisiveRows, RouteTable
@@ -125,7 +125,7 @@ class OutboundStorage:
         """Begin to write; before all else about what was under way when the last process ended."""
         self._writer = writer
         self._hourly_counts = brake_counters.load_hourly_counts(self._read_connection, now_ms())
-        self._last_test_id = test_messages.get_last_test_id(self._read_connection)
+        self._last_test_id = trial_messages.get_last_test_id(self._read_connection)
         writer.queue_write(WriteJobKind.RECOVER, None)
 
     # --- upstreams and routes, as they are in memory
@@ -143,7 +143,7 @@ class OutboundStorage:
         self._load_queue_works()
         self._load_traces()
         self._load_receipt_retries()
-        for each in test_messages.list_waiting_messages(self._read_connection, self._last_test_id):
+        for each in trial_messages.list_waiting_messages(self._read_connection, self._last_test_id):
             self._last_test_id = -each.id
             self.listener.handle_test_message(each)
         return self._kept_tlv_tags
@@ -434,7 +434,7 @@ class OutboundStorage:
             WriteJobKind.UPSTREAM_COUNTERS: WriteJobHandler(_write_each(counters.add_to_counters)),
             WriteJobKind.UPSTREAM_LOAD: WriteJobHandler(_write_each(load.record_load)),
             WriteJobKind.TRACED_PDUS: WriteJobHandler(_write_each(traces.store_pdus)),
-            WriteJobKind.TEST_ANSWERS: WriteJobHandler(test_messages.store_answers),
+            WriteJobKind.TEST_ANSWERS: WriteJobHandler(trial_messages.store_answers),
             WriteJobKind.UNROUTABLE: WriteJobHandler(
                 lambda conn, counts: counters.add_unroutable_submits(conn, sum(counts))
             ),
@@ -453,7 +453,7 @@ class OutboundStorage:
         binds.clear_bind_states(conn)
         health.clear_health(conn)
         load.clear_loads(conn)
-        test_messages.give_up_waiting_messages(conn)
+        trial_messages.give_up_waiting_messages(conn)
         return sending.recover_messages(conn, now_ms(), self.choose_path)
 
     def _store_messages(self, conn: sqlite3.Connection, items: _SubmitJobs) -> StoredMessages | None:

@@ -19,7 +19,7 @@ from portal.services.messages.inbound import InboundItem
 from portal.services.messages.message_parts import TextPart
 from portal.services.messages.receipt_matching import MIN_DIGITS, UpstreamReceipt, may_be_about
 from portal.services.messages.sending import AcceptedMessage, Flow, UnsentMessage, UnsentReason
-from portal.services.messages.test_messages import ACCEPTED, REFUSED, UNANSWERED, UNSENT, UpstreamTestAnswer
+from portal.services.messages.trial_messages import ACCEPTED, REFUSED, UNANSWERED, UNSENT, UpstreamTestAnswer
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing.route_usage import RouteUse
 from portal.services.upstreams.binds import BindState

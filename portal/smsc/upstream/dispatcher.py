@@ -21,7 +21,7 @@ from portal.services.messages.sending import (
     UnsentMessage,
     UnsentReason,
 )
-from portal.services.messages.test_messages import UNSENT, UpstreamTestAnswer
+from portal.services.messages.trial_messages import UNSENT, UpstreamTestAnswer
 from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing.route_table import RouteTable
 from portal.services.upstreams.claims import Claim

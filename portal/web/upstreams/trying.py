@@ -8,7 +8,7 @@ from wtforms import StringField, TextAreaField
 
 from portal.core import i18n
 from portal.core.i18n import N_, _, gettext
-from portal.services.messages import test_messages
+from portal.services.messages import trial_messages
 from portal.services.upstreams import upstreams
 from portal.services.upstreams.settings import (
     DEFAULTS,
@@ -37,13 +37,13 @@ _STEP_LABELS = {
 }
 # The kind, the icon and the word of each state, and what else there is to say.
 _STATES = {
-    test_messages.WAITING: ("info", "clock", N_("is being sent"), ""),
-    test_messages.ACCEPTED: ("info", "check", N_("accepted"), N_("its receipt is still to come")),
-    test_messages.REFUSED: ("err", "error", N_("refused"), ""),
-    test_messages.UNANSWERED: ("warn", "alert", N_("not answered"), N_("it may have arrived")),
-    test_messages.UNSENT: ("err", "error", N_("not sent"), N_("the upstream isn't bound, or has no room")),
-    test_messages.ARRIVED: ("ok", "check", N_("delivered"), ""),
-    test_messages.UNDELIVERED: ("err", "error", N_("not delivered"), ""),
+    trial_messages.WAITING: ("info", "clock", N_("is being sent"), ""),
+    trial_messages.ACCEPTED: ("info", "check", N_("accepted"), N_("its receipt is still to come")),
+    trial_messages.REFUSED: ("err", "error", N_("refused"), ""),
+    trial_messages.UNANSWERED: ("warn", "alert", N_("not answered"), N_("it may have arrived")),
+    trial_messages.UNSENT: ("err", "error", N_("not sent"), N_("the upstream isn't bound, or has no room")),
+    trial_messages.ARRIVED: ("ok", "check", N_("delivered"), ""),
+    trial_messages.UNDELIVERED: ("err", "error", N_("not delivered"), ""),
 }
 _SHOWN_MESSAGES = 5
 # Without JavaScript the answer comes once the test is over, or after so long.
@@ -189,7 +189,7 @@ def send_test_message(upstream_id: int) -> ResponseReturnValue:
     if request.method == "POST":
         address = url_for("upstreams.show_upstream", upstream_id=upstream_id)
         with refusals_on(form, destination="number", address="sender"), htmx.once(address):
-            test_messages.send_test_message(
+            trial_messages.send_test_message(
                 conn, context.get_actor(), upstream, form.sender.data, form.number.data, form.text.data
             )
             toast = htmx.Toast(_("The test message is being sent."))
@@ -211,9 +211,9 @@ def send_test_message(upstream_id: int) -> ResponseReturnValue:
 
 def build_messages_values(upstream: Upstream) -> dict[str, Any]:
     """The last test messages through an upstream, each with what its state is called."""
-    sent = test_messages.list_test_messages(context.get_conn(), upstream.id, _SHOWN_MESSAGES)
+    sent = trial_messages.list_test_messages(context.get_conn(), upstream.id, _SHOWN_MESSAGES)
     shown = [(each, *_STATES[each.state]) for each in sent]
-    is_waiting = any(each.state == test_messages.WAITING for each in sent)
+    is_waiting = any(each.state == trial_messages.WAITING for each in sent)
     # Receipts may take days: these are asked for less often.
     interval = "1s" if is_waiting else "3s" if any(not each.is_over for each in sent) else ""
     return {"messages": shown, "interval": interval, "may_send": upstream.kind == SMPP}

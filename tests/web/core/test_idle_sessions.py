@@ -9,7 +9,7 @@ from portal.core.clock import HOUR_MS, now_ms
 from portal.core.crypto import Keys
 from portal.services.accounts import accounts, session_records
 from portal.services.common.audit import SHELL
-from portal.services.messages import test_messages as sent_messages
+from portal.services.messages import trial_messages as sent_messages
 from portal.services.upstreams import binds
 from portal.services.upstreams.binds import BindState
 from tests.services.upstreams.waiting import add_upstream

@@ -17,7 +17,7 @@ from portal.services.common.audit import SHELL
 from portal.services.common.credit_amounts import THOUSANDTHS
 from portal.services.credits import alerts, credits
 from portal.services.history import deletion
-from portal.services.messages import blacklist, inbound, inbound_numbers, sending, test_messages
+from portal.services.messages import blacklist, inbound, inbound_numbers, sending, trial_messages
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage
@@ -131,7 +131,7 @@ def _fill_traffic(conn: db.Connection, keys: Keys, cast: Cast) -> None:
     binds.record_bind_states(conn, carrier.id, [BindState(1, "trx", binds.BOUND, clock.now_ms())])
     for country in ("FR", "DE"):
         routes.create_route(conn, SHELL, carrier.name, country=country)
-    test_messages.send_test_message(conn, SHELL, carrier, "", "393401234567", "Hello")
+    trial_messages.send_test_message(conn, SHELL, carrier, "", "393401234567", "Hello")
     unclaimed.keep_unowned_messages(conn, [(clock.now_ms(), carrier.id, "393401234567", "48489", "Hello")])
     traces.start_trace(conn, SHELL, carrier, 5)
     _leave_receipts(conn, cast.smpp_globex_1.id, carrier.id)

@@ -11,8 +11,8 @@ import pytest
 from portal.core import db
 from portal.core.crypto import Keys
 from portal.services.accounts import session_records
-from portal.services.messages import test_messages as sent_messages
-from portal.services.messages.test_messages import UpstreamTestAnswer
+from portal.services.messages import trial_messages as sent_messages
+from portal.services.messages.trial_messages import UpstreamTestAnswer
 from portal.services.upstreams import binds, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.upstreams import Upstream

@@ -4,8 +4,8 @@ import pytest
 
 from portal.core import db, wakeup
 from portal.services.common.audit import SYSTEM
-from portal.services.messages import test_messages as trials
-from portal.services.messages.test_messages import UpstreamNotBound, UpstreamTestMessage
+from portal.services.messages import trial_messages as trials
+from portal.services.messages.trial_messages import UpstreamNotBound, UpstreamTestMessage
 from portal.services.operations import self_check
 from portal.services.upstreams import binds, health, upstreams
 from portal.smsc.protocol.constants import CommandId

@@ -35,7 +35,7 @@ class NoSuchTestMessage(NotFound):
     sentence = N_("There is no such test message.")
 
 
-class SimulatorTested(Refused):
+class SimulatorSendsNothing(Refused):
     sentence = N_("“%(name)s” is a simulator: it connects to nothing, so no message can test it.")
 
 
@@ -98,12 +98,12 @@ def send_test_message(
         source: empty: none, where the carrier puts one in.
 
     Raises:
-        SimulatorTested, UpstreamNotBound, InvalidTestText
+        SimulatorSendsNothing, UpstreamNotBound, InvalidTestText
         senders.InvalidSender, senders.UnknownCountryCode
         countries.InvalidPhoneNumber
     """
     if upstream.kind == SIMULATOR:
-        raise SimulatorTested(name=upstream.name)
+        raise SimulatorSendsNothing(name=upstream.name)
     address = senders.parse_sender(source)[0] if source.strip() else ""
     number = countries.parse_number_prefix(destination.strip(), "destination")
     if not number or countries.find_country(number) is None:
