@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flask import url_for
+
 from portal.core import i18n
 from portal.core.i18n import N_, _
 from portal.services.common import mail
@@ -11,33 +13,35 @@ from portal.services.operations import alert_webhook
 from portal.services.senders import documents
 from portal.services.upstreams import binds, obstacles, reasons, upstreams
 from portal.services.upstreams.obstacles import Obstacle
+from portal.services.upstreams.upstreams import Upstream
 from portal.web.core import access, context
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """`kind`: info, or err where something has stopped. `command`: what mends it, for operators."""
+    """`kind`: info, or err where something has stopped. For operators what mends it: a page's address in `link`, with
+    its `label`, or where no page does, a `command`.
+    """
 
     kind: str
     text: str
+    link: str = ""
+    label: str = ""
     command: str = ""
 
 
-_ADD_UPSTREAM = "upstream add NAME"
-# What each obstacle is called, and the command that mends it.
 _OBSTACLES = {
-    obstacles.NO_UPSTREAM: (N_("There is no upstream that could take them."), _ADD_UPSTREAM),
-    obstacles.NO_DEFAULT: (N_("No upstream is the default one."), "upstream default {upstream}"),
-    obstacles.DRAINING: (N_("“%(upstream)s” is being drained: it takes no new ones."), "upstream enable {upstream}"),
-    obstacles.SERVER_STOPPED: (N_("The SMPP server isn’t running."), "serve"),
-    obstacles.TAKES_NOTHING: (N_("“%(upstream)s” takes nothing."), "upstream show {upstream}"),
-    binds.DISABLED: (N_("“%(upstream)s” is disabled."), "upstream enable {upstream}"),
-    binds.REFUSED: (N_("The carrier refuses the binds of “%(upstream)s”."), "upstream test {upstream}"),
-    binds.UNBOUND: (N_("“%(upstream)s” is not connected."), "upstream test {upstream}"),
+    obstacles.NO_UPSTREAM: N_("There is no upstream that could take them."),
+    obstacles.NO_DEFAULT: N_("No upstream is the default one."),
+    obstacles.DRAINING: N_("“%(upstream)s” is being drained: it takes no new ones."),
+    obstacles.SERVER_STOPPED: N_("The SMPP server isn’t running."),
+    obstacles.TAKES_NOTHING: N_("“%(upstream)s” takes nothing."),
+    binds.DISABLED: N_("“%(upstream)s” is disabled."),
+    binds.REFUSED: N_("The carrier refuses the binds of “%(upstream)s”."),
+    binds.UNBOUND: N_("“%(upstream)s” is not connected."),
 }
 # Of so many upstreams each has a notice of its own.
 _MAX_OBSTACLES = 3
-_ENTER_PASSWORD = "upstream change {upstream} --password-stdin"
 
 
 @context.once_per_request
@@ -49,7 +53,7 @@ def get_notices() -> Sequence[Notice]:
     if listed or not obstacles.is_simulator_default(context.get_conn()):
         return (*_describe_obstacles(listed), *other_notices)
     sentence = _("Messages go to the simulator: nothing reaches a phone.")
-    return Notice("info", sentence, command=_format_command(_find_remedy()) if is_operator else ""), *other_notices
+    return Notice("info", sentence, *(_link_carrier() if is_operator else ())), *other_notices
 
 
 def _describe_mails() -> Sequence[Notice]:
@@ -117,16 +121,19 @@ def _describe_documents() -> Sequence[Notice]:
     return [Notice("err", sentence)]
 
 
-def _find_remedy() -> str:
-    """The command after which messages go to a carrier."""
-    first = _list_upstream_names()[:1]
-    return f"upstream default {first[0]}" if first else _ADD_UPSTREAM
-
-
-def _list_upstream_names(kinds: Sequence[str] = (upstreams.SMPP,)) -> list[str]:
-    """The names of the upstreams of these kinds, kind by kind."""
+def _link_carrier() -> tuple[str, str]:
+    """The page where messages are given to a carrier, and its label."""
     listed = upstreams.list_upstreams(context.get_conn())
-    return [each.name for kind in kinds for each in listed if each.kind == kind]
+    carrier = next((each for each in listed if each.kind == upstreams.SMPP), None)
+    return _link_upstream(carrier) if carrier else (url_for("upstreams.add_upstream"), _("Add an upstream"))
+
+
+def _link_upstream(upstream: Upstream) -> tuple[str, str]:
+    return url_for("upstreams.show_upstream", upstream_id=upstream.id), _("Go to %(upstream)s", upstream=upstream.name)
+
+
+def _link_upstreams() -> tuple[str, str]:
+    return url_for("upstreams.list_upstreams"), _("Go to the upstreams")
 
 
 def _describe_obstacles(listed: Sequence[Obstacle]) -> Sequence[Notice]:
@@ -136,7 +143,7 @@ def _describe_obstacles(listed: Sequence[Obstacle]) -> Sequence[Notice]:
         waiting = _count_waiting(sum(each.waiting_count for each in others))
         names = ", ".join(each.upstream for each in others if each.upstream)
         sentence = _("They are for other upstreams: %(upstreams)s.", upstreams=names)
-        notices.append(Notice("err", f"{waiting} {sentence}", _format_command("upstream list")))
+        notices.append(Notice("err", f"{waiting} {sentence}", *_link_upstreams()))
     return notices
 
 
@@ -146,16 +153,19 @@ def _count_waiting(count: int) -> str:
 
 def _describe_obstacle(obstacle: Obstacle) -> Notice:
     waiting = _count_waiting(obstacle.waiting_count)
-    sentence, command = _OBSTACLES[obstacle.reason]
-    why = _(sentence, upstream=obstacle.upstream)
+    why = _(_OBSTACLES[obstacle.reason], upstream=obstacle.upstream)
     if obstacle.error:
         why = f"{why.removesuffix('.')}: {reasons.translate_reason(obstacle.error)}."
-    # Where none is the default one, any of those there are can be made so.
-    upstream = obstacle.upstream or next(iter(_list_upstream_names(upstreams.KINDS)), "NAME")
+    text = f"{waiting} {why}"
+    if obstacle.reason == obstacles.SERVER_STOPPED:
+        return Notice("err", text, command=context.get_config().format_command("serve"))
+    if obstacle.reason == obstacles.NO_UPSTREAM:
+        return Notice("err", text, *_link_carrier())
+    listed = upstreams.list_upstreams(context.get_conn())
+    upstream = next((each for each in listed if each.name == obstacle.upstream), None)
+    if upstream is None:
+        return Notice("err", text, *_link_upstreams())
     if reasons.is_sealed(obstacle.error):
-        command = _ENTER_PASSWORD
-    return Notice("err", f"{waiting} {why}", _format_command(command.format(upstream=upstream)))
-
-
-def _format_command(command: str) -> str:
-    return context.get_config().format_command(command)
+        address = url_for("upstreams.change_upstream", upstream_id=upstream.id)
+        return Notice("err", text, address, _("Enter a new password"))
+    return Notice("err", text, *_link_upstream(upstream))
