@@ -9,8 +9,9 @@ from portal.core import db
 from portal.core.crypto import Keys
 from portal.services.common.audit import SHELL
 from portal.services.messages import queue_works
-from portal.services.routing import route_table, routes
+from portal.services.routing import route_table
 from portal.services.upstreams import holds
+from tests.services.routing.adding import create_route
 from tests.services.upstreams.waiting import add_upstream, queue_messages, reroute
 from tests.support import Cast
 
@@ -42,7 +43,7 @@ def test_it_lists_what_waits_also_without_a_command(ok, run_app, conn, cast):
 
 def test_it_says_what_waits_for_the_end_of_quiet_hours(ok, conn):
     hour = datetime.now(UTC).hour
-    routes.create_route(conn, SHELL, "second", country="IT", quiet_hours=f"{hour}:00-{(hour + 2) % 24}:00 UTC")
+    create_route(conn, "second", country="IT", quiet_hours=f"{hour}:00-{(hour + 2) % 24}:00 UTC")
     assert ok("queue", "--quiet") == []
     reroute(conn)
     (row,) = ok("queue", "--quiet")

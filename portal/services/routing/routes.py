@@ -16,12 +16,10 @@ from portal.core.clock import now_ms
 from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_, format_credits
 from portal.services.accounts import accounts
-from portal.services.accounts.accounts import Account
 from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, Refused, parse_whole_number, require_found
 from portal.services.people import customers
-from portal.services.people.customers import Customer
 from portal.services.prices import countries
 from portal.services.routing.quiet_hours import QuietHours, parse_quiet_hours, read_stored_quiet_hours
 from portal.services.senders import senders
@@ -180,31 +178,6 @@ def get_route(conn: sqlite3.Connection, route_id: int) -> Route:
     """Raises: NoSuchRoute"""
     found = next((each for each in list_routes(conn) if each.id == route_id), None)
     return require_found(found, NoSuchRoute(route=route_id))
-
-
-def create_route(
-    conn: sqlite3.Connection,
-    actor: Actor,
-    upstreams_text: str,
-    *,
-    customer: Customer | None = None,
-    account: Account | None = None,
-    before_id: int | None = None,
-    **texts: str | None,
-) -> Route:
-    """Create a route. What of its conditions is None fits every message.
-
-    Args:
-        customer, account: whose messages; one of the two at most.
-        before_id: the route in front of which it comes; None: it is the last.
-        texts: the others of `RouteTexts`.
-
-    Raises:
-        NoSuchRoute, and those of `parse_route`
-    """
-    customer_name = customer.name if customer else None
-    account_name = account.name if account else None
-    return add_route(conn, actor, RouteTexts(upstreams_text, customer_name, account_name, **texts), before_id)
 
 
 def add_route(conn: sqlite3.Connection, actor: Actor, texts: RouteTexts, before_id: int | None = None) -> Route:

@@ -36,6 +36,7 @@ from portal.services.upstreams import claims, holds, paths, queue, steering, ups
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.paths import UpstreamPath
 from portal.services.upstreams.upstreams import Upstream
+from tests.services.routing.adding import create_route
 from tests.services.upstreams.waiting import add_upstream, choose_path, queue_messages, queue_of_each, reroute
 
 ANNA = Actor("anna@example.com")
@@ -171,12 +172,12 @@ def test_moved_messages_go_to_that_upstream_alone_one_after_the_other(conn, cast
 def test_what_was_moved_stays_so_when_routes_change_and_when_it_is_refused_for_the_moment(conn, cast, carriers):
     first, second = carriers
     moved, held = queue_of_each(conn, cast.smpp_acme_1.id, ["393331234567", "33612345678"])
-    routes.create_route(conn, SHELL, "first", country="FR")
+    create_route(conn, "first", country="FR")
     do(conn, HOLD, account_id=cast.smpp_acme_1.id)
     selection = QueueSelection(((0,),), None, None, held)
     queue_works.create_queue_work(conn, ANNA, MOVE, selection, asked_count=1, target=second)
     run(conn)
-    routes.create_route(conn, SHELL, "second")
+    create_route(conn, "second")
     reroute(conn, 1)
     known = paths.list_paths(conn)
     stored = {row[0]: known[row[1]] for row in conn.execute("SELECT message_id, path FROM held_messages")}
@@ -198,7 +199,7 @@ def test_what_is_held_or_moved_keeps_the_quiet_hours_of_its_route_and_is_routed_
     conn, cast, carriers
 ):
     first, second = carriers
-    route = routes.create_route(conn, SHELL, "first,second", country="IT", quiet_hours="22:00-08:00 Europe/Rome")
+    route = create_route(conn, "first,second", country="IT", quiet_hours="22:00-08:00 Europe/Rome")
     (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
 
     def find_path() -> tuple[str, UpstreamPath, int | None]:
@@ -303,8 +304,8 @@ def test_a_text_that_an_upstream_has_begun_stays_with_it(conn, cast, carriers):
 def test_a_filter_fits_by_upstream_account_route_and_age(conn, cast, carriers):
     first, second = carriers
     acme, globex = cast.smpp_acme_1.id, cast.smpp_globex_1.id
-    to_france = routes.create_route(conn, SHELL, "second", country="FR")
-    of_globex = routes.create_route(conn, SHELL, "second", account=None, sender="GLOBEX")
+    to_france = create_route(conn, "second", country="FR")
+    of_globex = create_route(conn, "second", account=None, sender="GLOBEX")
     for account_id in (acme, globex):
         queue_of_each(conn, account_id, ["393331234567", "33612345678", "33612345679"])
     reroute(conn)
@@ -434,7 +435,7 @@ def test_what_was_moved_there_already_is_left(conn, cast, carriers):
 
 def test_what_waits_is_listed_in_groups(conn, cast, carriers):
     first, _ = carriers
-    route = routes.create_route(conn, SHELL, "second", country="FR")
+    route = create_route(conn, "second", country="FR")
     for account_id in (cast.smpp_acme_1.id, cast.smpp_globex_1.id):
         queue_of_each(conn, account_id, ["393331234567", "33612345678"])
     reroute(conn)
@@ -491,7 +492,7 @@ def test_a_step_that_goes_wrong_leaves_all_as_it_was_and_others_go_on_meanwhile(
 def test_what_waits_for_the_end_of_quiet_hours_is_told_apart(conn, cast, monkeypatch):
     day = now_ms() // DAY_MS * DAY_MS
     monkeypatch.setattr(queue_selection, "now_ms", lambda: day + 23 * HOUR_MS)
-    route = routes.create_route(conn, SHELL, "second", country="IT", quiet_hours="22:00-08:00 UTC")
+    route = create_route(conn, "second", country="IT", quiet_hours="22:00-08:00 UTC")
     for account_id in (cast.smpp_acme_1.id, cast.smpp_globex_1.id):
         queue_of_each(conn, account_id, ["393331234567", "33612345678"])
     holds.hold_account(conn, ANNA, cast.smpp_globex_1.id, "")

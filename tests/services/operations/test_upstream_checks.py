@@ -15,6 +15,7 @@ from portal.services.routing import routes
 from portal.services.routing.route_usage import RouteUse
 from portal.services.statistics import months, rollup
 from portal.services.upstreams import upstreams
+from tests.services.routing.adding import create_route
 from tests.services.submitting import store_messages
 from tests.support import prepare_submit
 
@@ -77,14 +78,14 @@ def test_that_none_is_the_default_one_is_a_choice(find, conn):
     "stored", ["[]", '[{"id": 1, "weight": null}]', '[{"id": 9, "weight": null}]', "[{}]", '[{"id": 2}]']
 )
 def test_a_route_that_leads_nowhere_is_named(find, conn, stored):
-    routes.create_route(conn, SHELL, "carrier,second")
+    create_route(conn, "carrier,second")
     assert find() == []
     conn.execute("UPDATE routes SET upstreams = ?", (stored,))
     assert find() == [f"routes row 1 leads to no upstream, or to one that there isn't: {stored}"]
 
 
 def test_quiet_hours_that_can_t_be_are_named_and_routes_are_loaded_all_the_same(find, conn):
-    routes.create_route(conn, SHELL, "carrier", quiet_hours="22:00-08:00 Europe/Rome")
+    create_route(conn, "carrier", quiet_hours="22:00-08:00 Europe/Rome")
     assert find() == []
     conn.execute("UPDATE routes SET quiet_hours = '22:00-08:00 Europe/Atlantis'")
     assert find() == ["routes row 1 has quiet hours that can't be: 22:00-08:00 Europe/Atlantis"]
@@ -94,7 +95,7 @@ def test_quiet_hours_that_can_t_be_are_named_and_routes_are_loaded_all_the_same(
 
 
 def test_what_went_by_a_route_and_isn_t_counted_is_named(find, conn, acme_1):
-    route = routes.create_route(conn, SHELL, "carrier")
+    route = create_route(conn, "carrier")
     submits = [prepare_submit(conn, acme_1.id) for _ in range(2)]
     for each in submits:
         each.upstream = route.upstreams[0].id

@@ -33,6 +33,7 @@ from portal.services.senders.senders import InvalidSender
 from portal.services.upstreams import upstreams
 from portal.services.upstreams.paths import mark_quiet_path
 from portal.services.upstreams.upstreams import NoSuchUpstream, Upstream, UpstreamInRoutes
+from tests.services.routing.adding import create_route
 from tests.services.upstreams.waiting import add_upstream, queue_messages
 
 
@@ -59,8 +60,8 @@ def audited(conn: Connection) -> list[tuple[str, dict[str, Any]]]:
 def test_a_route_has_what_was_typed(conn, carriers, acme_1):
     a, b, c = carriers
     customer = customers.get_customer_by_id(conn, acme_1.customer_id)
-    of_customer = routes.create_route(conn, SHELL, "B", customer=customer, country="it", sender="+39 340 123 4567")
-    of_account = routes.create_route(conn, SHELL, " a:70, b:30 ,C", account=acme_1, prefix="+39 340")
+    of_customer = create_route(conn, "B", customer=customer, country="it", sender="+39 340 123 4567")
+    of_account = create_route(conn, " a:70, b:30 ,C", account=acme_1, prefix="+39 340")
     assert routes.list_routes(conn) == [of_customer, of_account]
     assert (of_customer.customer, of_customer.account) == (customer.name, None)
     assert (of_customer.country, of_customer.prefix, of_customer.sender) == ("IT", None, "393401234567")
@@ -88,8 +89,8 @@ def test_a_route_has_what_was_typed(conn, carriers, acme_1):
 
 
 def test_routes_stand_where_they_are_put(conn, carriers):
-    first, second = (routes.create_route(conn, SHELL, name).id for name in "AB")
-    third = routes.create_route(conn, SHELL, "C", before_id=first)
+    first, second = (create_route(conn, name).id for name in "AB")
+    third = create_route(conn, "C", before_id=first)
     assert (third.position, list_ids(conn)) == (1, [third.id, first, second])
     assert routes.move_route(conn, SHELL, third).position == 3
     assert list_ids(conn) == [first, second, third.id]
@@ -97,7 +98,7 @@ def test_routes_stand_where_they_are_put(conn, carriers):
     assert list_ids(conn) == [first, third.id, second]
     routes.remove_route(conn, SHELL, routes.get_route(conn, first))
     assert [(each.id, each.position) for each in routes.list_routes(conn)] == [(third.id, 1), (second, 2)]
-    assert routes.create_route(conn, SHELL, "A").id not in (first, second, third.id), "an id is never given again"
+    assert create_route(conn, "A").id not in (first, second, third.id), "an id is never given again"
     assert [action for action, _ in audited(conn)] == [
         *["route.add"] * 3,
         *["route.move"] * 2,
@@ -107,7 +108,7 @@ def test_routes_stand_where_they_are_put(conn, carriers):
 
 
 def test_a_move_to_where_it_stands_is_none(conn, carriers):
-    first, second = (routes.create_route(conn, SHELL, name) for name in "AB")
+    first, second = (create_route(conn, name) for name in "AB")
     before = smpp_config.read_config_version(conn)
     for before_id in (first.id, second.id):
         assert routes.move_route(conn, SHELL, first, before_id) == first
@@ -123,7 +124,7 @@ def test_each_change_moves_the_version_that_the_server_polls(conn, carriers):
         versions.append(smpp_config.read_config_version(conn))
         return versions[-1] > versions[-2]
 
-    first, second = (routes.create_route(conn, SHELL, name) for name in "AB")
+    first, second = (create_route(conn, name) for name in "AB")
     assert has_moved()
     routes.move_route(conn, SHELL, second, first.id)
     assert has_moved()
@@ -132,7 +133,7 @@ def test_each_change_moves_the_version_that_the_server_polls(conn, carriers):
     routes.remove_route(conn, SHELL, first)
     assert has_moved()
     customer = customers.create_customer(conn, SHELL, "Initech", "it@initech.example")
-    routes.create_route(conn, SHELL, "C", customer=customer, before_id=second.id)
+    create_route(conn, "C", customer=customer, before_id=second.id)
     assert has_moved()
     account = accounts.create_account(conn, SHELL, customer.id, name="smpp-initech-1")
     assert has_moved(), "a new account of a customer who has routes"
@@ -160,7 +161,7 @@ def test_each_change_moves_the_version_that_the_server_polls(conn, carriers):
 )
 def test_upstreams_that_no_route_can_have(conn, carriers, text, refusal):
     with pytest.raises(refusal):
-        routes.create_route(conn, SHELL, text)
+        create_route(conn, text)
     assert routes.list_routes(conn) == []
     assert audited(conn) == []
 
@@ -184,19 +185,19 @@ def test_upstreams_that_no_route_can_have(conn, carriers, text, refusal):
 )
 def test_conditions_that_no_route_can_have(conn, carriers, conditions, refusal):
     with pytest.raises(refusal):
-        routes.create_route(conn, SHELL, "A", **conditions)
+        create_route(conn, "A", **conditions)
     assert routes.list_routes(conn) == []
 
 
 def test_a_route_is_for_a_customer_or_for_an_account(conn, carriers, acme_1):
     customer = customers.get_customer_by_id(conn, acme_1.customer_id)
     with pytest.raises(CustomerAndAccountGiven):
-        routes.create_route(conn, SHELL, "A", customer=customer, account=acme_1)
+        create_route(conn, "A", customer=customer, account=acme_1)
 
 
 def test_a_route_that_is_gone_is_refused(conn, carriers):
-    route = routes.create_route(conn, SHELL, "A")
-    other = routes.create_route(conn, SHELL, "B")
+    route = create_route(conn, "A")
+    other = create_route(conn, "B")
     routes.remove_route(conn, SHELL, route)
     for act in (
         lambda: routes.get_route(conn, route.id),
@@ -213,12 +214,12 @@ def test_the_account_s_own_its_customer_s_and_everyone_s_routes_are_loaded(conn,
     a, b, c = (each.id for each in carriers)
     customer = customers.get_customer_by_id(conn, acme_1.customer_id)
     assert [choose(conn, each) for each in (acme_1, acme_2, globex_1)] == [(None, (a,))] * 3
-    own = routes.create_route(conn, SHELL, "C", account=acme_1).id
-    of_customer = routes.create_route(conn, SHELL, "B,A", customer=customer).id
+    own = create_route(conn, "C", account=acme_1).id
+    of_customer = create_route(conn, "B,A", customer=customer).id
     assert choose(conn, acme_1) == (own, (c,))
     assert choose(conn, acme_2) == (of_customer, (b, a))
     assert choose(conn, globex_1) == (None, (a,))
-    of_sender = routes.create_route(conn, SHELL, "A,C", sender="ACME", before_id=own).id
+    of_sender = create_route(conn, "A,C", sender="ACME", before_id=own).id
     for account in (acme_1, acme_2, globex_1):
         assert choose(conn, account) == (of_sender, (a, c))
     assert choose(conn, acme_2, sender="Acme") == (of_customer, (b, a)), "as senders are: capitals are others"
@@ -227,7 +228,7 @@ def test_the_account_s_own_its_customer_s_and_everyone_s_routes_are_loaded(conn,
 
 
 def test_what_was_renamed_or_disabled_keeps_its_routes(conn, keys, carriers, acme_1):
-    route = routes.create_route(conn, SHELL, "B,C", account=acme_1)
+    route = create_route(conn, "B,C", account=acme_1)
     upstreams.change_upstream(conn, keys, SHELL, carriers[1], name="D")
     upstreams.disable_upstream(conn, SHELL, carriers[2])
     assert [each.name for each in routes.get_route(conn, route.id).upstreams] == ["D", "C"]
@@ -235,14 +236,14 @@ def test_what_was_renamed_or_disabled_keeps_its_routes(conn, keys, carriers, acm
 
 
 def test_names_decide_nothing_and_all_else_does(conn, keys, carriers, acme_1):
-    first = routes.create_route(conn, SHELL, "A:70,B:30", account=acme_1, prefix="39")
+    first = create_route(conn, "A:70,B:30", account=acme_1, prefix="39")
     before = route_table.read_decisive_rows(conn)
     upstreams.change_upstream(conn, keys, SHELL, carriers[0], name="renamed")
     assert route_table.read_decisive_rows(conn) == before
     assert routes.list_routes(conn) != [first]
     others: list[tuple[str, dict[str, Any]]] = [("renamed:60,B:40", {"prefix": "39"}), ("renamed:70,B:30", {})]
     for text, conditions in others:
-        routes.create_route(conn, SHELL, text, account=acme_1, **conditions)
+        create_route(conn, text, account=acme_1, **conditions)
     after = route_table.read_decisive_rows(conn)
     assert len({each[1:] for each in after.routes}) == 3
     upstreams.set_default_upstream(conn, SHELL, carriers[1])
@@ -251,7 +252,7 @@ def test_names_decide_nothing_and_all_else_does(conn, keys, carriers, acme_1):
 
 def test_routes_of_an_account_that_is_gone_stay_and_keep_nobody_s_messages(conn, carriers, acme_1, acme_2):
     """It may come back; who looks at the list sees whose they were, and removes them."""
-    route = routes.create_route(conn, SHELL, "B", account=acme_1)
+    route = create_route(conn, "B", account=acme_1)
     accounts.disable_account(conn, SHELL, acme_1)
     conn.execute("UPDATE accounts SET deleted_at = 1 WHERE id = ?", (acme_1.id,))
     assert routes.list_routes(conn) == [route]
@@ -262,7 +263,7 @@ def test_routes_of_an_account_that_is_gone_stay_and_keep_nobody_s_messages(conn,
 
 def test_routes_are_told_before_what_waits(conn, carriers, acme_1):
     default = carriers[0]
-    route = routes.create_route(conn, SHELL, "A,B")
+    route = create_route(conn, "A,B")
     queue_messages(conn, acme_1.id)
     with pytest.raises(UpstreamInRoutes, match=rf"“A”: {route.id}\."):
         upstreams.remove_upstream(conn, SHELL, default)
@@ -270,8 +271,8 @@ def test_routes_are_told_before_what_waits(conn, carriers, acme_1):
 
 def test_an_upstream_that_routes_lead_to_is_not_removed(conn, carriers):
     _, b, c = carriers
-    first = routes.create_route(conn, SHELL, "A,C")
-    second = routes.create_route(conn, SHELL, "B:1,C:1", before_id=first.id)
+    first = create_route(conn, "A,C")
+    second = create_route(conn, "B:1,C:1", before_id=first.id)
     with pytest.raises(UpstreamInRoutes, match=rf"“C”: {second.id}, {first.id}\. Remove them first"):
         upstreams.remove_upstream(conn, SHELL, c)
     routes.remove_route(conn, SHELL, first)
@@ -286,7 +287,7 @@ def test_an_upstream_that_routes_lead_to_is_not_removed(conn, carriers):
 def test_an_upstream_that_was_removed_can_t_be_chosen(conn, carriers):
     upstreams.remove_upstream(conn, SHELL, carriers[1])
     with pytest.raises(NoSuchUpstream):
-        routes.create_route(conn, SHELL, "A,B")
+        create_route(conn, "A,B")
 
 
 def test_each_refusal_is_a_sentence(conn, carriers):
@@ -305,8 +306,8 @@ def test_what_is_formatted_is_read_again(conn, carriers):
 
 
 def test_a_route_is_changed_in_its_place_and_what_it_was_is_recorded(conn, carriers, acme_1):
-    first = routes.create_route(conn, SHELL, "A", country="IT")
-    second = routes.create_route(conn, SHELL, "B")
+    first = create_route(conn, "A", country="IT")
+    second = create_route(conn, "B")
     texts = RouteTexts(
         "C", account=acme_1.name, replace_sender="48484", quiet_hours="22:00-8:00 UTC", buying_price="0.7"
     )
@@ -336,7 +337,7 @@ def test_a_route_is_changed_in_its_place_and_what_it_was_is_recorded(conn, carri
 
 
 def test_a_change_that_changes_nothing_is_none(conn, carriers):
-    route = routes.create_route(conn, SHELL, "A", country="IT", buying_price="0.7")
+    route = create_route(conn, "A", country="IT", buying_price="0.7")
     before = smpp_config.read_config_version(conn)
     assert routes.change_route(conn, SHELL, route.id, routes.format_route_texts(route)) == route
     assert smpp_config.read_config_version(conn) == before
@@ -344,7 +345,7 @@ def test_a_change_that_changes_nothing_is_none(conn, carriers):
 
 
 def test_what_was_not_looked_at_is_not_changed_moved_or_removed(conn, carriers):
-    route, other = (routes.create_route(conn, SHELL, name) for name in "AB")
+    route, other = (create_route(conn, name) for name in "AB")
     order = routes.fingerprint_order(routes.list_routes(conn))
     routes.change_route(conn, SHELL, route.id, RouteTexts("C"))
     with pytest.raises(RouteChanged):
@@ -360,7 +361,7 @@ def test_what_was_not_looked_at_is_not_changed_moved_or_removed(conn, carriers):
 
 
 def test_a_change_that_can_t_be_changes_nothing(conn, carriers):
-    route = routes.create_route(conn, SHELL, "A", country="IT")
+    route = create_route(conn, "A", country="IT")
     for texts in (RouteTexts("Z"), RouteTexts("A", country="Italy"), RouteTexts("A", quiet_hours="always")):
         with pytest.raises(Refused):
             routes.change_route(conn, SHELL, route.id, texts)
@@ -368,7 +369,7 @@ def test_a_change_that_can_t_be_changes_nothing(conn, carriers):
 
 
 def test_options_move_nothing_that_waits_but_for_quiet_hours(conn, carriers):
-    route = routes.create_route(conn, SHELL, "A")
+    route = create_route(conn, "A")
     rows = [route_table.read_decisive_rows(conn)]
 
     def change(**texts: str) -> tuple[bool, bool]:
@@ -386,6 +387,6 @@ def test_options_move_nothing_that_waits_but_for_quiet_hours(conn, carriers):
 
 def test_a_path_with_quiet_hours_is_the_route_s_own(conn, carriers, acme_1):
     a, b, _ = carriers
-    route = routes.create_route(conn, SHELL, "B,A", quiet_hours="22:00-08:00 UTC")
+    route = create_route(conn, "B,A", quiet_hours="22:00-08:00 UTC")
     decision = route_table.load_route_table(conn).choose(acme_1.id, "393401234567", "IT", "ACME")
     assert (decision.upstream_ids, decision.path) == ((b.id, a.id), mark_quiet_path((b.id, a.id), route.id))

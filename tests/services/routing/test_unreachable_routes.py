@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from portal.services.common.audit import SHELL
 from portal.services.people import customers
 from portal.services.routing import routes
 from portal.services.routing.unreachable_routes import find_unreachable_routes
+from tests.services.routing.adding import create_route
 from tests.services.upstreams.waiting import add_upstream
 
 
@@ -28,7 +28,7 @@ def find(conn, keys, acme_1, acme_2):
             for word in line.split():
                 name, _, value = word.partition("=")
                 conditions |= owners.get(word, {name: value})
-            routes.create_route(conn, SHELL, "carrier", **conditions)
+            create_route(conn, "carrier", **conditions)
         return find_unreachable_routes(conn, routes.list_routes(conn))
 
     return find

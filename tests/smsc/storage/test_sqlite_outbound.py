@@ -8,10 +8,10 @@ import pytest
 from portal.services.accounts import accounts
 from portal.services.common.audit import SHELL
 from portal.services.messages import smpp_config
-from portal.services.routing import routes
 from portal.services.upstreams import upstreams
 from portal.smsc.storage.sqlite_outbound import OutboundStorage
 from portal.smsc.storage.writer import WriteJobKind
+from tests.services.routing.adding import create_route
 from tests.services.upstreams.waiting import add_upstream
 
 
@@ -46,7 +46,7 @@ async def test_routes_are_told_where_something_of_them_has_changed(conn, keys, a
         return told
 
     assert load() == [False]
-    routes.create_route(conn, SHELL, "A,B", account=acme_1)
+    create_route(conn, "A,B", account=acme_1)
     assert load() == [True]
     version = smpp_config.read_config_version(conn)
     upstreams.change_upstream(conn, keys, SHELL, carriers[0], name="C", throughput=10)

@@ -18,7 +18,6 @@ from portal.services.common import message_states
 from portal.services.common.audit import SYSTEM
 from portal.services.operations import self_check
 from portal.services.operations.metrics import render_metrics
-from portal.services.routing import routes
 from portal.services.senders import senders
 from portal.services.upstreams import binds, counters, health, upstreams
 from portal.services.upstreams.upstreams import Upstream
@@ -28,6 +27,7 @@ from portal.smsc.server import SmppServer
 from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.upstream.channel import UpstreamChannel
 from portal.smsc.upstream.takers import PathTakers
+from tests.services.routing.adding import create_route
 from tests.services.submitting import store_messages
 from tests.services.upstreams.waiting import prepare_waiting
 from tests.smsc.esme import DEADLINE_S, RawEsme, run_smsc, wait_until
@@ -52,7 +52,7 @@ class TwoCarriers:
     second: CarrierConnection
 
     def add_route(self, upstream_names: str = "first,second", **conditions: Any) -> None:
-        routes.create_route(self.conn, SYSTEM, upstream_names, **conditions)
+        create_route(self.conn, upstream_names, **conditions)
         self.reload()
 
     def reload(self) -> None:
@@ -556,7 +556,7 @@ async def test_a_route_that_changed_while_the_server_stood_is_taken_at_its_start
         await esme.submit(text=b"waits")
         second = two.carriers[1]
         port = second.port
-    routes.create_route(conn, SYSTEM, "second")
+    create_route(conn, "second")
     other = Carrier()
     other.port = port
     await other.start()
@@ -582,7 +582,7 @@ async def test_a_dated_message_goes_out_on_a_way_that_no_other_message_has_taken
     async with run_carrier() as first, run_carrier() as second:
         add_upstream(first.port, "first")
         add_upstream(second.port, "second")
-        routes.create_route(conn, SYSTEM, "second,first")
+        create_route(conn, "second,first")
         dated = prepare_submit(conn, cast.smpp_acme_1.id, destination=NUMBER, scheduled_at=now_ms() + DAY_MS)
         store_messages(conn, [dated])
         async with run_smsc(config) as server:
@@ -690,7 +690,7 @@ async def test_routes_that_change_while_what_waits_is_looked_through_begin_that_
     """Of thirty changes each would have a pass of its own, and nothing goes out before the last one ends."""
     upstream = add_upstream(1)
     async with run_smsc(config) as server:
-        routes.create_route(conn, SYSTEM, upstream.name)
+        create_route(conn, upstream.name)
         server.storage.poll_changes()
         conn.execute("UPDATE accounts SET balance = 1000000000")
         # The first of them are on another path than the others.
@@ -746,7 +746,7 @@ async def test_an_upstream_that_cannot_be_made_stops_no_other(config, cast, conn
         # As after a downgrade, or in a restored backup.
         conn.execute("UPDATE upstreams SET settings = json_set(settings, '$.receipt_timezone', 'Nowhere/Here')")
         add_upstream(carrier.port, "good")
-        routes.create_route(conn, SYSTEM, "bad,good")
+        create_route(conn, "bad,good")
         async with run_smsc(config) as server:
             connection = await carrier.accept()
             esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)

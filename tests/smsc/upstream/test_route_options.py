@@ -19,6 +19,7 @@ from portal.services.upstreams import health, obstacles
 from portal.services.upstreams.upstreams import Upstream
 from portal.smsc.protocol.constants import CommandStatus
 from portal.smsc.protocol.pdu import CancelSm
+from tests.services.routing.adding import create_route
 from tests.smsc.esme import RawEsme, run_smsc, wait_until
 from tests.smsc.upstream.running import build_receipt, count_waiting
 from tests.smsc.upstream.smpp_client.carrier import run_carrier
@@ -101,7 +102,7 @@ async def test_they_hold_over_a_restart_and_end_where_they_are_taken_away(
     clock.set(23)
     async with run_carrier() as carrier:
         add_upstream(carrier.port)
-        routes.create_route(conn, SYSTEM, "carrier", country="IT", quiet_hours=NIGHT)
+        create_route(conn, "carrier", country="IT", quiet_hours=NIGHT)
         async with run_smsc(config) as server:
             await carrier.accept()
             esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)

@@ -16,8 +16,8 @@ from portal.services.common.audit import SHELL
 from portal.services.messages import inbound, intake
 from portal.services.messages import inbound_numbers as numbers
 from portal.services.messages.inbound import MobileOriginatedMessage
-from portal.services.routing import routes as routing
 from portal.web.core.access import AccessRule, get_access_rule
+from tests.services.routing.adding import create_route
 from tests.services.upstreams.waiting import add_upstream
 from tests.support import Cast, Person, prepare_submit
 from tests.web.conftest import Browser
@@ -146,7 +146,7 @@ def from_a_handset(conn: db.Connection, cast: Cast, a_number: None) -> None:
 def a_route(conn: db.Connection, keys: Keys) -> None:
     """The first of its table, and so is the upstream that it leads to."""
     add_upstream(conn, keys)
-    routing.create_route(conn, SHELL, "carrier")
+    create_route(conn, "carrier")
 
 
 @pytest.fixture

@@ -24,13 +24,13 @@ from portal.services.messages.sending import AcceptedMessage
 from portal.services.people import authentication, customers, password_hashing, users
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceChange
-from portal.services.routing import routes
 from portal.services.senders import senders
 from portal.services.statistics import rollup
 from portal.services.upstreams import binds, traces, unclaimed, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.claims import Claim
 from tests.documents import PDF
+from tests.services.routing.adding import create_route
 from tests.services.upstreams.waiting import add_upstream, queue_messages, queue_of_each
 from tests.support import Cast
 from tests.web import acting
@@ -130,7 +130,7 @@ def _fill_traffic(conn: db.Connection, keys: Keys, cast: Cast) -> None:
     upstreams.set_default_upstream(conn, SHELL, carrier)
     binds.record_bind_states(conn, carrier.id, [BindState(1, "trx", binds.BOUND, clock.now_ms())])
     for country in ("FR", "DE"):
-        routes.create_route(conn, SHELL, carrier.name, country=country)
+        create_route(conn, carrier.name, country=country)
     trial_messages.send_test_message(conn, SHELL, carrier, "", "393401234567", "Hello")
     unclaimed.keep_unowned_messages(conn, [(clock.now_ms(), carrier.id, "393401234567", "48489", "Hello")])
     traces.start_trace(conn, SHELL, carrier, 5)

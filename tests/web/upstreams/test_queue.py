@@ -10,9 +10,10 @@ from portal.core import db
 from portal.core.crypto import Keys
 from portal.services.common.audit import SHELL
 from portal.services.messages import queue_works
-from portal.services.routing import route_table, routes
+from portal.services.routing import route_table
 from portal.services.upstreams import holds, upstreams
 from portal.services.upstreams.upstreams import Upstream
+from tests.services.routing.adding import create_route
 from tests.services.upstreams.waiting import add_upstream, queue_messages, reroute
 from tests.support import Cast, Person
 from tests.web.acting import extract_text
@@ -47,7 +48,7 @@ def confirm(browser: Browser, address: str, **fields: str) -> str:
 
 
 def test_what_waits_is_shown_in_groups(olga: Browser, conn: db.Connection, cast: Cast, waiting: list[int]) -> None:
-    routes.create_route(conn, SHELL, "second", country="FR")
+    create_route(conn, "second", country="FR")
     holds.hold_account(conn, SHELL, cast.smpp_globex_1.id, "unusual traffic")
     text = extract_text(olga.get(PAGE).text)
     assert "3 messages wait for their turn, 1 is on hold." in text
@@ -74,7 +75,7 @@ def test_an_account_that_is_none_is_told_and_what_was_typed_stays(olga: Browser,
 
 def test_quiet_hours_are_said_and_each_button_names_its_row(olga: Browser, conn: db.Connection, cast: Cast) -> None:
     hour = datetime.now(UTC).hour
-    routes.create_route(conn, SHELL, "second", country="IT", quiet_hours=f"{hour}:00-{(hour + 2) % 24}:00 UTC")
+    create_route(conn, "second", country="IT", quiet_hours=f"{hour}:00-{(hour + 2) % 24}:00 UTC")
     queue_messages(conn, cast.smpp_acme_1.id, 2)
     reroute(conn)
     page = extract_text(olga.get(PAGE).text)
