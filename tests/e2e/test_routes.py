@@ -107,7 +107,7 @@ def test_two_operators_at_a_time_overwrite_nothing_of_each_other(olga: BrowserTa
     page.get_by_label("Country").fill("DE")
     olga.button("Save").click()
     expect(page.get_by_role("alert")).to_contain_text("Somebody else has changed this route meanwhile")
-    expect(page.get_by_role("main")).to_contain_text("Now: country France → north")
+    expect(page.get_by_role("main")).to_contain_text("Now at place 1: country France → north")
     expect(page.get_by_label("Country")).to_have_value("DE")
     olga.button("Save").click()
     olga.expect_toast("Route 1 was changed.")
