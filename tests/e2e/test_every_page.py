@@ -104,7 +104,7 @@ def test_the_notice_of_the_simulator_is_accessible(
     tab.log_in(cast.olga)
     tab.button("Italiano").click()
     # The login from a new browser has left a mail, of which another notice tells.
-    notice = tab.page.locator(".notice.info").filter(has_text="Per inviarli a un carrier: Aggiungi un upstream")
+    notice = tab.page.locator(".notice.info").filter(has_text="Per inviarli a un carrier: Vai agli upstream")
     expect(notice).to_be_visible()
     tab.page.evaluate(AXE_SCRIPT)
     for theme in ("light", "dark"):

@@ -125,7 +125,7 @@ def _link_carrier() -> tuple[str, str]:
     """The page where messages are given to a carrier, and its label."""
     listed = upstreams.list_upstreams(context.get_conn())
     carrier = next((each for each in listed if each.kind == upstreams.SMPP), None)
-    return _link_upstream(carrier) if carrier else (url_for("upstreams.add_upstream"), _("Add an upstream"))
+    return _link_upstream(carrier) if carrier else _link_upstreams()
 
 
 def _link_upstream(upstream: Upstream) -> tuple[str, str]:
@@ -159,8 +159,6 @@ def _describe_obstacle(obstacle: Obstacle) -> Notice:
     text = f"{waiting} {why}"
     if obstacle.reason == obstacles.SERVER_STOPPED:
         return Notice("err", text, command=context.get_config().format_command("serve"))
-    if obstacle.reason == obstacles.NO_UPSTREAM:
-        return Notice("err", text, *_link_carrier())
     listed = upstreams.list_upstreams(context.get_conn())
     upstream = next((each for each in listed if each.name == obstacle.upstream), None)
     if upstream is None:

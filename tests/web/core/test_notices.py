@@ -68,7 +68,7 @@ def test_the_simulator_is_told_to_all_and_what_to_do_to_operators(
         assert SIMULATOR in page, address
         assert "app.py" not in page, address
     for address in OPERATOR_PAGES:
-        assert f"{SIMULATOR} To send them to a carrier: Add an upstream" in read(olga, address), address
+        assert f"{SIMULATOR} To send them to a carrier: Go to the upstreams" in read(olga, address), address
     add()
     # Pages that are kept for some seconds, too.
     for browser, addresses in ((alice, CUSTOMER_PAGES), (olga, OPERATOR_PAGES)):
@@ -161,7 +161,7 @@ def test_what_to_do_where_the_password_was_sealed_under_another_key(
         ("UPDATE upstreams SET is_default = 0", "No upstream is the default one. Go to the upstreams"),
         (
             "UPDATE upstreams SET removed_at = 1, is_default = 0",
-            "There is no upstream that could take them. Add an upstream",
+            "There is no upstream that could take them. Go to the upstreams",
         ),
         ("DELETE FROM components", "The SMPP server isn’t running. Try: app.py serve"),
         (
