@@ -26,7 +26,7 @@ from portal.services.operations import alert_webhook, alerts, daily_self_check
 from portal.services.people import login_limits, refused_logins, two_factor, unlock_links
 from portal.services.senders import documents, senders
 from portal.services.statistics import rollup, statistics
-from portal.services.upstreams import steering
+from portal.services.upstreams import waiting_counts
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def list_jobs(config: Config, keys: Keys, options: Sequence[str]) -> list[Job]:
         Job("retention", 3600.0, partial(_remove_old_messages, config), pause_factor=RETENTION_PAUSE_FACTOR),
         Job("privacy", 5.0, _remove_message_texts, pause_factor=9),
         Job("log", 60.0, _empty_write_ahead_log),
-        Job("queue", 1.0, partial(_run_once, steering.keep_waiting_groups)),
+        Job("queue", 1.0, partial(_run_once, waiting_counts.keep_waiting_groups)),
         Job("news", 1.0, partial(_run_once, queue_credit_mails)),
         Job("brakes", 10.0, partial(_run_once, TrafficWatch(config.brakes, keys).look)),
         Job("alerts", 10.0, partial(_run_once, partial(alerts.watch, config=config, keys=keys))),

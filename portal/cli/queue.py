@@ -154,9 +154,9 @@ def _describe(context: CommandContext, action: str, preview: QueuePreview) -> st
     names = queue_selection.read_account_names(context.conn, preview.counts_by_account)
     counts = sorted(preview.counts_by_account.items(), key=lambda each: -each[1])
     listed = [f"{names[each]} ({count})" for each, count in counts[:_MAX_NAMES]]
-    text = f"{preview.count} messages of {', '.join(listed)}{' …' if len(counts) > _MAX_NAMES else ''}"
+    about = "" if preview.is_exact else "about "
+    text = f"{about}{preview.count} messages of {', '.join(listed)}{' …' if len(counts) > _MAX_NAMES else ''}"
     if action == CANCEL:
-        about = "" if preview.is_exact else "about "
         text += f", {about}{i18n.format_credits(preview.refund)} credits given back"
     return text
 

@@ -28,7 +28,7 @@ from portal.cli.shell import (
 from portal.cli.upstream_figures import UpstreamFigures, list_figures
 from portal.services.accounts import session_records
 from portal.services.common.audit import SHELL, Actor
-from portal.services.upstreams import binds, counters, message_ids, queue, traces, unclaimed, upstreams
+from portal.services.upstreams import binds, counters, message_ids, traces, unclaimed, upstreams, waiting_counts
 from portal.services.upstreams.binds import BindState, UpstreamState
 from portal.services.upstreams.health import GOOD, UpstreamHealth
 from portal.services.upstreams.paths import DEFAULT_PATH, get_path_upstreams, is_held_path
@@ -297,7 +297,7 @@ def _set_default_upstream(context: CommandContext, name: str | None, *, is_none:
         upstreams.set_default_upstream(context.conn, SHELL, upstream)
         return _describe_change(context, upstream.id, upstream)
     # What waits for the default one was accepted before.
-    waiting_count = queue.count_waiting_messages_by_path(context.conn).get(DEFAULT_PATH, 0)
+    waiting_count = waiting_counts.count_waiting_messages_by_path(context.conn).get(DEFAULT_PATH, 0)
     upstreams.set_default_upstream(context.conn, SHELL, None)
     warning = f"Messages wait for a default upstream, and were accepted: {waiting_count}. They wait until there is one."
     return CommandOutput(
@@ -513,7 +513,7 @@ def _list_waiting_by_path(context: CommandContext, upstream: Upstream) -> list[t
     """What waits that an upstream may take: the names of its upstreams, in their order, and how many messages."""
     names = upstreams.get_upstream_names(context.conn)
     default_path = (upstream.id,) if upstream.is_default else ()
-    counts = queue.count_waiting_messages_by_path(context.conn).items()
+    counts = waiting_counts.count_waiting_messages_by_path(context.conn).items()
     ways = [(get_path_upstreams(path) or default_path, count) for path, count in counts if not is_held_path(path)]
     return [([names[each] for each in way], count) for way, count in ways if upstream.id in way]
 

@@ -25,7 +25,7 @@ from portal.services.messages.deliveries import DeliveryReceipt
 from portal.services.operations import self_check
 from portal.services.people import users
 from portal.services.routing import routes
-from portal.services.upstreams import claims, queue
+from portal.services.upstreams import claims, queue, waiting_counts
 from portal.services.upstreams.claims import Claim
 from tests.core.test_pasted_text import MARKS
 from tests.services.audit_log import list_audit_entries
@@ -447,7 +447,7 @@ def test_what_has_waited_goes_to_the_default_upstream(file):
     )
     migrations.migrate(file)
     conn = db.connect(file)
-    assert queue.count_waiting_messages_by_path(conn) == {(): 3}
+    assert waiting_counts.count_waiting_messages_by_path(conn) == {(): 3}
     assert queue.list_waiting_accounts(conn) == {((), 1)}
     with db.write_transaction(conn):
         claimed = claims.claim_message_ids(conn, Claim(1, [()], 10), 1000)

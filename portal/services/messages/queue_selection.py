@@ -13,9 +13,9 @@ from portal.services.common.message_states import ENROUTE
 from portal.services.routing import route_table, routes
 from portal.services.routing.route_table import RouteTable
 from portal.services.routing.routes import Route
-from portal.services.upstreams import holds, paths, steering, upstreams
+from portal.services.upstreams import holds, paths, steering, upstreams, waiting_counts
 from portal.services.upstreams.paths import UpstreamPath
-from portal.services.upstreams.steering import WaitingGroup
+from portal.services.upstreams.waiting_counts import WaitingGroup
 
 HOLD, RELEASE, CANCEL, MOVE = "hold", "release", "cancel", "move"
 ACTIONS = (HOLD, RELEASE, CANCEL, MOVE)
@@ -76,7 +76,7 @@ def parse_selection(text: str) -> QueueSelection:
         ):
             found = tuple(map(paths.parse_path, formatted))
             bounded = [each or 0 for each in (account_id, route_id, before_id)]
-            if all(abs(each) <= steering.MAX_MESSAGE_ID for each in (*bounded, *sum(found, ()))):
+            if all(abs(each) <= waiting_counts.MAX_MESSAGE_ID for each in (*bounded, *sum(found, ()))):
                 return QueueSelection(found, account_id, route_id, before_id)
     raise ValueError(text)
 
@@ -151,8 +151,8 @@ class QueuePreview:
     """What a work would be about: how many messages, by account, and where they would be cancelled, what they have cost
     (thousandths of a credit).
 
-    `is_exact`: there was time to look at each; otherwise `count` is exact where no route is named, and what they cost
-    follows from those that were looked at.
+    `is_exact`: they were counted now, and there was time to look at each; otherwise `count` is that of some seconds
+    ago where a great many wait, and what they cost, or how many take a route, follows from those that were looked at.
     """
 
     count: int
@@ -164,27 +164,33 @@ class QueuePreview:
 def preview_selection(
     conn: sqlite3.Connection, action: str, selection: QueueSelection, older_ms: int | None = None
 ) -> QueuePreview:
-    """Count the messages of a selection, as `steering.list_waiting_groups` does. Where it matters which routes they
-    take, or what they have cost, single ones are looked at for a moment.
+    """Count the messages of a selection, as `waiting_counts.list_waiting_groups` does. Where it matters which routes
+    they take, or what they have cost, single ones are looked at for a moment.
 
     Args:
         older_ms: that of the filter.
     """
-    found = paths.find_path_ids(conn, selection.paths).values()
+    wanted = {*selection.paths}
+    groups = [
+        each
+        for each in waiting_counts.list_waiting_groups(conn, older_ms, selection.before_id)
+        if each.path in wanted and selection.account_id in (None, each.account_id)
+    ]
     counts: Counter[int] = Counter()
-    for group in steering.list_waiting_groups(conn, older_ms):
-        if group.path in selection.paths and selection.account_id in (None, group.account_id):
-            counts[group.account_id] += group.count
+    for group in groups:
+        counts[group.account_id] += group.count
+    are_kept = waiting_counts.are_counts_kept()
     if action != CANCEL and selection.route_id is None:
-        return QueuePreview(counts.total(), 0, counts, True)
-    total = sum(counts.values())
+        return QueuePreview(counts.total(), 0, counts, not are_kept)
+    total = counts.total()
     table = None if selection.route_id is None else route_table.load_route_table(conn)
     deadline = time.monotonic() + _LOOK_SECONDS
     looked = fitting = cost = 0
     fitting_counts: Counter[int] = Counter()
-    for of in steering.iterate_ranges(conn, found, selection.account_ids):
+    for of in (of for each in groups for of in steering.iterate_ranges(conn, [each.path_id], [each.account_id])):
         after_id = 0
-        while time.monotonic() < deadline:
+        # However busy the machine is, some are looked at.
+        while not looked or time.monotonic() < deadline:
             message_ids = steering.list_range_ids(conn, of, after_id, selection.before_id, _READ_BATCH)
             prices = read_fitting_prices(conn, selection, table, message_ids)
             looked += len(message_ids)
@@ -194,10 +200,12 @@ def preview_selection(
             if len(message_ids) < _READ_BATCH:
                 break
             after_id = message_ids[-1]
-    is_exact = looked >= total
+        if looked and time.monotonic() > deadline:
+            break
+    is_exact = looked >= total and not are_kept
     if table is not None:
         counts = fitting_counts
-    if not is_exact and looked:
+    if looked and looked < total:
         scale = total / looked
         cost = round(cost * scale)
         if table is not None:
@@ -263,7 +271,7 @@ def list_queue_rows(conn: sqlite3.Connection, grouping: str, queue_filter: Queue
     def list_groups(older_ms: int | None) -> list[WaitingGroup]:
         return [
             each
-            for each in steering.list_waiting_groups(conn, older_ms)
+            for each in waiting_counts.list_waiting_groups(conn, older_ms)
             if each.path in chosen and queue_filter.account_id in (None, each.account_id)
         ]
 
@@ -284,7 +292,7 @@ def list_queue_rows(conn: sqlite3.Connection, grouping: str, queue_filter: Queue
         return QueueRow(name, waiting, held, oldest_at, quiet_messages, narrowed)
 
     if grouping == AGE:
-        ages = [each for each in steering.AGES_MS if each >= (queue_filter.older_ms or 0)]
+        ages = [each for each in waiting_counts.AGES_MS if each >= (queue_filter.older_ms or 0)]
         rows = [add_up("", list_groups(each), replace(queue_filter, older_ms=each)) for each in ages]
         return [each for each in rows if each.waiting or each.held]
     groups = list_groups(queue_filter.older_ms)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from portal.core.clock import now_ms
 from portal.services.accounts import session_records
 from portal.services.common import ids
-from portal.services.upstreams import binds, counters, queue, upstreams
+from portal.services.upstreams import binds, counters, upstreams, waiting_counts
 from portal.services.upstreams.health import FAILING
 
 # The names without what all begin with; by the convention of Prometheus those of counters end with `_total`.
@@ -80,7 +80,7 @@ def render_metrics(conn: sqlite3.Connection) -> str:
 def _iterate_metrics(conn: sqlite3.Connection) -> Iterator[_Metric]:
     for name, (help, query) in _METRICS.items():
         yield name, help, {"": conn.execute(query).fetchone()[0] or 0}
-    waiting = queue.read_path_counts(conn)
+    waiting = waiting_counts.read_path_counts(conn)
     yield "messages_waiting", "Messages that wait for an upstream, or to be tried again", {"": sum(waiting.values())}
     now = now_ms()
     # Since its date, where it has one.

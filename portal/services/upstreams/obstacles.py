@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from portal.services.accounts import session_records
-from portal.services.upstreams import binds, queue
+from portal.services.upstreams import binds, queue, waiting_counts
 from portal.services.upstreams.binds import UpstreamState
 from portal.services.upstreams.health import FAILING
 from portal.services.upstreams.paths import UpstreamPath
@@ -50,7 +50,7 @@ def list_obstacles(conn: sqlite3.Connection) -> list[Obstacle]:
     wait for. None where nothing waits, or an upstream takes it.
 
     Cheap while nothing waits, and while what waits is taken; otherwise it takes as long as
-    `queue.read_path_counts`.
+    `waiting_counts.read_path_counts`.
     """
     if not queue.has_queue(conn):
         return []
@@ -58,7 +58,7 @@ def list_obstacles(conn: sqlite3.Connection) -> list[Obstacle]:
     if not blocked:
         return []
     counts: Counter[Obstacle] = Counter()
-    for path, count in queue.read_path_counts(conn).items():
+    for path, count in waiting_counts.read_path_counts(conn).items():
         if path in blocked:
             counts[blocked[path]] += count
     return [replace(each, waiting_count=count) for each, count in counts.most_common() if count]

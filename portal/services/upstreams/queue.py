@@ -8,7 +8,7 @@ claimed. Everything here is called inside `write_transaction()`.
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from portal.core.clock import now_ms
 from portal.core.db import BulkInsert
@@ -380,29 +380,6 @@ def iterate_accounts(
     return (row[0] for row in rows)
 
 
-def list_account_counts(conn: sqlite3.Connection, path_id: int) -> list[tuple[int, int, int]]:
-    """The accounts that have something on a path, each with how much that is and with the id of the oldest; an account
-    may be among them twice, as there are two tables.
-    """
-    oldest_sql = ", ".join(
-        f"coalesce((SELECT min(message_id) FROM queued_messages WHERE path = ?1 AND account_id = waiting.id"
-        f" AND priority_rank = {rank}), 1 << 62)"
-        for rank in range(HIGHEST_PRIORITY + 1)
-    )
-    count_sql = "(SELECT count(*) FROM {} WHERE path = ?1 AND account_id = waiting.id)"
-    held = "held_messages INDEXED BY held_messages_path"
-    queries = (
-        f"{_QUEUED_ACCOUNTS_SQL} SELECT id, {count_sql.format('queued_messages')}, min({oldest_sql})",
-        f"{_HELD_ACCOUNTS_SQL} SELECT id, {count_sql.format(held)},"
-        f" (SELECT min(message_id) FROM {held} WHERE path = ?1 AND account_id = waiting.id)",
-    )
-    return [
-        tuple(row)
-        for query in queries
-        for row in conn.execute(f"{query} FROM waiting WHERE id IS NOT NULL", (path_id, 0))
-    ]
-
-
 def list_oldest_ids(conn: sqlite3.Connection, account_id: int) -> list[tuple[UpstreamPath, int | None, int | None]]:
     """The paths on which anything of an account waits, each with the id of its oldest message that was never tried, and
     of the oldest that was, or that waits for such a one, or that operators hold. A few look-ups for each path.
@@ -437,50 +414,6 @@ def get_next_retry_time(conn: sqlite3.Connection, waiting_paths: Collection[Upst
     query = "SELECT min(not_before) FROM held_messages WHERE path = ? AND not_before IS NOT NULL"
     times = (conn.execute(query, (each,)).fetchone()[0] for each in path_ids)
     return min((each for each in times if each is not None), default=None)
-
-
-_kept_path_counts: Mapping[UpstreamPath, int] | None = None
-
-
-def keep_path_counts(counts: Mapping[UpstreamPath, int] | None) -> None:
-    """Have `read_path_counts` tell this process what was counted before; None: it counts."""
-    global _kept_path_counts
-    _kept_path_counts = counts
-
-
-def read_path_counts(conn: sqlite3.Connection) -> Mapping[UpstreamPath, int]:
-    """What `count_waiting_messages_by_path` returns; in the process of the pages, where a great many wait, as it was
-    some seconds ago.
-    """
-    return count_waiting_messages_by_path(conn) if _kept_path_counts is None else _kept_path_counts
-
-
-def count_waiting_messages_by_path(conn: sqlite3.Connection) -> dict[UpstreamPath, int]:
-    """How many messages wait on each path, as far as any do. A million that are queued take some tens of milliseconds,
-    and 100,000 that are held some ten.
-    """
-    known = paths.list_paths(conn)
-    counts = {
-        path_id: conn.execute(
-            "SELECT (SELECT count(*) FROM queued_messages WHERE path = ?1)"
-            " + (SELECT count(*) FROM held_messages INDEXED BY held_messages_path WHERE path = ?1)",
-            (path_id,),
-        ).fetchone()[0]
-        for path_id in known
-    }
-    for path_id, _, count in list_begun_counts(conn):
-        counts[path_id] -= count
-    return {known[path_id]: count for path_id, count in counts.items() if count}
-
-
-def list_begun_counts(conn: sqlite3.Connection) -> list[tuple[int, int, int]]:
-    """How many of `held_messages` an upstream has at this moment, by path and account."""
-    rows = conn.execute(
-        "SELECT path, account_id, count(*) FROM held_messages INDEXED BY held_messages_begun WHERE attempts > 0"
-        " AND not_before IS NULL AND EXISTS (SELECT 1 FROM messages WHERE id = message_id AND upstream IS NOT NULL)"
-        " GROUP BY path, account_id"
-    )
-    return [tuple(row) for row in rows]
 
 
 def list_waiting_paths(conn: sqlite3.Connection) -> list[UpstreamPath]:

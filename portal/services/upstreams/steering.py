@@ -7,24 +7,15 @@ leave them where they are. Everything here is called inside `write_transaction()
 
 import json
 import sqlite3
-import time
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
-from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import paths, queue
 from portal.services.upstreams.paths import ChoosePath, UpstreamPath
 from portal.services.upstreams.queue import HELD_BY_OPERATOR, MOVED_BY_OPERATOR
 
-AGES_MS = (DAY_MS, HOUR_MS, 10 * MINUTE_MS)
-"""Longer than each of these ago messages were submitted that a list by age shows together."""
-# Fewer are counted in a few milliseconds, when a page asks. What is kept is counted anew after so many times as long as
-# that took.
-_QUICKLY_COUNTED, _PAUSE_FACTOR = 20_000, 10
-MAX_MESSAGE_ID = (1 << 63) - 1
 _MARKS_SQL = f"('', '{HELD_BY_OPERATOR}', '{MOVED_BY_OPERATOR}')"
 _IS_UNTRIED_SQL = f"(h.attempts = 1 AND h.unanswered = 0 AND h.error IN {_MARKS_SQL})"
 # Another upstream has taken parts of a text, so that it goes on there alone.
@@ -42,96 +33,6 @@ class WaitingRange:
     is_held: bool
     account_id: int
     rank: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingGroup:
-    """How many messages of an account wait on a path, and the id of the oldest. `path`: as `paths` has it."""
-
-    path_id: int
-    path: UpstreamPath
-    account_id: int
-    count: int
-    oldest_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class _KeptGroups:
-    """What was counted at a moment (seconds, monotonic), which took so many seconds: all, and what is of each age."""
-
-    at: float
-    seconds: float
-    by_age: Mapping[int | None, Sequence[WaitingGroup]]
-
-
-_kept: _KeptGroups | None = None
-
-
-def keep_waiting_groups(conn: sqlite3.Connection) -> None:
-    """Count what waits for this process's pages, where that takes long: they would have to wait. To be called every
-    second or so, by one thread.
-    """
-    global _kept
-    (count,) = conn.execute(
-        "SELECT (SELECT count(*) FROM (SELECT 1 FROM queued_messages LIMIT ?1))"
-        " + (SELECT count(*) FROM (SELECT 1 FROM held_messages LIMIT ?1))",
-        (_QUICKLY_COUNTED,),
-    ).fetchone()
-    began_at = time.monotonic()
-    if count < _QUICKLY_COUNTED:
-        _kept = None
-        queue.keep_path_counts(None)
-    elif _kept is None or began_at - _kept.at > _PAUSE_FACTOR * _kept.seconds:
-        by_age = {each: _count_groups(conn, each) for each in (None, *AGES_MS)}
-        _kept = _KeptGroups(began_at, time.monotonic() - began_at, by_age)
-        path_counts: Counter[UpstreamPath] = Counter()
-        for group in by_age[None]:
-            path_counts[group.path] += group.count
-        queue.keep_path_counts(path_counts)
-
-
-def list_waiting_groups(conn: sqlite3.Connection, older_ms: int | None = None) -> Sequence[WaitingGroup]:
-    """All that waits, by path and account. A million messages take a tenth of a second, or are told as they were
-    counted some seconds ago (`keep_waiting_groups`).
-
-    Args:
-        older_ms: only what was submitted longer ago than that, and what upstreams have among it; None: all.
-    """
-    kept = _kept
-    if kept is not None and older_ms in kept.by_age:
-        return kept.by_age[older_ms]
-    return _count_groups(conn, older_ms)
-
-
-def _count_groups(conn: sqlite3.Connection, older_ms: int | None) -> list[WaitingGroup]:
-    if older_ms is not None:
-        return _list_older_groups(conn, ids.min_id_at_time(now_ms() - older_ms))
-    begun = {(path_id, account_id): count for path_id, account_id, count in queue.list_begun_counts(conn)}
-    counts: Counter[tuple[int, int]] = Counter()
-    oldest_ids: dict[tuple[int, int], int] = {}
-    known = paths.list_paths(conn)
-    for path_id in known:
-        for account_id, count, oldest_id in queue.list_account_counts(conn, path_id):
-            key = (path_id, account_id)
-            counts[key] += count
-            oldest_ids[key] = min(oldest_id, oldest_ids.get(key, oldest_id))
-    return [
-        WaitingGroup(key[0], known[key[0]], key[1], counts[key] - begun.get(key, 0), oldest_id)
-        for key, oldest_id in oldest_ids.items()
-        if counts[key] > begun.get(key, 0)
-    ]
-
-
-def _list_older_groups(conn: sqlite3.Connection, before_id: int) -> list[WaitingGroup]:
-    known = paths.list_paths(conn)
-    found: dict[tuple[int, int], list[int]] = {}
-    for each in iterate_ranges(conn, known):
-        first_ids = list_range_ids(conn, each, 0, before_id, 1)
-        if first_ids:
-            group = found.setdefault((each.path_id, each.account_id), [0, first_ids[0]])
-            group[0] += count_range(conn, each, before_id)
-            group[1] = min(group[1], first_ids[0])
-    return [WaitingGroup(path_id, known[path_id], account_id, *group) for (path_id, account_id), group in found.items()]
 
 
 def iterate_ranges(
@@ -172,12 +73,6 @@ def _build_range_sql(of: WaitingRange) -> tuple[str, tuple[int, ...]]:
         "queued_messages WHERE path = ? AND account_id = ? AND priority_rank = ?",
         (of.path_id, of.account_id, of.rank),
     )
-
-
-def count_range(conn: sqlite3.Connection, of: WaitingRange, before_id: int) -> int:
-    """How many messages with ids below one are in a range."""
-    sql, values = _build_range_sql(of)
-    return int(conn.execute(f"SELECT count(*) FROM {sql} AND message_id < ?", (*values, before_id)).fetchone()[0])
 
 
 def list_range_ids(conn: sqlite3.Connection, of: WaitingRange, after_id: int, before_id: int, limit: int) -> list[int]:

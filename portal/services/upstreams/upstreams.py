@@ -18,7 +18,7 @@ from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, Refused, require_found
 from portal.services.common.message_states import ENROUTE
-from portal.services.upstreams import health, paths, queue, unclaimed
+from portal.services.upstreams import health, paths, queue, unclaimed, waiting_counts
 from portal.services.upstreams.message_ids import UNANSWERED_SQL, build_key_sql
 from portal.services.upstreams.paths import (
     SIMULATED_BIND,
@@ -172,11 +172,11 @@ def count_waiting_messages(
     does are left out, and those that operators hold.
 
     Args:
-        counts_by_path: what `queue.count_waiting_messages_by_path` returns, which takes most of the time; None: what
-            `queue.read_path_counts` does.
+        counts_by_path: what `waiting_counts.count_waiting_messages_by_path` returns, which takes most of the time;
+            None: what `waiting_counts.read_path_counts` does.
     """
     if counts_by_path is None:
-        counts_by_path = queue.read_path_counts(conn)
+        counts_by_path = waiting_counts.read_path_counts(conn)
     if not counts_by_path:
         return {}
     counts: Counter[int] = Counter()
@@ -425,8 +425,8 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
             under_way_count = count_messages_under_way(conn, upstream)
         if not current.is_default:
             paths.free_begun_messages(conn, current.id)
-        waiting_counts = count_waiting_messages(conn, queue.count_waiting_messages_by_path(conn))
-        remaining_count = under_way_count + waiting_counts.get(current.id, 0)
+        waiting = count_waiting_messages(conn, waiting_counts.count_waiting_messages_by_path(conn))
+        remaining_count = under_way_count + waiting.get(current.id, 0)
         if remaining_count:
             raise MessagesWaitForUpstream(count=remaining_count, name=upstream.name)
         if current.is_default and len(list_upstreams(conn)) > 1:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from portal.services.common import ids
-from portal.services.upstreams import paths, steering, upstreams
-from portal.services.upstreams.steering import WaitingGroup
+from portal.services.upstreams import paths, upstreams, waiting_counts
+from portal.services.upstreams.waiting_counts import WaitingGroup
 
 LONG_WAIT_MS = 60_000
 """Whatever waits for longer, waits for longer than any upstream that does well lets it wait."""
@@ -25,9 +25,9 @@ class WaitingMessages:
 
 def list_waiting(conn: sqlite3.Connection) -> dict[int, WaitingMessages]:
     """What waits for each upstream that anything waits for, by its id: on the paths that it takes now, and not what
-    operators hold. As quick as `steering.list_waiting_groups`.
+    operators hold. As quick as `waiting_counts.list_waiting_groups`.
     """
-    groups = [each for each in steering.list_waiting_groups(conn) if not paths.is_held_path(each.path)]
+    groups = [each for each in waiting_counts.list_waiting_groups(conn) if not paths.is_held_path(each.path)]
     takers = upstreams.find_takers(conn, {each.path for each in groups})
     by_upstream: dict[int, list[WaitingGroup]] = defaultdict(list)
     for group in groups:

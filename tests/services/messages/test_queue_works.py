@@ -32,7 +32,7 @@ from portal.services.messages.queue_works import QueueWork
 from portal.services.operations import self_check
 from portal.services.routing import route_table, routes
 from portal.services.routing.routes import RouteTexts
-from portal.services.upstreams import claims, holds, paths, queue, steering, upstreams, waiting
+from portal.services.upstreams import claims, holds, paths, queue, upstreams, waiting, waiting_counts
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.paths import UpstreamPath
 from portal.services.upstreams.upstreams import Upstream
@@ -268,7 +268,7 @@ def test_what_an_upstream_may_have_is_not_cancelled_and_told_apart(conn, cast, c
     with write_transaction(conn):
         queue.hold_message(conn, unsure, "no answer", NOW, is_unanswered=True)
         paths.hold_followers(conn, [first.id])
-    assert {each.count for each in steering.list_waiting_groups(conn)} == {2}
+    assert {each.count for each in waiting_counts.list_waiting_groups(conn)} == {2}
     work = do(conn, CANCEL)
     assert (work.done_count, work.left_count) == (1, 2)
     states = dict(conn.execute("SELECT id, state FROM messages").fetchall())
@@ -340,37 +340,72 @@ def test_only_what_is_old_enough_is_meant(conn, cast, carriers):
     assert claim(conn, carriers[0]) == [new]
 
 
-def test_where_a_great_many_wait_pages_have_what_was_counted_before(conn, cast, monkeypatch):
-    monkeypatch.setattr(steering, "_QUICKLY_COUNTED", 3)
-    monkeypatch.setattr(steering, "_PAUSE_FACTOR", 1e6)
+def fill_queue(conn: Connection, count: int, account_count: int = 1) -> None:
+    """Rows of messages that wait, as far as counting looks at them, of accounts that there aren't."""
+    conn.execute(
+        "WITH RECURSIVE numbers (id) AS (VALUES (1) UNION ALL SELECT id + 1 FROM numbers WHERE id < ?1)"
+        " INSERT INTO queued_messages SELECT 0, 1000 + id % ?2, 3, -id FROM numbers",
+        (count, account_count),
+    )
+
+
+def test_where_a_great_many_wait_pages_have_what_was_counted_before(conn, cast):
     queue_of_each(conn, cast.smpp_acme_1.id, ["393331234567", "393337654321"])
-    steering.keep_waiting_groups(conn)
-    queue_messages(conn, cast.smpp_globex_1.id)
 
-    def count() -> tuple[int, int, int]:
+    def count() -> tuple[int, int, int, bool]:
+        """In the list, in a question, and by path; and whether that is told as exact."""
         rows = queue_selection.list_queue_rows(conn, UPSTREAM, QueueFilter())
-        return (
-            sum(each.waiting for each in rows),
-            ask(conn, HOLD)[1].count,
-            sum(queue.read_path_counts(conn).values()),
-        )
+        preview = ask(conn, HOLD)[1]
+        by_path = waiting_counts.read_path_counts(conn)
+        return sum(each.waiting for each in rows), preview.count, sum(by_path.values()), preview.is_exact
 
-    assert count() == (3, 3, 3)
+    waiting_counts.keep_waiting_groups(conn)
+    assert count() == (2, 2, 2, True)
+    fill_queue(conn, 20_000)
     try:
-        steering.keep_waiting_groups(conn)
+        waiting_counts.keep_waiting_groups(conn)
         queue_messages(conn, cast.smpp_globex_1.id)
-        steering.keep_waiting_groups(conn)
-        assert count() == (3, 3, 3)
+        assert count() == (20_002, 20_002, 20_002, False)
         # Where something follows from it, it is counted.
-        assert sum(queue.count_waiting_messages_by_path(conn).values()) == 4
-        monkeypatch.setattr(steering, "_PAUSE_FACTOR", 0)
-        steering.keep_waiting_groups(conn)
-        assert count() == (4, 4, 4)
+        assert sum(waiting_counts.count_waiting_messages_by_path(conn).values()) == 20_003
+        while count()[0] == 20_002:
+            waiting_counts.keep_waiting_groups(conn)
+        assert count() == (20_003, 20_003, 20_003, False)
     finally:
-        monkeypatch.setattr(steering, "_QUICKLY_COUNTED", 1_000)
-        steering.keep_waiting_groups(conn)
-    queue_messages(conn, cast.smpp_globex_1.id)
-    assert count() == (5, 5, 5)
+        conn.execute("DELETE FROM queued_messages WHERE account_id >= 1000")
+        waiting_counts.keep_waiting_groups(conn)
+    assert count() == (3, 3, 3, True)
+
+
+@pytest.mark.parametrize("older_ms", [None, HOUR_MS])
+def test_thousands_of_accounts_are_counted_as_quickly_as_a_few(conn, older_ms):
+    def count_steps(account_count: int) -> int:
+        """How many hundred steps of SQLite the list and the question take together."""
+        conn.execute("DELETE FROM queued_messages")
+        fill_queue(conn, 5_000, account_count)
+        steps = 0
+
+        def count_step() -> None:
+            nonlocal steps
+            steps += 1
+
+        conn.set_progress_handler(count_step, 100)
+        (row,) = queue_selection.list_queue_rows(conn, UPSTREAM, QueueFilter(older_ms=older_ms))
+        _, preview = ask(conn, HOLD, older_ms=older_ms)
+        conn.set_progress_handler(None, 0)
+        assert (row.waiting, preview.count) == (5_000, 5_000)
+        return steps
+
+    assert count_steps(2_500) < 5 * count_steps(1)
+
+
+def test_a_question_that_has_no_time_says_about_what_is_given_back(conn, cast, monkeypatch):
+    for account_id in (cast.smpp_acme_1.id, cast.smpp_globex_1.id):
+        queue_messages(conn, account_id, 2)
+    monkeypatch.setattr(queue_selection, "_LOOK_SECONDS", 0.0)
+    _, preview = ask(conn, CANCEL)
+    assert (preview.count, preview.refund, preview.is_exact) == (4, 4_000, False)
+    assert ask(conn, CANCEL, account_id=cast.smpp_acme_1.id)[1].is_exact
 
 
 def test_what_is_still_being_held_is_cancelled_with_the_rest(conn, cast):

@@ -6,7 +6,7 @@ import pytest
 
 from portal.core.db import Connection, write_transaction
 from portal.services.common.audit import Actor
-from portal.services.upstreams import claims, holds, queue
+from portal.services.upstreams import claims, holds, queue, waiting_counts
 from portal.services.upstreams.claims import Claim, ClaimedIds
 from tests.services.upstreams.waiting import queue_messages, queue_of_each
 
@@ -27,7 +27,7 @@ def test_of_an_account_on_hold_nothing_is_claimed_and_of_others_all_is(conn, cas
     assert claimed.message_ids == others
     # Or the server would ask again and again.
     assert claimed.left_count == 0
-    assert queue.count_waiting_messages_by_path(conn) == {(): 5}
+    assert waiting_counts.count_waiting_messages_by_path(conn) == {(): 5}
     assert queue.list_waiting_accounts(conn) == {((), cast.smpp_acme_1.id)}
     assert holds.release_account(conn, ANNA, cast.smpp_acme_1.id)
     assert claim(conn, 10).message_ids == held

@@ -6,7 +6,7 @@ import pytest
 from portal.core.db import Connection, write_transaction
 from portal.services.common import message_states
 from portal.services.messages import outcomes, query_cancel
-from portal.services.upstreams import claims, paths, queue
+from portal.services.upstreams import claims, paths, queue, waiting_counts
 from portal.services.upstreams.claims import Claim, ClaimedIds
 from tests.services.upstreams.waiting import add_upstream, queue_messages, queue_of_each
 
@@ -274,7 +274,7 @@ def test_the_waiting_are_counted_and_their_accounts_listed(conn, cast):
     (held,) = queue_messages(conn, cast.smpp_globex_1.id)
     claim(conn, 1, after=cast.smpp_acme_1.id)
     hold(conn, held)
-    assert queue.count_waiting_messages_by_path(conn) == {(): 4}
+    assert waiting_counts.count_waiting_messages_by_path(conn) == {(): 4}
     assert queue.list_waiting_accounts(conn) == {((), cast.smpp_acme_1.id), ((), cast.smpp_globex_1.id)}
     assert queue.get_next_retry_time(conn) == NOW + 5_000
 
@@ -296,7 +296,7 @@ def test_of_what_is_held_only_what_was_tried_and_has_no_time_is_looked_up(conn, 
             steps[-1] += 1
 
         conn.set_progress_handler(count_step, 1)
-        (waiting_count,) = queue.count_waiting_messages_by_path(conn).values()
+        (waiting_count,) = waiting_counts.count_waiting_messages_by_path(conn).values()
         conn.set_progress_handler(None, 0)
         return waiting_count
 
