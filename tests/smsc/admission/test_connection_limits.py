@@ -69,7 +69,8 @@ async def test_an_address_that_comes_and_goes_without_a_bind_is_let_in_ten_times
         let_in.slot.release()
     await until_let_in(third)
     assert gone.result == "out"
-    assert loop.time() - began >= 0.3
+    # A timer may ring as much too early as its clock is exact.
+    assert loop.time() - began >= 0.3 - 0.001
 
 
 async def until_let_in(pending):
