@@ -21,6 +21,7 @@ from portal.cli.shell import (
 from portal.core import i18n
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
+from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.messages import queue_selection, queue_works
 from portal.services.messages.queue_selection import (
@@ -43,15 +44,7 @@ _MAX_WORKS = 20
 _MAX_NAMES = 5
 
 
-class _QueueGroup(DatabaseCommandGroup):
-    """A group that lists where no command is named."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        is_named = any(each in self.commands or each in ctx.help_option_names for each in args)
-        return super().parse_args(ctx, args if is_named else ["list", *args])
-
-
-queue_group = _QueueGroup("queue", ROOT_COMMANDS["queue"][1])
+queue_group = DatabaseCommandGroup("queue", ROOT_COMMANDS["queue"][1])
 root.add_command(queue_group)
 
 
@@ -90,7 +83,7 @@ def _build_filter(
 @click.option("--by", "grouping", type=click.Choice(GROUPINGS), default=UPSTREAM, help="How it is grouped (upstream).")
 @_filter_options
 def _list_queue(context: CommandContext, *, grouping: str, **fits: Any) -> CommandOutput:
-    """List what waits, in groups, the largest first; also without a command. Of accounts on hold all is held."""
+    """List what waits, in groups, the largest first. Of accounts on hold all is held."""
     rows = queue_selection.list_queue_rows(context.conn, grouping, _build_filter(context, **fits))
     values: list[dict[str, object]] = [
         {
@@ -193,7 +186,7 @@ def _work_to_dict(work: QueueWork) -> dict[str, object]:
         "asked": work.asked_count,
         "done": work.done_count,
         "left": work.left_count,
-        "refunded": work.refunded / 1000,
+        "refunded": credit_amounts.credits_to_json_number(work.refunded),
         "at": format_timestamp(work.asked_at),
         "by": work.asked_by,
         "ended": format_timestamp(work.ended_at),

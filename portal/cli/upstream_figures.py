@@ -17,10 +17,6 @@ class UpstreamFigures:
     rates: DeliveryRates
     waiting: WaitingMessages
 
-    @property
-    def queued(self) -> int:
-        return self.waiting.count
-
     def to_dict(self) -> dict[str, object]:
         measured = self.load
         return {

@@ -188,7 +188,7 @@ def _list_upstreams(context: CommandContext) -> CommandOutput:
             each.upstream.kind,
             _format_state(each),
             f"{sum(bind.state == binds.BOUND for bind in each.binds)}/{len(each.binds)}" if each.binds else "",
-            figures[each.upstream.id].queued,
+            figures[each.upstream.id].waiting.count,
             "default" if each.upstream.is_default else "",
         )
         for each in states
@@ -403,7 +403,7 @@ def _state_to_dict(state: UpstreamState, figures: UpstreamFigures) -> dict[str, 
         "name": state.upstream.name,
         "enabled": state.upstream.enabled,
         "state": state.state,
-        "queued": figures.queued,
+        "queued": figures.waiting.count,
         "kind": state.upstream.kind,
         "default": state.upstream.is_default,
         "binds": [fields_to_dict(each, "kind", "state") for each in state.binds],
@@ -491,7 +491,7 @@ def _describe_state(context: CommandContext, state: UpstreamState) -> CommandOut
         "state": _format_state_at_length(context, state),
         "health": _format_health(state.health),
         "default": "yes" if upstream.is_default else "no",
-        "queued": figures.queued,
+        "queued": figures.waiting.count,
         # Where others could take it, too.
         **{f"queued for {', '.join(names)}": count for names, count in waiting if len(names) > 1},
         "under way": under_way,

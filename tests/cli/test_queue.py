@@ -24,29 +24,29 @@ def waiting(conn: db.Connection, cast: Cast, keys: Keys) -> list[int]:
     return [*queue_messages(conn, cast.smpp_acme_1.id, 3), *queue_messages(conn, cast.smpp_globex_1.id)]
 
 
-def test_it_lists_what_waits_also_without_a_command(ok, run_app, conn, cast):
+def test_it_lists_what_waits(ok, run_app, conn, cast):
     holds.hold_account(conn, SHELL, cast.smpp_globex_1.id, "")
-    (row,) = ok("queue")
+    (row,) = ok("queue", "list")
     assert (row["upstream"], row["waiting"], row["held"]) == ("first", 3, 1)
     assert row["oldest"].endswith("Z")
-    assert [(each["account"], each["waiting"], each["held"]) for each in ok("queue", "--by", "account")] == [
+    assert [(each["account"], each["waiting"], each["held"]) for each in ok("queue", "list", "--by", "account")] == [
         ("smpp-acme-1", 3, 0),
         ("smpp-globex-1", 0, 1),
     ]
     assert ok("queue", "list", "--by", "age") == []
-    assert [each["route"] for each in ok("queue", "--by", "route")] == [None]
+    assert [each["route"] for each in ok("queue", "list", "--by", "route")] == [None]
     conn.execute("UPDATE queued_messages SET message_id = message_id - (7200000 << 12)")
-    assert [each["age"] for each in ok("queue", "--by", "age")] == ["1h", "10m"]
-    assert "smpp-acme-1" in run_app("queue", "--by", "account").stdout
-    assert run_app("queue", "--upstream", "second").stdout == "Nothing waits.\n"
+    assert [each["age"] for each in ok("queue", "list", "--by", "age")] == ["1h", "10m"]
+    assert "smpp-acme-1" in run_app("queue", "list", "--by", "account").stdout
+    assert run_app("queue", "list", "--upstream", "second").stdout == "Nothing waits.\n"
 
 
 def test_it_says_what_waits_for_the_end_of_quiet_hours(ok, conn):
     hour = datetime.now(UTC).hour
     create_route(conn, "second", country="IT", quiet_hours=f"{hour}:00-{(hour + 2) % 24}:00 UTC")
-    assert ok("queue", "--quiet") == []
+    assert ok("queue", "list", "--quiet") == []
     reroute(conn)
-    (row,) = ok("queue", "--quiet")
+    (row,) = ok("queue", "list", "--quiet")
     assert row["quiet"].startswith("4 wait until 20")
     assert row["quiet"].endswith(":00:00Z: quiet hours of route 1")
 
