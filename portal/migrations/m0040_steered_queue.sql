@@ -9,7 +9,7 @@ CREATE TABLE account_holds (
 ) STRICT;
 
 -- What was asked for of messages that waited then. `action`: hold, release, cancel or move (to `upstream_id`).
--- `selection`: which messages, `position`: how far it has come, both JSON. `asked_count`: how many they were said to be.
+-- `selection`: which messages, `position`: how far it has come, both JSON. `asked_count`: how many that were then.
 -- `left_count`: those that may have been sent, and were left as they are. `refunded`: thousandths of a credit.
 CREATE TABLE queue_works (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -18,7 +18,6 @@ CREATE TABLE queue_works (
     upstream_id INTEGER,
     asked_at INTEGER NOT NULL,
     asked_by TEXT NOT NULL,
-    address TEXT NOT NULL,
     asked_count INTEGER NOT NULL,
     position TEXT,
     done_count INTEGER NOT NULL DEFAULT 0,

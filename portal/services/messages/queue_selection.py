@@ -12,6 +12,7 @@ from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE
 from portal.services.routing import route_table, routes
 from portal.services.routing.route_table import RouteTable
+from portal.services.routing.route_usage import NO_ROUTE
 from portal.services.routing.routes import Route
 from portal.services.upstreams import holds, paths, steering, upstreams, waiting_counts
 from portal.services.upstreams.paths import UpstreamPath
@@ -21,8 +22,6 @@ HOLD, RELEASE, CANCEL, MOVE = "hold", "release", "cancel", "move"
 ACTIONS = (HOLD, RELEASE, CANCEL, MOVE)
 UPSTREAM, ACCOUNT, ROUTE, AGE = "upstream", "account", "route", "age"
 GROUPINGS = (UPSTREAM, ACCOUNT, ROUTE, AGE)
-NO_ROUTE = 0
-"""In place of a route's id: what no route takes."""
 # How many messages are read at a time to see what they have cost, and which route they take.
 _READ_BATCH = 500
 _LOOK_SECONDS = 0.02
@@ -110,8 +109,9 @@ def _choose_paths(conn: sqlite3.Connection, queue_filter: QueueFilter) -> list[U
         of_route: list[UpstreamPath] = [()]
         if queue_filter.route_id != NO_ROUTE:
             of_route = list_route_paths(routes.get_route(conn, queue_filter.route_id))
-        # What was moved to one upstream may be of any route.
-        chosen = [each for each in chosen if paths.is_moved_path(each) or paths.get_path_upstreams(each) in of_route]
+        chosen = [
+            each for each in chosen if paths.may_be_of_any_route(each) or paths.get_path_upstreams(each) in of_route
+        ]
     return [*_find_quiet_paths(conn, chosen)] if queue_filter.is_quiet else chosen
 
 

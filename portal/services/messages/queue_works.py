@@ -15,7 +15,7 @@ from typing import Any
 from portal.core.clock import now_ms
 from portal.core.db import insert_row, write_transaction
 from portal.core.i18n import N_
-from portal.services.common import audit
+from portal.services.common import audit, ids
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
 from portal.services.common.message_states import ENROUTE
@@ -32,7 +32,7 @@ from portal.services.messages.queue_selection import (
     read_fitting_prices,
 )
 from portal.services.routing.route_table import RouteTable
-from portal.services.upstreams import paths, steering
+from portal.services.upstreams import paths, steering, upstreams
 from portal.services.upstreams.paths import ChoosePath
 from portal.services.upstreams.steering import WaitingRange
 from portal.services.upstreams.upstreams import Upstream
@@ -90,20 +90,22 @@ def create_queue_work(
     """Have a work done, which the SMPP server begins with at once, or when it runs; returns its id.
 
     Args:
-        asked_count: how many messages the operator was told.
+        asked_count: how many messages that are now.
         target: the upstream to which they are moved.
 
     Raises:
         MoveTargetMissing, UpstreamTakesNothing
+        NoSuchUpstream: it was removed meanwhile.
     """
-    if action == MOVE:
-        if target is None:
-            raise MoveTargetMissing()
-        if not target.enabled or target.draining:
-            raise UpstreamTakesNothing(name=target.name)
-        others = tuple(each for each in selection.paths if each != paths.pin_path(each, target.id))
-        selection = replace(selection, paths=others)
     with write_transaction(conn):
+        if action == MOVE:
+            if target is None:
+                raise MoveTargetMissing()
+            target = upstreams.get_upstream_by_id(conn, target.id)
+            if not target.enabled or target.draining:
+                raise UpstreamTakesNothing(name=target.name)
+            others = tuple(each for each in selection.paths if each != paths.pin_path(each, target.id))
+            selection = replace(selection, paths=others)
         work_id = insert_row(
             conn,
             "queue_works",
@@ -112,19 +114,32 @@ def create_queue_work(
             upstream_id=None if target is None else target.id,
             asked_at=now_ms(),
             asked_by=actor.name,
-            address=actor.address,
             asked_count=asked_count,
         )
         audit.record_action(
             conn,
             actor,
             f"queue.{action}",
-            account_id=selection.account_id,
+            **_describe_selection(conn, selection),
             count=asked_count,
-            route=selection.route_id,
-            upstream=None if target is None else target.name,
+            to=None if target is None else target.name,
         )
     return work_id
+
+
+def _describe_selection(conn: sqlite3.Connection, selection: QueueSelection) -> dict[str, Any]:
+    """Which messages are meant, for the audit log: whose, which upstreams they wait for or would wait for if they
+    weren't held, which route they take, and when they were submitted at the latest.
+    """
+    row = conn.execute("SELECT customer_id FROM accounts WHERE id = ?", (selection.account_id,)).fetchone()
+    takers, names = upstreams.find_takers(conn, selection.paths), upstreams.get_upstream_names(conn)
+    return {
+        "customer_id": row and row[0],
+        "account_id": selection.account_id,
+        "upstreams": sorted({names[each] for each in takers.values() if each is not None}),
+        "route": selection.route_id,
+        "before": ids.time_from_id(selection.before_id),
+    }
 
 
 def list_queue_works(conn: sqlite3.Connection, limit: int = 5) -> list[QueueWork]:

@@ -90,10 +90,10 @@ def is_held_path(path: UpstreamPath) -> bool:
 
 def is_steered_path(path: UpstreamPath) -> bool:
     """Whether operators have put there what waits: routes have nothing to say about it."""
-    return is_held_path(path) or is_moved_path(path)
+    return is_held_path(path) or may_be_of_any_route(path)
 
 
-def is_moved_path(path: UpstreamPath) -> bool:
+def may_be_of_any_route(path: UpstreamPath) -> bool:
     """Whether what waits there may be of any route: operators have moved it, or hold it for the default upstream."""
     return 0 in path
 

@@ -88,6 +88,10 @@ class MessagesWaitForUpstream(Refused):
     )
 
 
+class MessagesAreBeingMoved(MessagesWaitForUpstream):
+    sentence = N_("Messages are being moved to “%(name)s”. Remove it once that is done, and it has sent them.")
+
+
 class DefaultUpstreamInUse(Refused):
     sentence = N_("“%(name)s” is the default upstream. Make another one the default first.")
 
@@ -408,6 +412,7 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
     Raises:
         UpstreamInRoutes
         MessagesWaitForUpstream: there are any that it is still to send.
+        MessagesAreBeingMoved: what waits for others is to be given to it.
         DefaultUpstreamInUse: it is the default one, and there are others.
         NoSuchUpstream: it was removed meanwhile.
     """
@@ -429,6 +434,9 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
         remaining_count = under_way_count + waiting.get(current.id, 0)
         if remaining_count:
             raise MessagesWaitForUpstream(count=remaining_count, name=upstream.name)
+        open_works = "SELECT 1 FROM queue_works WHERE upstream_id = ? AND ended_at IS NULL"
+        if conn.execute(open_works, (current.id,)).fetchone():
+            raise MessagesAreBeingMoved(name=upstream.name)
         if current.is_default and len(list_upstreams(conn)) > 1:
             raise DefaultUpstreamInUse(name=upstream.name)
         conn.execute(

@@ -23,7 +23,8 @@ _CSV_COLUMNS = "id;at;actor;address;customer;account;action;count;last;details".
 _FIELDS = ("customer", "account", "actor", "action", "address")
 _MAX_FIELD_LENGTH = 254
 # Details that are amounts of credits, but where the action is about money, and moments.
-_CREDIT_DETAILS, _TIME_DETAILS = {"amount", "below", "credit_line", "credits", "pack"}, {"expires_at", "valid_from"}
+_CREDIT_DETAILS = {"amount", "below", "credit_line", "credits", "pack"}
+_TIME_DETAILS = {"before", "expires_at", "valid_from"}
 _OF_MONEY = "payment.unmatched"
 _MAX_DETAIL_LENGTH = 200
 

@@ -22,7 +22,6 @@ from portal.services.messages.queue_selection import (
     CANCEL,
     HOLD,
     MOVE,
-    NO_ROUTE,
     RELEASE,
     ROUTE,
     UPSTREAM,
@@ -31,9 +30,10 @@ from portal.services.messages.queue_selection import (
 )
 from portal.services.messages.queue_works import QueueWork
 from portal.services.routing import routes
+from portal.services.routing.route_usage import NO_ROUTE
 from portal.services.upstreams import holds, upstreams
 from portal.web.core import access, context, htmx
-from portal.web.core.forms import GetForm, OnceForm, parse_row_id, refusals_on
+from portal.web.core.forms import GetForm, OnceForm, refusals_on
 
 blueprint = Blueprint("queue", __name__, url_prefix="/admin/queue")
 
@@ -67,10 +67,9 @@ class QueueFilterForm(GetForm):
 
 
 class SteerForm(OnceForm):
-    """`selection`: which messages, as the question has fixed it; `total`: how many it has said."""
+    """`selection`: which messages, as the question has fixed it."""
 
     selection = HiddenField()
-    total = HiddenField()
     # The style sheet hides a field with the id "to" where no dates are chosen.
     to = SelectField(N_("Upstream"), validate_choice=False, id="target")
 
@@ -139,6 +138,7 @@ def _build_part_values(queue_filter: QueueFilter, form: QueueFilterForm) -> dict
         "waiting": add_up(each.waiting for each in rows),
         "held": add_up(each.held for each in rows),
         "grouping": grouping,
+        "heading": _(_GROUPING_LABELS[grouping]),
         "groupings": [(each, _(words), _format_query(form, by=each)) for each, words in _GROUPING_LABELS.items()],
         "query": _format_query(form),
         "works": [(each, _describe_work(each)) for each in queue_works.list_queue_works(conn)],
@@ -239,21 +239,20 @@ def steer_messages(action: str) -> ResponseReturnValue:
     if form.is_submitted():
         try:
             selection = queue_selection.parse_selection(form.selection.data)
-            total = parse_row_id(form.total.data)
         except ValueError:
             abort(400)
+    else:
+        selection = queue_selection.build_selection(conn, action, queue_filter)
+        form.selection.data = str(selection)
+    preview = queue_selection.preview_selection(conn, action, selection, queue_filter.older_ms)
+    if form.is_submitted():
         with refusals_on(form):
             target = upstreams.get_upstream(conn, form.to.data) if action == MOVE and form.to.data else None
             with htmx.once(back):
                 queue_works.create_queue_work(
-                    conn, context.get_actor(), action, selection, asked_count=total, target=target
+                    conn, context.get_actor(), action, selection, asked_count=preview.count, target=target
                 )
             return htmx.redirect_browser_or_htmx(back, htmx.Toast(_(_BEGUN[action])))
-    else:
-        selection = queue_selection.build_selection(conn, action, queue_filter)
-    preview = queue_selection.preview_selection(conn, action, selection, queue_filter.older_ms)
-    if not form.is_submitted():
-        form.selection.data, form.total.data = str(selection), str(preview.count)
     names = queue_selection.read_account_names(conn, preview.counts_by_account)
     return htmx.render_dialog(
         "upstreams/_steer.html",

@@ -1,5 +1,6 @@
 """What operators do to messages that wait: which are meant, what becomes of each, and of what comes behind them."""
 
+import json
 import sqlite3
 from collections import Counter
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from portal.core.clock import DAY_MS, HOUR_MS, now_ms
 from portal.core.crypto import Keys
 from portal.core.db import Connection, write_transaction
+from portal.services.accounts import accounts
 from portal.services.common import ids, message_states
 from portal.services.common.audit import SHELL, Actor
 from portal.services.messages import queue_selection, queue_works
@@ -19,7 +21,6 @@ from portal.services.messages.queue_selection import (
     CANCEL,
     HOLD,
     MOVE,
-    NO_ROUTE,
     RELEASE,
     ROUTE,
     UPSTREAM,
@@ -31,6 +32,7 @@ from portal.services.messages.queue_selection import (
 from portal.services.messages.queue_works import QueueWork
 from portal.services.operations import self_check
 from portal.services.routing import route_table, routes
+from portal.services.routing.route_usage import NO_ROUTE
 from portal.services.routing.routes import RouteTexts
 from portal.services.upstreams import claims, holds, paths, queue, upstreams, waiting, waiting_counts
 from portal.services.upstreams.claims import Claim
@@ -211,7 +213,7 @@ def test_what_is_held_or_moved_keeps_the_quiet_hours_of_its_route_and_is_routed_
         (text,) = conn.execute("SELECT upstream_ids FROM queue_paths WHERE id = ?", (path_id,)).fetchone()
         path = paths.list_paths(conn)[path_id]
         assert paths.format_path(path) == text
-        assert (paths.is_held_path(path), paths.is_moved_path(path)) == ("-" in text, ",0" in text)
+        assert (paths.is_held_path(path), paths.may_be_of_any_route(path)) == ("-" in text, ",0" in text)
         return text, paths.get_path_upstreams(path), paths.get_quiet_route(path)
 
     quiet = ("1,2,q1", (first.id, second.id), route.id)
@@ -443,9 +445,10 @@ def test_nothing_is_moved_to_one_that_takes_nothing(conn, cast, carriers):
     selection, _ = ask(conn, MOVE)
     with pytest.raises(queue_works.MoveTargetMissing):
         queue_works.create_queue_work(conn, ANNA, MOVE, selection, asked_count=1)
+    # Also where that was done after the question.
     upstreams.disable_upstream(conn, SHELL, carriers[1])
     with pytest.raises(queue_works.UpstreamTakesNothing, match="second is disabled or drained"):
-        begin(conn, MOVE, upstreams.get_upstream(conn, "second"))
+        begin(conn, MOVE, carriers[1])
 
 
 def test_one_for_which_moved_messages_wait_is_not_removed_and_held_ones_hold_nothing_up(conn, cast, carriers):
@@ -459,6 +462,34 @@ def test_one_for_which_moved_messages_wait_is_not_removed_and_held_ones_hold_not
     do(conn, RELEASE)
     assert len(claim(conn, carriers[0])) == 1
     assert self_check.list_problem_texts(conn) == []
+
+
+def test_one_to_which_messages_are_to_be_moved_stays_until_they_are(conn, cast, carriers):
+    _, second = carriers
+    queue_messages(conn, cast.smpp_acme_1.id)
+    begin(conn, MOVE, second)
+    with pytest.raises(upstreams.MessagesAreBeingMoved, match="being moved to “second”"):
+        upstreams.remove_upstream(conn, SHELL, second)
+    run(conn)
+    with pytest.raises(upstreams.MessagesWaitForUpstream):
+        upstreams.remove_upstream(conn, SHELL, second)
+    do(conn, RELEASE)
+    # What was asked when it was still there moves nothing once it isn't.
+    upstreams.remove_upstream(conn, SHELL, second)
+    with pytest.raises(upstreams.NoSuchUpstream):
+        begin(conn, MOVE, second)
+    assert len(claim(conn, carriers[0])) == 1
+
+
+def test_the_check_names_what_waits_for_one_that_was_removed(conn, cast, carriers):
+    _, second = carriers
+    (message_id,) = queue_messages(conn, cast.smpp_acme_1.id)
+    do(conn, MOVE, second)
+    assert self_check.list_problem_texts(conn) == []
+    conn.execute("UPDATE upstreams SET removed_at = 1, enabled = 0 WHERE id = ?", (second.id,))
+    assert (
+        f"smpp-acme-1: messages that wait for an upstream which was removed: 1, the first is messages row {message_id}"
+    ) in self_check.list_problem_texts(conn)
 
 
 def test_what_was_moved_there_already_is_left(conn, cast, carriers):
@@ -563,7 +594,20 @@ def test_works_that_have_ended_are_forgotten_and_open_ones_stay(conn, cast):
 
 
 def test_who_asked_for_what_is_in_the_audit_log(conn, cast, carriers):
-    queue_messages(conn, cast.smpp_acme_1.id, 2)
-    do(conn, MOVE, carriers[1], account_id=cast.smpp_acme_1.id)
-    row = conn.execute("SELECT actor, account_id, details FROM audit_log WHERE action = 'queue.move'").fetchone()
-    assert tuple(row) == (ANNA.name, cast.smpp_acme_1.id, '{"count": 2, "route": null, "upstream": "second"}')
+    _, newest = queue_messages(conn, cast.smpp_acme_1.id, 2)
+    queue_messages(conn, cast.smpp_globex_1.id)
+    do(conn, MOVE, carriers[1], account_id=cast.smpp_acme_1.id, older_ms=-HOUR_MS)
+    do(conn, HOLD, upstream_id=carriers[1].id)
+    rows = conn.execute(
+        "SELECT action, actor, customer_id, account_id, details FROM audit_log WHERE action LIKE 'queue.%'"
+    ).fetchall()
+    moved, held = (json.loads(row["details"]) for row in rows)
+    account = accounts.get_account(conn, cast.smpp_acme_1.name)
+    assert [tuple(row)[:4] for row in rows] == [
+        ("queue.move", ANNA.name, account.customer_id, account.id),
+        ("queue.hold", ANNA.name, None, None),
+    ]
+    assert held.pop("before") >= ids.time_from_id(newest)
+    assert moved.pop("before") > now_ms() + HOUR_MS // 2
+    assert moved == {"upstreams": ["first"], "route": None, "count": 2, "to": "second"}
+    assert held == {"upstreams": ["second"], "route": None, "count": 2, "to": None}

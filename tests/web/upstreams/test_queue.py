@@ -35,7 +35,7 @@ def waiting(conn: db.Connection, cast: Cast, carriers: list[Upstream]) -> list[i
 
 def find_fields(page: str) -> dict[str, str]:
     """The hidden fields of the question."""
-    return dict(re.findall(r'name="(selection|total|form|csrf_token)"[^>]* value="([^"]*)"', page))
+    return dict(re.findall(r'name="(selection|form|csrf_token)"[^>]* value="([^"]*)"', page))
 
 
 def confirm(browser: Browser, address: str, **fields: str) -> str:
@@ -166,7 +166,7 @@ def test_nothing_is_asked_where_nothing_fits(olga: Browser, waiting: list[int]) 
 
 
 def test_a_selection_that_no_page_has_written_is_refused(olga: Browser, waiting: list[int]) -> None:
-    for fields in ({}, {"selection": "[]", "total": "1"}, {"selection": '[[""], null, null, 1]', "total": "x"}):
+    for fields in ({}, {"selection": "[]"}, {"selection": '[[""], null, null, "x"]'}):
         assert olga.post(f"{PAGE}/cancel", data=fields).status_code == 400
 
 

@@ -159,6 +159,17 @@ WAITING_CHECKS = (
         " WHERE path NOT IN (SELECT id FROM queue_paths) GROUP BY account_id",
     ),
     Check(
+        "%(account)s: messages that wait for an upstream which was removed: %(count)s, the first is messages row"
+        " %(row)s",
+        f"{_SELECT}"
+        " (SELECT path, account_id, message_id FROM queued_messages"
+        "  UNION ALL SELECT path, account_id, message_id FROM held_messages) AS waiting WHERE path IN"
+        # It waits for that one alone, and operators don't hold it.
+        " (SELECT queue_paths.id FROM queue_paths JOIN upstreams ON upstreams.id = first_upstream"
+        "  WHERE removed_at IS NOT NULL AND upstream_ids NOT GLOB '-*' AND upstream_ids NOT GLOB '*,[1-9]*')"
+        " GROUP BY account_id",
+    ),
+    Check(
         "%(account)s: destinations in held_messages to which nothing is tried again: %(count)s, the first message"
         " to one of them is messages row %(row)s",
         # What was tried has a time for that, or an upstream has it at this moment; the others wait for it.
