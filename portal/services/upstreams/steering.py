@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import paths, queue
-from portal.services.upstreams.paths import ChoosePath, UpstreamPath
+from portal.services.upstreams.message_ids import UNANSWERED_SQL
+from portal.services.upstreams.paths import SIMULATED_BIND, ChoosePath, UpstreamPath
 from portal.services.upstreams.queue import HELD_BY_OPERATOR, MOVED_BY_OPERATOR
 
 _MARKS_SQL = f"('', '{HELD_BY_OPERATOR}', '{MOVED_BY_OPERATOR}')"
@@ -113,10 +114,15 @@ def release_messages(
     """Let messages that were held or moved wait where their routes say; returns how many, and on which paths."""
     ids_json = json.dumps([*message_ids])
     rows = conn.execute(
-        "SELECT h.account_id, h.destination, country, source, coalesce(priority, 0), h.message_id,"
-        f" {_IS_UNTRIED_SQL} AND NOT EXISTS (SELECT 1 FROM held_messages AS o WHERE o.account_id = h.account_id"
-        "  AND o.destination = h.destination AND o.attempts > 0"
-        f"  AND NOT (o.message_id IN (SELECT value FROM json_each(?1)) AND {_IS_UNTRIED_SQL.replace('h.', 'o.')}))"
+        # To one number there may be a great many: what they have in front of them is looked for once.
+        "WITH busy (destination) AS MATERIALIZED (SELECT destination FROM (SELECT DISTINCT destination"
+        "   FROM held_messages INDEXED BY held_messages_path WHERE path = ?2 AND account_id = ?3"
+        "   AND message_id IN (SELECT value FROM json_each(?1))) AS given"
+        "  WHERE EXISTS (SELECT 1 FROM held_messages AS h INDEXED BY held_messages_tried WHERE h.account_id = ?3"
+        "   AND h.destination = given.destination AND h.attempts > 0"
+        f"   AND NOT (h.message_id IN (SELECT value FROM json_each(?1)) AND {_IS_UNTRIED_SQL})))"
+        " SELECT h.account_id, h.destination, country, source, coalesce(priority, 0), h.message_id,"
+        f" {_IS_UNTRIED_SQL} AND h.destination NOT IN (SELECT destination FROM busy)"
         " FROM held_messages AS h INDEXED BY held_messages_path"
         f" JOIN messages ON id = h.message_id AND state = {ENROUTE} AND upstream IS NULL"
         " WHERE h.path = ?2 AND h.account_id = ?3 AND h.message_id IN (SELECT value FROM json_each(?1))",
@@ -194,12 +200,17 @@ def _put_on_path(
 def _schedule_first_of_flows(
     conn: sqlite3.Connection, path_id: int, account_id: int, message_ids: Collection[int], now: int
 ) -> None:
-    """Let those of these messages be tried now that are the first ones to their destinations; the others follow."""
+    """Let those of these messages be tried now that are the first ones to their destinations; the others follow. There
+    may be a great many to one of these: of each no more is read than what is in front, and what upstreams have.
+    """
     conn.execute(
-        "UPDATE held_messages AS h SET not_before = ? WHERE path = ? AND account_id = ?"
-        " AND message_id IN (SELECT value FROM json_each(?)) AND NOT EXISTS"
-        " (SELECT 1 FROM held_messages AS o JOIN messages ON id = o.message_id WHERE o.account_id = h.account_id"
-        "  AND o.destination = h.destination AND o.attempts > 0 AND o.message_id <> h.message_id"
-        "  AND (o.message_id < h.message_id OR upstream IS NOT NULL))",
+        "UPDATE held_messages AS h SET not_before = ?1 WHERE path = ?2 AND account_id = ?3"
+        " AND message_id IN (SELECT value FROM json_each(?4)) AND NOT EXISTS"
+        " (SELECT 1 FROM held_messages AS o INDEXED BY held_messages_tried WHERE o.account_id = ?3"
+        "  AND o.destination = h.destination AND o.attempts > 0 AND o.message_id < h.message_id)"
+        " AND destination NOT IN (SELECT o.destination FROM messages AS m INDEXED BY messages_upstream"
+        "  CROSS JOIN held_messages AS o ON o.account_id = ?3 AND o.destination = m.destination"
+        f"  AND o.message_id = m.id AND o.attempts > 0 WHERE state = {ENROUTE} AND upstream IS NOT NULL"
+        f"  AND bind IS NOT {SIMULATED_BIND} AND {UNANSWERED_SQL} AND m.account_id = ?3)",
         (now, path_id, account_id, json.dumps([*message_ids])),
     )

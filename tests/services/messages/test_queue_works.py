@@ -13,6 +13,7 @@ from portal.core.db import Connection, write_transaction
 from portal.services.accounts import accounts
 from portal.services.common import ids, message_states
 from portal.services.common.audit import SHELL, Actor
+from portal.services.credits import credits
 from portal.services.messages import queue_selection, queue_works
 from portal.services.messages.outcomes import DueMessages
 from portal.services.messages.queue_selection import (
@@ -528,6 +529,32 @@ def test_what_waits_is_listed_in_groups(conn, cast, carriers):
     conn.execute("UPDATE queued_messages SET message_id = message_id - (? << 12)", (DAY_MS + 1,))
     assert list_rows(AGE) == [("", 1, 2), ("", 1, 2), ("", 1, 2)]
     assert list_rows(UPSTREAM, older_ms=DAY_MS) == [("first", 1, 1), ("second", 0, 1)]
+
+
+@pytest.mark.parametrize("action", [MOVE, RELEASE])
+def test_a_step_reads_no_more_of_what_waits_for_one_number_than_it_does(conn, cast, carriers, action):
+    def count_steps(count: int) -> int:
+        """How many hundred steps of SQLite the first step of the work takes."""
+        queue_messages(conn, cast.smpp_acme_1.id, count)
+        do(conn, HOLD)
+        begin(conn, action, carriers[1] if action == MOVE else None)
+        steps = 0
+
+        def count_step() -> None:
+            nonlocal steps
+            steps += 1
+
+        conn.set_progress_handler(count_step, 100)
+        assert run_step(conn)[1] == 0
+        conn.set_progress_handler(None, 0)
+        return steps
+
+    credits.grant_credits(conn, SHELL, accounts.get_account(conn, cast.smpp_acme_1.name), 10_000_000)
+    few = count_steps(600)
+    run(conn)
+    do(conn, RELEASE)
+    many = count_steps(5_400)
+    assert many < few + 100
 
 
 def test_a_step_that_goes_wrong_leaves_all_as_it_was_and_others_go_on_meanwhile(conn, cast, carriers, caplog):
