@@ -425,7 +425,12 @@ class OutboundStorage:
             WriteJobKind.OLD_PARTS: WriteJobHandler(
                 lambda conn, times: inbound.release_old_parts(conn, times[-1]), self._handle_parts_released
             ),
-            WriteJobKind.QUEUE_WORK: WriteJobHandler(self._run_queue_step, self._handle_queue_step),
+            WriteJobKind.QUEUE_WORK: WriteJobHandler(
+                self._run_queue_step,
+                self._handle_queue_step,
+                # Also where an error couldn't be stored with its work: nothing was done.
+                lambda items, _: self._handle_queue_step(items, (DueMessages(), queue_works.RETRY_MS, 0.0)),
+            ),
             WriteJobKind.RETRY_RECEIPTS: WriteJobHandler(
                 lambda conn, _: kept_receipts.retry_receipts(conn), self._handle_receipts_retried
             ),

@@ -186,8 +186,10 @@ async def test_a_work_goes_on_where_the_server_was_stopped(config, conn, cast, a
     assert self_check.list_problem_texts(conn) == []
 
 
+# The error can be stored with the work, or can't.
+@pytest.mark.parametrize("failing", ["INSERT ON held_messages", "UPDATE ON queue_works"])
 async def test_a_work_of_which_a_step_went_wrong_is_tried_again_by_itself(
-    config, conn, cast, add_upstream, ask, monkeypatch
+    config, conn, cast, add_upstream, ask, monkeypatch, caplog, failing
 ):
     monkeypatch.setattr(queue_works, "RETRY_MS", 100)
     add_upstream(1)
@@ -195,9 +197,9 @@ async def test_a_work_of_which_a_step_went_wrong_is_tried_again_by_itself(
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
         await esme.submit()
         # Any error but that the database can't be written.
-        conn.execute("CREATE TRIGGER full BEFORE INSERT ON held_messages BEGIN SELECT RAISE(ABORT, 'no room'); END")
+        conn.execute(f"CREATE TRIGGER full BEFORE {failing} BEGIN SELECT RAISE(ABORT, 'no room'); END")
         work_id = ask(HOLD)
-        await wait_until(lambda: queue_works.list_queue_works(conn)[0].error)
+        await wait_until(lambda: "no room" in caplog.text)
         conn.execute("DROP TRIGGER full")
         work = await wait_for_end(conn, work_id)
         assert (work.done_count, work.error) == (1, "")
