@@ -268,12 +268,9 @@ def list_queue_rows(conn: sqlite3.Connection, grouping: str, queue_filter: Queue
     quiet_paths = _find_quiet_paths(conn, chosen)
     held_account_ids = holds.list_held_account_ids(conn)
 
-    def list_groups(older_ms: int | None) -> list[WaitingGroup]:
-        return [
-            each
-            for each in waiting_counts.list_waiting_groups(conn, older_ms)
-            if each.path in chosen and queue_filter.account_id in (None, each.account_id)
-        ]
+    def choose(groups: Iterable[WaitingGroup]) -> list[WaitingGroup]:
+        account_id = queue_filter.account_id
+        return [each for each in groups if each.path in chosen and account_id in (None, each.account_id)]
 
     def add_up(name: str, groups: Iterable[WaitingGroup], narrowed: QueueFilter | None) -> QueueRow:
         waiting = held = 0
@@ -292,10 +289,11 @@ def list_queue_rows(conn: sqlite3.Connection, grouping: str, queue_filter: Queue
         return QueueRow(name, waiting, held, oldest_at, quiet_messages, narrowed)
 
     if grouping == AGE:
+        by_age = waiting_counts.list_groups_by_age(conn)
         ages = [each for each in waiting_counts.AGES_MS if each >= (queue_filter.older_ms or 0)]
-        rows = [add_up("", list_groups(each), replace(queue_filter, older_ms=each)) for each in ages]
+        rows = [add_up("", choose(by_age[each]), replace(queue_filter, older_ms=each)) for each in ages]
         return [each for each in rows if each.waiting or each.held]
-    groups = list_groups(queue_filter.older_ms)
+    groups = choose(waiting_counts.list_waiting_groups(conn, queue_filter.older_ms))
     narrowed_filters: Mapping[str, QueueFilter | None]
     if grouping == UPSTREAM:
         takers, names = upstreams.find_takers(conn, known), upstreams.get_upstream_names(conn)

@@ -62,8 +62,7 @@ def keep_waiting_groups(conn: sqlite3.Connection) -> None:
     if count < _QUICKLY_COUNTED:
         _kept = None
     elif _kept is None or began_at - _kept.at > _PAUSE_FACTOR * _kept.seconds:
-        ages = (None, *AGES_MS)
-        by_age = dict(zip(ages, _count_groups(conn, [_find_before_id(each) for each in ages]), strict=True))
+        by_age = _count_by_age(conn, (None, *AGES_MS))
         _kept = _KeptGroups(began_at, time.monotonic() - began_at, by_age)
 
 
@@ -86,6 +85,16 @@ def list_waiting_groups(
         return kept.by_age[older_ms]
     (groups,) = _count_groups(conn, [_find_before_id(older_ms) if before_id is None else before_id])
     return groups
+
+
+def list_groups_by_age(conn: sqlite3.Connection) -> Mapping[int | None, Sequence[WaitingGroup]]:
+    """The same of each of AGES_MS."""
+    kept = _kept
+    return _count_by_age(conn, AGES_MS) if kept is None else kept.by_age
+
+
+def _count_by_age(conn: sqlite3.Connection, ages: Sequence[int | None]) -> Mapping[int | None, Sequence[WaitingGroup]]:
+    return dict(zip(ages, _count_groups(conn, [_find_before_id(each) for each in ages]), strict=True))
 
 
 def _find_before_id(older_ms: int | None) -> int:
