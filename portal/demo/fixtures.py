@@ -23,6 +23,7 @@ from portal.services.people.customers import Customer
 from portal.services.prices import price_lists, prices
 from portal.services.prices.prices import PriceChange
 from portal.services.routing import routes
+from portal.services.routing.routes import RouteTexts
 from portal.services.senders import senders
 from portal.services.statistics import rollup
 from portal.services.upstreams import upstreams
@@ -102,8 +103,8 @@ def _create_upstreams(conn: sqlite3.Connection, keys: Keys) -> None:
     """Create two simulators with a route each: where one is switched off, the other one takes over."""
     for name in ("milano", "roma"):
         upstreams.create_upstream(conn, keys, _OPERATOR_ACTOR, name, kind=upstreams.SIMULATOR)
-    routes.create_route(conn, _OPERATOR_ACTOR, "milano,roma", country="IT")
-    routes.create_route(conn, _OPERATOR_ACTOR, "roma,milano")
+    routes.add_route(conn, _OPERATOR_ACTOR, RouteTexts("milano,roma", country="IT"))
+    routes.add_route(conn, _OPERATOR_ACTOR, RouteTexts("roma,milano"))
 
 
 def _create_price_lists(conn: sqlite3.Connection, acme: Customer, in_a_month: int) -> None:

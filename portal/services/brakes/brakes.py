@@ -31,7 +31,7 @@ REACTIONS = tuple(REACTION_TEXTS)
 # Why a message was refused.
 COUNTRY, DAY_MESSAGES, DAY_CREDITS, HOUR_MESSAGES = "country", "day_messages", "day_credits", "hour_messages"
 COUNTRY_TEXT = N_("This account sends no messages to %(country)s: whoever has set its countries can add this one.")
-_LIMIT_TEXTS = {
+LIMIT_TEXTS = {
     DAY_MESSAGES: N_(
         "The most messages a day (%(limit)s) were reached. From midnight (UTC) on it sends again, or as soon as the"
         " limit is raised."
@@ -362,7 +362,7 @@ def explain_refusal(refused: RefusedMessages, in_force: Brakes) -> str:
             return ""
         return gettext(COUNTRY_TEXT, country=countries.get_country_name(refused.country))
     limit = getattr(in_force, refused.reason)
-    return "" if limit is None else gettext(_LIMIT_TEXTS[refused.reason], limit=format_limit(refused.reason, limit))
+    return "" if limit is None else gettext(LIMIT_TEXTS[refused.reason], limit=format_limit(refused.reason, limit))
 
 
 def purge_refused_messages(conn: sqlite3.Connection, now: int) -> None:

@@ -9,11 +9,11 @@ from portal.core.clock import now_ms
 from portal.core.i18n import N_, format_credits
 from portal.services.accounts import session_records
 from portal.services.accounts.accounts import Account
+from portal.services.brakes import brakes
 from portal.services.common.addresses import normalize_address
 from portal.services.messages import smpp_config, validation
 from portal.services.prices import countries, prices
 from portal.services.prices.prices import PriceList
-from portal.services.routing import brakes
 from portal.services.routing.route_table import RouteDecision, RouteTable
 from portal.services.routing.routes import NoRoute, Route, format_route_texts
 from portal.services.statistics import daily_totals
@@ -241,7 +241,7 @@ def _explain_caps(conn: sqlite3.Connection, account: Account) -> Iterator[Senten
     for name, used in ((brakes.DAY_MESSAGES, today.sent), (brakes.DAY_CREDITS, today.price)):
         limit = getattr(in_force, name)
         if limit is not None and used >= limit:
-            yield brakes.REASON_TEXTS[name], {"limit": brakes.format_limit(name, limit)}
+            yield brakes.LIMIT_TEXTS[name], {"limit": brakes.format_limit(name, limit)}
             yield N_("It is refused all the same (ESME_RSUBMITFAIL)."), {}
 
 

@@ -13,9 +13,9 @@ from portal.services.accounts import session_records
 from portal.services.common import mail
 from portal.services.common.audit import SYSTEM
 from portal.services.routing import routes
-from portal.services.upstreams import binds, holds, load, paths, steering, upstreams, waiting
+from portal.services.upstreams import binds, holds, load, paths, upstreams, waiting, waiting_counts
 from portal.services.upstreams.load import DeliveryCounts, DeliveryRates
-from portal.services.upstreams.steering import WaitingGroup
+from portal.services.upstreams.waiting_counts import WaitingGroup
 
 SERVER_STOPPED, UPSTREAM_UNBOUND, DELIVERY_RATE = "server_stopped", "upstream_unbound", "delivery_rate"
 OLD_QUEUE, ACCOUNT_HELD, FULL_DISK = "old_queue", "account_held", "full_disk"
@@ -94,16 +94,12 @@ def _find_fallen_rates(
         if (
             hour.rate is not None
             and earlier.rate is not None
-            and _count(hour) >= least
-            and _count(earlier) >= settings.delivery_messages
+            and hour.total >= least
+            and earlier.total >= settings.delivery_messages
             and (earlier.rate - hour.rate) * 100 >= points
         ):
             figures = {"rate": hour.rate, "usual": earlier.rate}
             yield Cause(DELIVERY_RATE, upstream.id, upstream.name, figures)
-
-
-def _count(counts: DeliveryCounts) -> int:
-    return counts.delivered + counts.undelivered
 
 
 def _find_old_queues(
@@ -112,7 +108,7 @@ def _find_old_queues(
     """Upstreams for which messages wait that nobody holds back: no operator, no account's hold, no quiet hours."""
     on_hold = holds.list_held_account_ids(conn)
     groups: dict[tuple[int, int | None], list[WaitingGroup]] = defaultdict(list)
-    listed = [each for each in steering.list_waiting_groups(conn) if each.account_id not in on_hold]
+    listed = [each for each in waiting_counts.list_waiting_groups(conn) if each.account_id not in on_hold]
     takers = upstreams.find_takers(conn, {each.path for each in listed})
     for each in listed:
         if not paths.is_held_path(each.path):

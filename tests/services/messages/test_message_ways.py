@@ -7,10 +7,11 @@ from portal.core.clock import DAY_MS, now_ms
 from portal.core.crypto import Keys
 from portal.services.accounts import accounts
 from portal.services.accounts.accounts import Account
+from portal.services.brakes import brakes
+from portal.services.brakes.brakes import Brakes
 from portal.services.common.audit import SHELL
 from portal.services.messages import message_ways
-from portal.services.routing import brakes, routes
-from portal.services.routing.brakes import Brakes
+from portal.services.routing import routes
 from portal.services.routing.routes import RouteTexts
 from portal.services.statistics import daily_totals
 from portal.services.upstreams import holds

@@ -12,6 +12,8 @@ from portal.core import db
 from portal.core import webhook as core_webhook
 from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
 from portal.services.accounts import accounts, session_records
+from portal.services.brakes import unusual_traffic
+from portal.services.brakes.unusual_traffic import BUSY_HOUR, CANCELLED, OURS, Finding
 from portal.services.common import ids, mail
 from portal.services.common.audit import SHELL
 from portal.services.operations import alert_causes, alert_webhook, alerts
@@ -27,9 +29,8 @@ from portal.services.operations.alert_causes import (
 )
 from portal.services.operations.alerts import OVER_MS
 from portal.services.people import users
-from portal.services.routing import routes, unusual_traffic
+from portal.services.routing import routes
 from portal.services.routing.routes import RouteTexts
-from portal.services.routing.unusual_traffic import BUSY_HOUR, CANCELLED, OURS, Finding
 from portal.services.upstreams import binds, holds, upstreams
 from portal.services.upstreams.binds import BindState
 from tests.mailbox import Mailbox

@@ -10,7 +10,6 @@ from portal.core.db import Connection, write_transaction
 from portal.services.accounts import session_records
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
-from portal.services.routing import routes
 from portal.services.routing.quiet_hours import QuietHours
 from portal.services.routing.sending_delays import MESSAGES_HELD, ON_HOLD, SLOW, SendingDelay, list_sending_delays
 from portal.services.upstreams import claims, health, holds, paths, queue, steering, upstreams
@@ -18,6 +17,7 @@ from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.health import FAILING, UpstreamHealth
 from portal.services.upstreams.steering import WaitingRange
 from portal.services.upstreams.upstreams import Upstream
+from tests.services.routing.adding import create_route
 from tests.services.upstreams.waiting import queue_messages
 from tests.support import Cast
 
@@ -112,7 +112,7 @@ def test_messages_that_operators_hold_beside_others(conn: Connection, cast: Cast
 def test_quiet_hours_are_no_delay_and_what_waits_behind_them_is_one(
     conn: Connection, cast: Cast, simulator: Upstream
 ) -> None:
-    route = routes.create_route(conn, SHELL, "simulated", quiet_hours="22:00-08:00 UTC")
+    route = create_route(conn, "simulated", quiet_hours="22:00-08:00 UTC")
     path = paths.mark_quiet_path((simulator.id,), route.id)
     _, at = wait(conn, cast.smpp_acme_1.id)
     with write_transaction(conn):
