@@ -193,6 +193,7 @@ def test_what_is_wrong_is_told(refused, run_app, carriers):
     assert "No number begins with “0340”" in refused(*add, "A", "--prefix", "0340")
     assert "for a country or for first digits" in refused(*add, "A", "--country", "IT", "--prefix", "39")
     assert "for a customer or for an account" in refused(*add, "A", "--customer", "Acme", "--account", "smpp-acme-1")
+    assert "at most 1000" in refused(*add, "A", "--buying-price", "1000000000000")
     # What a script's variable has left empty is not every message.
     for option, says in (("--country", "isn't a country"), ("--prefix", "No number"), ("--sender", "sender")):
         assert says in refused(*add, "A", option, "")

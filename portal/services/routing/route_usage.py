@@ -19,11 +19,14 @@ from portal.services.statistics import months
 NO_ROUTE = 0
 """Stands for a route's id where none fitted, and the default upstream has got the message."""
 _COUNT_COLUMNS = ("messages", "parts", "price", "priced_parts", "cost")
+# What is only counted never keeps from the disk what a carrier has answered: where SQLite's integers would overflow, also
+# in the sum of all countries, a count ends. It is also the last integer that spreadsheets and JavaScript have exactly.
+_MAX_COUNT = 2**53
 _UPSERT = BulkInsert(
     "route_usage",
     f"month, route_id, country, {', '.join(_COUNT_COLUMNS)}",
     "ON CONFLICT (month, route_id, country) DO UPDATE SET "
-    + ", ".join(f"{name} = {name} + excluded.{name}" for name in _COUNT_COLUMNS),
+    + ", ".join(f"{name} = min({name} + excluded.{name}, {_MAX_COUNT})" for name in _COUNT_COLUMNS),
 )
 
 
@@ -88,7 +91,7 @@ def count_usage(conn: sqlite3.Connection, used: Sequence[tuple[int, RouteUse]]) 
         added = [count, parts, use.price * count, 0, 0]
         if use.buying_price is not None:
             added[3:] = parts, parts * use.buying_price
-        sums[:] = map(add, sums, added)
+        sums[:] = (min(each, _MAX_COUNT) for each in map(add, sums, added))
     _UPSERT.run(conn, [(*key, *sums) for key, sums in sorted(amounts.items())])
     if any(use.sender is not None for _, use, _ in counted):
         conn.executemany(

@@ -20,7 +20,7 @@ from portal.services.common import audit, credit_amounts
 from portal.services.common.audit import Actor
 from portal.services.common.errors import NotFound, Refused, parse_whole_number, require_found
 from portal.services.people import customers
-from portal.services.prices import countries
+from portal.services.prices import countries, prices
 from portal.services.routing.quiet_hours import QuietHours, parse_quiet_hours, read_stored_quiet_hours
 from portal.services.senders import senders
 from portal.services.upstreams import upstreams
@@ -316,7 +316,7 @@ def parse_route(conn: sqlite3.Connection, texts: RouteTexts) -> Route:
     Raises:
         CustomerAndAccountGiven, CountryAndPrefixGiven, InvalidRouteCountry, InvalidRoutePrefix
         NoSuchCustomer, NoSuchAccount, InvalidQuietHours
-        those of `parse_route_upstreams`, of `senders.parse_sender` and of `credit_amounts.parse_amount`
+        those of `parse_route_upstreams`, of `senders.parse_sender` and of `prices.parse_price`
     """
     if texts.customer is not None and texts.account is not None:
         raise CustomerAndAccountGiven()
@@ -432,7 +432,7 @@ def _parse_sender(text: str | None, field: str) -> str | None:
 
 def _parse_buying_price(text: str) -> int:
     try:
-        return credit_amounts.parse_amount(text)
+        return prices.check_price(credit_amounts.parse_amount(text))
     except Refused as refusal:
         refusal.field = "buying_price"
         raise

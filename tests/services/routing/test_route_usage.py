@@ -68,6 +68,24 @@ def test_a_margin_is_known_where_the_cost_of_all_parts_is(conn, acme_1):
     assert (usage.parts, usage.priced_parts, usage.cost, usage.margin) == (4, 2, 800, None)
 
 
+def test_what_is_counted_never_keeps_a_carrier_s_answer_from_being_stored(conn, acme_1):
+    most = 2**53
+    # More than an integer of SQLite is, in one batch, in another one, and then in the sum of two countries.
+    for _ in range(2):
+        message_ids = accept(conn, acme_1.id, FIRST_OF_NOVEMBER, buying_price=2**62, count=3)
+        query = "SELECT count(*) FROM messages WHERE upstream_id IS NOT NULL AND id >= ?"
+        assert conn.execute(query, (message_ids[0],)).fetchone()[0] == 3
+    (usage,) = route_usage.list_route_usage(conn, NOVEMBER)
+    assert (usage.messages, usage.cost) == (6, most)
+    # As many countries as there are not.
+    conn.executemany(
+        "INSERT INTO route_usage SELECT month, route_id, ?, messages, parts, price, priced_parts, cost"
+        " FROM route_usage WHERE country = 'IT'",
+        [(str(each),) for each in range(1_000)],
+    )
+    assert route_usage.sum_route_usage(conn, NOVEMBER)[7].cost == 1_001 * most
+
+
 def test_what_is_given_back_is_no_price_whoever_gives_it(conn, acme_1):
     by_setting, by_operator, _ = accept(conn, acme_1.id, FIRST_OF_NOVEMBER, buying_price=100, count=3)
     outcomes.finish_and_refund_messages(conn, [MessageOutcome(by_setting, UNDELIVERABLE, 1, now_ms())])

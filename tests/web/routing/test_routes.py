@@ -143,6 +143,7 @@ def test_a_route_is_added_where_it_was_wanted_once(olga: Browser, conn: db.Conne
         ({"quiet_hours": "22-8"}, "quiet_hours", "“22-8” can't be quiet hours"),
         ({"quiet_hours": "22:00-08:00 Europe/Nowhere"}, "quiet_hours", "can't be quiet hours"),
         ({"buying_price": "cheap"}, "buying_price", "“cheap” isn't an amount of credits"),
+        ({"buying_price": "1000.001"}, "buying_price", "“1000.001” isn't a price"),
         ({"upstream": [""], "weight": [""]}, "upstreams", "A route leads to one upstream at least."),
         ({"upstream": ["A"], "weight": ["half"]}, "upstreams", "“half” can't be a share"),
         ({"upstream": ["A", "B"], "weight": ["70", ""]}, "upstreams", "two at least, and come first"),
