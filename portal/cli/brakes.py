@@ -21,13 +21,15 @@ from portal.services.brakes.brakes import Brakes
 from portal.services.brakes.unusual_traffic import OURS, BrakeEvent
 from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
+from portal.services.upstreams import holds
 
 brake_group = add_group("brake")
 
 
 def _brake_options(run: CommandFunction) -> CommandFunction:
     """What isn't given stays as it is."""
-    limit: dict[str, Any] = {"type": click.IntRange(min=0), "metavar": "N"}
+    # As many digits as the page's form takes.
+    limit: dict[str, Any] = {"type": click.IntRange(0, 10**12 - 1), "metavar": "N"}
     options: tuple[CommandDecorator, ...] = (
         click.option("--countries", metavar="CC,…", help="Those that it sends to, as IT,FR; or all."),
         click.option("--messages-per-day", "day_messages", help="At most so many (UTC); 0: no limit.", **limit),
@@ -97,8 +99,11 @@ def _list_events(context: CommandContext, *, shows_all: bool) -> CommandOutput:
 def _release(context: CommandContext, account: Account) -> CommandOutput:
     """Say that an account's unusual traffic is its own: what is on hold of it goes on."""
     was_open = unusual_traffic.answer_events(context.conn, SHELL, account, OURS)
-    text = "released" if was_open else "there was nothing to release"
-    return CommandOutput({"account": account.name, "released": was_open}, f"{account.name}: {text}")
+    is_released = was_open and account.id not in holds.list_held_account_ids(context.conn)
+    text = "released" if is_released else "there was nothing to release"
+    if was_open and not is_released:
+        text = f"answered; somebody holds it besides (queue release-account {account.name})"
+    return CommandOutput({"account": account.name, "released": is_released}, f"{account.name}: {text}")
 
 
 def _describe_account(context: CommandContext, account: Account) -> CommandOutput:

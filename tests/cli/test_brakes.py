@@ -65,6 +65,14 @@ def test_what_is_wrong_is_told(refused, wrong):
     assert refused("brake", "set", "smpp-acme-1", *wrong)
 
 
+def test_a_limit_has_as_many_digits_as_on_the_page(ok, run_app, cast, conn):
+    most = "9" * 12
+    assert ok("brake", "set", "smpp-acme-1", "--messages-per-day", most)["messages_per_day"] == int(most)
+    assert brakes.parse_limit("day_messages", most) == int(most)
+    for option in ("--messages-per-day", "--messages-per-hour"):
+        assert run_app("brake", "set", "smpp-acme-1", option, "1" + "0" * 12).returncode == 2
+
+
 def test_unusual_traffic_is_listed_and_released(ok, run_app, cast, conn, keys):
     found = Finding(BUSY_HOUR, "", {"messages": 900, "threshold": 500, "usual": 3})
     unusual_traffic.record_event(conn, keys, cast.smpp_acme_1.id, found, now_ms(), is_to_hold=True)
@@ -74,5 +82,8 @@ def test_unusual_traffic_is_listed_and_released(ok, run_app, cast, conn, keys):
     assert ok("brake", "release", "smpp-acme-1") == {"account": "smpp-acme-1", "released": True}
     assert holds.list_account_holds(conn) == []
     assert ok("brake", "release", "smpp-acme-1")["released"] is False
+    conn.execute("UPDATE brake_events SET answer = NULL")
+    ok("queue", "hold-account", "smpp-acme-1")
+    assert "somebody holds it besides" in run_app("brake", "release", "smpp-acme-1").stdout
     conn.execute("UPDATE brake_events SET ended_at = 1")
     assert (ok("brake", "events"), len(ok("brake", "events", "--all"))) == ([], 1)

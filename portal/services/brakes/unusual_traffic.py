@@ -355,11 +355,14 @@ def is_held_by_brake(conn: sqlite3.Connection, account_id: int) -> bool:
     return conn.execute(query, (account_id, SYSTEM.name)).fetchone() is not None
 
 
-def answer_events(conn: sqlite3.Connection, actor: Actor, account: Account, answer: str) -> bool:
+def answer_events(
+    conn: sqlite3.Connection, actor: Actor, account: Account, answer: str, *, by_operator: bool = False
+) -> bool:
     """Answer what is open of an account, so that nobody is alerted again until it is over.
 
     Args:
         answer: OURS: what is on hold of it goes on. CANCELLED: it stays on hold.
+        by_operator: what `actor` leaves on hold is not released by its owner any more.
 
     Returns:
         Whether there was anything to answer; somebody else may have been faster.
@@ -370,9 +373,12 @@ def answer_events(conn: sqlite3.Connection, actor: Actor, account: Account, answ
             " WHERE account_id = ?4 AND ended_at IS NULL AND (answer IS NULL OR answer <> ?1)",
             (answer, now_ms(), actor.name, account.id),
         ).rowcount
-        is_released = answer == OURS and is_held_by_brake(conn, account.id)
+        is_held = is_held_by_brake(conn, account.id)
+        is_released = answer == OURS and is_held
         if is_released:
             holds.release_account(conn, actor, account.id)
+        elif is_held and by_operator:
+            holds.hold_account(conn, actor, account.id, "")
         if answered or is_released:
             record_account_action(conn, actor, "brakes.answer", account, answer=answer)
         return bool(answered or is_released)

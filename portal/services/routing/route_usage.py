@@ -19,8 +19,8 @@ from portal.services.statistics import months
 NO_ROUTE = 0
 """Stands for a route's id where none fitted, and the default upstream has got the message."""
 _COUNT_COLUMNS = ("messages", "parts", "price", "priced_parts", "cost")
-# What is only counted never keeps from the disk what a carrier has answered: where SQLite's integers would overflow, also
-# in the sum of all countries, a count ends. It is also the last integer that spreadsheets and JavaScript have exactly.
+# What is only counted never keeps from the disk what a carrier has answered: a count ends before SQLite's integers
+# would overflow, also in the sum of all countries. Spreadsheets and JavaScript have it exactly, too.
 _MAX_COUNT = 2**53
 _UPSERT = BulkInsert(
     "route_usage",

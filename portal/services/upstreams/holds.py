@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from portal.core.clock import now_ms
 from portal.core.db import write_transaction
 from portal.services.common import audit
-from portal.services.common.audit import Actor
+from portal.services.common.audit import SYSTEM, Actor
 
 IS_ON_HOLD_SQL = "IN (SELECT account_id FROM account_holds)"
 """Whether an account is on hold; its id stands in front."""
@@ -30,17 +30,22 @@ class AccountHold:
 def hold_account(conn: sqlite3.Connection, actor: Actor, account_id: int, reason: str) -> bool:
     """Hold all that waits of an account, and all that it submits from now on; what upstreams have goes on.
 
+    What the system holds becomes the hold of whoever holds it, too: nobody else's answer is to release it. Without a
+    `reason` it keeps its own.
+
     Returns:
-        False where it is on hold already: that stays as it is, with its own reason.
+        False where somebody holds it already: that stays as it is, with its own reason.
     """
     with write_transaction(conn):
-        inserted = conn.execute(
-            "INSERT INTO account_holds (account_id, reason, since, actor) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (account_id, reason, now_ms(), actor.name),
-        )
-        if inserted.rowcount:
-            _record_hold_action(conn, actor, "queue.hold_account", account_id, reason)
-        return inserted.rowcount > 0
+        row = conn.execute(
+            "INSERT INTO account_holds (account_id, reason, since, actor) VALUES (?1, ?2, ?3, ?4)"
+            " ON CONFLICT DO UPDATE SET reason = iif(?2 = '', reason, ?2), actor = ?4 WHERE actor = ?5 AND ?4 <> ?5"
+            " RETURNING reason",
+            (account_id, reason, now_ms(), actor.name, SYSTEM.name),
+        ).fetchone()
+        if row is not None:
+            _record_hold_action(conn, actor, "queue.hold_account", account_id, row[0])
+        return row is not None
 
 
 def release_account(conn: sqlite3.Connection, actor: Actor, account_id: int) -> bool:

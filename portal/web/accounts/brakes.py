@@ -9,6 +9,7 @@ from portal.services.accounts.accounts import Account
 from portal.services.brakes import brakes, unusual_traffic
 from portal.services.messages import queue_selection, queue_works
 from portal.services.messages.queue_selection import QueueFilter
+from portal.services.upstreams import holds
 from portal.web.core import access, brake_forms, context, htmx, live
 from portal.web.core.brake_forms import BrakesForm, OwnBrakesForm
 from portal.web.core.forms import OnceForm
@@ -59,8 +60,11 @@ def _answer_form(
 @access.account_change_required
 def answer_traffic(account: Account) -> ResponseReturnValue:
     """Say that what was unusual is the account's own: what is held of it goes on."""
-    done = unusual_traffic.answer_events(context.get_conn(), context.get_actor(), account, unusual_traffic.OURS)
+    conn = context.get_conn()
+    done = unusual_traffic.answer_events(conn, context.get_actor(), account, unusual_traffic.OURS)
     text = _("Thank you. What waited goes on.") if done else _("Somebody has answered this already.")
+    if done and account.id in holds.list_held_account_ids(conn):
+        text = _("Thank you. An operator holds what waits, and will release it.")
     return htmx.redirect_browser_or_htmx(_find_page_url(account), htmx.Toast(text))
 
 
@@ -91,7 +95,8 @@ def cancel_traffic(account: Account) -> ResponseReturnValue:
         abort(400)
     preview = queue_selection.preview_selection(conn, queue_selection.CANCEL, selection)
     with htmx.once(back):
-        unusual_traffic.answer_events(conn, actor, account, unusual_traffic.CANCELLED)
+        by_operator = access.get_current_user().is_operator
+        unusual_traffic.answer_events(conn, actor, account, unusual_traffic.CANCELLED, by_operator=by_operator)
         queue_works.create_queue_work(conn, actor, queue_selection.CANCEL, selection, asked_count=preview.count)
     text = _("What waited is being cancelled, and its credits come back. The account stays on hold.")
     return htmx.redirect_browser_or_htmx(back, htmx.Toast(text))

@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 
 from portal.core.db import Connection, write_transaction
-from portal.services.common.audit import Actor
+from portal.services.common.audit import SYSTEM, Actor
 from portal.services.upstreams import claims, holds, queue, waiting_counts
 from portal.services.upstreams.claims import Claim, ClaimedIds
 from tests.services.upstreams.waiting import queue_messages, queue_of_each
@@ -76,6 +76,23 @@ def test_the_first_hold_counts_and_both_ends_are_in_the_audit_log(conn, cast):
     assert [tuple(row) for row in rows] == [
         (action, account_id, cast.acme, '{"reason": "stolen?"}')
         for action in ("queue.hold_account", "queue.release_account")
+    ]
+
+
+def test_what_the_system_holds_becomes_the_hold_of_who_holds_it_too(conn, cast):
+    globex_1, acme_1 = cast.smpp_globex_1.id, cast.smpp_acme_1.id
+    for account_id, reason in ((acme_1, "stolen"), (globex_1, "")):
+        assert holds.hold_account(conn, SYSTEM, account_id, "brake: busy_hour")
+        (since,) = conn.execute("SELECT since FROM account_holds WHERE account_id = ?", (account_id,)).fetchone()
+        assert not holds.hold_account(conn, SYSTEM, account_id, "brake: dear_country")
+        assert holds.hold_account(conn, ANNA, account_id, reason)
+        assert not holds.hold_account(conn, SYSTEM, account_id, "brake: dear_country")
+        (hold,) = [each for each in holds.list_account_holds(conn) if each.account_id == account_id]
+        assert (hold.reason, hold.actor, hold.since) == (reason or "brake: busy_hour", ANNA.name, since)
+    query = "SELECT account_id, details FROM audit_log WHERE action = 'queue.hold_account' AND actor = ? ORDER BY id"
+    assert [tuple(row) for row in conn.execute(query, (ANNA.name,))] == [
+        (acme_1, '{"reason": "stolen"}'),
+        (globex_1, '{"reason": "brake: busy_hour"}'),
     ]
 
 

@@ -266,6 +266,31 @@ def test_what_brakes_have_refused_is_told_with_what_helps(alice: Browser, conn: 
     assert "What refused them has been changed since." in extract_text(alice.get("/accounts/smpp-acme-1").text)
 
 
+@pytest.mark.parametrize("answer", ["hold", "cancel"])
+def test_what_an_operator_has_answered_is_not_undone_by_the_owner(
+    alice: Browser,
+    client: Client,
+    conn: Connection,
+    keys: Keys,
+    cast: Cast,
+    acme_1: Account,
+    alert: Callable[..., None],
+    answer: str,
+) -> None:
+    add_upstream(conn, keys)
+    queue_messages(conn, acme_1.id, 3)
+    alert(is_to_hold=True)
+    address = "/admin/queue/accounts/hold" if answer == "hold" else "/accounts/smpp-acme-1/traffic/cancel"
+    olga = client(cast.olga)
+    typed = {"form": get_field_value(olga.get(address).text, "form"), "account": "smpp-acme-1", "reason": ""}
+    assert olga.post(address, data=typed).status_code == 303
+    alice.post("/accounts/smpp-acme-1/traffic")
+    assert [(each.reason, each.actor) for each in holds.list_account_holds(conn)] == [
+        ("brake: busy_hour", "olga@portal.example")
+    ]
+    assert "An operator holds what waits" in extract_text(alice.get("/accounts/smpp-acme-1").text)
+
+
 def test_what_is_on_hold_is_cancelled_once_that_is_confirmed(
     alice: Browser, conn: Connection, keys: Keys, cast: Cast, acme_1: Account, alert: Callable[..., None]
 ) -> None:
