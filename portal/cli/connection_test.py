@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from portal.cli.shell import wrong_usage
 from portal.core import i18n, tls_client
 from portal.core.crypto import Keys
 from portal.core.i18n import N_, gettext
@@ -128,20 +129,30 @@ def probe(conn: sqlite3.Connection, keys: Keys) -> None:
     `upstream`, the id of one that is there, whose password counts where none is given, and whose binds that the server
     holds may be all that the carrier allows. Writes each step as a JSON object on a line of its own.
     """
-    asked = json.load(sys.stdin)
-    signal.alarm(asked["seconds"])
-    i18n.use_language(asked["language"])
-    settings = UpstreamSettings(**{name: parse_setting(name, value) for name, value in asked["settings"].items()})  # type: ignore[arg-type]
-    upstream = upstreams.get_upstream_by_id(conn, asked["upstream"]) if asked["upstream"] else None
-    password = asked["password"] or (upstream and upstreams.get_upstream_password(conn, keys, upstream)) or ""
-    is_stored = upstream is not None and upstream.settings == settings and not asked["password"]
+    try:
+        asked = json.load(sys.stdin)
+        language, name, given, password, upstream_id, seconds = (
+            asked[each] for each in ("language", "name", "settings", "password", "upstream", "seconds")
+        )
+        settings = UpstreamSettings(**{each: parse_setting(each, value) for each, value in given.items()})  # type: ignore[arg-type]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        wrong_usage("stdin has no test of a connection: a page starts this; to test an upstream, see upstream test")
+    signal.alarm(seconds)
+    i18n.use_language(language)
+    upstream = upstreams.get_upstream_by_id(conn, upstream_id) if upstream_id else None
+    is_stored = False
+    if upstream is not None and not password:
+        # It may have been changed since the page was asked.
+        upstreams.check_stored_password(upstream, settings)
+        password = upstreams.get_upstream_password(conn, keys, upstream)
+        is_stored = upstream.settings == settings
 
     def write(step: ConnectionStep) -> None:
-        if is_stored and binds.get_upstream_state(conn, asked["upstream"]).state == binds.BOUND:
+        if is_stored and binds.get_upstream_state(conn, upstream_id).state == binds.BOUND:
             step = excuse_refused_bind(step)
         print(json.dumps(asdict(step)), flush=True)
 
-    run_connection_test(asked["name"], settings, password, replace(_PAGE_WORDING, no_tls=gettext("without TLS")), write)
+    run_connection_test(name, settings, password, replace(_PAGE_WORDING, no_tls=gettext("without TLS")), write)
 
 
 class _StepFailed(Exception):

@@ -224,6 +224,7 @@ def _test_upstream(context: CommandContext, upstream: Upstream) -> CommandOutput
     from portal.cli import connection_test
 
     password = upstreams.get_upstream_password(context.conn, context.keys, upstream)
+    upstreams.record_connection_test(context.conn, SHELL, upstream.name, upstream.settings, with_stored_password=True)
     wording = replace(connection_test.SHELL_WORDING, format_command=context.config.format_command)
     steps = connection_test.run_connection_test(upstream.name, upstream.settings, password, wording)
     # Afterwards: by then the server has taken over what was changed a moment ago.

@@ -2,20 +2,22 @@
 
 import asyncio
 import errno
+import json
 import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from portal.cli.connection_test import run_connection_test
 from portal.services.accounts import session_records
-from portal.services.upstreams import binds
+from portal.services.upstreams import binds, upstreams
 from portal.services.upstreams.binds import BindState
-from portal.services.upstreams.settings import UpstreamSettings
+from portal.services.upstreams.settings import UpstreamSettings, format_settings
 from portal.smsc.admission.tls import create_tls_context, ensure_certificate
 from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import DeliverSm, HeaderOnlyPdu
@@ -106,10 +108,13 @@ def failed(run_app):
     return run
 
 
-def test_each_step_that_works_is_told(ok, run_app, add):
+def test_each_step_that_works_is_told(ok, run_app, add, conn):
     with carrier_in_a_thread(take_one_bind) as carrier:
         add(carrier.port, host="localhost")
         tested = ok("upstream", "test", "carrier")
+    query = "SELECT details FROM audit_log WHERE action = 'upstream.test' AND actor = 'shell'"
+    (details,) = [json.loads(row[0]) for row in conn.execute(query)]
+    assert (details["host"], details["port"], details["with_stored_password"]) == ("localhost", carrier.port, True)
     assert (tested["name"], tested["ok"]) == ("carrier", True)
     steps = {each["step"]: each["detail"] for each in tested["steps"]}
     assert [*steps] == ["resolve", "connect", "bind", "enquire_link", "unbind"]
@@ -456,6 +461,31 @@ def test_pain_8_a_client_certificate_that_is_missing_refused_or_taken(add, faile
         assert [each["step"] for each in steps] == ["connect", "tls", "bind", "enquire_link", "unbind"]
         assert f"; ours is in {certificate}" in steps[1]["detail"]
     assert carrier.client_names == ["acme"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "[" * 100_000, '{"language": "en"}'])
+def test_what_no_page_asks_for_is_refused(run_app, text):
+    done = run_app("upstream", "probe", stdin=text)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    assert "stdin has no test of a connection" in done.stderr
+
+
+def test_the_stored_password_is_not_sent_elsewhere_by_what_a_page_has_asked_for(add, run_app, conn):
+    """The upstream was changed after the page had looked."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        add(listener.getsockname()[1])
+        upstream = upstreams.get_upstream(conn, "carrier")
+        asked = {
+            "language": "en",
+            "name": "carrier",
+            "settings": format_settings(replace(upstream.settings, host="127.0.0.9")),
+            "password": "",
+            "upstream": upstream.id,
+        }
+        done = run_app("upstream", "probe", stdin=json.dumps(asked))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "enter it again for another host or port" in done.stderr
 
 
 def test_a_simulator_needs_none(ok, run_app):

@@ -135,7 +135,7 @@ def test_a_client_certificate_is_checked_when_it_is_given(ok, refused, run_app, 
     # Once it is there, its files may go: that is told of the connection.
     key.unlink()
     ok("upstream", "change", "carrier", "--window", "20")
-    off = ok("upstream", "change", "carrier", "--no-tls")["settings"]
+    off = ok("upstream", "change", "carrier", "--no-tls", "--password-stdin", stdin="x")["settings"]
     assert (off["tls_certificate"], off["tls_key"], off["tls_minimum"]) == ("", "", "1.2")
 
 
@@ -455,7 +455,11 @@ def test_a_second_port_needs_its_host(ok, refused):
     assert "second_port is of use with second_host alone" in refused(*ADD, "--second-port", "2776", stdin="x")
     shown = ok(*ADD, "--second-host", "smpp2.carrier.example", "--second-port", "2776", stdin="x")
     assert shown["settings"]["second_port"] == 2776
-    assert ok("upstream", "change", "carrier", "--second-port", "same")["settings"]["second_port"] == "same"
+    assert "enter it again for another host or port" in refused(
+        "upstream", "change", "carrier", "--second-port", "same"
+    )
+    shown = ok("upstream", "change", "carrier", "--second-port", "same", "--password-stdin", stdin="x")
+    assert shown["settings"]["second_port"] == "same"
     assert "can't be the value of second_host" in refused("upstream", "change", "carrier", "--second-host", "a b")
 
 

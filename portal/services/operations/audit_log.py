@@ -102,6 +102,7 @@ ACTION_LABELS = {
     "upstream.drain": N_("Upstream drained"),
     "upstream.default": N_("Default upstream chosen"),
     "upstream.remove": N_("Upstream removed"),
+    "upstream.test": N_("Connection of an upstream tested"),
     "upstream.test_message": N_("Test message sent through an upstream"),
     "upstream.trace": N_("PDUs of an upstream traced"),
     "upstream.trace_stop": N_("Trace of an upstream stopped"),

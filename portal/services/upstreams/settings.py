@@ -421,6 +421,21 @@ def check_client_certificate(settings: UpstreamSettings) -> None:
         ) from None
 
 
+def reaches_others(before: UpstreamSettings, after: UpstreamSettings) -> bool:
+    """Whether somebody can read a password with some settings who couldn't with those before: at another host or port,
+    without TLS, or with a certificate that wasn't believed.
+    """
+    if not _list_hosts(after) <= _list_hosts(before):
+        return True
+    trusts = [(each.tls_verify, each.tls_ca_file, each.tls_server_name) for each in (before, after)]
+    return before.tls and (not after.tls or (before.tls_verify and trusts[0] != trusts[1]))
+
+
+def _list_hosts(settings: UpstreamSettings) -> set[tuple[str, int]]:
+    hosts = [(settings.host, settings.port), (settings.second_host, settings.second_port or settings.port)]
+    return {(host.lower(), port) for host, port in hosts if host}
+
+
 def check_settings_together(settings: UpstreamSettings) -> None:
     """Make sure that the settings of a connection to a carrier, each of which is possible, go together.
 

@@ -34,6 +34,7 @@ from portal.services.upstreams.settings import (
     list_changed_settings,
     merge_settings,
     parse_settings,
+    reaches_others,
 )
 
 SMPP, SIMULATOR = KINDS = ("smpp", queue.SIMULATOR)
@@ -79,6 +80,13 @@ class InvalidUpstreamPassword(Refused, field="password"):
 
 class UpstreamPasswordUnreadable(Refused, field="password"):
     sentence = N_("The password of “%(name)s” was sealed under another secret.key: enter it anew.")
+
+
+class UpstreamPasswordNeeded(Refused, field="password"):
+    sentence = N_(
+        "The password that is stored goes only where it was entered for: enter it again for another host or port, or"
+        " for other settings of TLS."
+    )
 
 
 class MessagesWaitForUpstream(Refused):
@@ -318,11 +326,13 @@ def change_upstream(
     """Change an upstream, and return it as it is then; None, and settings that are not given: as it is.
 
     Args:
+        password: needed where the settings send it elsewhere; see `check_stored_password`.
         expected_version: the `version` that whoever changes it has seen; None: whichever there is.
 
     Raises:
         NoSuchUpstream: it was removed meanwhile.
         UpstreamChanged: it has another version.
+        UpstreamPasswordNeeded
         As `create_upstream`.
     """
     parsed = parse_settings(settings, is_simulator=upstream.kind == SIMULATOR)
@@ -332,6 +342,8 @@ def change_upstream(
         if expected_version not in (None, current.version):
             raise UpstreamChanged(name=current.name)
         values = merge_settings(current.settings, parsed, is_simulator=current.kind == SIMULATOR)
+        if sealed is None:
+            check_stored_password(current, values)
         changes: dict[str, object] = {}
         if values != current.settings:
             changes["settings"] = json.dumps(list_changed_settings(values))
@@ -349,6 +361,25 @@ def change_upstream(
         new_name = changes.get("name")
         audit.record_action(conn, actor, "upstream.change", name=current.name, new_name=new_name, **details)
         return get_upstream_by_id(conn, current.id)
+
+
+def check_stored_password(upstream: Upstream, settings: UpstreamSettings) -> None:
+    """Make sure that the stored password, which nobody is shown, is sent by these settings to no one else.
+
+    Raises:
+        UpstreamPasswordNeeded
+    """
+    if reaches_others(upstream.settings, settings):
+        raise UpstreamPasswordNeeded()
+
+
+def record_connection_test(
+    conn: sqlite3.Connection, actor: Actor, name: str, settings: UpstreamSettings, *, with_stored_password: bool
+) -> None:
+    """Record that somebody has a connection tested, and where to."""
+    where = {each: getattr(settings, each) for each in ("host", "port", "second_host", "second_port", "tls")}
+    with write_transaction(conn):
+        audit.record_action(conn, actor, "upstream.test", name=name, **where, with_stored_password=with_stored_password)
 
 
 def enable_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) -> None:

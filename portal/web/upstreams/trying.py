@@ -114,15 +114,25 @@ def _start_test(form: UpstreamForm, upstream: Upstream | None) -> ResponseReturn
         settings = _check_settings(form, before)
         if upstream is None or form.password.data:
             upstreams.check_password(form.password.data)
+        else:
+            upstreams.check_stored_password(upstream, settings)
+        name = form.name.data.strip() or "carrier"
         test = connection_tests.start(
             {
                 "language": i18n.current_language(),
-                "name": form.name.data.strip() or "carrier",
+                "name": name,
                 "settings": format_settings(settings),
                 "password": form.password.data,
                 "upstream": upstream.id if upstream else None,
             },
             context.get_config(),
+        )
+        upstreams.record_connection_test(
+            context.get_conn(),
+            context.get_actor(),
+            name,
+            settings,
+            with_stored_password=not form.password.data,
         )
     if test is not None:
         if htmx.is_htmx_request():

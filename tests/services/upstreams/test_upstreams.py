@@ -28,6 +28,7 @@ from portal.services.upstreams.upstreams import (
     NoSuchUpstream,
     Upstream,
     UpstreamExists,
+    UpstreamPasswordNeeded,
     UpstreamPasswordUnreadable,
 )
 from tests.services.upstreams.waiting import queue_messages
@@ -82,9 +83,53 @@ def test_the_password_is_sealed_and_in_no_log(conn, keys, data):
 )
 def test_what_belongs_to_a_setting_goes_with_it(conn, keys, settings, off, left):
     created = create(conn, keys, **settings)
-    changed = upstreams.change_upstream(conn, keys, SHELL, created, **off)
+    changed = upstreams.change_upstream(conn, keys, SHELL, created, password="secret", **off)
     kept = {"host": created.settings.host, "system_id": created.settings.system_id}
     assert list_changed_settings(changed.settings) == kept | left
+
+
+SECURED = {"tls": True, "second_host": "192.0.2.2", "second_port": 2776}
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes"),
+    [
+        ({}, {"host": "192.0.2.9"}),
+        ({}, {"port": 2777}),
+        ({}, {"second_host": "192.0.2.9"}),
+        (SECURED, {"second_port": 2777}),
+        (SECURED, {"second_port": "same"}),
+        (SECURED, {"port": 2776}),
+        (SECURED, {"tls": False}),
+        (SECURED, {"tls_verify": False}),
+        (SECURED, {"tls_server_name": "other.example"}),
+        (SECURED | {"tls_server_name": "a.example"}, {"tls_server_name": ""}),
+        (SECURED | {"tls_verify": False}, {"tls": False}),
+    ],
+)
+def test_a_stored_password_goes_nowhere_else(conn, keys, settings, changes):
+    created = create(conn, keys, **settings)
+    with pytest.raises(UpstreamPasswordNeeded) as caught:
+        upstreams.change_upstream(conn, keys, SHELL, created, window=20, **changes)
+    assert caught.value.field == "password"
+    assert upstreams.get_upstream(conn, "carrier") == created
+    changed = upstreams.change_upstream(conn, keys, SHELL, created, password="other", **changes)
+    assert changed.settings != created.settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes"),
+    [
+        ({}, {"tls": True, "tls_server_name": "a.example", "window": 20, "system_id": "other"}),
+        (SECURED, {"second_host": "", "tls_minimum": "1.3"}),
+        ({"second_host": "192.0.2.2"}, {"host": "192.0.2.2", "second_host": "192.0.2.1"}),
+        (SECURED | {"tls_verify": False}, {"tls_verify": True}),
+    ],
+)
+def test_where_nobody_else_can_read_it_a_stored_password_stays(conn, keys, settings, changes):
+    created = create(conn, keys, **{"host": "192.0.2.1"} | settings)
+    changed = upstreams.change_upstream(conn, keys, SHELL, created, **changes)
+    assert upstreams.get_upstream_password(conn, keys, changed) == upstreams.get_upstream_password(conn, keys, created)
 
 
 def test_what_is_given_together_with_the_end_of_what_it_belongs_to_is_refused(conn, keys):

@@ -1,5 +1,6 @@
 """Testing a connection before it is saved, and sending a test message, from the pages."""
 
+import json
 import signal
 import socket
 import sys
@@ -82,12 +83,29 @@ def test_each_step_is_told_in_the_reader_s_language(olga, conn, language, said):
 @pytest.mark.usefixtures("program")
 def test_without_htmx_the_form_is_shown_again_with_the_steps(olga, carrier, conn):
     path = f"{LIST}/{carrier.id}"
-    typed = {"host": "127.0.0.1", "port": str(find_free_port()), "window": "77"}
+    typed = {"host": "127.0.0.1", "port": str(find_free_port()), "window": "77", "password": "pw"}
     answer = olga.post(f"{path}/test", data=fields_of(olga, f"{path}/change", **typed))
     assert answer.status_code == 200
     assert "refuses the connection" in extract_text(answer.text)
     assert read_form_fields(answer.text, "upstream-form")["window"] == "77"
     assert upstreams.get_upstream(conn, "carrier").settings.window == 10
+    query = "SELECT actor, details FROM audit_log WHERE action = 'upstream.test'"
+    (row,) = [(actor, json.loads(details)) for actor, details in conn.execute(query)]
+    where = {"host": "127.0.0.1", "port": int(typed["port"]), "second_host": "", "second_port": None, "tls": False}
+    assert row == ("olga@portal.example", {"name": "carrier", **where, "with_stored_password": False})
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+@pytest.mark.parametrize("htmx", [False, True])
+def test_the_stored_password_goes_only_where_it_was_entered_for(olga, conn, carrier, monkeypatch, is_saved, htmx):
+    monkeypatch.setattr(connection_tests, "start", None)
+    path = f"{LIST}/{carrier.id}"
+    form = fields_of(olga, f"{path}/change", port=str(carrier.settings.port + 1))
+    answer = olga.post(f"{path}/{'change' if is_saved else 'test'}", data=form, htmx=htmx)
+    assert answer.status_code == 422
+    assert "enter it again for another host or port" in extract_text(answer.text)
+    assert upstreams.get_upstream(conn, "carrier") == carrier
+    assert conn.execute("SELECT 1 FROM audit_log WHERE action = 'upstream.test'").fetchone() is None
 
 
 def test_what_cannot_be_set_is_told_without_losing_what_was_typed(olga):
