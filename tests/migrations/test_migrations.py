@@ -12,6 +12,7 @@ from sqlite_utils import Database, Migrations
 
 from portal import migrations
 from portal.core import db
+from portal.core.clock import now_ms
 from portal.migrations import MigrationFailed
 from portal.migrations import steps as steps_module
 from portal.migrations.steps import migrations as all_steps
@@ -428,6 +429,35 @@ def test_numbers_that_reach_accounts_are_no_routes_any_more(file):
     actions = [each.action for each in list_audit_entries(conn, 1, 4)]
     assert actions == ["number.add", "account.change", "number.remove", "number.add"]
     assert routes.list_routes(conn) == []
+    conn.close()
+
+
+def test_what_waits_for_nothing_after_operators_held_or_moved_it_is_tried_again(file):
+    before_step(
+        file,
+        "m0046",
+        """
+        INSERT INTO upstreams (id, name, kind, settings, created_at, is_default)
+            VALUES (1, 'first', 'smpp', '{}', 0, 1);
+        INSERT INTO messages (id, account_id, source, source_ton, source_npi, destination, country, text, data_coding,
+            registered_delivery, parts, price, state, ptt, upstream)
+            SELECT value, 1, 'ACME', 5, 0, value / 10, 'IT', '', 0, 0, 1, 0, 1, 254, iif(value = 32, 1, NULL)
+            FROM json_each('[10, 11, 20, 21, 22, 30, 31, 32]');
+        INSERT INTO queue_paths (id, upstream_ids) VALUES (1, '0');
+        INSERT INTO held_messages (account_id, destination, message_id, attempts, not_before, path)
+            -- Stuck; stuck, with a later one that is held; one is under way.
+            VALUES (1, '1', 10, 1, NULL, 0), (1, '1', 11, 1, NULL, 0),
+            (1, '2', 20, 1, NULL, 0), (1, '2', 21, 1, 1000, 1), (1, '2', 22, 0, NULL, 0),
+            (1, '3', 30, 1, NULL, 0), (1, '3', 31, 0, NULL, 0), (1, '3', 32, 1, NULL, 0);
+        """,
+    )
+    migrations.migrate(file)
+    conn = db.connect(file)
+    assert not [each for each in self_check.list_problem_texts(conn) if "held_messages" in each]
+    with db.write_transaction(conn):
+        assert claims.claim_message_ids(conn, Claim(1, [()], 10), 1000).message_ids == [10, 20]
+        queue.release_held_messages(conn, [32])
+        assert claims.claim_message_ids(conn, Claim(1, [()], 10), now_ms()).message_ids == [30]
     conn.close()
 
 

@@ -61,6 +61,7 @@ EXECUTED = {
     "m0043_upstream_figures": "bf06d1ecfec6ec80680bdbd13dd07a1ae9a03fe5ded2e7f64b2ae50bf37604d6",
     "m0044_traces": "c25b119558dca0a58614fb75cf0cee0d9fbc9c0c26fb7500e277a35adfb92169",
     "m0045_alerts": "eeb6ca0668f637c31253b69c6b7357867076d6853c91bb7105feea85c0126310",
+    "m0046_timed_messages": "e101b0d62739bab67b6cc92b2e6ddfd53f03480765a4fce5bc417150a4ad7a3d",
 }
 CHANGED = """
 {name} executes other statements than those that databases have taken, which would not get the change.

@@ -10,7 +10,7 @@ from typing import Any
 
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import holds, paths, queue
-from portal.services.upstreams.paths import SIMULATED_BIND, ChoosePath, UpstreamPath, choose_default_path
+from portal.services.upstreams.paths import SIMULATED_BIND, UNDER_WAY, ChoosePath, UpstreamPath, choose_default_path
 
 # Of an account's share of a claim some may have to wait behind a held message. What is left of the room is then shared
 # again, in so many rounds at most.
@@ -170,7 +170,9 @@ def _claim_retries(
         claimed.moved_paths.update((path, row[0]) for path, row in moved)
         rows = [row for path, row in begun if path == own_path]
     conn.executemany(
-        "UPDATE held_messages SET not_before = NULL WHERE account_id = ? AND destination = ? AND message_id = ?", rows
+        f"UPDATE held_messages SET not_before = {UNDER_WAY}"
+        " WHERE account_id = ? AND destination = ? AND message_id = ?",
+        rows,
     )
     retried_ids = [row[2] for row in rows]
     claimed.message_ids += retried_ids

@@ -24,6 +24,8 @@ DEFAULT_PATH: UpstreamPath = ()
 DEFAULT_PATH_ID = 0
 # Marks of quiet hours are the ids of routes above this; in the database `q` stands before them instead.
 _QUIET_MARKS = 1 << 40
+UNDER_WAY = 1 << 50
+"""In place of the time when one of `held_messages` is tried again, which is less: an upstream has it at this moment."""
 SIMULATED_BIND = 0
 """What stands in `messages.bind` from the beginning where a simulator has a message: it has no binds."""
 ChoosePath = Callable[[int, str, str, str], UpstreamPath]
@@ -231,8 +233,9 @@ def _reroute_held_messages(
     # What another upstream has refused for the moment is tried again there without its pause.
     now = now_ms()
     conn.executemany(
-        "UPDATE held_messages SET path = ?, not_before = min(not_before, ?) WHERE account_id = ? AND destination = ?"
-        " AND message_id = ?",
+        "UPDATE held_messages SET path = ?, not_before = CASE not_before"
+        f" WHEN {UNDER_WAY} THEN not_before ELSE min(not_before, ?) END"
+        " WHERE account_id = ? AND destination = ? AND message_id = ?",
         [(path_id, now, *key[1:]) for key, path_id in moved],
     )
     if len(rows) == limit:
@@ -292,8 +295,8 @@ def _hold_followers(
     found = {(path, row[0]) for path, row in chosen}
     path_ids = get_path_ids(conn, {path for path, _ in found})
     conn.executemany(
-        "INSERT INTO held_messages (path, account_id, destination, message_id, attempts) VALUES (?, ?, ?, ?, 1)"
-        " ON CONFLICT DO NOTHING",
+        "INSERT INTO held_messages (path, account_id, destination, message_id, attempts, not_before)"
+        f" VALUES (?, ?, ?, ?, 1, {UNDER_WAY}) ON CONFLICT DO NOTHING",
         [(path_ids[path], row[0], row[1], row[4]) for path, row in chosen],
     )
     return found
@@ -304,4 +307,8 @@ def retry_held_messages_now(conn: sqlite3.Connection, path: UpstreamPath, now: i
     The caller is inside `write_transaction()`.
     """
     for path_id in find_path_ids(conn, [path]).values():
-        conn.execute("UPDATE held_messages SET not_before = ?1 WHERE path = ?2 AND not_before > ?1", (now, path_id))
+        conn.execute(
+            "UPDATE held_messages SET not_before = ?1"
+            f" WHERE path = ?2 AND not_before > ?1 AND not_before < {UNDER_WAY}",
+            (now, path_id),
+        )

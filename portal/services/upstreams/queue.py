@@ -4,6 +4,10 @@ A message that waits has a row in `queued_messages`, or in `held_messages` where
 moment, or has so refused another of its account to the same destination, or has another of them that it has not
 answered while the next upstream takes over. The whole of it is in `messages`, whose `upstream` is NULL until it is
 claimed. Everything here is called inside `write_transaction()`.
+
+Of what an account has in `held_messages` to a destination, those with `attempts` hold up the others and each other, in
+the order of their ids. Either upstreams have some of them at this moment, or the first has a time when it is tried
+again (`schedule_first_tried`), also where operators hold it, so that nobody takes it. No other one has a time then.
 """
 
 import json
@@ -15,7 +19,7 @@ from portal.core.db import BulkInsert
 from portal.core.i18n import N_
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import holds, paths
-from portal.services.upstreams.paths import ChoosePath, UpstreamPath, choose_default_path
+from portal.services.upstreams.paths import UNDER_WAY, ChoosePath, UpstreamPath, choose_default_path
 
 HIGHEST_PRIORITY = 3
 _INSERT_QUEUED = BulkInsert("queued_messages", "path, account_id, priority_rank, message_id")
@@ -122,35 +126,47 @@ def put_back_messages(
         f" AND +state = {ENROUTE} AND upstream_id IS NULL",
         (ids_json,),
     )
+    conn.execute(
+        "UPDATE held_messages SET not_before = NULL WHERE (account_id, destination, message_id) IN"
+        " (SELECT account_id, destination, id FROM messages"
+        "  WHERE id IN (SELECT value FROM json_each(?)) AND upstream IS NULL)",
+        (ids_json,),
+    )
     for account_id, destination, _ in tried:
-        _schedule_first_tried(conn, (account_id, destination), now)
+        schedule_first_tried(conn, (account_id, destination), now)
     return waiting | {(paths.parse_path(upstream_ids), account_id) for account_id, _, upstream_ids in tried}
 
 
-def _schedule_first_tried(conn: sqlite3.Connection, flow: tuple[int, str], at: int) -> None:
+def schedule_first_tried(conn: sqlite3.Connection, flow: tuple[int, str], at: int) -> bool:
     """Of what was tried of an account to a destination, the first is tried again then, unless it has a time for that;
-    not while an upstream has any of them: what becomes of that decides about the others.
-    """
-    first = _find_tried(conn, flow)
-    if first is not None and first[1] is None and _find_tried(conn, flow, "AND upstream IS NOT NULL") is None:
-        conn.execute(
-            "UPDATE held_messages INDEXED BY held_messages_tried SET not_before = CASE message_id WHEN ? THEN ? END"
-            " WHERE account_id = ? AND destination = ? AND attempts > 0 AND (message_id = ? OR not_before IS NOT NULL)",
-            (first[0], at, *flow, first[0]),
-        )
+    not while an upstream has any of them: what becomes of that decides about the others. There may be a hundred
+    thousand, of which no more than some are read.
 
-
-def _find_tried(conn: sqlite3.Connection, flow: tuple[int, str], condition: str = "") -> tuple[int, int | None] | None:
-    """The first of what was tried of an account to a destination that meets a condition: its id, and when it is to be
-    tried again. There may be thousands, so no more than that one is read where it comes first.
+    Returns:
+        Whether there are any.
     """
-    row: tuple[int, int | None] | None = conn.execute(
+    first = conn.execute(
         "SELECT message_id, not_before FROM held_messages AS h INDEXED BY held_messages_tried"
         f" CROSS JOIN messages ON id = message_id AND state = {ENROUTE} WHERE h.account_id = ? AND h.destination = ?"
-        f" AND attempts > 0 {condition} ORDER BY message_id LIMIT 1",
+        " AND attempts > 0 ORDER BY message_id LIMIT 1",
         flow,
     ).fetchone()
-    return row
+    if first is None:
+        return False
+    if first[1] not in (None, UNDER_WAY):
+        return True
+    timed = conn.execute(
+        f"SELECT message_id, not_before = {UNDER_WAY} AND EXISTS (SELECT 1 FROM messages WHERE id = message_id"
+        f"  AND state = {ENROUTE} AND upstream IS NOT NULL) FROM held_messages INDEXED BY held_messages_timed"
+        " WHERE account_id = ? AND destination = ? AND not_before IS NOT NULL",
+        flow,
+    ).fetchall()
+    if not any(is_under_way for _, is_under_way in timed):
+        conn.executemany(
+            "UPDATE held_messages SET not_before = ? WHERE account_id = ? AND destination = ? AND message_id = ?",
+            [*((None, *flow, message_id) for message_id, _ in timed), (at, *flow, first[0])],
+        )
+    return True
 
 
 def has_held_messages_of(conn: sqlite3.Connection, account_id: int) -> bool:
@@ -217,7 +233,7 @@ def hold_message(
     attempts, unanswered_count = conn.execute(
         "INSERT INTO held_messages (path, account_id, destination, message_id, attempts, unanswered, error)"
         " VALUES (?, ?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET path = excluded.path,"
-        f" attempts = attempts + CASE WHEN {IS_FIRST_TRY_SQL} THEN 0 ELSE 1 END,"
+        f" attempts = attempts + CASE WHEN {IS_FIRST_TRY_SQL} THEN 0 ELSE 1 END, not_before = NULL,"
         " unanswered = unanswered + excluded.unanswered, error = excluded.error RETURNING attempts, unanswered",
         (paths.get_path_ids(conn, [path])[path], *flow, message_id, int(is_unanswered), error),
     ).fetchone()
@@ -228,7 +244,7 @@ def hold_message(
     if is_unanswered and attempts == 1:
         delay = 0
     # Of several that were under way together, the first is tried again, and the others after it.
-    _schedule_first_tried(conn, flow, now + delay)
+    schedule_first_tried(conn, flow, now + delay)
     return True
 
 
@@ -281,8 +297,7 @@ def release_followers(conn: sqlite3.Connection, account_id: int, destinations: C
 
 def _release_flow(conn: sqlite3.Connection, flow: tuple[int, str]) -> None:
     # Others that were tried, too, go one by one: of each it stays known how often it was not answered.
-    first = _find_tried(conn, flow)
-    if first is None:
+    if not schedule_first_tried(conn, flow, now_ms()):
         conn.execute(
             "INSERT INTO queued_messages (path, account_id, priority_rank, message_id)"
             f" SELECT h.path, h.account_id, {_RANK_SQL}, message_id FROM held_messages AS h"
@@ -290,11 +305,6 @@ def _release_flow(conn: sqlite3.Connection, flow: tuple[int, str]) -> None:
             flow,
         )
         conn.execute("DELETE FROM held_messages WHERE account_id = ? AND destination = ?", flow)
-    elif _find_tried(conn, flow, "AND (not_before IS NOT NULL OR upstream IS NOT NULL)") is None:
-        conn.execute(
-            "UPDATE held_messages SET not_before = ? WHERE account_id = ? AND destination = ? AND message_id = ?",
-            (now_ms(), *flow, first[0]),
-        )
 
 
 def has_held_messages(conn: sqlite3.Connection) -> bool:
@@ -411,7 +421,7 @@ def get_next_retry_time(conn: sqlite3.Connection, waiting_paths: Collection[Upst
     """
     known = {path: path_id for path_id, path in paths.list_paths(conn).items() if not paths.is_held_path(path)}
     path_ids = (known if waiting_paths is None else paths.find_path_ids(conn, waiting_paths)).values()
-    query = "SELECT min(not_before) FROM held_messages WHERE path = ? AND not_before IS NOT NULL"
+    query = f"SELECT min(not_before) FROM held_messages WHERE path = ? AND not_before < {UNDER_WAY}"
     times = (conn.execute(query, (each,)).fetchone()[0] for each in path_ids)
     return min((each for each in times if each is not None), default=None)
 
@@ -420,7 +430,8 @@ def list_waiting_paths(conn: sqlite3.Connection) -> list[UpstreamPath]:
     """The paths on which anything waits for an upstream to take it; not those that operators hold. Cheap."""
     rows = conn.execute(
         "SELECT upstream_ids FROM queue_paths WHERE EXISTS (SELECT 1 FROM queued_messages WHERE path = queue_paths.id)"
-        " OR EXISTS (SELECT 1 FROM held_messages WHERE path = queue_paths.id AND not_before IS NOT NULL) ORDER BY id"
+        " OR EXISTS (SELECT 1 FROM held_messages WHERE path = queue_paths.id"
+        f"  AND not_before < {UNDER_WAY}) ORDER BY id"
     )
     listed = [paths.parse_path(row[0]) for row in rows]
     return [each for each in listed if not paths.is_held_path(each)]

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from portal.services.common.message_states import ENROUTE
 from portal.services.upstreams import paths, queue
-from portal.services.upstreams.message_ids import UNANSWERED_SQL
-from portal.services.upstreams.paths import SIMULATED_BIND, ChoosePath, UpstreamPath
+from portal.services.upstreams.paths import ChoosePath, UpstreamPath
 from portal.services.upstreams.queue import HELD_BY_OPERATOR, MOVED_BY_OPERATOR
 
 _MARKS_SQL = f"('', '{HELD_BY_OPERATOR}', '{MOVED_BY_OPERATOR}')"
@@ -90,7 +89,6 @@ def hold_messages(conn: sqlite3.Connection, of: WaitingRange, message_ids: Colle
     """Hold messages of a range, on the path of its own that nobody takes; returns how many that were."""
     path = paths.hold_path(paths.list_paths(conn)[of.path_id])
     found_ids = _find_movable_ids(conn, message_ids)
-    # They are due at once, as far as anybody takes them.
     _put_on_path(conn, of, found_ids, path, HELD_BY_OPERATOR, now)
     return len(found_ids)
 
@@ -103,8 +101,7 @@ def move_messages(
     """
     path = paths.pin_path(paths.list_paths(conn)[of.path_id], upstream_id)
     found_ids = _find_movable_ids(conn, message_ids, f"AND NOT {_IS_BEGUN_SQL}", upstream_id)
-    path_id = _put_on_path(conn, of, found_ids, path, MOVED_BY_OPERATOR)
-    _schedule_first_of_flows(conn, path_id, of.account_id, found_ids, now)
+    _put_on_path(conn, of, found_ids, path, MOVED_BY_OPERATOR, now)
     return len(found_ids), path
 
 
@@ -143,8 +140,7 @@ def release_messages(
             path = paths.choose_begun_path(conn, row[5], choose_path(*row[:4]))
             ids_by_path[path].append(row[5])
     for path, tried_ids in ids_by_path.items():
-        path_id = _put_on_path(conn, of, tried_ids, path, MOVED_BY_OPERATOR)
-        _schedule_first_of_flows(conn, path_id, of.account_id, tried_ids, now)
+        _put_on_path(conn, of, tried_ids, path, MOVED_BY_OPERATOR, now)
     return len(rows), found | {*ids_by_path}
 
 
@@ -161,14 +157,10 @@ def _find_movable_ids(
 
 
 def _put_on_path(
-    conn: sqlite3.Connection,
-    of: WaitingRange,
-    message_ids: Collection[int],
-    path: UpstreamPath,
-    error: str,
-    not_before: int | None = None,
-) -> int:
-    """Put messages of a range on a path, where they hold up what comes behind them; returns its id.
+    conn: sqlite3.Connection, of: WaitingRange, message_ids: Collection[int], path: UpstreamPath, error: str, now: int
+) -> None:
+    """Put messages of a range on a path, where they hold up what comes behind them. The first one to each of their
+    destinations is tried now, as far as anybody takes its path; the others follow.
 
     Args:
         error: what is said of one that no upstream has refused.
@@ -177,40 +169,24 @@ def _put_on_path(
     ids_json = json.dumps([*message_ids])
     if of.is_held:
         conn.execute(
-            "UPDATE held_messages SET path = ?, attempts = max(attempts, 1), not_before = ?,"
+            "UPDATE held_messages SET path = ?, attempts = max(attempts, 1), not_before = NULL,"
             f" error = CASE WHEN error IN {_MARKS_SQL} THEN ? ELSE error END"
             " WHERE path = ? AND account_id = ? AND message_id IN (SELECT value FROM json_each(?))",
-            (path_id, not_before, error, of.path_id, of.account_id, ids_json),
+            (path_id, error, of.path_id, of.account_id, ids_json),
         )
     else:
         conn.execute(
-            "INSERT INTO held_messages (path, account_id, destination, message_id, attempts, not_before, error)"
-            " SELECT ?, account_id, destination, id, 1, ?, ? FROM messages"
-            " WHERE id IN (SELECT value FROM json_each(?))",
-            (path_id, not_before, error, ids_json),
+            "INSERT INTO held_messages (path, account_id, destination, message_id, attempts, error)"
+            " SELECT ?, account_id, destination, id, 1, ? FROM messages WHERE id IN (SELECT value FROM json_each(?))",
+            (path_id, error, ids_json),
         )
         conn.execute(
             "DELETE FROM queued_messages WHERE path = ? AND account_id = ? AND priority_rank = ?"
             " AND message_id IN (SELECT value FROM json_each(?))",
             (of.path_id, of.account_id, of.rank, ids_json),
         )
-    return path_id
-
-
-def _schedule_first_of_flows(
-    conn: sqlite3.Connection, path_id: int, account_id: int, message_ids: Collection[int], now: int
-) -> None:
-    """Let those of these messages be tried now that are the first ones to their destinations; the others follow. There
-    may be a great many to one of these: of each no more is read than what is in front, and what upstreams have.
-    """
-    conn.execute(
-        "UPDATE held_messages AS h SET not_before = ?1 WHERE path = ?2 AND account_id = ?3"
-        " AND message_id IN (SELECT value FROM json_each(?4)) AND NOT EXISTS"
-        " (SELECT 1 FROM held_messages AS o INDEXED BY held_messages_tried WHERE o.account_id = ?3"
-        "  AND o.destination = h.destination AND o.attempts > 0 AND o.message_id < h.message_id)"
-        " AND destination NOT IN (SELECT o.destination FROM messages AS m INDEXED BY messages_upstream"
-        "  CROSS JOIN held_messages AS o ON o.account_id = ?3 AND o.destination = m.destination"
-        f"  AND o.message_id = m.id AND o.attempts > 0 WHERE state = {ENROUTE} AND upstream IS NOT NULL"
-        f"  AND bind IS NOT {SIMULATED_BIND} AND {UNANSWERED_SQL} AND m.account_id = ?3)",
-        (now, path_id, account_id, json.dumps([*message_ids])),
+    rows = conn.execute(
+        "SELECT DISTINCT destination FROM messages WHERE id IN (SELECT value FROM json_each(?))", (ids_json,)
     )
+    for (destination,) in rows.fetchall():
+        queue.schedule_first_tried(conn, (of.account_id, destination), now)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
 from portal.services.common import ids
 from portal.services.upstreams import paths
-from portal.services.upstreams.paths import UpstreamPath
+from portal.services.upstreams.paths import UNDER_WAY, UpstreamPath
 
 AGES_MS = (DAY_MS, HOUR_MS, 10 * MINUTE_MS)
 """Longer than each of these ago messages were submitted that a list by age shows together."""
@@ -18,10 +18,7 @@ MAX_MESSAGE_ID = (1 << 63) - 1
 # What is kept is counted anew after so many times as long as that took.
 _QUICKLY_COUNTED, _PAUSE_FACTOR = 20_000, 10
 # What upstreams have at this moment doesn't wait.
-_BEGUN_SQL = (
-    "held_messages INDEXED BY held_messages_begun WHERE attempts > 0 AND not_before IS NULL"
-    " AND EXISTS (SELECT 1 FROM messages WHERE id = message_id AND upstream IS NOT NULL)"
-)
+_BEGUN_SQL = f"held_messages INDEXED BY held_messages_begun WHERE not_before = {UNDER_WAY}"
 _HELD_SQL = "held_messages INDEXED BY held_messages_path"
 
 

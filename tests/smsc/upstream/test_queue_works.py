@@ -205,6 +205,29 @@ async def test_a_work_of_which_a_step_went_wrong_is_tried_again_by_itself(
         assert (work.done_count, work.error) == (1, "")
 
 
+@pytest.mark.parametrize("target", [None, "second"])
+async def test_what_is_held_and_released_or_moved_goes_while_the_upstream_answers_between_the_steps(
+    config, conn, cast, add_upstream, wakeup_sender, ask, monkeypatch, target
+):
+    monkeypatch.setattr(queue_works, "_STEP_SIZES", dict.fromkeys(queue_selection.ACTIONS, 25))
+    numbers = [f"39333000{each:04d}" for each in range(40)]
+    waiting = [prepare_waiting(conn, cast.smpp_acme_1.id, destination=each) for _ in range(5) for each in numbers]
+    store_messages(conn, waiting)
+    async with run_two(config, conn, add_upstream, wakeup_sender) as two:
+        await wait_for_end(conn, ask(HOLD))
+        held_count = count_waiting(conn)
+        work_id = ask(RELEASE if target is None else MOVE, target)
+        answering = [asyncio.create_task(answer_all(each, len(waiting))) for each in (two.first, two.second)]
+        work = await wait_for_end(conn, work_id)
+        assert work.done_count == held_count
+        query = "SELECT count(*) FROM messages WHERE upstream_id IS NOT NULL"
+        await wait_until(lambda: conn.execute(query).fetchone()[0] == len(waiting))
+        for task in answering:
+            task.cancel()
+        assert not count_waiting(conn)
+        assert self_check.list_problem_texts(conn) == []
+
+
 async def test_messages_that_are_held_and_released_all_the_time_go_once_and_in_order(
     config, conn, cast, add_upstream, wakeup_sender, change_account, ask
 ):

@@ -17,6 +17,7 @@ from portal.services.routing.quiet_hours import parse_quiet_hours
 from portal.services.statistics import months
 from portal.services.statistics.daily_totals import build_month_sql
 from portal.services.upstreams import upstreams
+from portal.services.upstreams.paths import UNDER_WAY
 from portal.services.upstreams.setting_checks import InvalidUpstreamSetting
 from portal.services.upstreams.settings import DEFAULTS, FILE_SETTINGS, check_settings_together, parse_setting
 
@@ -172,11 +173,13 @@ WAITING_CHECKS = (
     Check(
         "%(account)s: destinations in held_messages to which nothing is tried again: %(count)s, the first message"
         " to one of them is messages row %(row)s",
-        # What was tried has a time for that, or an upstream has it at this moment; the others wait for it.
+        # The first that was tried has a time for that, or an upstream has one at this moment; the others wait for it.
         f"{_SELECT} (SELECT held.account_id, min(message_id) AS message_id"
         " FROM held_messages AS held JOIN messages ON id = message_id"
         " GROUP BY held.account_id, held.destination"
-        " HAVING NOT max(not_before IS NOT NULL OR upstream IS NOT NULL)) AS waiting GROUP BY waiting.account_id",
+        " HAVING NOT max(upstream IS NOT NULL) AND coalesce(min(iif(attempts > 0, message_id, NULL)), 0)"
+        f" <> coalesce(min(iif(not_before < {UNDER_WAY}, message_id, NULL)), -1)) AS waiting"
+        " GROUP BY waiting.account_id",
     ),
     Check(
         "%(account)s: messages that no upstream has, and that wait for none: %(count)s, the first is messages row"
