@@ -33,7 +33,7 @@ from portal.services.routing import routes
 from portal.services.routing.route_usage import NO_ROUTE
 from portal.services.upstreams import holds, upstreams
 from portal.web.core import access, context, htmx
-from portal.web.core.forms import GetForm, OnceForm, refusals_on
+from portal.web.core.forms import GetForm, OnceForm, parse_row_id, refusals_on
 
 blueprint = Blueprint("queue", __name__, url_prefix="/admin/queue")
 
@@ -55,13 +55,15 @@ _BEGUN = {
     MOVE: N_("The messages are being moved."),
     CANCEL: N_("The messages are being cancelled."),
 }
+_FILTER_NAMES = ("upstream", "account", "route", "older", "quiet")
 _MAX_REASON_LENGTH = 200
 
 
 class QueueFilterForm(GetForm):
     upstream = SelectField(N_("Upstream"), validate_choice=False)
     account = StringField(N_("Account"))
-    route = SelectField(N_("Route"), validate_choice=False)
+    # There may be thousands.
+    route = StringField(N_("Route"))
     older = SelectField(N_("Waits for"), validate_choice=False)
     quiet = SelectField(N_("Quiet hours"), validate_choice=False)
 
@@ -81,42 +83,62 @@ class AccountHoldForm(OnceForm):
 
 
 def _read_filter() -> tuple[QueueFilter, QueueFilterForm]:
-    """What this request's query asks for; what is invalid is left out, and the form says what is wrong with it."""
+    """What this request's query asks for. Where any of that is invalid the form says so, and nothing is to be shown or
+    done by it: it would be more than was meant.
+    """
     conn, form = context.get_conn(), QueueFilterForm(request.args)
     any_choice = SelectChoice("", _("Any"))
-    upstream_ids = {each.name: each.id for each in upstreams.list_upstreams(conn)}
-    form.upstream.choices = [any_choice, *(SelectChoice(name, name) for name in upstream_ids)]
-    # Without routes nothing is to be told apart.
-    route_ids = {str(each.id): each.id for each in routes.list_routes(conn)}
-    names = {**{each: _("Route %(route)s", route=each) for each in route_ids}, str(NO_ROUTE): _("None: the default")}
-    form.route.choices = [any_choice, *(SelectChoice(*each) for each in names.items())]
+    names = [each.name for each in upstreams.list_upstreams(conn)]
+    form.upstream.choices = [any_choice, *(SelectChoice(each, each) for each in names)]
     form.older.choices = [any_choice, *(SelectChoice(name, _(words)) for name, words in _AGE_LABELS.items())]
     form.quiet.choices = [any_choice, SelectChoice("now", _("Waits for their end"))]
-    account_id = None
+    fits: dict[str, Any] = {}
+    if form.upstream.data:
+        with refusals_on(form):
+            fits["upstream_id"] = upstreams.get_upstream(conn, form.upstream.data).id
     if form.account.data:
         with refusals_on(form):
-            account_id = accounts.get_account(conn, form.account.data.strip()).id
-    for field, known in (
-        (form.upstream, upstream_ids),
-        (form.route, names),
-        (form.older, _AGES),
-        (form.quiet, ["now"]),
-    ):
-        if field.data not in known:
-            field.data = ""
-    queue_filter = QueueFilter(
-        upstream_id=upstream_ids.get(form.upstream.data),
-        account_id=account_id,
-        route_id=None if not form.route.data else int(form.route.data),
-        older_ms=_AGES.get(form.older.data),
-        is_quiet=bool(form.quiet.data),
-    )
-    return queue_filter, form
+            fits["account_id"] = accounts.get_account(conn, form.account.data.strip()).id
+    if form.route.data:
+        with refusals_on(form):
+            fits["route_id"] = _find_route(form.route.data.strip())
+    for field in (form.upstream, form.older, form.quiet):
+        field.data = field.data or ""
+        if all(each.value != field.data for each in field.choices):
+            # What was asked for stays, with what is wrong with it.
+            field.choices.append(SelectChoice(field.data, field.data))
+            field.errors = field.errors or (_("Choose one"),)
+    fits |= {"older_ms": _AGES.get(form.older.data), "is_quiet": bool(form.quiet.data)}
+    return QueueFilter(**fits), form
+
+
+def _find_route(text: str) -> int:
+    try:
+        route_id = parse_row_id(text)
+    except ValueError:
+        raise routes.NoSuchRoute(route=text) from None
+    return route_id if route_id == NO_ROUTE else routes.get_route(context.get_conn(), route_id).id
+
+
+def _lead_to_errors() -> ResponseReturnValue:
+    """The page says what is wrong with what was asked for: an upstream may have another name meanwhile."""
+    return htmx.redirect_browser_or_htmx(f"{url_for('.show_queue')}?{request.query_string.decode('latin-1')}")
+
+
+def _describe_filter(form: QueueFilterForm) -> list[tuple[str, str]]:
+    """What a form asks for, in words: labels of fields with what they say."""
+    words = {
+        "route": {str(NO_ROUTE): _("None: the default")},
+        "older": {name: _(label) for name, label in _AGE_LABELS.items()},
+        "quiet": {"now": _("Waits for their end")},
+    }
+    asked = [form[name] for name in _FILTER_NAMES if form[name].data]
+    return [(each.label.text, words.get(each.name, {}).get(each.data, each.data)) for each in asked]
 
 
 def _format_query(form: QueueFilterForm, **others: str) -> str:
     """The query for what a form shows, with other values of some fields; `by` is how it is grouped."""
-    params = {**{name: form[name].data for name in ("upstream", "account", "route", "older", "quiet")}, **others}
+    params = {**{name: form[name].data for name in _FILTER_NAMES}, **others}
     return urlencode({name: value for name, value in params.items() if value})
 
 
@@ -198,6 +220,8 @@ def _describe_work(work: QueueWork) -> str:
 def show_queue() -> ResponseReturnValue:
     """What waits, in groups. Query: `by`, and the filter: `upstream`, `account`, `route`, `older`, `quiet`."""
     queue_filter, form = _read_filter()
+    if form.errors:
+        return htmx.render_page("upstreams/queue.html", filter=form, grouping=_get_grouping())
     values = _build_part_values(queue_filter, form)
     return htmx.render_page("upstreams/queue.html", filter=form, seen=_compute_version(values), **values)
 
@@ -207,7 +231,10 @@ def show_queue() -> ResponseReturnValue:
 @access.polled
 def poll_queue() -> ResponseReturnValue:
     """What has changed of the page: 204 where nothing has. Query: the page's, and `seen`."""
-    values = _build_part_values(*_read_filter())
+    queue_filter, form = _read_filter()
+    if form.errors:
+        return _lead_to_errors()
+    values = _build_part_values(queue_filter, form)
     version = _compute_version(values)
     if request.args.get("seen") == version:
         return "", 204
@@ -232,8 +259,7 @@ def steer_messages(action: str) -> ResponseReturnValue:
     queue_filter, filter_form = _read_filter()
     query, back = _format_query(filter_form, by=_get_grouping()), url_for(".show_queue", by=_get_grouping())
     if filter_form.errors:
-        # What was typed stands in the page, with what is wrong with it.
-        return htmx.redirect_browser_or_htmx(f"{url_for('.show_queue')}?{request.query_string.decode('latin-1')}")
+        return _lead_to_errors()
     listed = [each for each in upstreams.list_upstreams(conn) if each.enabled and not each.draining]
     form.to.choices = [SelectChoice("", _("Choose one")), *(SelectChoice(each.name, each.name) for each in listed)]
     if form.is_submitted():
@@ -259,6 +285,7 @@ def steer_messages(action: str) -> ResponseReturnValue:
         title=_(_TITLES[action]),
         action=action,
         form=form,
+        fits=_describe_filter(filter_form),
         preview=preview,
         accounts=sorted(
             ((names[each], count) for each, count in preview.counts_by_account.items()),

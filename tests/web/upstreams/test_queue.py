@@ -73,6 +73,36 @@ def test_an_account_that_is_none_is_told_and_what_was_typed_stays(olga: Browser,
     assert answer.headers["Location"] == f"{PAGE}?account=smpp-nobody"
 
 
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("upstream=renamed", "There is no upstream “renamed”."),
+        ("route=77", "There is no route 77."),
+        ("route=x", "There is no route x."),
+        ("older=2h", "Choose one"),
+        ("quiet=then", "Choose one"),
+    ],
+)
+def test_a_filter_that_fits_nothing_is_refused_and_never_means_all(
+    olga: Browser, waiting: list[int], query: str, sentence: str
+) -> None:
+    answer = olga.get(f"{PAGE}?{query}")
+    assert (answer.status_code, sentence in extract_text(answer.text)) == (422, True)
+    assert query.partition("=")[2] in answer.text
+    assert "all of these" not in answer.text
+    # An open page loads anew, and says so.
+    poll = olga.get(f"{PAGE}/changes?{query}&seen=1", headers={"HX-Request": "true"})
+    assert poll.headers["HX-Redirect"] == f"{PAGE}?{query}&seen=1"
+    for action in ("hold", "release", "move", "cancel"):
+        assert olga.get(f"{PAGE}/{action}?{query}").headers["Location"] == f"{PAGE}?{query}"
+
+
+def test_the_question_names_the_filter(olga: Browser, waiting: list[int]) -> None:
+    text = extract_text(olga.get(f"{PAGE}/cancel?upstream=first&route=0").text)
+    assert "Upstream: first · Route: None: the default" in text
+    assert "All that waits" in extract_text(olga.get(f"{PAGE}/cancel").text)
+
+
 def test_quiet_hours_are_said_and_each_button_names_its_row(olga: Browser, conn: db.Connection, cast: Cast) -> None:
     hour = datetime.now(UTC).hour
     create_route(conn, "second", country="IT", quiet_hours=f"{hour}:00-{(hour + 2) % 24}:00 UTC")
