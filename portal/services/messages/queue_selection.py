@@ -69,7 +69,11 @@ def parse_selection(text: str) -> QueueSelection:
     Raises:
         ValueError: it is something else.
     """
-    match json.loads(text):
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    match value:
         case [list(formatted), int() | None as account_id, int() | None as route_id, int(before_id)] if all(
             isinstance(each, str) for each in formatted
         ):
