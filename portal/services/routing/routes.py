@@ -157,15 +157,22 @@ class RouteTexts:
 
 def list_routes(conn: sqlite3.Connection) -> list[Route]:
     """All routes, in their order."""
+    return _read_routes(conn)
+
+
+def _read_routes(conn: sqlite3.Connection, route_id: int | None = None, first_place: int = 1) -> list[Route]:
+    """All routes, or one alone, if there is such a one; `first_place`: where the first of these is."""
     names = upstreams.get_upstream_names(conn)
     rows = conn.execute(
         "SELECT routes.id, routes.customer_id, customers.name AS customer, account_id, accounts.name AS account,"
         " country, prefix, sender, upstreams, replace_sender, quiet_hours, buying_price, version"
         " FROM routes LEFT JOIN customers ON customers.id = routes.customer_id"
-        " LEFT JOIN accounts ON accounts.id = account_id ORDER BY position"
+        f" LEFT JOIN accounts ON accounts.id = account_id {'' if route_id is None else 'WHERE routes.id = ?'}"
+        " ORDER BY position",
+        () if route_id is None else (route_id,),
     )
     listed = []
-    for position, row in enumerate(map(dict, rows), start=1):
+    for position, row in enumerate(map(dict, rows), start=first_place):
         stored = json.loads(row.pop("upstreams"))
         chosen = tuple(RouteUpstream(each["id"], names[each["id"]], each["weight"]) for each in stored)
         quiet_text = row.pop("quiet_hours")
@@ -176,8 +183,11 @@ def list_routes(conn: sqlite3.Connection) -> list[Route]:
 
 def get_route(conn: sqlite3.Connection, route_id: int) -> Route:
     """Raises: NoSuchRoute"""
-    found = next((each for each in list_routes(conn) if each.id == route_id), None)
-    return require_found(found, NoSuchRoute(route=route_id))
+    # There may be thousands of others.
+    (place,) = conn.execute(
+        "SELECT count(*) FROM routes WHERE position <= (SELECT position FROM routes WHERE id = ?)", (route_id,)
+    ).fetchone()
+    return require_found(next(iter(_read_routes(conn, route_id, place)), None), NoSuchRoute(route=route_id))
 
 
 def add_route(conn: sqlite3.Connection, actor: Actor, texts: RouteTexts, before_id: int | None = None) -> Route:

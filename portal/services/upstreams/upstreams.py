@@ -43,6 +43,8 @@ SMPP, SIMULATOR = KINDS = ("smpp", queue.SIMULATOR)
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,29}")
 # Those that say by which id a receipt finds its message.
 _ID_SETTINGS = ("message_ids", "receipt_id_from", "receipt_id_pattern")
+# A cookie has no room for thousands.
+_MAX_TOLD_ROUTES = 20
 # SMPP 3.4, 4.1.1: a C-octet string of at most 9 octets with its NUL.
 MAX_PASSWORD_LENGTH = 8
 
@@ -456,7 +458,10 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
         # First, since what waits because of a route goes elsewhere once that is removed.
         route_ids = _list_route_ids(conn, current.id)
         if route_ids:
-            raise UpstreamInRoutes(name=upstream.name, routes=", ".join(map(str, route_ids)))
+            told = ", ".join(map(str, route_ids[:_MAX_TOLD_ROUTES])) + (
+                "…" if len(route_ids) > _MAX_TOLD_ROUTES else ""
+            )
+            raise UpstreamInRoutes(name=upstream.name, routes=told)
         if not is_simulator:
             under_way_count = count_messages_under_way(conn, upstream)
         if not current.is_default:
