@@ -29,7 +29,7 @@ from portal.services.upstreams.upstreams import SIMULATOR
 from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.storage.sqlite_outbound import OutboundStorage
 from portal.smsc.upstream.health import HealthTracker
-from portal.smsc.upstream.smpp_client.pdu_trace import PduTracer
+from portal.smsc.upstream.pdu_tracer import PduTracer
 
 log = logging.getLogger(__name__)
 

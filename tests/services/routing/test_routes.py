@@ -271,7 +271,7 @@ def test_routes_are_told_before_what_waits(conn, carriers, acme_1):
 
 def test_of_a_great_many_routes_to_an_upstream_the_first_are_told(conn, carriers):
     for each in range(25):
-        route = routes.create_route(conn, SHELL, "B", prefix=f"39{each:02}")
+        route = create_route(conn, "B", prefix=f"39{each:02}")
     with pytest.raises(UpstreamInRoutes, match=r"“B”: 1, 2, .* 19, 20…\. Remove them first"):
         upstreams.remove_upstream(conn, SHELL, carriers[1])
     assert routes.get_route(conn, route.id) == route == routes.list_routes(conn)[-1]

@@ -12,7 +12,7 @@ from portal.services.upstreams import traces, upstreams
 from portal.services.upstreams.traces import TracedPdu
 from portal.smsc.protocol.constants import TlvTag
 from portal.smsc.protocol.pdu import DeliverSm, PduHeader
-from portal.smsc.upstream.smpp_client import pdu_trace
+from portal.smsc.upstream import pdu_tracer
 from portal.smsc.upstream.smpp_client.pdu_trace import describe, describe_receipt
 from tests.smsc.esme import RawEsme, run_smsc, wait_until
 from tests.smsc.upstream.running import build_receipt, run_bound
@@ -173,7 +173,7 @@ async def test_it_ends_at_its_time_by_itself(config, conn, add_upstream, monkeyp
 
 async def test_the_newest_are_kept_and_what_comes_too_fast_is_counted(config, conn, cast, add_upstream, monkeypatch):
     monkeypatch.setattr(traces, "MAX_ROWS", 20)
-    monkeypatch.setattr(pdu_trace, "_MAX_PDUS", 15)
+    monkeypatch.setattr(pdu_tracer, "_MAX_PDUS", 15)
     async with run_bound(config, add_upstream, window=100) as (server, _, connection):
         start(conn)
         await wait_until(lambda: traces.list_running_traces(conn) != {})

@@ -19,7 +19,8 @@ from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, format_status
 from portal.smsc.protocol.pdu import Bind, DataSm, DeliverSm, HeaderOnlyPdu, MalformedPdu, PduHeader, SubmitSm
 from portal.smsc.protocol.pdu_stream import MAX_SEQUENCE_NUMBER, PduStream
-from portal.smsc.upstream.smpp_client.pdu_trace import PduTracer
+from portal.smsc.upstream.pdu_tracer import PduTracer
+from portal.smsc.upstream.smpp_client import pdu_trace
 
 log = logging.getLogger(__name__)
 
@@ -313,12 +314,12 @@ class ClientSession(PduStream):
 
     def _write(self, octets: bytes) -> None:
         if self._tracer.is_on:
-            self._tracer.record_octets(self.number, octets)
+            self._tracer.record_octets(self.number, octets, pdu_trace.describe)
         super()._write(octets)
 
     def _pdu_received(self, header: PduHeader, body: bytes) -> None:
         if self._tracer.is_on:
-            self._tracer.record(self.number, header, body)
+            self._tracer.record(self.number, header, body, pdu_trace.describe)
         command = header.command
         if command == _SUBMIT_SM_RESP:
             self._handle_submit_answer(header, body)
