@@ -81,15 +81,15 @@ def find_hints(conn: sqlite3.Connection, upstream_id: int | None = None) -> list
 
 def _find_hint(conn: sqlite3.Connection, upstream: Upstream) -> ReceiptHint | None:
     since = now_ms() - _LOOKED_AT_MS
-    kept = [each[1:] for each in receipt_matching.list_kept_receipts(conn, upstream.id, _LOOKED_AT, since=since)]
+    kept = [each for _, each in receipt_matching.list_kept_receipts(conn, upstream.id, _LOOKED_AT, since=since)]
     if len(kept) < _MIN_MATCHES:
         return None
     forms = message_ids.load_id_forms(conn, [upstream.id])[upstream.id]
     least = max(_MIN_MATCHES, len(kept) * _MIN_SHARE)
     best: ReceiptHint | None = None
-    for changes in _list_places(upstream.settings, [receipt for _, receipt in kept]):
+    for changes in _list_places(upstream.settings, kept):
         settings = replace(upstream.settings, **changes)
-        given = [(at, replace(each, message_ids=receipt_matching.read_ids(each, settings))) for at, each in kept]
+        given = [replace(each, message_ids=receipt_matching.read_ids(each, settings)) for each in kept]
         count = receipt_matching.count_matches(conn, upstream.id, given, forms.possible, forms.trusted)
         if not changes:
             # So many match as it is: their messages were accepted too long after them.
@@ -142,12 +142,12 @@ def retry_receipts(conn: sqlite3.Connection) -> tuple[Sequence[DeliveryReceipt],
         upstream_id, before_id = row
         settings = upstreams.get_stored_settings(conn, upstream_id)
         kept = receipt_matching.list_kept_receipts(conn, upstream_id, _RETRIED, before_id=before_id)
-        for _, _, receipt in kept:
+        for _, receipt in kept:
             receipt.message_ids = receipt_matching.read_ids(receipt, settings)
             # So it isn't kept twice.
             receipt.is_repeated = True
-        result = sending.store_upstream_receipts(conn, [each for *_, each in kept], now_ms(), are_kept=True)
-        matched_ids = [kept_id for (kept_id, *_), matched in zip(kept, result.matched, strict=True) if matched]
+        result = sending.store_upstream_receipts(conn, [each for _, each in kept], now_ms(), are_kept=True)
+        matched_ids = [kept_id for (kept_id, _), matched in zip(kept, result.matched, strict=True) if matched]
         conn.execute("DELETE FROM unmatched_receipts WHERE id IN (SELECT value FROM json_each(?))", (str(matched_ids),))
         if len(kept) == _RETRIED:
             conn.execute("UPDATE receipt_retries SET before_id = ? WHERE upstream = ?", (kept[-1][0], upstream_id))

@@ -30,7 +30,7 @@ class UpstreamReceipt:
     `is_final`: nothing more will come of that message. `status`: the state and error as they came. `done_at`:
     milliseconds, None: it gives no time. `source`, `destination`: the addresses of the deliver_sm, the handset's first.
     `is_repeated`: the same came a short time ago, so that it need not be kept where it matches nothing. `is_counted`:
-    it was looked for before.
+    it was looked for before. `received_at`: when it came (milliseconds): it is about no later message; None: just now.
     """
 
     upstream: int
@@ -45,6 +45,7 @@ class UpstreamReceipt:
     text: str
     is_repeated: bool = False
     is_counted: bool = False
+    received_at: int | None = None
 
 
 class ReceiptMatch(NamedTuple):
@@ -167,6 +168,7 @@ def _choose_messages(
             )
             for position, (given_id, key, forms) in enumerate(of_it)
             for candidate in candidates.get(key, ())
+            if receipt.received_at is None or ids.time_from_id(candidate.message_id) <= receipt.received_at
         ]
         if len(found) > 1:
             # What is taken comes last of those to the number.
@@ -246,18 +248,21 @@ def _is_number(source: str) -> bool:
 
 def list_kept_receipts(
     conn: sqlite3.Connection, upstream_id: int, limit: int, *, before_id: int | None = None, since: int = 0
-) -> list[tuple[int, int, UpstreamReceipt]]:
-    """Kept receipts of an upstream with smaller ids than `before_id`, each with its id and when it came (milliseconds,
-    after `since`), newest first. One that gives no date has that for it.
+) -> list[tuple[int, UpstreamReceipt]]:
+    """Kept receipts of an upstream with smaller ids than `before_id` that came after `since` (milliseconds), each with
+    its id, newest first. One that gives no date has for it when it came.
     """
     rows = conn.execute(
         f"SELECT {_KEPT_COLUMNS} FROM unmatched_receipts WHERE upstream = ? AND id < ? AND received_at > ?"
         " ORDER BY id DESC LIMIT ?",
         (upstream_id, (1 << 63) - 1 if before_id is None else before_id, since, limit),
     )
-    kept = [(row[0], row[1], _receipt_from_row(row)) for row in rows]
-    for _, received_at, receipt in kept:
-        receipt.done_at = receipt.done_at or received_at
+    kept = []
+    for row in rows:
+        receipt = _receipt_from_row(row)
+        receipt.received_at = row["received_at"]
+        receipt.done_at = receipt.done_at or receipt.received_at
+        kept.append((row["id"], receipt))
     return kept
 
 
@@ -279,7 +284,7 @@ def read_ids(receipt: UpstreamReceipt, settings: UpstreamSettings) -> tuple[str,
 def count_matches(
     conn: sqlite3.Connection,
     upstream_id: int,
-    kept: Sequence[tuple[int, UpstreamReceipt]],
+    receipts: Sequence[UpstreamReceipt],
     allowed: Sequence[str],
     trusted: str,
 ) -> int:
@@ -287,17 +292,10 @@ def count_matches(
     learned or stored.
 
     Args:
-        kept: receipts, each with the time at which it came (milliseconds): none is about a later message.
         trusted: the form in which a receipt need not name the message's number.
     """
-    choices = _choose_messages(conn, upstream_id, [each for _, each in kept], allowed, trusted, set())
-    return len(
-        {
-            each.candidate.key
-            for each, (received_at, _) in zip(choices, kept, strict=True)
-            if each is not None and not each.is_elsewhere and ids.time_from_id(each.candidate.message_id) <= received_at
-        }
-    )
+    choices = _choose_messages(conn, upstream_id, receipts, allowed, trusted, set())
+    return len({each.candidate.key for each in choices if each is not None and not each.is_elsewhere})
 
 
 # --- receipts that come before the answer to their submit_sm

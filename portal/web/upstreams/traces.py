@@ -33,6 +33,7 @@ class TraceForm(OnceForm):
 
 @blueprint.route("/<int:upstream_id>/trace", methods=["GET", "POST"])
 @access.operator_required
+@access.polled
 def show_trace(upstream_id: int) -> ResponseReturnValue:
     """The PDUs that were traced, newest first. A POST starts a trace.
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from portal.core.clock import now_ms
+from portal.core.clock import HOUR_MS, now_ms
 from portal.core.crypto import Keys
 from portal.core.db import Connection
 from portal.services.common.audit import SHELL
@@ -73,6 +73,19 @@ def test_the_form_is_told_and_finds_them_once_it_is_set(
     assert after["delivered"] == COUNT
     assert kept_receipts.find_hints(conn) == []
     assert self_check.list_problem_texts(conn) == []
+
+
+def test_no_receipt_ends_a_message_that_was_submitted_after_it_came(conn, keys, cast):
+    """A carrier may begin its ids anew."""
+    add_upstream(conn, keys, message_ids="as-is")
+    sent = send(conn, cast.smpp_acme_1.id, hex_ids())
+    receive(conn, *(build(each) for each in decimal_ids()))
+    conn.execute("UPDATE unmatched_receipts SET received_at = received_at - ?", (HOUR_MS,))
+    (upstream,) = upstreams.list_upstreams(conn)
+    upstreams.change_upstream(conn, keys, SHELL, upstream, message_ids="hex-to-dec")
+    retry(conn)
+    assert set(states(conn, sent)) == {ENROUTE}
+    assert len(tried(conn)) == COUNT
 
 
 def test_where_receipts_name_no_number_another_form_is_told_though_all_are_looked_for(conn, keys, cast):

@@ -10,7 +10,7 @@ from portal.core.crypto import Keys
 from portal.services.accounts import accounts, session_records
 from portal.services.common.audit import SHELL
 from portal.services.messages import trial_messages as sent_messages
-from portal.services.upstreams import binds
+from portal.services.upstreams import binds, traces
 from portal.services.upstreams.binds import BindState
 from tests.services.upstreams.waiting import add_upstream
 from tests.support import Cast
@@ -23,6 +23,7 @@ PAGES = {
     "_part_poll.html": "/admin/upstreams",
     "admin/_status.html": "/admin/accounts/smpp-acme-1",
     "upstreams/_queue.html": "/admin/queue",
+    "upstreams/_trace_poll.html": "/admin/upstreams/1/trace",
     "upstreams/_messages.html": "/admin/upstreams/1",
 }
 # A test of a connection asks here until it is over; this one is over, and the address is the same.
@@ -45,6 +46,7 @@ def test_what_open_pages_ask_by_themselves_keeps_no_session_alive(
     carrier = add_upstream(conn, keys)
     session_records.record_component_heartbeat(conn, "smsc", 0)
     binds.record_bind_states(conn, carrier.id, [BindState(1, "trx", "bound", 1)])
+    traces.start_trace(conn, SHELL, carrier, 5)
     sent_messages.send_test_message(conn, SHELL, carrier, "", "393401234567", "hello")
     accounts.disable_account(conn, SHELL, accounts.get_account(conn, cast.smpp_acme_1.name))
     polls = [STEPS, "/admin/routes/live"]
