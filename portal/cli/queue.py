@@ -44,7 +44,15 @@ _MAX_WORKS = 20
 _MAX_NAMES = 5
 
 
-queue_group = DatabaseCommandGroup("queue", ROOT_COMMANDS["queue"][1])
+class _QueueGroup(DatabaseCommandGroup):
+    """A group that lists where no command is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        is_named = any(each in self.commands or each in ctx.help_option_names for each in args)
+        return super().parse_args(ctx, args if is_named else ["list", *args])
+
+
+queue_group = _QueueGroup("queue", ROOT_COMMANDS["queue"][1])
 root.add_command(queue_group)
 
 
@@ -83,7 +91,7 @@ def _build_filter(
 @click.option("--by", "grouping", type=click.Choice(GROUPINGS), default=UPSTREAM, help="How it is grouped (upstream).")
 @_filter_options
 def _list_queue(context: CommandContext, *, grouping: str, **fits: Any) -> CommandOutput:
-    """List what waits, in groups, the largest first. Of accounts on hold all is held."""
+    """List what waits, in groups, the largest first; also without a command. Of accounts on hold all is held."""
     rows = queue_selection.list_queue_rows(context.conn, grouping, _build_filter(context, **fits))
     values: list[dict[str, object]] = [
         {

@@ -482,6 +482,7 @@ def test_the_stored_password_is_not_sent_elsewhere_by_what_a_page_has_asked_for(
             "settings": format_settings(replace(upstream.settings, host="127.0.0.9")),
             "password": "",
             "upstream": upstream.id,
+            "seconds": 60,
         }
         done = run_app("upstream", "probe", stdin=json.dumps(asked))
         assert (done.returncode, done.stdout) == (1, "")

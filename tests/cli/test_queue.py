@@ -24,12 +24,13 @@ def waiting(conn: db.Connection, cast: Cast, keys: Keys) -> list[int]:
     return [*queue_messages(conn, cast.smpp_acme_1.id, 3), *queue_messages(conn, cast.smpp_globex_1.id)]
 
 
-def test_it_lists_what_waits(ok, run_app, conn, cast):
+def test_it_lists_what_waits_also_without_a_command(ok, run_app, conn, cast):
     holds.hold_account(conn, SHELL, cast.smpp_globex_1.id, "")
-    (row,) = ok("queue", "list")
+    (row,) = ok("queue")
+    assert ok("queue", "list") == [row]
     assert (row["upstream"], row["waiting"], row["held"]) == ("first", 3, 1)
     assert row["oldest"].endswith("Z")
-    assert [(each["account"], each["waiting"], each["held"]) for each in ok("queue", "list", "--by", "account")] == [
+    assert [(each["account"], each["waiting"], each["held"]) for each in ok("queue", "--by", "account")] == [
         ("smpp-acme-1", 3, 0),
         ("smpp-globex-1", 0, 1),
     ]

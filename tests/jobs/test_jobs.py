@@ -54,7 +54,7 @@ def test_works_on_the_queue_and_unusual_traffic_are_kept_as_long_as_the_audit_lo
     now = clock.now_ms()
     for days in (729, 731):
         ended_at = now - days * clock.DAY_MS
-        work = {"action": "hold", "selection": "[[], null, null, 1]", "asked_at": 1, "asked_by": "", "address": ""}
+        work = {"action": "hold", "selection": "[[], null, null, 1]", "asked_at": 1, "asked_by": ""}
         db.insert_row(conn, "queue_works", **work, asked_count=1, ended_at=ended_at)
         event = {"account_id": cast.smpp_acme_1.id, "kind": "hour", "country": "", "figures": "{}", "is_held": 0}
         db.insert_row(conn, "brake_events", **event, began_at=1, ended_at=ended_at)

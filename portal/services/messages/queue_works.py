@@ -136,7 +136,7 @@ def _describe_selection(conn: sqlite3.Connection, selection: QueueSelection) -> 
     return {
         "customer_id": row and row[0],
         "account_id": selection.account_id,
-        "upstreams": sorted({names[each] for each in takers.values() if each is not None}),
+        "upstreams": sorted({names[each] for each in takers.values() if each in names}),
         "route": selection.route_id,
         "before": ids.time_from_id(selection.before_id),
     }

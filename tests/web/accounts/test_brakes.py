@@ -282,7 +282,10 @@ def test_what_an_operator_has_answered_is_not_undone_by_the_owner(
     alert(is_to_hold=True)
     address = "/admin/queue/accounts/hold" if answer == "hold" else "/accounts/smpp-acme-1/traffic/cancel"
     olga = client(cast.olga)
-    typed = {"form": get_field_value(olga.get(address).text, "form"), "account": "smpp-acme-1", "reason": ""}
+    question = olga.get(address).text
+    typed = {"form": get_field_value(question, "form"), "account": "smpp-acme-1", "reason": ""}
+    if answer == "cancel":
+        typed["selection"] = get_field_value(question, "selection")
     assert olga.post(address, data=typed).status_code == 303
     alice.post("/accounts/smpp-acme-1/traffic")
     assert [(each.reason, each.actor) for each in holds.list_account_holds(conn)] == [

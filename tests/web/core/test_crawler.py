@@ -106,7 +106,6 @@ CHANGES_NOTHING = {
     "prices.preview_import (file)": "it shows what would be imported",
     "routes.add_route (19 fields)": "with its other button it shows which way a message would go",
     "routes.change_route (19 fields)": "with its other button it shows which way a message would go",
-    "upstreams.change_upstream (form, name, refund, version)": "of a simulator, which has no password",
 }
 NOT_REACHED = {
     "GET upstream_tests.show_connection_test": "a test that isn't over leads there: see web/upstreams/test_trying.py",

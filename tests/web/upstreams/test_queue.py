@@ -198,6 +198,9 @@ def test_nothing_is_asked_where_nothing_fits(olga: Browser, waiting: list[int]) 
 def test_a_selection_that_no_page_has_written_is_refused(olga: Browser, waiting: list[int]) -> None:
     for fields in ({}, {"selection": "[]"}, {"selection": '[[""], null, null, "x"]'}):
         assert olga.post(f"{PAGE}/cancel", data=fields).status_code == 400
+    # Of an upstream that there isn't nothing waits.
+    fields = find_fields(olga.get(f"{PAGE}/hold").text) | {"selection": '[["q-1"], 0, 0, 1]'}
+    assert olga.post(f"{PAGE}/hold", data=fields).status_code == 303
 
 
 def test_an_account_is_held_and_released(olga: Browser, conn: db.Connection, cast: Cast, waiting: list[int]) -> None:
