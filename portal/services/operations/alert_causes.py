@@ -50,7 +50,7 @@ def find_causes(
         told: kind and subject of what is told of already.
     """
     settings = config.alerts
-    found: dict[str, list[Cause] | None] = {ACCOUNT_HELD: [*_find_held_accounts(conn)]}
+    found: dict[str, list[Cause] | None] = {ACCOUNT_HELD: [*_find_held_accounts(conn, told)]}
     if settings.unbound_minutes:
         is_running = session_records.is_component_alive(conn, "smsc")
         found[SERVER_STOPPED] = [] if is_running else [Cause(SERVER_STOPPED)]
@@ -136,10 +136,10 @@ def _get_age_limit(minutes: int, is_told: bool) -> float:
     return minutes * MINUTE_MS * (_HALF if is_told else 1)
 
 
-def _find_held_accounts(conn: sqlite3.Connection) -> Iterator[Cause]:
-    """Accounts that a brake holds; what operators hold they know of."""
+def _find_held_accounts(conn: sqlite3.Connection, told: Collection[tuple[str, int]]) -> Iterator[Cause]:
+    """Accounts that a brake holds, or has held until an operator held them; what else operators hold they know of."""
     for each in holds.list_account_holds(conn):
-        if each.actor == SYSTEM.name:
+        if each.actor == SYSTEM.name or (ACCOUNT_HELD, each.account_id) in told:
             yield Cause(ACCOUNT_HELD, each.account_id, each.account, since=each.since)
 
 

@@ -13,7 +13,7 @@ from portal.core import webhook as core_webhook
 from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
 from portal.services.accounts import accounts, session_records
 from portal.services.brakes import unusual_traffic
-from portal.services.brakes.unusual_traffic import BUSY_HOUR, CANCELLED, OURS, Finding
+from portal.services.brakes.unusual_traffic import BUSY_HOUR, CANCELLED, Finding
 from portal.services.common import ids, mail
 from portal.services.common.audit import SHELL
 from portal.services.operations import alert_causes, alert_webhook, alerts
@@ -332,11 +332,11 @@ def test_what_a_brake_holds_is_told_and_what_operators_hold_is_not(conn, clock, 
     assert clock.look(2 * OVER_MS) == [(ACCOUNT_HELD, "firing")]
     (alert,) = alerts.list_alerts(conn)
     assert (alert.title, alert.path) == ("smpp-acme-1 is on hold: unusual traffic", "/admin/accounts/smpp-acme-1")
-    # Cancelling what waits leaves it on hold.
+    # Cancelling what waits leaves it on hold: from then on it is the operator's.
     account = accounts.get_account(conn, "smpp-acme-1")
-    unusual_traffic.answer_events(conn, SHELL, account, CANCELLED)
+    unusual_traffic.answer_events(conn, SHELL, account, CANCELLED, by_operator=True)
     assert clock.look(2 * OVER_MS) == []
-    unusual_traffic.answer_events(conn, SHELL, account, OURS)
+    holds.release_account(conn, SHELL, account.id)
     assert clock.look(OVER_MS) == [(ACCOUNT_HELD, "over")]
     told = [mailbox.wait_for_mail() for _ in "123"]
     # The mail with what is unusual tells operators that it is on hold, and no other one does.
