@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from portal.core.clock import DAY_MS, MINUTE_MS
+from portal.core.clock import MINUTE_MS
 from portal.core.config import AlertSettings, Config
 from portal.services.accounts import session_records
 from portal.services.common import mail
@@ -122,7 +122,7 @@ def _find_old_queues(
             continue
         since = waiting.find_oldest_time(conn, waiting_groups)
         # What has waited for the end of quiet hours is late only from then on.
-        since = since if hours is None else max(since, hours.get_end(now - DAY_MS))
+        since = since if hours is None else max(since, hours.get_last_end(now))
         counts[upstream_id] += sum(each.count for each in waiting_groups)
         oldest[upstream_id] = min(since, oldest.get(upstream_id, since))
     names = upstreams.get_upstream_names(conn)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from portal.core.clock import MINUTE_MS
+from portal.core.clock import DAY_MS, MINUTE_MS
 from portal.core.i18n import N_
 from portal.services.common.errors import Refused
 
@@ -43,18 +43,31 @@ class QuietHours:
             return self.begins <= minute < self.ends
         return minute >= self.begins or minute < self.ends
 
+    def get_last_end(self, now: int) -> int:
+        """When they last ended, at a moment or before it (both in milliseconds)."""
+        # A day may have 25 hours.
+        end = self.get_end(now - 2 * DAY_MS)
+        while (following := self.get_end(end)) <= now:
+            end = following
+        return end
+
     def get_end(self, now: int) -> int:
         """When they end the next time after a moment (both in milliseconds)."""
         local = datetime.fromtimestamp(now / 1000, ZoneInfo(self.timezone))
         hour, minute = divmod(self.ends, _MINUTES_PER_HOUR)
-        end = local.replace(hour=hour, minute=minute, second=0, microsecond=0)
-        if end <= local:
-            end += timedelta(days=1)
-        end_ms = int(end.timestamp() * 1000)
-        # Where clocks leave that time out, they end as soon as these go forward.
-        while not self.includes(end_ms - MINUTE_MS):
-            end_ms -= MINUTE_MS
-        return end_ms
+        end = local.replace(hour=hour, minute=minute, second=0, microsecond=0, fold=0)
+        # Where clocks go back, that time may come twice.
+        moments = (_find_moment(each) for each in (end, end.replace(fold=1), end + timedelta(days=1)))
+        return next(each for each in moments if each > now)
+
+
+def _find_moment(at: datetime) -> int:
+    """When clocks show a time (milliseconds); where they leave it out, as soon as they go forward."""
+    moment = int(at.timestamp() * 1000)
+    shown = at.replace(tzinfo=None)
+    while datetime.fromtimestamp((moment - MINUTE_MS) / 1000, at.tzinfo).replace(tzinfo=None) >= shown:
+        moment -= MINUTE_MS
+    return moment
 
 
 def _format_time(minutes: int) -> str:

@@ -3,7 +3,7 @@
 import sqlite3
 from dataclasses import dataclass
 
-from portal.core.clock import DAY_MS, now_ms
+from portal.core.clock import now_ms
 from portal.services.routing.quiet_hours import QuietHours, read_stored_quiet_hours
 from portal.services.upstreams import obstacles, paths, queue, waiting
 from portal.services.upstreams.paths import UpstreamPath
@@ -46,7 +46,7 @@ def list_sending_delays(conn: sqlite3.Connection, account_id: int, now: int | No
         if quiet_hours is not None and quiet_hours.includes(at):
             # Somebody wants it to wait.
             continue
-        sendable_since = quiet_hours.get_end(at - DAY_MS) if quiet_hours else 0
+        sendable_since = quiet_hours.get_last_end(at) if quiet_hours else 0
         for message_id in (queued_id, tried_id if path in blocked else None):
             if message_id is not None:
                 slow.append(max(waiting.read_waiting_time(conn, message_id), sendable_since))

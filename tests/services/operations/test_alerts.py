@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from portal.core import db
+from portal.core import db, i18n
 from portal.core import webhook as core_webhook
 from portal.core.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms
 from portal.services.accounts import accounts, session_records
@@ -305,8 +305,10 @@ def test_what_somebody_holds_back_is_not_late(conn, clock, carrier, cast, age):
 
 def test_quiet_hours_make_nothing_late(conn, clock, carrier, cast, age):
     set_bind(conn, carrier, "bound")
-    now = clock.now // DAY_MS * DAY_MS + 12 * HOUR_MS
-    route = routes.add_route(conn, SHELL, RouteTexts(upstreams="carrier", quiet_hours="22:00-08:00 UTC"))
+    # On that day clocks go forward, so that it has 23 hours.
+    now = 4_109_911_200_000
+    assert i18n.format_iso8601(now) == "2100-03-28T10:00:00Z"
+    route = routes.add_route(conn, SHELL, RouteTexts(upstreams="carrier", quiet_hours="22:00-08:00 Europe/Rome"))
     queue_messages(conn, cast.smpp_acme_1.id)
     conn.execute("UPDATE queue_paths SET upstream_ids = ? WHERE id = 0", (f"{carrier.id},q{route.id}",))
     age(24 * 60)

@@ -85,3 +85,25 @@ def test_they_end_when_they_are_no_more_in_the_hour_that_is_left_out_or_comes_tw
     assert quiet_hours.get_end(at(last, UTC)) == at(end, UTC)
     assert quiet_hours.includes(at(last, UTC))
     assert not quiet_hours.includes(at(end, UTC))
+
+
+@pytest.mark.parametrize(
+    ("hours", "moment", "end"),
+    [
+        ("22:00-08:00", "2026-11-30T06:59:59", "2026-11-29T07:00:00"),
+        ("22:00-08:00", "2026-11-30T07:00:00", "2026-11-30T07:00:00"),
+        # One day has 23 hours, the other 25.
+        ("22:00-08:00", "2026-03-29T05:59:59", "2026-03-28T07:00:00"),
+        ("22:00-08:00", "2026-03-29T06:30:00", "2026-03-29T06:00:00"),
+        ("22:00-08:00", "2026-10-25T06:59:59", "2026-10-24T06:00:00"),
+        ("22:00-08:00", "2026-10-25T07:30:00", "2026-10-25T07:00:00"),
+        ("22:00-02:30", "2026-03-29T01:10:00", "2026-03-29T01:00:00"),
+        ("22:00-02:30", "2026-10-25T00:45:00", "2026-10-25T00:30:00"),
+        ("22:00-02:30", "2026-10-25T01:45:00", "2026-10-25T01:30:00"),
+        ("22:00-02:00", "2026-10-25T01:45:00", "2026-10-25T00:00:00"),
+        # They are left out as a whole.
+        ("02:10-02:20", "2026-03-29T12:00:00", "2026-03-29T01:00:00"),
+    ],
+)
+def test_when_they_last_ended_is_by_these_clocks_too(hours, moment, end):
+    assert parse_quiet_hours(f"{hours} Europe/Rome").get_last_end(at(moment, UTC)) == at(end, UTC)
