@@ -17,14 +17,12 @@ from portal.services.people import users
 _log = logging.getLogger(__name__)
 
 FIRING, OVER = "firing", "over"
-# As for mails (`common/mail.py`), but for a day: what is older helps nobody.
 _BACKOFF_MS = [each * 1000 for each in (5, 15, 60, 300)]
-_MAX_ATTEMPTS = len(_BACKOFF_MS) + (DAY_MS - sum(_BACKOFF_MS)) // _BACKOFF_MS[-1]
 _CLAIM_TIMEOUT_MS = 120_000
-_KEPT_UNSENT_MS = 7 * DAY_MS
 _is_failing = threading.Event()
 # The first of them goes before the others: that something is over must not arrive before that it is wrong.
-_FIRST = "SELECT id, next_attempt_at FROM alert_posts WHERE next_attempt_at IS NOT NULL ORDER BY id LIMIT 1"
+# What is older than a day helps nobody, whether it was tried or has waited behind others.
+_WAITING = "FROM alert_posts WHERE next_attempt_at IS NOT NULL AND created_at > ? ORDER BY id LIMIT 1"
 
 
 def send_due_posts(conn: sqlite3.Connection, config: Config) -> Iterator[None]:
@@ -51,7 +49,7 @@ def send_due_posts(conn: sqlite3.Connection, config: Config) -> Iterator[None]:
 def _claim_post(conn: sqlite3.Connection) -> sqlite3.Row | None:
     """Take the first one, if it is due, so that no other process sends it, too."""
     now = now_ms()
-    first = conn.execute(_FIRST).fetchone()
+    first = conn.execute(f"SELECT id, next_attempt_at {_WAITING}", (now - DAY_MS,)).fetchone()
     # What is to be tried later than the longest wait was put off by a clock that has been set back since.
     if first is None or now < first["next_attempt_at"] <= now + max(_BACKOFF_MS[-1], _CLAIM_TIMEOUT_MS):
         return None
@@ -70,25 +68,20 @@ def _record_failure(conn: sqlite3.Connection, row: sqlite3.Row, error: OSError) 
         _is_failing.set()
         _log.warning("alerts can't be sent to the webhook, and will be tried again: %s", reason)
     delay = _BACKOFF_MS[min(row["attempts"], len(_BACKOFF_MS)) - 1]
-    next_attempt_at = None if row["attempts"] >= _MAX_ATTEMPTS else now_ms() + delay
     conn.execute(
-        "UPDATE alert_posts SET next_attempt_at = ?, error = ? WHERE id = ?", (next_attempt_at, reason, row["id"])
+        "UPDATE alert_posts SET next_attempt_at = ?, error = ? WHERE id = ?", (now_ms() + delay, reason, row["id"])
     )
 
 
 def count_failing_posts(conn: sqlite3.Connection) -> tuple[int, str]:
     """How many wait since the first couldn't be sent, and its error; 0: it could, or none waits."""
-    row = conn.execute(
-        "SELECT count(*) OVER (), error FROM alert_posts WHERE next_attempt_at IS NOT NULL ORDER BY id LIMIT 1"
-    ).fetchone()
+    row = conn.execute(f"SELECT count(*) OVER (), error {_WAITING}", (now_ms() - DAY_MS,)).fetchone()
     return (row[0], row[1]) if row and row[1] else (0, "")
 
 
 def purge_posts(conn: sqlite3.Connection, now: int) -> None:
-    """Delete what waits for a webhook that was taken out of the settings a week ago (`now` in milliseconds)."""
-    conn.execute(
-        "DELETE FROM alert_posts WHERE next_attempt_at IS NOT NULL AND created_at < ?", (now - _KEPT_UNSENT_MS,)
-    )
+    """Delete what couldn't be sent for a day (`now` in milliseconds)."""
+    conn.execute("DELETE FROM alert_posts WHERE next_attempt_at IS NOT NULL AND created_at <= ?", (now - DAY_MS,))
 
 
 # --- what is sent

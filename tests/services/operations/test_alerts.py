@@ -542,21 +542,34 @@ def test_a_redirect_is_not_followed(conn, clock, carrier, webhook):
         assert elsewhere.list_posts() == []
 
 
-def test_the_waits_grow_and_a_day_later_it_is_given_up(conn, clock, carrier, webhook):
+def test_the_waits_grow(conn, clock, carrier, webhook):
     webhook.status = 503
     set_bind(conn, carrier, "unbound")
     clock.look(6 * MINUTE_MS)
     waits = []
-    while (row := conn.execute("SELECT next_attempt_at, attempts FROM alert_posts").fetchone())["next_attempt_at"]:
-        waits.append(round((row["next_attempt_at"] - now_ms()) / 1000))
-        if row["attempts"] == 6:
-            conn.execute("UPDATE alert_posts SET attempts = 290")
+    for _ in range(6):
+        (at,) = conn.execute("SELECT next_attempt_at FROM alert_posts").fetchone()
+        waits.append(round((at - now_ms()) / 1000))
         conn.execute("UPDATE alert_posts SET next_attempt_at = 1")
         clock.send()
     assert waits == [5, 15, 60, 300, 300, 300]
-    row = conn.execute("SELECT attempts, sent_at, error FROM alert_posts").fetchone()
-    assert tuple(row) == (291, None, "503 Service Unavailable")
+
+
+def test_what_is_a_day_old_is_given_up_also_where_it_has_waited_behind_others(conn, clock, keys, carrier, webhook):
+    webhook.status = 503
+    other = add_upstream(conn, keys, "other")
+    for each in (carrier, other):
+        set_bind(conn, each, "unbound")
+    clock.look(6 * MINUTE_MS)
+    assert alert_webhook.count_failing_posts(conn) == (2, "503 Service Unavailable")
+    conn.execute("UPDATE alert_posts SET created_at = created_at - ?", (DAY_MS,))
     assert alert_webhook.count_failing_posts(conn) == (0, "")
+    webhook.status = 204
+    set_bind(conn, other, "bound")
+    # What has happened since doesn't wait for them.
+    assert clock.look(OVER_MS) == [(UPSTREAM_UNBOUND, "over")]
+    alert_webhook.purge_posts(conn, now_ms())
+    assert conn.execute("SELECT count(*), min(sent_at) IS NULL FROM alert_posts").fetchone()[:] == (1, 0)
 
 
 def test_what_one_process_sends_no_other_does(conn, clock, carrier, webhook, config):
