@@ -542,7 +542,7 @@ def _check_payments(payments: PaymentSettings) -> None:
 def _is_webhook_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        is_host = parts.port != 0 and "@" not in parts.netloc
+        is_host = parts.port != 0 and "@" not in parts.netloc and bool((parts.hostname or "").encode("idna"))
     except ValueError:
         return False
     return is_host and url.isascii() and " " not in url and _is_secure_url(url)

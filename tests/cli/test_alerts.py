@@ -70,7 +70,14 @@ def test_what_is_not_set_is_told(run_app, cast, config):
     assert len([*(config.data / "outbox").iterdir()]) == 1
 
 
-@pytest.mark.parametrize("wrong", ["http://hooks.example/x", "ftp://hooks.example"])
-def test_a_webhook_that_is_not_safe_is_refused_by_every_command(run_app, set_up, wrong):
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("http://hooks.example/x", "ftp://hooks.example"),
+        # No names of hosts: a label is empty, or longer than 63 characters (RFC 1035, 2.3.4).
+        *("https://hooks..example/x", "https://.hooks.example/x", f"https://{'x' * 64}.example/x"),
+    ],
+)
+def test_a_webhook_that_is_not_safe_or_has_no_host_is_refused_by_every_command(run_app, set_up, wrong):
     set_up("", wrong)
     assert run_app("alerts", "test").stderr.startswith("alerts.webhook_url: must look like https")
