@@ -61,8 +61,11 @@ def find_causes(
     if settings.queue_minutes:
         found[OLD_QUEUE] = [*_find_old_queues(conn, settings, told, now)]
     if settings.mail_minutes:
+        failing = mail.find_oldest_failing(conn)
         for is_refused, kind in ((False, FAILING_MAILS), (True, REFUSED_MAILS)):
-            found[kind] = [*_find_failing_mails(conn, settings, kind, told, now, is_refused=is_refused)]
+            count, since = failing.get(is_refused, (0, now))
+            is_wrong = count and now - since >= _get_age_limit(settings.mail_minutes, (kind, 0) in told)
+            found[kind] = [Cause(kind, figures={"mails": count}, since=since)] if is_wrong else []
     if settings.disk_percent or settings.disk_mb:
         found[FULL_DISK] = [*_find_full_disk(config.data, settings, told)]
     return found
@@ -141,20 +144,6 @@ def _find_held_accounts(conn: sqlite3.Connection, told: Collection[tuple[str, in
     for each in holds.list_account_holds(conn):
         if each.actor == SYSTEM.name or (ACCOUNT_HELD, each.account_id) in told:
             yield Cause(ACCOUNT_HELD, each.account_id, each.account, since=each.since)
-
-
-def _find_failing_mails(
-    conn: sqlite3.Connection,
-    settings: AlertSettings,
-    kind: str,
-    told: Collection[tuple[str, int]],
-    now: int,
-    *,
-    is_refused: bool,
-) -> Iterator[Cause]:
-    count, since = mail.find_oldest_failing(conn).get(is_refused, (0, now))
-    if count and now - since >= _get_age_limit(settings.mail_minutes, (kind, 0) in told):
-        yield Cause(kind, figures={"mails": count}, since=since)
 
 
 def _find_full_disk(data: Path, settings: AlertSettings, told: Collection[tuple[str, int]]) -> Iterator[Cause]:
