@@ -101,10 +101,11 @@ class Alert:
     @property
     def path(self) -> str:
         """The page that helps, behind the portal's address."""
-        if self.kind in (UPSTREAM_UNBOUND, DELIVERY_RATE):
+        # Upstreams by their ids: their names can be changed before somebody reads the mail.
+        if self.kind in (UPSTREAM_UNBOUND, DELIVERY_RATE, OLD_QUEUE) and self.subject_id:
             return f"/admin/upstreams/{self.subject_id}"
         if self.kind == OLD_QUEUE:
-            return f"/admin/queue?upstream={self.subject}" if self.subject else "/admin/queue"
+            return "/admin/queue"
         return f"/admin/accounts/{self.subject}" if self.kind == ACCOUNT_HELD else "/admin/"
 
 

@@ -274,6 +274,8 @@ def test_a_queue_that_is_old_is_told_until_it_is_half_as_old(conn, clock, carrie
     assert clock.look() == [(OLD_QUEUE, "firing")]
     (alert,) = alerts.list_alerts(conn)
     assert (alert.subject, alert.detail) == ("carrier", "3 messages wait.")
+    # By its id, since the upstream may get another name.
+    assert alert.path == f"/admin/upstreams/{carrier.id}"
     assert abs(clock.now - 16 * MINUTE_MS - alert.since) < MINUTE_MS
     age(-6)
     assert clock.look(2 * OVER_MS) == []
