@@ -14,7 +14,7 @@ from portal.services.common import mail
 from portal.services.common.audit import SYSTEM
 from portal.services.routing import routes
 from portal.services.upstreams import binds, holds, load, paths, upstreams, waiting, waiting_counts
-from portal.services.upstreams.load import DeliveryCounts, DeliveryRates
+from portal.services.upstreams.load import DeliveryRates
 from portal.services.upstreams.waiting_counts import WaitingGroup
 
 SERVER_STOPPED, UPSTREAM_UNBOUND, DELIVERY_RATE = "server_stopped", "upstream_unbound", "delivery_rate"
@@ -88,20 +88,13 @@ def _find_fallen_rates(
 ) -> Iterator[Cause]:
     rates = load.list_delivery_rates(conn)
     for upstream in upstreams.list_upstreams(conn):
-        hour, days = (of := rates.get(upstream.id, DeliveryRates())).hour, of.days
-        earlier = DeliveryCounts(days.delivered - hour.delivered, days.undelivered - hour.undelivered)
+        known = rates.get(upstream.id, DeliveryRates())
         least, points = settings.delivery_messages, float(settings.delivery_points)
         if (DELIVERY_RATE, upstream.id) in told:
             # At night fewer messages would say that it is over.
             least, points = 1, points * _HALF
-        if (
-            hour.rate is not None
-            and earlier.rate is not None
-            and hour.total >= least
-            and earlier.total >= settings.delivery_messages
-            and (earlier.rate - hour.rate) * 100 >= points
-        ):
-            figures = {"rate": hour.rate, "usual": earlier.rate}
+        if known.has_fallen(points, least, settings.delivery_messages):
+            figures = {"rate": known.hour.rate or 0.0, "usual": known.before.rate or 0.0}
             yield Cause(DELIVERY_RATE, upstream.id, upstream.name, figures)
 
 

@@ -62,6 +62,24 @@ class DeliveryRates:
     hour: DeliveryCounts = DeliveryCounts()
     days: DeliveryCounts = DeliveryCounts()
 
+    @property
+    def before(self) -> DeliveryCounts:
+        """Of the seven days without the last hour."""
+        hour, days = self.hour, self.days
+        return DeliveryCounts(days.delivered - hour.delivered, days.undelivered - hour.undelivered)
+
+    def has_fallen(self, points: float, least: int, least_before: int) -> bool:
+        """Whether the rate of the last hour is lower than before.
+
+        Args:
+            points: by so many percentage points at least.
+            least, least_before: fewer that have ended in the hour, or before it, say nothing.
+        """
+        hour, before = self.hour.rate, self.before.rate
+        if hour is None or before is None or self.hour.total < least or self.before.total < least_before:
+            return False
+        return (before - hour) * 100 >= points
+
 
 # --- written by the SMPP server
 

@@ -44,8 +44,8 @@ _COUNTER_LABELS = {
     "answers_without_id": N_("Accepted without an id"),
     "malformed": N_("PDUs that aren’t SMPP"),
 }
-# So much less of the last hour than of the last days arrives, where so many have ended.
-_RATE_DROP, _MIN_ENDED = 0.1, 20
+# So many percentage points less of the last hour than before arrive, where so many have ended.
+_RATE_DROP, _MIN_ENDED = 10, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,9 +270,7 @@ def _explain_bind(bind: BindState) -> list[str]:
 
 
 def _is_rate_low(rates: DeliveryRates) -> bool:
-    hour, days = rates.hour, rates.days
-    has_many = hour.total >= _MIN_ENDED
-    return has_many and (hour.rate or 0.0) < (days.rate or 0.0) - _RATE_DROP
+    return rates.has_fallen(_RATE_DROP, _MIN_ENDED, _MIN_ENDED)
 
 
 def _waits_long(card: UpstreamCard) -> bool:

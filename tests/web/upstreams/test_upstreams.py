@@ -127,6 +127,20 @@ def test_each_state_has_its_words(olga, conn, keys, add):
 
 
 @pytest.mark.usefixtures("running")
+def test_most_of_a_new_upstreams_messages_in_this_hour_hide_no_fall(olga, conn, add):
+    """Its card says so where operators are alerted of it."""
+    poor = add("poor")
+    for name, amount in (("delivered", 200), ("undelivered", 200)):
+        counters.add_to_counters(conn, poor.id, {name: amount})
+    conn.execute(
+        "INSERT INTO upstream_hours SELECT upstream, hour - 24, name, 50 FROM upstream_hours WHERE name = 'delivered'"
+    )
+    assert "bound, but fewer messages arrive" in text_of(olga)
+    conn.execute("UPDATE upstream_hours SET value = 19 WHERE value = 50")
+    assert "bound, but fewer messages arrive" not in text_of(olga)
+
+
+@pytest.mark.usefixtures("running")
 def test_it_says_how_many_wait_and_since_when(olga, conn, cast, add):
     add("alpha", "refused", "the carrier refuses the bind with ESME_RBINDFAIL 0x0D", 0x0D)
     queue_messages(conn, cast.smpp_acme_1.id, 4)
