@@ -191,23 +191,28 @@ class AlertSettings:
         secret=True,
     )
     unbound_minutes: int = _declare_setting(
-        5, "minutes that an upstream is unbound, or the SMPP server down, until that is told; 0: never", low=0
+        5, "minutes that an upstream is unbound, or the SMPP server down, until there is an alert; 0: never", low=0
     )
     delivery_points: int = _declare_setting(
         20,
-        "told is that by so many percentage points less than in the seven days before arrives by an upstream; 0: never",
+        "percentage points by which an upstream's delivery rate of the last hour has to be lower than that of the seven"
+        " days before, so that there is an alert; 0: never",
         low=0,
         high=100,
     )
-    delivery_messages: int = _declare_setting(50, "fewer messages of an upstream say nothing about that", low=1)
+    delivery_messages: int = _declare_setting(
+        50,
+        "messages that must have ended in the last hour, and as many before it, so that the two rates are compared",
+        low=1,
+    )
     queue_minutes: int = _declare_setting(
-        15, "minutes that a message waits for an upstream until that is told; 0: never", low=0
+        15, "minutes that a message waits for an upstream until there is an alert; 0: never", low=0
     )
-    mail_minutes: int = _declare_setting(10, "minutes that a mail fails until that is told; 0: never", low=0)
+    mail_minutes: int = _declare_setting(10, "minutes that a mail fails until there is an alert; 0: never", low=0)
     disk_percent: int = _declare_setting(
-        5, "told is that less than so many percent of the data folder's disk are free; 0: never", low=0, high=99
+        5, "percent of the data folder's disk; there is an alert while less is free; 0: never", low=0, high=99
     )
-    disk_mb: int = _declare_setting(500, "told is that fewer megabytes of it are free; 0: never", low=0)
+    disk_mb: int = _declare_setting(500, "the same in megabytes; 0: never", low=0)
 
 
 @dataclass(frozen=True)
@@ -220,7 +225,9 @@ class RetentionSettings:
     )
     backups: int = _declare_setting(5, "copies of the database kept from before migrations", low=0)
     audit_days: int = _declare_setting(
-        730, "days that the audit log is kept, and what was done to what waits, and unusual traffic that is over", low=1
+        730,
+        "days that the audit log, finished actions on waiting messages, and unusual traffic that is over are kept",
+        low=1,
     )
 
 
