@@ -10,7 +10,8 @@ CREATE TABLE account_holds (
 
 -- What was asked for of messages that waited then. `action`: hold, release, cancel or move (to `upstream_id`).
 -- `selection`: which messages, `position`: how far it has come, both JSON. `asked_count`: how many that were then.
--- `left_count`: those that may have been sent, and were left as they are. `refunded`: thousandths of a credit.
+-- `error`: why the last step went wrong, empty where it didn't. `left_count`: those that may have been sent, and were
+-- left as they are. `refunded`: thousandths of a credit.
 CREATE TABLE queue_works (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     action TEXT NOT NULL,
@@ -20,6 +21,7 @@ CREATE TABLE queue_works (
     asked_by TEXT NOT NULL,
     asked_count INTEGER NOT NULL,
     position TEXT,
+    error TEXT NOT NULL DEFAULT '',
     done_count INTEGER NOT NULL DEFAULT 0,
     left_count INTEGER NOT NULL DEFAULT 0,
     refunded INTEGER NOT NULL DEFAULT 0,

@@ -145,16 +145,13 @@ def _describe_selection(conn: sqlite3.Connection, selection: QueueSelection) -> 
 def list_queue_works(conn: sqlite3.Connection, limit: int = 5) -> list[QueueWork]:
     """The last works, newest first, and all that have not ended."""
     rows = conn.execute(
-        "SELECT queue_works.id, action, selection, position, upstreams.name, asked_at, asked_by, asked_count,"
+        "SELECT queue_works.id, action, selection, error, upstreams.name, asked_at, asked_by, asked_count,"
         " done_count, left_count, refunded, ended_at FROM queue_works LEFT JOIN upstreams ON upstreams.id = upstream_id"
         " WHERE ended_at IS NULL OR queue_works.id > (SELECT coalesce(max(id), 0) - ? FROM queue_works)"
         " ORDER BY queue_works.id DESC",
         (limit,),
     )
-    return [
-        QueueWork(work_id, action, parse_selection(text), _parse_position(position)[1], *rest)
-        for work_id, action, text, position, *rest in rows
-    ]
+    return [QueueWork(work_id, action, parse_selection(text), *rest) for work_id, action, text, *rest in rows]
 
 
 def purge_queue_works(conn: sqlite3.Connection, before: int) -> None:
@@ -192,8 +189,8 @@ def run_queue_step(
     """
     with write_transaction(conn):
         row = conn.execute(
-            "SELECT id, action, selection, upstream_id, position FROM queue_works WHERE ended_at IS NULL"
-            " ORDER BY json_type(position) IS 'object', id LIMIT 1"
+            "SELECT id, action, selection, upstream_id, position, error FROM queue_works WHERE ended_at IS NULL"
+            " ORDER BY error <> '', id LIMIT 1"
         ).fetchone()
         if row is None:
             return DueMessages(), None
@@ -204,23 +201,21 @@ def run_queue_step(
             raise
         except Exception as error:
             conn.execute("ROLLBACK TO queue_step")
-            _record_error(conn, row["id"], row["position"], error)
+            _record_error(conn, row["id"], row["error"], error)
             return DueMessages(), RETRY_MS
         return done.due, 0 if has_open_works(conn) else None
 
 
-def _record_error(conn: sqlite3.Connection, work_id: int, position: str | None, error: Exception) -> None:
-    """Store with a work's position why it doesn't go on; the log has each error once."""
-    behind, known_error = _parse_position(position)
+def _record_error(conn: sqlite3.Connection, work_id: int, known_error: str, error: Exception) -> None:
+    """Store with a work why it doesn't go on; the log has each error once."""
     text = f"{type(error).__name__}: {error}"[:_MAX_ERROR_LENGTH]
     if text != known_error:
         log.exception("work %d on what waits will be tried again", work_id)
-    stored = json.dumps({"behind": behind, "error": text})
-    conn.execute("UPDATE queue_works SET position = ? WHERE id = ?", (stored, work_id))
+    conn.execute("UPDATE queue_works SET error = ? WHERE id = ?", (text, work_id))
 
 
 def _do_step(conn: sqlite3.Connection, row: sqlite3.Row, table: RouteTable, choose_path: ChoosePath) -> _Done:
-    work_id, action, text, upstream_id, position = row
+    work_id, action, text, upstream_id, position, _ = row
     selection = parse_selection(text)
     found, next_position = _find_next(conn, selection, position, _STEP_SIZES[action])
     done = _Done()
@@ -230,7 +225,7 @@ def _do_step(conn: sqlite3.Connection, row: sqlite3.Row, table: RouteTable, choo
         if message_ids:
             _do_action(conn, action, upstream_id, of, message_ids, choose_path, done)
     conn.execute(
-        "UPDATE queue_works SET position = ?, done_count = done_count + ?, left_count = left_count + ?,"
+        "UPDATE queue_works SET position = ?, error = '', done_count = done_count + ?, left_count = left_count + ?,"
         " refunded = refunded + ?, ended_at = ? WHERE id = ?",
         (
             next_position,
@@ -251,9 +246,8 @@ def _find_next(
     nothing more.
     """
     start, after_id = None, 0
-    behind, _ = _parse_position(position)
-    if behind is not None:
-        path_id, is_held, account_id, rank, after_id = behind
+    if position is not None:
+        path_id, is_held, account_id, rank, after_id = json.loads(position)
         start = WaitingRange(path_id, bool(is_held), account_id, rank)
     found: list[tuple[WaitingRange, list[int]]] = []
     found_count = 0
@@ -270,12 +264,6 @@ def _find_next(
             # There may be more of the same range.
             return found, _format_position(of, message_ids[-1])
     return found, None
-
-
-def _parse_position(position: str | None) -> tuple[list[int] | None, str]:
-    """Where a work is, None: at its beginning; and why it doesn't go on."""
-    value = None if position is None else json.loads(position)
-    return (value["behind"], value["error"]) if isinstance(value, dict) else (value, "")
 
 
 def _format_position(of: WaitingRange, after_id: int) -> str:
