@@ -10,6 +10,7 @@ from portal.core.i18n import N_, format_credits
 from portal.services.accounts import session_records
 from portal.services.accounts.accounts import Account
 from portal.services.brakes import brakes
+from portal.services.brakes.brakes import Brakes
 from portal.services.common.addresses import normalize_address
 from portal.services.messages import smpp_config, validation
 from portal.services.prices import countries, prices
@@ -84,11 +85,16 @@ def find_message_way(
     way = MessageWay(route, [names[each] for each in decision.upstream_ids])
     way.sentences += _explain_decision(conn, way, digits)
     price_list = prices.load_account_price_list(conn, account.id, now_ms())
+    sold = price_list.find_price(digits)
     if route is not None:
-        way.sentences += _explain_options(route, price_list.find_price(digits))
+        way.sentences += _explain_options(route, sold)
     way.sentences += _explain_upstreams(conn, decision)
-    way.sentences += _explain_hold_and_limit(conn, account)
-    refusal = [*_explain_refusal(conn, account, price_list, digits, sender), *_explain_caps(conn, account)]
+    in_force = brakes.get_brakes(conn, account.id).in_force
+    way.sentences += _explain_hold_and_limit(conn, account, in_force)
+    refusal = [
+        *_explain_refusal(conn, account, price_list, digits, sender),
+        *_explain_caps(conn, account, in_force, 0 if sold is None else sold[1]),
+    ]
     way.sentences += refusal
     way.is_refused = bool(refusal) or not (way.upstreams or not upstreams.list_upstreams(conn))
     if not countries.is_valid_number(digits):
@@ -223,10 +229,10 @@ def _explain_refusal(
         )
 
 
-def _explain_hold_and_limit(conn: sqlite3.Connection, account: Account) -> Iterator[Sentence]:
+def _explain_hold_and_limit(conn: sqlite3.Connection, account: Account, in_force: Brakes) -> Iterator[Sentence]:
     if account.id in holds.list_held_account_ids(conn):
         yield N_("%(account)s is on hold: its messages wait until it is released."), {"account": account.name}
-    limit = brakes.get_brakes(conn, account.id).in_force.hour_messages
+    limit = in_force.hour_messages
     if limit is not None:
         yield (
             N_("The account sends at most %(limit)s messages an hour to one number."),
@@ -234,15 +240,18 @@ def _explain_hold_and_limit(conn: sqlite3.Connection, account: Account) -> Itera
         )
 
 
-def _explain_caps(conn: sqlite3.Connection, account: Account) -> Iterator[Sentence]:
-    """Which limits of a day the account has reached."""
-    in_force = brakes.get_brakes(conn, account.id).in_force
+def _explain_caps(conn: sqlite3.Connection, account: Account, in_force: Brakes, price: int) -> Iterator[Sentence]:
+    """Which limits of a day one more message is above, with one part that costs `price` (thousandths of a credit)."""
     today = daily_totals.sum_daily_totals(conn, account.id, 1)
-    for name, used in ((brakes.DAY_MESSAGES, today.sent), (brakes.DAY_CREDITS, today.price)):
-        limit = getattr(in_force, name)
-        if limit is not None and used >= limit:
-            yield brakes.LIMIT_TEXTS[name], {"limit": brakes.format_limit(name, limit)}
-            yield N_("It is refused all the same (ESME_RSUBMITFAIL)."), {}
+    reached = [
+        (name, limit)
+        for name, wanted in ((brakes.DAY_MESSAGES, today.sent + 1), (brakes.DAY_CREDITS, today.price + price))
+        if (limit := getattr(in_force, name)) is not None and wanted > limit
+    ]
+    for name, limit in reached:
+        yield brakes.LIMIT_TEXTS[name], {"limit": brakes.format_limit(name, limit)}
+    if reached:
+        yield N_("It is refused all the same (ESME_RSUBMITFAIL)."), {}
 
 
 def _find_mismatch(route: Route, account: Account, digits: str, country: str, sender: str) -> str:

@@ -11,6 +11,7 @@ from portal.services.brakes import brakes
 from portal.services.brakes.brakes import Brakes
 from portal.services.common.audit import SHELL
 from portal.services.messages import message_ways
+from portal.services.prices import prices
 from portal.services.routing import routes
 from portal.services.routing.routes import RouteTexts
 from portal.services.statistics import daily_totals
@@ -68,5 +69,12 @@ def test_a_hold_and_limits_are_told(conn: db.Connection, account: Account) -> No
     assert "The most messages a day (2) were reached." in str(way)
     assert "The most credits a day" not in str(way)
     assert "It is refused all the same (ESME_RSUBMITFAIL)." in str(way)
-    daily_totals.add_daily_totals(conn, [(account.id, now_ms() // DAY_MS, 0, 0, 0, 0, 0, 0, 3_000)])
-    assert "The most credits a day (5) were reached." in str(describe_way(conn, account))
+    # A part of what is left isn't enough for one.
+    price_list = prices.load_account_price_list(conn, account.id, now_ms())
+    (_, price) = price_list.find_price("393401234567") or ("", 0)
+    daily_totals.add_daily_totals(conn, [(account.id, now_ms() // DAY_MS, 0, 0, 0, 0, 0, 0, 3_000 - price)])
+    assert "The most credits a day" not in str(describe_way(conn, account))
+    daily_totals.add_daily_totals(conn, [(account.id, now_ms() // DAY_MS, 0, 0, 0, 0, 0, 0, 1)])
+    way = describe_way(conn, account)
+    assert "The most credits a day (5) were reached." in str(way)
+    assert str(way).count("It is refused all the same (ESME_RSUBMITFAIL).") == 1
