@@ -24,7 +24,8 @@ UPSTREAM, ACCOUNT, ROUTE, AGE = "upstream", "account", "route", "age"
 GROUPINGS = (UPSTREAM, ACCOUNT, ROUTE, AGE)
 # How many messages are read at a time to see what they have cost, and which route they take.
 _READ_BATCH = 500
-_LOOK_SECONDS = 0.02
+# So long, or at so many ranges while nothing was found.
+_LOOK_SECONDS, _MIN_LOOKED_RANGES = 0.02, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,22 +190,23 @@ def preview_selection(
     total = counts.total()
     table = None if selection.route_id is None else route_table.load_route_table(conn)
     deadline = time.monotonic() + _LOOK_SECONDS
-    looked = fitting = cost = 0
+    looked = cost = 0
     fitting_counts: Counter[int] = Counter()
-    for of in (of for each in groups for of in steering.iterate_ranges(conn, [each.path_id], [each.account_id])):
+    ranges = (of for each in groups for of in steering.iterate_ranges(conn, [each.path_id], [each.account_id]))
+    for number, of in enumerate(ranges):
         after_id = 0
         # However busy the machine is, some are looked at.
         while not looked or time.monotonic() < deadline:
             message_ids = steering.list_range_ids(conn, of, after_id, selection.before_id, _READ_BATCH)
             prices = read_fitting_prices(conn, selection, table, message_ids)
             looked += len(message_ids)
-            fitting += len(prices)
             fitting_counts[of.account_id] += len(prices)
             cost += sum(prices.values())
             if len(message_ids) < _READ_BATCH:
                 break
             after_id = message_ids[-1]
-        if looked and time.monotonic() > deadline:
+        # Of what was counted some seconds ago nothing may be there any more.
+        if (looked or number >= _MIN_LOOKED_RANGES) and time.monotonic() > deadline:
             break
     is_exact = looked >= total and not are_kept
     if table is not None:

@@ -35,7 +35,7 @@ from portal.services.operations import self_check
 from portal.services.routing import route_table, routes
 from portal.services.routing.route_usage import NO_ROUTE
 from portal.services.routing.routes import RouteTexts
-from portal.services.upstreams import claims, holds, paths, queue, upstreams, waiting, waiting_counts
+from portal.services.upstreams import claims, holds, paths, queue, steering, upstreams, waiting, waiting_counts
 from portal.services.upstreams.claims import Claim
 from portal.services.upstreams.paths import UpstreamPath
 from portal.services.upstreams.upstreams import Upstream
@@ -409,6 +409,28 @@ def test_a_question_that_has_no_time_says_about_what_is_given_back(conn, cast, m
     _, preview = ask(conn, CANCEL)
     assert (preview.count, preview.refund, preview.is_exact) == (4, 4_000, False)
     assert ask(conn, CANCEL, account_id=cast.smpp_acme_1.id)[1].is_exact
+
+
+def test_a_question_is_answered_in_time_where_nothing_of_what_was_counted_is_there_any_more(conn, monkeypatch):
+    fill_queue(conn, 20_000, account_count=2_000)
+    try:
+        waiting_counts.keep_waiting_groups(conn)
+        conn.execute("DELETE FROM queued_messages")
+        monkeypatch.setattr(queue_selection, "_LOOK_SECONDS", 0.0)
+        looked_at: list[Any] = []
+        list_range_ids = steering.list_range_ids
+
+        def list_and_note(*values: Any) -> list[int]:
+            looked_at.append(values)
+            return list_range_ids(*values)
+
+        monkeypatch.setattr(steering, "list_range_ids", list_and_note)
+        _, preview = ask(conn, CANCEL)
+        assert (preview.count, preview.is_exact) == (20_000, False)
+        assert 0 < len(looked_at) < 2_000
+    finally:
+        conn.execute("DELETE FROM queued_messages")
+        waiting_counts.keep_waiting_groups(conn)
 
 
 def test_what_is_still_being_held_is_cancelled_with_the_rest(conn, cast):
