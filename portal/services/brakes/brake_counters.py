@@ -45,7 +45,7 @@ class HourlyCounts:
     with one connection.
 
     What an account had sent before it was asked for is counted in batches, the latest first, so that clients don't wait
-    for it: until the last batch a count is too low.
+    for it: until the last batch a count is too low, and more than the limit is sent.
 
     `most`: the highest of the counts. Each number that such an account has sent to in the hour takes some 110 bytes.
     """
