@@ -1,4 +1,4 @@
-"""Pages of an account that stay true while they are open.
+"""Pages of an account, and parts of operators' pages, that stay true while they are open.
 
 Such a page is made of fragments. The open page polls in one small request, every two seconds. As long as nothing has
 happened to the account the answer is empty (204), and nothing is rendered; else it has the fragments that look

@@ -106,7 +106,7 @@ class UpstreamCard:
 
 
 def list_cards() -> list[UpstreamCard]:
-    """All upstreams, ill ones first."""
+    """All upstreams, those that send nothing first."""
     conn = context.get_conn()
     is_running = session_records.is_component_alive(conn, "smsc")
     loads, rates, waiting_messages = load.list_loads(conn), load.list_delivery_rates(conn), waiting.list_waiting(conn)
@@ -134,11 +134,11 @@ def summarize(cards: Sequence[UpstreamCard]) -> tuple[str, str]:
     if ill_count:
         words.append(ngettext("%(num)s upstream sends nothing.", "%(num)s upstreams send nothing.", ill_count))
     if doubtful_count:
-        words.append(ngettext("%(num)s isn't quite well.", "%(num)s aren't quite well.", doubtful_count))
+        words.append(ngettext("%(num)s needs attention.", "%(num)s need attention.", doubtful_count))
     if off_count:
         words.append(ngettext("%(num)s is disabled.", "%(num)s are disabled.", off_count))
     if not words:
-        words.append(_("All are well."))
+        words.append(_("All work."))
     meaning = ngettext("%(num)s message waits.", "%(num)s messages wait.", waiting_count) if waiting_count else ""
     return " ".join(words), meaning or _("Nothing waits.")
 

@@ -26,7 +26,7 @@ _LIST_PART = "upstreams/_list.html"
 @blueprint.get("")
 @access.operator_required
 def list_upstreams() -> ResponseReturnValue:
-    """All, ill ones first."""
+    """All, those that send nothing first."""
     part = _render_cards(list_cards())
     return htmx.render_page("upstreams/page.html", part=part, **live.build_part_poll(part, ".poll_changes"))
 

@@ -84,9 +84,9 @@ def test_what_the_system_holds_becomes_the_hold_of_who_holds_it_too(conn, cast):
     for account_id, reason in ((acme_1, "stolen"), (globex_1, "")):
         assert holds.hold_account(conn, SYSTEM, account_id, "brake: busy_hour")
         (since,) = conn.execute("SELECT since FROM account_holds WHERE account_id = ?", (account_id,)).fetchone()
-        assert not holds.hold_account(conn, SYSTEM, account_id, "brake: dear_country")
+        assert not holds.hold_account(conn, SYSTEM, account_id, "brake: expensive_country")
         assert holds.hold_account(conn, ANNA, account_id, reason)
-        assert not holds.hold_account(conn, SYSTEM, account_id, "brake: dear_country")
+        assert not holds.hold_account(conn, SYSTEM, account_id, "brake: expensive_country")
         (hold,) = [each for each in holds.list_account_holds(conn) if each.account_id == account_id]
         assert (hold.reason, hold.actor, hold.since) == (reason or "brake: busy_hour", ANNA.name, since)
     query = "SELECT account_id, details FROM audit_log WHERE action = 'queue.hold_account' AND actor = ? ORDER BY id"
