@@ -7,6 +7,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 from zlib import crc32
 
@@ -163,6 +164,13 @@ def list_routes(conn: sqlite3.Connection) -> list[Route]:
 def _read_routes(conn: sqlite3.Connection, route_id: int | None = None, first_place: int = 1) -> list[Route]:
     """All routes, or one alone, if there is such a one; `first_place`: where the first of these is."""
     names = upstreams.get_upstream_names(conn)
+
+    # Of thousands of routes most have the same.
+    @cache
+    def read_upstreams(text: str) -> tuple[RouteUpstream, ...]:
+        return tuple(RouteUpstream(each["id"], names[each["id"]], each["weight"]) for each in json.loads(text))
+
+    read_quiet_hours = cache(read_stored_quiet_hours)
     rows = conn.execute(
         "SELECT routes.id, routes.customer_id, customers.name AS customer, account_id, accounts.name AS account,"
         " country, prefix, sender, upstreams, replace_sender, quiet_hours, buying_price, version"
@@ -173,10 +181,8 @@ def _read_routes(conn: sqlite3.Connection, route_id: int | None = None, first_pl
     )
     listed = []
     for position, row in enumerate(map(dict, rows), start=first_place):
-        stored = json.loads(row.pop("upstreams"))
-        chosen = tuple(RouteUpstream(each["id"], names[each["id"]], each["weight"]) for each in stored)
-        quiet_text = row.pop("quiet_hours")
-        quiet_hours = read_stored_quiet_hours(quiet_text) if quiet_text else None
+        chosen, quiet_text = read_upstreams(row.pop("upstreams")), row.pop("quiet_hours")
+        quiet_hours = read_quiet_hours(quiet_text) if quiet_text else None
         listed.append(Route(position=position, upstreams=chosen, quiet_hours=quiet_hours, **row))
     return listed
 

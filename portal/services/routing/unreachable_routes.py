@@ -11,11 +11,14 @@ _Scope = tuple[int | None, int | None]
 _Conditions = tuple[_Scope, str, str]
 
 
-def find_unreachable_routes(conn: sqlite3.Connection, routes: Sequence[Route]) -> dict[int, int]:
+def find_unreachable_routes(
+    conn: sqlite3.Connection, routes: Sequence[Route], asked: Sequence[Route] | None = None
+) -> dict[int, int]:
     """Find those that can't be reached because of one other route; that several together take all isn't seen.
 
     Args:
         routes: all, in their order.
+        asked: those of them that are looked at; None: all.
 
     Returns:
         By the route's id the id of the first one that takes all of its messages before it.
@@ -23,14 +26,16 @@ def find_unreachable_routes(conn: sqlite3.Connection, routes: Sequence[Route]) -
     named_countries = {each.country for each in routes if each.country is not None}
     customers_by_account = dict(conn.execute("SELECT id, customer_id FROM accounts").fetchall())
     first: dict[_Conditions, Route] = {}
-    unreachable = {}
     for route in routes:
-        conditions = _iterate_wider_conditions(route, customers_by_account, named_countries)
-        wider = [first[each] for each in conditions if each in first]
-        if wider:
-            unreachable[route.id] = min(wider, key=lambda each: each.position).id
         own = ((route.customer_id, route.account_id), route.prefix or route.country or "", route.sender or "")
         first.setdefault(own, route)
+    unreachable = {}
+    for route in routes if asked is None else asked:
+        conditions = _iterate_wider_conditions(route, customers_by_account, named_countries)
+        widest = min((first[each] for each in conditions if each in first), key=lambda each: each.position)
+        # It is among them itself, unless another one says the same.
+        if widest.position < route.position:
+            unreachable[route.id] = widest.id
     return unreachable
 
 

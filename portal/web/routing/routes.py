@@ -136,7 +136,7 @@ def _render_list(listed: Sequence[Route], marked: Route | None, *, oob: bool = F
         page = -(-marked.position // PAGE_SIZE)
     shown = listed[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     states = {each.upstream.id: each for each in binds.list_upstream_states(conn)}
-    unreachable, now = find_unreachable_routes(conn, listed), now_ms()
+    unreachable, now = find_unreachable_routes(conn, listed, shown), now_ms()
     values = {
         "rows": [_build_row(each, states, unreachable, now) for each in shown],
         "total": len(listed),

@@ -11,6 +11,7 @@ from portal.core import db
 from portal.core.crypto import Keys
 from portal.services.common.audit import SHELL
 from portal.services.people import users
+from portal.services.prices import countries
 from portal.services.routing import routes
 from portal.services.routing.routes import RouteTexts
 from portal.services.upstreams import upstreams
@@ -310,6 +311,26 @@ def test_a_long_list_has_pages(olga: Browser, conn: db.Connection) -> None:
     assert len(list_places(olga.get(LIST).text)) == 25
     assert list_places(olga.get(f"{LIST}?page=2").text) == [26, 27, 28, 29, 30]
     assert list_places(olga.get(f"{LIST}?page=99").text) == [26, 27, 28, 29, 30]
+
+
+def test_only_the_routes_that_a_page_shows_are_compared_with_the_others(
+    olga: Browser, conn: db.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+    find_prefix_country = countries.find_prefix_country
+
+    def find_and_note(digits: str) -> str | None:
+        compared.append(digits)
+        return find_prefix_country(digits)
+
+    for number in range(60):
+        add(conn, "A", prefix=f"393{number:02}")
+    monkeypatch.setattr(countries, "find_prefix_country", find_and_note)
+    page = olga.get(f"{LIST}?page=2").text
+    assert set(compared) == {f"393{number:02}" for number in range(25, 50)}
+    compared.clear()
+    assert poll(olga, page) == ""
+    assert set(compared) == {f"393{number:02}" for number in range(25, 50)}
 
 
 def test_the_page_is_in_the_reader_s_language(olga: Browser, conn: db.Connection, cast: Cast) -> None:
