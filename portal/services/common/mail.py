@@ -299,6 +299,15 @@ def find_oldest_failing(conn: sqlite3.Connection) -> Mapping[bool, tuple[int, in
     return {bool(is_refused): (count, oldest_at) for is_refused, count, oldest_at in rows}
 
 
+def list_refused_recipients(conn: sqlite3.Connection) -> set[str]:
+    """The addresses whose last mail the mail server has refused, as far as mails are kept."""
+    rows = conn.execute(
+        "SELECT recipient, error LIKE 'SMTPRecipientsRefused:%', max(id) FROM mails"
+        " WHERE sent_at IS NOT NULL OR error <> '' GROUP BY recipient"
+    )
+    return {recipient for recipient, is_refused, _ in rows if is_refused}
+
+
 @cache
 def _template_environment() -> "Environment":
     import jinja2

@@ -222,7 +222,11 @@ def _tell(conn: sqlite3.Connection, config: Config, keys: Keys, alert_id: int, *
     # That an account is put on hold was mailed with what is unusual about its traffic.
     if alert.kind == ACCOUNT_HELD and not is_over:
         return
+    # A mail that tells a dead mailbox of itself would be the next one to be refused, for ever.
+    left_out = mail.list_refused_recipients(conn) if alert.kind == REFUSED_MAILS else set()
     for operator in users.list_users(conn, None):
+        if operator.email in left_out:
+            continue
         language = operator.language or i18n.DEFAULT_LANGUAGE
         with i18n.override_language(language):
             texts = {"title": alert.title, "detail": alert.detail}

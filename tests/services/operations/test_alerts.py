@@ -372,6 +372,22 @@ def test_mails_that_fail_for_minutes_are_told(conn, clock, keys, carrier, error,
     assert clock.look(OVER_MS) == [(kind, "over")]
 
 
+def test_a_dead_mailbox_is_told_to_others_and_not_to_itself(conn, clock, keys, carrier, cast):
+    """Else that mail would be refused, and tell of itself again, for ever."""
+    set_bind(conn, carrier, "bound")
+    users.create_user(conn, keys, SHELL, "otto@portal.example", users.OPERATOR, None)
+    mail.queue_mail(conn, keys, cast.olga.email, "check", "en", problems=[], more=0)
+    (last_id,) = conn.execute("SELECT max(id) FROM mails").fetchone()
+    refusal = "SMTPRecipientsRefused: {'olga@portal.example': (550, b'No such user')}"
+    conn.execute("UPDATE mails SET error = ?, next_attempt_at = ? WHERE id = ?", (refusal, now_ms() + HOUR_MS // 3, last_id))
+    for end, told in ((11 * MINUTE_MS, "firing"), (OVER_MS + LOOK_MS, "over")):
+        assert clock.look(end) == [(REFUSED_MAILS, told)]
+        # It is given up then.
+        conn.execute("UPDATE mails SET next_attempt_at = NULL, content = NULL WHERE id = ?", (last_id,))
+    recipients = conn.execute("SELECT recipient FROM mails WHERE id > ?", (last_id,)).fetchall()
+    assert [each[0] for each in recipients] == ["otto@portal.example"] * 2
+
+
 def test_a_mail_server_that_is_away_is_told_to_the_webhook_at_once_and_by_mail_later(
     conn, clock, keys, carrier, mailbox, config
 ):
