@@ -36,6 +36,8 @@ OVER_MS = 2 * MINUTE_MS
 to connect, which are a minute apart at most (`reconnect_seconds`)."""
 # What was seen before it is told of counts only while somebody looks: after a stop it begins anew.
 _UNSEEN_MS = MINUTE_MS
+# So many are told in a transaction; each is a mail to each operator. The others follow seconds later.
+_MOST_TOLD = 50
 _RETENTION_MS = 90 * DAY_MS
 
 _TITLES = {
@@ -156,6 +158,7 @@ def watch(conn: sqlite3.Connection, config: Config, keys: Keys, now: int | None 
     causes = alert_causes.find_causes(conn, config, {each.key for each in before if each.told_at is not None}, at)
     if not before and not any(causes.values()):
         return
+    may_tell = _MOST_TOLD
     with write_transaction(conn):
         wrong = {(each.kind, each.subject_id): each for listed in causes.values() for each in listed or ()}
         # Another process may have looked meanwhile.
@@ -166,10 +169,12 @@ def watch(conn: sqlite3.Connection, config: Config, keys: Keys, now: int | None 
             if alert.kind not in causes:
                 # The kind was switched off.
                 _end_alert(conn, alert)
-            elif key not in wrong and causes[alert.kind] is not None:
-                _note_absence(conn, config, keys, alert, at)
+            elif key not in wrong and causes[alert.kind] is not None and may_tell:
+                may_tell -= _note_absence(conn, config, keys, alert, at)
         for alert in _list_open_alerts(conn):
-            if alert.told_at is None and alert.key in wrong and at - alert.since >= _get_delay(config, alert.kind):
+            is_due = alert.key in wrong and at - alert.since >= _get_delay(config, alert.kind)
+            if alert.told_at is None and is_due and may_tell:
+                may_tell -= 1
                 conn.execute("UPDATE alerts SET told_at = ? WHERE id = ?", (at, alert.id))
                 _tell(conn, config, keys, alert.id, is_over=False)
 
@@ -186,12 +191,16 @@ def _note_cause(conn: sqlite3.Connection, alert: Alert | None, cause: Cause, at:
     )
 
 
-def _note_absence(conn: sqlite3.Connection, config: Config, keys: Keys, alert: Alert, at: int) -> None:
+def _note_absence(conn: sqlite3.Connection, config: Config, keys: Keys, alert: Alert, at: int) -> bool:
+    """Whether it is told now that something is over."""
     if alert.told_at is None:
         _end_alert(conn, alert)
-    elif not 0 <= at - alert.seen_at < OVER_MS:
+        return False
+    is_over = not 0 <= at - alert.seen_at < OVER_MS
+    if is_over:
         _end_alert(conn, alert)
         _tell(conn, config, keys, alert.id, is_over=True)
+    return is_over
 
 
 def _end_alert(conn: sqlite3.Connection, alert: Alert) -> None:

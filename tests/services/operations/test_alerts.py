@@ -1,5 +1,6 @@
 """What operators are told of, once until it is over, and by a real mail server and a real webhook."""
 
+import contextlib
 import shutil
 import socket
 import threading
@@ -15,7 +16,7 @@ from portal.services.accounts import accounts, session_records
 from portal.services.brakes import unusual_traffic
 from portal.services.brakes.unusual_traffic import BUSY_HOUR, CANCELLED, Finding
 from portal.services.common import ids, mail
-from portal.services.common.audit import SHELL
+from portal.services.common.audit import SHELL, SYSTEM
 from portal.services.operations import alert_causes, alert_webhook, alerts
 from portal.services.operations.alert_causes import (
     ACCOUNT_HELD,
@@ -96,6 +97,19 @@ def clock(conn, settings, keys, webhook, mailbox, monkeypatch):
     # The SMPP server lives on.
     monkeypatch.setattr(session_records, "now_ms", lambda: 0)
     return made
+
+
+def drip(server):
+    """Answer octet by octet, until the other side has had enough."""
+    talking, _ = server.accept()
+    with talking:
+        talking.settimeout(0.02)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    if not talking.recv(65536):
+                        return
+                talking.sendall(b"H")
 
 
 def set_bind(conn, upstream, state, error=""):
@@ -350,6 +364,18 @@ def test_what_a_brake_holds_is_told_and_what_operators_hold_is_not(conn, clock, 
     ]
 
 
+def test_a_great_many_are_told_one_after_another(conn, clock, carrier, cast, monkeypatch):
+    """The mails to operators are queued in the transactions that tell, which others wait for."""
+    monkeypatch.setattr(alerts, "_MOST_TOLD", 1)
+    set_bind(conn, carrier, "bound")
+    for account in (cast.smpp_acme_1, cast.smpp_acme_2, cast.smpp_globex_1):
+        holds.hold_account(conn, SYSTEM, account.id, "brake: busy_hour")
+    assert [len(clock.look(LOOK_MS)) for _ in range(4)] == [1, 1, 1, 0]
+    conn.execute("DELETE FROM account_holds")
+    assert clock.look(OVER_MS) == [(ACCOUNT_HELD, "over")]
+    assert [len(clock.look(LOOK_MS)) for _ in range(3)] == [1, 1, 0]
+
+
 # --- mails
 
 
@@ -379,7 +405,9 @@ def test_a_dead_mailbox_is_told_to_others_and_not_to_itself(conn, clock, keys, c
     mail.queue_mail(conn, keys, cast.olga.email, "check", "en", problems=[], more=0)
     (last_id,) = conn.execute("SELECT max(id) FROM mails").fetchone()
     refusal = "SMTPRecipientsRefused: {'olga@portal.example': (550, b'No such user')}"
-    conn.execute("UPDATE mails SET error = ?, next_attempt_at = ? WHERE id = ?", (refusal, now_ms() + HOUR_MS // 3, last_id))
+    conn.execute(
+        "UPDATE mails SET error = ?, next_attempt_at = ? WHERE id = ?", (refusal, now_ms() + HOUR_MS // 3, last_id)
+    )
     for end, told in ((11 * MINUTE_MS, "firing"), (OVER_MS + LOOK_MS, "over")):
         assert clock.look(end) == [(REFUSED_MAILS, told)]
         # It is given up then.
@@ -617,6 +645,19 @@ def test_a_webhook_that_does_not_answer_is_tried_again(conn, clock, carrier, web
     set_bind(conn, carrier, "unbound")
     clock.look(6 * MINUTE_MS)
     assert alert_webhook.count_failing_posts(conn) == (1, "timed out")
+
+
+def test_an_answer_that_never_ends_is_given_up(conn, clock, carrier, monkeypatch):
+    monkeypatch.setattr(core_webhook, "_TOTAL_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=[server])
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        clock.settings = replace(clock.settings, alerts=replace(clock.settings.alerts, webhook_url=url))
+        set_bind(conn, carrier, "unbound")
+        clock.look(6 * MINUTE_MS)
+        thread.join()
+    assert alert_webhook.count_failing_posts(conn) == (1, "its answer takes too long")
 
 
 def test_what_answers_no_http_is_told_without_its_words(conn, clock, carrier):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from itertools import islice
 
 from portal.services.upstreams.receipt_texts import parse_receipt_text
 from portal.services.upstreams.traces import mask_number
@@ -36,6 +37,8 @@ _MESSAGE_RESPONSES = (CommandId.SUBMIT_SM_RESP, CommandId.DATA_SM_RESP)
 # The fields of appendix B that are shown, each as one word.
 _RECEIPT_FIELDS = {"id": "id", "submitdate": "submit date", "donedate": "done date", "stat": "stat", "err": "err"}
 _MAX_LENGTH = 64
+# Of optional parameters; 64 kB have room for 15,000.
+_MAX_TLVS = 40
 
 
 def describe(header: PduHeader, body: bytes) -> dict[str, str]:
@@ -62,8 +65,11 @@ def describe(header: PduHeader, body: bytes) -> dict[str, str]:
         shown["receipt"] = describe_receipt(decode_receipt(message, "auto"))
     elif isinstance(message, ShortMessage) and message.short_message:
         shown["short_message"] = _MASK
-    for tag, value in getattr(message, "tlvs", {}).items():
+    tlvs = getattr(message, "tlvs", {})
+    for tag, value in islice(tlvs.items(), _MAX_TLVS):
         shown[_name_tag(tag)] = _describe_tlv(tag, value)
+    if len(tlvs) > _MAX_TLVS:
+        shown["more"] = str(len(tlvs) - _MAX_TLVS)
     return shown
 
 
