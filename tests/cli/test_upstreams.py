@@ -415,7 +415,7 @@ def test_receipts_that_belong_to_no_message_are_listed_with_the_likely_setting(r
     assert f"upstream change carrier {options}" in line
     # The command that it says does what it says.
     ok(*shlex.split(line.removeprefix(words))[1:])
-    assert kept_receipts.has_receipts_to_retry(conn)
+    assert kept_receipts.list_upstreams_to_retry(conn)
     # Scripts get the rows alone.
     assert len(ok("upstream", "unmatched")) == 16
 

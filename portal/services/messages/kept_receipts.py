@@ -123,23 +123,22 @@ def _list_places(settings: UpstreamSettings, receipts: Sequence[UpstreamReceipt]
 # --- done by the SMPP server
 
 
-def has_receipts_to_retry(conn: sqlite3.Connection) -> bool:
-    """Whether `retry_receipts` has anything to do. Cheap."""
-    return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM receipt_retries)").fetchone()[0])
+def list_upstreams_to_retry(conn: sqlite3.Connection) -> list[int]:
+    """The ids of the upstreams for which `retry_receipts` has something to do. Cheap."""
+    return [each for (each,) in conn.execute("SELECT upstream FROM receipt_retries ORDER BY upstream")]
 
 
-def retry_receipts(conn: sqlite3.Connection) -> tuple[Sequence[DeliveryReceipt], bool]:
-    """Look again for the messages of some kept receipts, where another setting says now by which ids these are found
-    (`unclaimed.request_receipt_retry`); those that find theirs are kept no more.
+def retry_receipts(conn: sqlite3.Connection, upstream_id: int) -> Sequence[DeliveryReceipt]:
+    """Look again for the messages of some kept receipts of an upstream, where another setting says now by which ids
+    these are found (`unclaimed.request_receipt_retry`); those that find theirs are kept no more.
 
-    Returns the receipts that were queued, and whether there is more to do. Each call is a short transaction, and what
-    it has done is on disk with it.
+    Returns the receipts that were queued. Each call is a short transaction, and what it has done is on disk with it.
     """
     with write_transaction(conn):
-        row = conn.execute("SELECT upstream, before_id FROM receipt_retries ORDER BY upstream LIMIT 1").fetchone()
+        row = conn.execute("SELECT before_id FROM receipt_retries WHERE upstream = ?", (upstream_id,)).fetchone()
         if row is None:
-            return [], False
-        upstream_id, before_id = row
+            return []
+        (before_id,) = row
         settings = upstreams.get_stored_settings(conn, upstream_id)
         kept = receipt_matching.list_kept_receipts(conn, upstream_id, _RETRIED, before_id=before_id)
         for _, receipt in kept:
@@ -153,4 +152,4 @@ def retry_receipts(conn: sqlite3.Connection) -> tuple[Sequence[DeliveryReceipt],
             conn.execute("UPDATE receipt_retries SET before_id = ? WHERE upstream = ?", (kept[-1][0], upstream_id))
         else:
             conn.execute("DELETE FROM receipt_retries WHERE upstream = ?", (upstream_id,))
-        return result.receipts, has_receipts_to_retry(conn)
+        return result.receipts

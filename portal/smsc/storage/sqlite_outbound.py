@@ -117,6 +117,9 @@ class OutboundStorage:
     _is_queue_work_queued: bool = False
     _queue_work_timer: asyncio.TimerHandle | None = None
     _is_receipt_retry_queued: bool = False
+    _receipt_retry_timer: asyncio.TimerHandle | None = None
+    # When those of upstreams of which it went wrong are looked for again, in the loop's time.
+    _receipt_retry_times: dict[int, float] = field(default_factory=dict)
     # Of those who have asked that what waits takes other paths: one pass does it for all.
     _rerouted_callbacks: list[WaitingCallback] = field(default_factory=list)
     _begins_rerouting_anew: bool = False
@@ -161,13 +164,24 @@ class OutboundStorage:
             self.listener.handle_traces_changed(ends)
 
     def _load_receipt_retries(self) -> None:
-        if not self._is_receipt_retry_queued and kept_receipts.has_receipts_to_retry(self._read_connection):
+        if not self._is_receipt_retry_queued:
             self._retry_receipts()
 
     def _retry_receipts(self) -> None:
-        if not self.is_closing:
+        """Look for the messages of some kept receipts; of an upstream of which that went wrong, later."""
+        self._is_receipt_retry_queued = False
+        if self._receipt_retry_timer:
+            self._receipt_retry_timer.cancel()
+        waiting = () if self.is_closing else kept_receipts.list_upstreams_to_retry(self._read_connection)
+        if not waiting:
+            return
+        retry_at, upstream_id = min((self._receipt_retry_times.get(each, 0.0), each) for each in waiting)
+        pause = retry_at - self._loop.time()
+        if pause > 0:
+            self._receipt_retry_timer = self._loop.call_later(pause, self._retry_receipts)
+        else:
             self._is_receipt_retry_queued = True
-            self._writer.queue_write(WriteJobKind.RETRY_RECEIPTS, None)
+            self._writer.queue_write(WriteJobKind.RETRY_RECEIPTS, upstream_id)
 
     def _load_queue_works(self) -> None:
         if not self._is_queue_work_queued and queue_works.has_open_works(self._read_connection):
@@ -340,8 +354,8 @@ class OutboundStorage:
         self._writer.queue_deferred_write(WriteJobKind.UPSTREAM_LOAD, (upstream_id, measured))
 
     def store_traced_pdus(self, upstream_id: int, pdus: Sequence[TracedPdu], left_out: int) -> None:
-        """Keep PDUs of an upstream, and count those that were left out."""
-        self._writer.queue_write(WriteJobKind.TRACED_PDUS, (upstream_id, pdus, left_out))
+        """Keep PDUs of an upstream, and count those that were left out; not where they can't be written now."""
+        self._writer.queue_deferred_write(WriteJobKind.TRACED_PDUS, (upstream_id, pdus, left_out))
 
     def store_test_answer(self, answer: UpstreamTestAnswer) -> None:
         """Store what came of sending a test message."""
@@ -432,13 +446,16 @@ class OutboundStorage:
                 lambda items, _: self._handle_queue_step(items, (DueMessages(), queue_works.RETRY_MS, 0.0)),
             ),
             WriteJobKind.RETRY_RECEIPTS: WriteJobHandler(
-                lambda conn, _: kept_receipts.retry_receipts(conn), self._handle_receipts_retried
+                lambda conn, items: kept_receipts.retry_receipts(conn, items[0]),
+                self._handle_receipts_retried,
+                self._handle_receipts_not_retried,
             ),
             WriteJobKind.BIND_STATES: WriteJobHandler(_write_each(binds.record_bind_states)),
             WriteJobKind.UPSTREAM_HEALTH: WriteJobHandler(_write_each(health.record_health)),
             WriteJobKind.UPSTREAM_COUNTERS: WriteJobHandler(_write_each(counters.add_to_counters)),
             WriteJobKind.UPSTREAM_LOAD: WriteJobHandler(_write_each(load.record_load)),
-            WriteJobKind.TRACED_PDUS: WriteJobHandler(_write_each(traces.store_pdus)),
+            # Of those that can't be written now there would be ever more.
+            WriteJobKind.TRACED_PDUS: WriteJobHandler(_write_each(traces.store_pdus), on_refused=lambda *_: None),
             WriteJobKind.TEST_ANSWERS: WriteJobHandler(trial_messages.store_answers),
             WriteJobKind.UNROUTABLE: WriteJobHandler(
                 lambda conn, counts: counters.add_unroutable_submits(conn, sum(counts))
@@ -550,13 +567,15 @@ class OutboundStorage:
         self._queue_receipts(due.receipts)
         self.listener.handle_due_messages(due)
 
-    def _handle_receipts_retried(self, _: list[None], result: tuple[Sequence[DeliveryReceipt], bool]) -> None:
-        receipts, has_more = result
-        self._is_receipt_retry_queued = has_more
-        if has_more:
-            # Others have their turn: a hundred thousand may be kept.
-            self._loop.call_later(_RECEIPT_RETRY_SECONDS, self._retry_receipts)
+    def _handle_receipts_retried(self, upstream_ids: list[int], receipts: Sequence[DeliveryReceipt]) -> None:
+        self._receipt_retry_times.pop(upstream_ids[0], None)
+        # Others have their turn: a hundred thousand may be kept.
+        self._receipt_retry_timer = self._loop.call_later(_RECEIPT_RETRY_SECONDS, self._retry_receipts)
         self._queue_receipts(receipts)
+
+    def _handle_receipts_not_retried(self, upstream_ids: list[int], _: StorageError) -> None:
+        self._receipt_retry_times[upstream_ids[0]] = self._loop.time() + queue_works.RETRY_MS / 1000
+        self._retry_receipts()
 
     def _handle_claimed(self, items: list[_ClaimJob], claimed: list[ClaimedMessages]) -> None:
         for (*_, resolve), each in zip(items, claimed, strict=True):

@@ -41,10 +41,9 @@ def set_hint(conn: Connection, keys: Keys) -> None:
 
 def retry(conn: Connection) -> int:
     """Until nothing is left to do; returns how many receipts were queued for clients."""
-    queued, has_more = 0, True
-    while has_more:
-        receipts, has_more = kept_receipts.retry_receipts(conn)
-        queued += len(receipts)
+    queued = 0
+    while waiting := kept_receipts.list_upstreams_to_retry(conn):
+        queued += len(kept_receipts.retry_receipts(conn, waiting[0]))
     return queued
 
 
@@ -182,20 +181,20 @@ def test_many_are_looked_for_in_steps_that_a_kill_can_interrupt(conn, keys, cast
     upstream = add_upstream(conn, keys, message_ids="as-is")
     message_ids = send(conn, cast.smpp_acme_1.id, hex_ids())
     receive(conn, *(build(each) for each in decimal_ids()), build("beef"))
-    assert not kept_receipts.has_receipts_to_retry(conn)
+    assert kept_receipts.list_upstreams_to_retry(conn) == []
     upstreams.change_upstream(conn, keys, SHELL, upstream, window=11)
-    assert not kept_receipts.has_receipts_to_retry(conn)
+    assert kept_receipts.list_upstreams_to_retry(conn) == []
     upstreams.change_upstream(conn, keys, SHELL, upstream, message_ids="auto")
-    assert kept_receipts.has_receipts_to_retry(conn)
-    _, has_more = kept_receipts.retry_receipts(conn)
-    assert has_more
+    assert kept_receipts.list_upstreams_to_retry(conn) == [upstream.id]
+    kept_receipts.retry_receipts(conn, upstream.id)
+    assert kept_receipts.list_upstreams_to_retry(conn) == [upstream.id]
     # The newest ones first.
     assert states(conn, message_ids[-10:]) == [DELIVERED] * 10
     assert states(conn, message_ids[:10]) == [ENROUTE] * 10
     retry(conn)
     assert states(conn, message_ids) == [DELIVERED] * COUNT
     assert len(tried(conn)) == 1
-    assert not kept_receipts.has_receipts_to_retry(conn)
+    assert kept_receipts.list_upstreams_to_retry(conn) == []
 
 
 def test_a_message_ends_when_its_receipt_came(conn, keys, cast):

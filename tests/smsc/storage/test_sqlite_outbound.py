@@ -1,5 +1,6 @@
 """When the SMPP server hears of routes, not at whatever else changes; and of upstreams that it can't read all of."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ from portal.services.common.audit import SHELL
 from portal.services.messages import smpp_config
 from portal.services.upstreams import upstreams
 from portal.smsc.storage.sqlite_outbound import OutboundStorage
-from portal.smsc.storage.writer import WriteJobKind
+from portal.smsc.storage.writer import DatabaseWriter, WriteJobKind
 from tests.services.routing.adding import create_route
 from tests.services.upstreams.waiting import add_upstream
 
@@ -70,3 +71,18 @@ async def test_tags_that_cannot_be_read_keep_no_upstream_from_being_told(conn, k
     )
     assert storage.load_config() == {0x1400}
     assert told == [WriteJobKind.UPSTREAMS_BEGIN, ["A", "B"]]
+
+
+async def test_traced_pdus_that_cannot_be_written_do_not_wait_in_memory(connect, keys):
+    unused: Any = SimpleNamespace()
+    conn = connect()
+    storage = OutboundStorage(conn, keys, unused, lambda _: None, unused)
+    recovered = asyncio.Event()
+    storage.listener = SimpleNamespace(handle_recovered=lambda _: recovered.set())
+    writer = DatabaseWriter(connect(), storage.build_job_handlers(), lambda: pytest.fail("the writer has died"))
+    storage.start(writer)
+    writer.start()
+    await asyncio.wait_for(recovered.wait(), 5)
+    conn.execute("DROP TABLE upstream_traces")
+    storage.store_traced_pdus(1, [], 1)
+    assert writer.close(5)

@@ -4,10 +4,11 @@ from typing import Any
 
 from portal.services.common.audit import SYSTEM
 from portal.services.common.message_states import DELIVERED
-from portal.services.messages import kept_receipts
+from portal.services.messages import kept_receipts, queue_works
 from portal.services.operations import self_check
 from portal.services.upstreams import counters, upstreams
 from portal.smsc.protocol.pdu import SubmitSm
+from tests.services.messages.test_receipt_matching import build, receive, send
 from tests.smsc.esme import RawEsme, run_smsc, wait_until
 from tests.smsc.upstream.running import build_receipt, run_bound
 from tests.smsc.upstream.smpp_client.carrier import run_carrier
@@ -60,5 +61,28 @@ async def test_what_was_asked_for_while_the_server_was_down_is_done_at_its_start
             await esme.close()
         upstreams.change_upstream(conn, keys, SYSTEM, upstreams.get_upstream(conn, "carrier"), message_ids="auto")
         async with run_smsc(config):
-            await wait_until(lambda: not kept_receipts.has_receipts_to_retry(conn))
+            await wait_until(lambda: kept_receipts.list_upstreams_to_retry(conn) == [])
+    assert {row[0] for row in conn.execute("SELECT state FROM messages")} == {DELIVERED}
+
+
+async def test_an_upstream_of_which_it_goes_wrong_keeps_no_other_waiting(
+    config, cast, conn, keys, add_upstream, wakeup_sender, monkeypatch
+):
+    monkeypatch.setattr(queue_works, "RETRY_MS", 50)
+    carriers = [add_upstream(1, name=name, message_ids="as-is") for name in ("a", "b")]
+    _, of_b = send(conn, cast.smpp_acme_1.id, ["ab12", "ab13"])
+    conn.execute("UPDATE messages SET upstream = 2 WHERE id = ?", (of_b,))
+    receive(conn, build(str(0xAB12)), build(str(0xAB13), upstream=2))
+    # Not an error of the database as a whole.
+    conn.execute(
+        "CREATE TRIGGER broken BEFORE DELETE ON receipt_retries WHEN OLD.upstream = 1"
+        " BEGIN SELECT RAISE(ABORT, 'broken'); END"
+    )
+    async with run_smsc(config):
+        for each in carriers:
+            upstreams.change_upstream(conn, keys, SYSTEM, each, message_ids="auto")
+        wakeup_sender.send()
+        await wait_until(lambda: kept_receipts.list_upstreams_to_retry(conn) == [1])
+        conn.execute("DROP TRIGGER broken")
+        await wait_until(lambda: kept_receipts.list_upstreams_to_retry(conn) == [])
     assert {row[0] for row in conn.execute("SELECT state FROM messages")} == {DELIVERED}

@@ -64,7 +64,7 @@ def test_the_likely_setting_is_told_and_set_with_one_click(olga, conn, cast, car
     row = conn.execute("SELECT action, details FROM audit_log ORDER BY id DESC LIMIT 1").fetchone()
     assert (row["action"], "hex-to-dec" in row["details"]) == ("upstream.change", True)
     # The server does the rest.
-    assert kept_receipts.has_receipts_to_retry(conn)
+    assert kept_receipts.list_upstreams_to_retry(conn)
 
 
 def test_what_somebody_else_has_changed_meanwhile_stays(olga, conn, keys, cast, carrier):
