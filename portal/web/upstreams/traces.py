@@ -13,7 +13,6 @@ from wtforms import StringField
 
 from portal.core.clock import now_ms
 from portal.core.i18n import N_, _
-from portal.services.common import idempotency
 from portal.services.upstreams import traces, upstreams
 from portal.services.upstreams.upstreams import SMPP, Upstream
 from portal.web.core import access, context, htmx, paging
@@ -44,7 +43,7 @@ def show_trace(upstream_id: int) -> ResponseReturnValue:
     upstream = upstreams.get_upstream_by_id(conn, upstream_id)
     form = TraceForm()
     if request.method == "POST":
-        with refusals_on(form), idempotency.once(conn, form.form.data):
+        with refusals_on(form), htmx.once(request.path):
             traces.start_trace(conn, context.get_actor(), upstream, form.minutes.data)
             return _redirect(upstream, _("The PDUs of %(name)s are traced.", name=upstream.name))
     part = _render_part(upstream)

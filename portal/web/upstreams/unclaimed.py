@@ -5,21 +5,20 @@ and messages from handsets that no account takes.
 from functools import partial
 from typing import Any
 
-from flask import Blueprint, request, url_for
+from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import HiddenField, SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
 from portal.core.i18n import N_, _
 from portal.services.accounts import accounts
-from portal.services.common import idempotency
 from portal.services.common.errors import Refused
 from portal.services.messages import inbound_numbers, kept_receipts
 from portal.services.upstreams import unclaimed, upstreams
 from portal.services.upstreams.unclaimed import UNMATCHED_RECEIPTS, UNOWNED_MESSAGES
 from portal.services.upstreams.upstreams import UpstreamChanged
 from portal.web.core import access, context, htmx, paging
-from portal.web.core.forms import GetForm, OnceForm, TranslatedForm, parse_row_id, refusals_on
+from portal.web.core.forms import GetForm, OnceForm, parse_row_id, refusals_on
 
 blueprint = Blueprint("unclaimed", __name__, url_prefix="/admin/upstreams")
 
@@ -30,7 +29,7 @@ class _FilterForm(GetForm):
     upstream = SelectField(N_("Upstream"), validate_choice=False)
 
 
-class _HintForm(TranslatedForm):
+class _HintForm(OnceForm):
     """`version`: of the upstream that its reader has seen."""
 
     version = HiddenField()
@@ -71,7 +70,8 @@ def _build_list_values(table: str) -> dict[str, Any]:
 def list_unmatched_receipts() -> ResponseReturnValue:
     """Newest first. Query: `upstream` (its id), and `before` or `after`, which turn the page."""
     values = _build_list_values(UNMATCHED_RECEIPTS)
-    hints = kept_receipts.find_hints(context.get_conn(), _read_filter()[1])
+    found = kept_receipts.find_hints(context.get_conn(), _read_filter()[1])
+    hints = [(each, _HintForm(data={"version": each.upstream.version})) for each in found]
     return htmx.render_page("upstreams/unmatched.html", hints=hints, **values)
 
 
@@ -83,12 +83,15 @@ def set_receipt_ids(upstream_id: int) -> ResponseReturnValue:
     upstream = upstreams.get_upstream_by_id(conn, upstream_id)
     form = _HintForm()
     changes = {name: request.form[name] for name in _HINT_SETTINGS if name in request.form}
+    if not changes:
+        abort(400)
     address = url_for(".list_unmatched_receipts", upstream=upstream_id)
     version = parse_row_id(form.version.data)
     toast = htmx.Toast(_("It is set. Receipts that match now leave the list within a moment."))
     try:
         keys, actor = context.get_crypto_keys(), context.get_actor()
-        upstreams.change_upstream(conn, keys, actor, upstream, expected_version=version, **changes)
+        with htmx.once(address):
+            upstreams.change_upstream(conn, keys, actor, upstream, expected_version=version, **changes)
     except UpstreamChanged:
         sentence = _("“%(name)s” was changed by somebody else: see what is likely now.", name=upstream.name)
         toast = htmx.Toast(sentence, "err")
@@ -114,7 +117,7 @@ def add_number() -> ResponseReturnValue:
     conn = context.get_conn()
     form = _NumberForm() if request.method == "POST" else _NumberForm(data={"number": request.args.get("number", "")})
     if request.method == "POST":
-        with refusals_on(form, name="account"), idempotency.once(conn, form.form.data):
+        with refusals_on(form, name="account"), htmx.once(url_for(".list_unowned_messages")):
             account = accounts.get_account(conn, form.account.data.strip())
             added = inbound_numbers.add_inbound_number(
                 conn, context.get_actor(), account, form.number.data, form.keyword.data

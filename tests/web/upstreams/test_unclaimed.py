@@ -1,5 +1,6 @@
 """The operators' pages of receipts that match nothing, and of messages that no account takes."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -45,8 +46,10 @@ def fill_receipts(conn: db.Connection, account_id: int, count: int = 40) -> None
 def read_form(page: str) -> dict[str, str]:
     """The hidden fields of the first hint's form."""
     form = page.partition("/receipt-ids")[2].partition("</form>")[0]
-    parts = form.split('<input type="hidden" name="')[1:]
-    values = {each.partition('"')[0]: each.partition('value="')[2].partition('"')[0] for each in parts}
+    parts = re.findall(r'<input [^>]*type="hidden"[^>]*>', form)
+    values = {
+        each.partition('name="')[2].partition('"')[0]: each.partition('value="')[2].partition('"')[0] for each in parts
+    }
     return {name: value for name, value in values.items() if name != "csrf_token"}
 
 
@@ -57,7 +60,7 @@ def test_the_likely_setting_is_told_and_set_with_one_click(olga, conn, cast, car
     assert "40 ids match when those of submit_sm_resp are read as hexadecimal" in text
     assert "message_ids hex-to-dec · of the last 40 receipts" in text
     form = read_form(page)
-    assert form == {"version": str(carrier.version), "message_ids": "hex-to-dec"}
+    assert form == {"form": form["form"], "version": str(carrier.version), "message_ids": "hex-to-dec"}
     answer = olga.post(f"/admin/upstreams/{carrier.id}/receipt-ids", data=form)
     assert (answer.status_code, answer.location) == (303, f"{UNMATCHED}?upstream={carrier.id}")
     assert upstreams.get_upstream(conn, "carrier").settings.message_ids == "hex-to-dec"
@@ -65,6 +68,17 @@ def test_the_likely_setting_is_told_and_set_with_one_click(olga, conn, cast, car
     assert (row["action"], "hex-to-dec" in row["details"]) == ("upstream.change", True)
     # The server does the rest.
     assert kept_receipts.list_upstreams_to_retry(conn)
+
+
+def test_what_is_set_twice_is_said_to_be_done(olga, conn, cast, carrier):
+    fill_receipts(conn, cast.smpp_acme_1.id)
+    form = read_form(olga.get(UNMATCHED).text)
+    address = f"/admin/upstreams/{carrier.id}/receipt-ids"
+    assert olga.post(address, data={"version": form["version"]}).status_code == 400
+    assert "It is set." in extract_text(olga.post(address, data=form, follow_redirects=True).text)
+    text = extract_text(olga.post(address, data=form, follow_redirects=True).text)
+    assert "This form was sent before" in text
+    assert "somebody else" not in text
 
 
 def test_what_somebody_else_has_changed_meanwhile_stays(olga, conn, keys, cast, carrier):
@@ -132,6 +146,8 @@ def test_messages_that_no_account_takes_are_listed_with_the_remedy(olga, conn, c
     data = {"form": key_of(form), "number": "48480", "account": cast.smpp_acme_1.name, "keyword": ""}
     answer = olga.post(f"{UNOWNED}/add", data=data)
     assert (answer.status_code, answer.location) == (303, UNOWNED)
+    again = olga.post(f"{UNOWNED}/add", data=data, follow_redirects=True)
+    assert "This form was sent before" in extract_text(again.text)
     account = acting.get_account(conn, cast.smpp_acme_1.name)
     assert [each.number for each in inbound_numbers.list_inbound_numbers(conn, account.id)] == ["48480"]
     actions = [row[0] for row in conn.execute("SELECT action FROM audit_log ORDER BY id DESC LIMIT 1")]
