@@ -85,17 +85,17 @@ def _find_hint(conn: sqlite3.Connection, upstream: Upstream) -> ReceiptHint | No
     if len(kept) < _MIN_MATCHES:
         return None
     forms = message_ids.load_id_forms(conn, [upstream.id])[upstream.id]
+    searches = [(forms.possible, forms.trusted), *(([each], each) for each in FORMS)]
     least = max(_MIN_MATCHES, len(kept) * _MIN_SHARE)
     best: ReceiptHint | None = None
     for changes in _list_places(upstream.settings, kept):
         settings = replace(upstream.settings, **changes)
         given = [replace(each, message_ids=receipt_matching.read_ids(each, settings)) for each in kept]
-        count = receipt_matching.count_matches(conn, upstream.id, given, forms.possible, forms.trusted)
+        count, *form_counts = receipt_matching.count_matches(conn, upstream.id, given, searches)
         if not changes:
             # So many match as it is: their messages were accepted too long after them.
             least = max(least, count + 1)
-        counts = {each: receipt_matching.count_matches(conn, upstream.id, given, [each], each) for each in FORMS}
-        *others, (form_count, form) = sorted((number, each) for each, number in counts.items())
+        *others, (form_count, form) = sorted(zip(form_counts, FORMS, strict=True))
         found = changes
         if form_count > count and form_count >= _MIN_LEAD * others[-1][0] and form != upstream.settings.message_ids:
             count, found = form_count, {**changes, "message_ids": form}

@@ -119,6 +119,9 @@ def _find_messages_of_upstream(
     return matches
 
 
+_Key = tuple[str, str, tuple[str, ...]]
+
+
 class _Choice(NamedTuple):
     """A message that a receipt may be about; the least of them is the likeliest.
 
@@ -154,6 +157,17 @@ def _choose_messages(
     # The message of one that comes again may have ended, so that in another form another's would be found.
     keys = [_list_keys(each.message_ids, (trusted,) if each.is_counted else allowed) for each in receipts]
     candidates = _read_candidates(conn, upstream_id, {key for of_it in keys for _, key, _ in of_it})
+    return _choose_candidates(candidates, receipts, keys, allowed, trusted, taken)
+
+
+def _choose_candidates(
+    candidates: Mapping[str, Sequence[_Candidate]],
+    receipts: Sequence[UpstreamReceipt],
+    keys: Sequence[Sequence[_Key]],
+    allowed: Sequence[str],
+    trusted: str,
+    taken: set[tuple[int, int]],
+) -> list[_Choice | None]:
     choices: list[_Choice | None] = []
     for receipt, of_it in zip(receipts, keys, strict=True):
         found = [
@@ -180,7 +194,7 @@ def _choose_messages(
     return choices
 
 
-def _list_keys(ids: Iterable[str], allowed: Sequence[str]) -> list[tuple[str, str, tuple[str, ...]]]:
+def _list_keys(ids: Iterable[str], allowed: Sequence[str]) -> list[_Key]:
     """What to look for: each id, a key that its message may have, and in which of the allowed forms that is so."""
     return [
         (given_id, key, forms)
@@ -285,17 +299,23 @@ def count_matches(
     conn: sqlite3.Connection,
     upstream_id: int,
     receipts: Sequence[UpstreamReceipt],
-    allowed: Sequence[str],
-    trusted: str,
-) -> int:
-    """How many messages, or parts of messages, receipts are about, in the forms of ids that are allowed; nothing is
-    learned or stored.
+    searches: Sequence[tuple[Sequence[str], str]],
+) -> list[int]:
+    """How many messages, or parts of messages, receipts are about, by each of some searches; nothing is learned or
+    stored. One query finds what all of them need.
 
     Args:
-        trusted: the form in which a receipt need not name the message's number.
+        searches: of each the forms of ids that are allowed, and the one in which a receipt need not name the message's
+            number.
     """
-    choices = _choose_messages(conn, upstream_id, receipts, allowed, trusted, set())
-    return len({each.candidate.key for each in choices if each is not None and not each.is_elsewhere})
+    every_form = [_list_keys(each.message_ids, message_ids.FORMS) for each in receipts]
+    candidates = _read_candidates(conn, upstream_id, {key for of_it in every_form for _, key, _ in of_it})
+    counts = []
+    for allowed, trusted in searches:
+        keys = [_list_keys(each.message_ids, allowed) for each in receipts]
+        choices = _choose_candidates(candidates, receipts, keys, allowed, trusted, set())
+        counts.append(len({each.candidate.key for each in choices if each is not None and not each.is_elsewhere}))
+    return counts
 
 
 # --- receipts that come before the answer to their submit_sm

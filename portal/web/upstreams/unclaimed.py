@@ -2,6 +2,7 @@
 and messages from handsets that no account takes.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from portal.core.i18n import N_, _
 from portal.services.accounts import accounts
 from portal.services.common.errors import Refused
 from portal.services.messages import inbound_numbers, kept_receipts
+from portal.services.messages.kept_receipts import ReceiptHint
 from portal.services.upstreams import unclaimed, upstreams
 from portal.services.upstreams.unclaimed import UNMATCHED_RECEIPTS, UNOWNED_MESSAGES
 from portal.services.upstreams.upstreams import UpstreamChanged
@@ -68,9 +70,16 @@ def _build_list_values(table: str) -> dict[str, Any]:
 @blueprint.get("/unmatched")
 @access.operator_required
 def list_unmatched_receipts() -> ResponseReturnValue:
-    """Newest first. Query: `upstream` (its id), and `before` or `after`, which turn the page."""
+    """Newest first; the first page has what is likely. Query: `upstream` (its id), and `before` or `after`, which turn
+    the page.
+    """
     values = _build_list_values(UNMATCHED_RECEIPTS)
-    found = kept_receipts.find_hints(context.get_conn(), _read_filter()[1])
+    # They are costly, and of all pages.
+    is_first_page = not any(each in request.args for each in paging.PAGING_ARGS)
+    upstream_id = values["filter"].upstream.data
+    found: Sequence[ReceiptHint] = ()
+    if is_first_page:
+        found = kept_receipts.find_hints(context.get_conn(), int(upstream_id) if upstream_id else None)
     hints = [(each, _HintForm(data={"version": each.upstream.version})) for each in found]
     return htmx.render_page("upstreams/unmatched.html", hints=hints, **values)
 

@@ -208,3 +208,14 @@ def test_a_message_ends_when_its_receipt_came(conn, keys, cast):
     retry(conn)
     (ended_at,) = conn.execute("SELECT done_at FROM messages WHERE id < ?", (message_id,)).fetchone()
     assert now_ms() - hour - 60_000 < ended_at < now_ms() - hour + 60_000
+
+
+def test_messages_are_read_once_for_all_forms(conn, keys, cast):
+    add_upstream(conn, keys, message_ids="as-is")
+    send(conn, cast.smpp_acme_1.id, hex_ids())
+    receive(conn, *(build(each) for each in decimal_ids()))
+    statements: list[str] = []
+    conn.set_trace_callback(statements.append)
+    assert find(conn) == [(COUNT, {"message_ids": "hex-to-dec"})]
+    conn.set_trace_callback(None)
+    assert sum("messages_upstream" in each for each in statements) == 1

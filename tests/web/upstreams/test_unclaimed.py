@@ -70,6 +70,15 @@ def test_the_likely_setting_is_told_and_set_with_one_click(olga, conn, cast, car
     assert kept_receipts.list_upstreams_to_retry(conn)
 
 
+def test_hints_are_on_the_first_page_alone(olga, conn, cast, carrier):
+    fill_receipts(conn, cast.smpp_acme_1.id)
+    page = olga.get(UNMATCHED).text
+    older = page.partition('href="?before=')[2].partition('"')[0]
+    assert older
+    assert read_form(page)
+    assert read_form(olga.get(f"{UNMATCHED}?before={older}").text) == {}
+
+
 def test_what_is_set_twice_is_said_to_be_done(olga, conn, cast, carrier):
     fill_receipts(conn, cast.smpp_acme_1.id)
     form = read_form(olga.get(UNMATCHED).text)
