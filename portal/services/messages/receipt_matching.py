@@ -310,9 +310,17 @@ def count_matches(
     """
     every_form = [_list_keys(each.message_ids, message_ids.FORMS) for each in receipts]
     candidates = _read_candidates(conn, upstream_id, {key for of_it in every_form for _, key, _ in of_it})
+    found = [[each for each in of_it if each[1] in candidates] for of_it in every_form]
     counts = []
     for allowed, trusted in searches:
-        keys = [_list_keys(each.message_ids, allowed) for each in receipts]
+        keys = [
+            [
+                (given_id, key, fitting)
+                for given_id, key, forms in of_it
+                if (fitting := tuple(each for each in allowed if each in forms))
+            ]
+            for of_it in found
+        ]
         choices = _choose_candidates(candidates, receipts, keys, allowed, trusted, set())
         counts.append(len({each.candidate.key for each in choices if each is not None and not each.is_elsewhere}))
     return counts
