@@ -180,11 +180,11 @@ def _show_account(context: CommandContext, account: Account) -> CommandOutput:
 def _list_accounts(context: CommandContext) -> CommandOutput:
     """List all."""
     names = {each.id: each.name for each in customers.list_all_customers(context.conn)}
-    rows = [
-        _account_to_dict(each) | {"customer": names[each.customer_id]} for each in accounts.list_accounts(context.conn)
-    ]
+    listed = accounts.list_accounts(context.conn)
+    rows = [_account_to_dict(each) | {"customer": names[each.customer_id]} for each in listed]
+    words = {each.name: accounts.STATUS_LABELS[each.shown_status] for each in listed}
     columns = ("name", "customer", "kind", "status", "balance")
-    return list_rows(rows, columns, lambda row: {"status": accounts.STATUS_LABELS[str(row["status"])]})
+    return list_rows(rows, columns, lambda row: {"status": words[str(row["name"])]})
 
 
 def _add_switch(name: str, switch: Callable[[sqlite3.Connection, Actor, Account], None], help: str) -> None:
@@ -202,7 +202,7 @@ def _describe_account(account: Account) -> CommandOutput:
     codings = ["GSM 03.38, packed" if account.packed_gsm else "GSM 03.38", "UCS-2"]
     codings += [_CODING_NAMES[each] for each in sorted(account.data_codings)]
     words: dict[str, object] = {
-        "status": accounts.STATUS_LABELS[account.status],
+        "status": accounts.STATUS_LABELS[account.shown_status],
         "windowing": account.windowing or "no limit",
         "throughput": account.throughput or "no limit",
         "binds": account.binds or "no limit",

@@ -1,5 +1,6 @@
 """`queue …`: what waits for upstreams, and accounts on hold."""
 
+import re
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -100,6 +101,10 @@ def test_an_account_is_held_and_released(ok, run_app):
     (hold,) = ok("queue", "holds")
     assert (hold["account"], hold["reason"], hold["by"]) == ("smpp-acme-1", "unusual traffic", "shell")
     assert run_app("queue", "hold-account", "smpp-acme-1").stdout == "smpp-acme-1 was on hold already.\n"
+    # Scripts get the code of its own status, people see the hold.
+    assert ok("account", "show", "smpp-acme-1")["status"] == "UPDATING_IP"
+    assert re.search(r"^status +On hold$", run_app("account", "show", "smpp-acme-1").stdout, re.M)
+    assert re.search(r"^smpp-acme-1 .* On hold ", run_app("account", "list").stdout, re.M)
     assert run_app("queue", "release-account", "smpp-acme-1").stdout == "smpp-acme-1 was released.\n"
     assert run_app("queue", "release-account", "smpp-acme-1").stdout == "smpp-acme-1 was not on hold.\n"
     assert run_app("queue", "holds").stdout == "No account is on hold.\n"

@@ -36,11 +36,13 @@ SUCCESS = "SUCCESS"
 WAITING_IP = "WAITING_IP"
 UPDATING_IP = "UPDATING_IP"
 ERROR = "ERROR"
+ON_HOLD = "ON_HOLD"
 STATUS_LABELS = {
     SUCCESS: N_("OK"),
     WAITING_IP: N_("Waiting for your IPs"),
     UPDATING_IP: N_("Updating"),
     ERROR: N_("Disabled"),
+    ON_HOLD: N_("On hold"),
 }
 
 
@@ -85,7 +87,7 @@ class Account:
     Below `alert_below` a mail goes to `alert_to` (to the customer's contact address
     where that is empty); below `recredit_below` a pack of `recredit_pack` is bought, at most `recredit_per_day` times a
     day. All of these in thousandths, None: not set. `texts` is what becomes of the texts of the customer's
-    messages (`services/messages/text_policy.py`).
+    messages (`services/messages/text_policy.py`). `is_on_hold`: what it submits is accepted, and waits.
     """
 
     id: int
@@ -107,8 +109,14 @@ class Account:
     recredit_pack: int | None
     recredit_per_day: int
     disabled: bool
+    is_on_hold: bool
     texts: str
     status: str
+
+    @property
+    def shown_status(self) -> str:
+        """The status as people read it: on hold, whatever its clients wait for, unless it is disabled."""
+        return ON_HOLD if self.is_on_hold and self.status != ERROR else self.status
 
 
 # The status is a fact of the row and of the moment (an IP may have run out), so it is worked out where it is read.
@@ -116,7 +124,7 @@ _SELECT = f"""
 SELECT id, customer_id, name, kind, description, balance, windowing, throughput, binds, any_sender,
        data_codings, packed_gsm, national_numbers, alert_below, alert_to, recredit_below, recredit_pack,
        recredit_per_day,
-       disabled_at IS NOT NULL AS disabled,
+       disabled_at IS NOT NULL AS disabled, id IN (SELECT account_id FROM account_holds) AS is_on_hold,
        (SELECT texts FROM customers WHERE customers.id = accounts.customer_id) AS texts,
        CASE WHEN disabled_at IS NOT NULL THEN '{ERROR}'
             WHEN kind = 'sms' THEN '{SUCCESS}'
@@ -131,7 +139,7 @@ FROM accounts
 
 def _account_from_row(row: sqlite3.Row) -> Account:
     values = dict(row)
-    for name in ("any_sender", "packed_gsm", "disabled"):
+    for name in ("any_sender", "packed_gsm", "disabled", "is_on_hold"):
         values[name] = bool(values[name])
     values["data_codings"] = frozenset(map(int, values["data_codings"].split()))
     values["alert_to"] = tuple(values["alert_to"].split())

@@ -194,7 +194,8 @@ def _compute_figures_version(account: Account) -> str:
     """As `_compute_versions`, but of what the figures show: a whole page has them already, and to render them once more
     took a tenth of its CPU.
     """
-    accounts_shown = [(each.name, each.balance, each.status, each.description) for each in access.list_own_accounts()]
+    listed = access.list_own_accounts()
+    accounts_shown = [(each.name, each.balance, each.shown_status, each.description) for each in listed]
     state = (account.balance, read_change_counters().open_sessions, accounts_shown, i18n.current_language())
     return _compute_checksum(repr(state))
 

@@ -210,6 +210,32 @@ def test_a_held_account_is_released_from_either_page(
         conn.execute("UPDATE brake_events SET ended_at = 1")
 
 
+@pytest.mark.parametrize(
+    ("who", "path", "count"),
+    [
+        ("alice", "/", 1),
+        ("alice", "/accounts/smpp-acme-1", 3),
+        ("olga", "/admin/", 1),
+        ("olga", "/admin/customers/{customer_id}", 1),
+        ("olga", OPERATORS, 2),
+    ],
+)
+def test_the_status_of_an_account_on_hold_says_so(
+    client: Client, cast: Cast, conn: Connection, acme_1: Account, who: str, path: str, count: int
+) -> None:
+    browser, address = client(getattr(cast, who)), path.format(customer_id=acme_1.customer_id)
+    label = re.compile(r"(?:</svg>|<small>)On hold<")
+    assert not label.search(browser.get(address).text)
+    holds.hold_account(conn, SHELL, acme_1.id, "stolen?")
+    page = browser.get(address).text
+    assert len(label.findall(page)) == count
+    assert '<span class="badge warn">' in page
+    conn.execute("UPDATE accounts SET disabled_at = 1")
+    page = browser.get(address).text
+    assert not label.search(page)
+    assert "Disabled" in page
+
+
 def test_an_open_home_page_is_told(alice: Browser, alert: Callable[..., None]) -> None:
     page = alice.get("/accounts/smpp-acme-1").text
     poll = find_poll_address(page)
@@ -330,7 +356,7 @@ def test_what_is_on_hold_is_cancelled_once_that_is_confirmed(
     (event,) = unusual_traffic.list_open_events(conn)
     assert event.answer == CANCELLED
     assert [each.account for each in holds.list_account_holds(conn)] == ["smpp-acme-1"]
-    assert "On hold" in alice.get("/accounts/smpp-acme-1").text
+    assert "On hold since" in alice.get("/accounts/smpp-acme-1").text
     alice.post("/accounts/smpp-acme-1/traffic")
     assert holds.list_account_holds(conn) == []
     assert self_check.list_problem_texts(conn) == []
