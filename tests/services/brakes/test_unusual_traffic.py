@@ -211,6 +211,7 @@ def test_an_account_is_held_if_so_set_and_an_answer_lets_it_go_on(conn, watch, s
     subject, text = list_mails()["alice@acme.example"]
     assert subject == "smpp-acme-1 is on hold: unusual traffic"
     assert "can be released, or cancelled with a refund" in text
+    assert "If this isn’t the account’s own traffic, generate a new password for it first." in " ".join(text.split())
     # Its hour is over, and it still waits for an answer.
     watch.look(conn, NOON + 3 * HOUR_MS)
     assert list_open(conn) == [("busy_hour", "", None)]
