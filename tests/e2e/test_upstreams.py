@@ -59,7 +59,7 @@ def test_one_is_added_tried_and_steered(
     send.get_by_label("Sender").fill("ACME")
     send.get_by_role("button", name="Send").click()
     olga.expect_toast("The test message is being sent.")
-    expect(send.locator("#test-messages")).to_contain_text("393401234567 delivered")
+    expect(send.locator("#test-messages")).to_contain_text("393401234567 has arrived")
     expect(send.locator("#test-messages")).to_contain_text("the carrier’s id:")
 
     card.get_by_role("link", name="Disable").click()

@@ -6,8 +6,11 @@ from dataclasses import astuple, dataclass, fields
 
 from portal.core.clock import DAY_MS, HOUR_MS, now_ms
 from portal.core.db import write_transaction
+from portal.core.i18n import N_
 from portal.services.accounts import session_records
 
+TOO_MANY = N_("too many at a time")
+"""The last error of an upstream that has refused messages because they came too fast."""
 RATE_DAYS = 7
 """The days with whose delivery rate that of the last hour is compared."""
 

@@ -4,6 +4,7 @@ import re
 
 from portal.core.i18n import N_, gettext
 from portal.core.tls_client import TlsFault
+from portal.services.upstreams.load import TOO_MANY
 
 # `upstreams.UpstreamPasswordUnreadable`.
 _SEALED = r"The password of “.+” was sealed under another secret\.key: enter it anew\."
@@ -26,6 +27,7 @@ _REASONS = {
         "it has answered no submit_sm for %(seconds)s s"
     ),
     r"the connection was lost: (?P<reason>.+)": N_("the connection was lost: %(reason)s"),
+    TOO_MANY: TOO_MANY,
     r"it answers nothing": N_("it answers nothing"),
     r"it answers nothing but (?P<error>.+)": N_("it answers nothing but %(error)s"),
 }

@@ -24,7 +24,7 @@ from portal.services.messages.validation import SubmittedMessage
 from portal.services.routing.route_usage import RouteUse
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import FAILING, TRYING, UpstreamHealth
-from portal.services.upstreams.load import UpstreamLoad
+from portal.services.upstreams.load import TOO_MANY, UpstreamLoad
 from portal.services.upstreams.upstreams import SIMULATOR
 from portal.smsc.storage.interface import UpstreamConfig
 from portal.smsc.storage.sqlite_outbound import OutboundStorage
@@ -404,7 +404,7 @@ class UpstreamChannel:
         """Store what a connection of this upstream has counted since the last time."""
         counted = connection.take_counters()
         if counted.get("throttled"):
-            self.count_refusals("too many at a time", counted["throttled"])
+            self.count_refusals(TOO_MANY, counted["throttled"])
         if counted:
             self._storage.add_upstream_counters(self.id, counted)
         error, error_at = self._last_error

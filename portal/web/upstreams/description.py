@@ -30,15 +30,15 @@ _BIND_STATES = {
 }
 _COUNTER_LABELS = {
     "submitted": N_("submit_sm sent"),
-    "accepted": N_("Accepted"),
+    "accepted": N_("submit_sm accepted"),
     "throttled": N_("Refused as too many"),
     "retried": N_("Sent again after that"),
     "failed": N_("Refused for good"),
     "unsure": N_("Not answered"),
     "resent": N_("Sent again without an answer"),
     "receipts": N_("Receipts"),
-    "delivered": N_("Delivered"),
-    "undelivered": N_("Not delivered"),
+    "delivered": N_("Receipts: delivered"),
+    "undelivered": N_("Receipts: not delivered"),
     "unmatched": N_("Receipts of no message"),
     "unknown_answers": N_("Answers to nothing"),
     "answers_without_id": N_("Accepted without an id"),

@@ -42,8 +42,8 @@ _STATES = {
     trial_messages.REFUSED: ("err", "error", N_("refused"), ""),
     trial_messages.UNANSWERED: ("warn", "alert", N_("not answered"), N_("it may have arrived")),
     trial_messages.UNSENT: ("err", "error", N_("not sent"), N_("the upstream isn't bound, or has no room")),
-    trial_messages.ARRIVED: ("ok", "check", N_("delivered"), ""),
-    trial_messages.UNDELIVERED: ("err", "error", N_("not delivered"), ""),
+    trial_messages.ARRIVED: ("ok", "check", N_("has arrived"), ""),
+    trial_messages.UNDELIVERED: ("err", "error", N_("has not arrived"), ""),
 }
 _SHOWN_MESSAGES = 5
 # Without JavaScript the answer comes once the test is over, or after so long.

@@ -230,7 +230,7 @@ def test_its_outcome_is_told_until_nothing_more_is_expected(olga, conn, carrier)
     assert "load delay:3s" in answer.text
     conn.execute("UPDATE test_messages SET state = 'delivered'")
     answer = olga.get(path, htmx=True)
-    assert "delivered" in extract_text(answer.text)
+    assert "has arrived" in extract_text(answer.text)
     assert "hx-get" not in answer.text
 
 

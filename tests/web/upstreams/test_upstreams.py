@@ -13,7 +13,7 @@ from portal.services.common.audit import SYSTEM
 from portal.services.upstreams import binds, counters, health, load, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import UpstreamHealth
-from portal.services.upstreams.load import UpstreamLoad
+from portal.services.upstreams.load import TOO_MANY, UpstreamLoad
 from portal.services.upstreams.upstreams import Upstream
 from tests.services.upstreams.waiting import queue_messages
 from tests.support import Cast, Person
@@ -77,6 +77,28 @@ def test_ill_ones_come_first_with_what_mends_them(olga, conn, add):
     assert "Next try in 34 s." in text
     assert "Enter a new password" in text
     assert "bound since" in text
+
+
+@pytest.mark.usefixtures("running")
+def test_italians_read_of_many_messages_and_of_one_as_their_language_has_it(olga, conn, add):
+    milano = add("milano")
+    load.record_load(conn, milano.id, UpstreamLoad(last_error=TOO_MANY, last_error_at=now_ms()))
+    counters.add_to_counters(conn, milano.id, {"accepted": 7, "failed": 5, "delivered": 4, "undelivered": 3})
+    conn.execute(
+        "INSERT INTO test_messages (upstream, destination, source, text, state, created_at)"
+        " VALUES (?, '393401234567', '', 'x', 'delivered', ?)",
+        (milano.id, now_ms()),
+    )
+    olga.post("/language", data={"locale": "it"})
+    text = extract_text(olga.get(f"{LIST}/{milano.id}").text)
+    assert ", troppi alla volta " in text
+    assert "393401234567 arrivato" in text
+    assert "Invia il messaggio " in text
+    for counted in ("submit_sm accettate 7", "Rifiutate definitivamente 5", "consegnati 4", "non consegnati 3"):
+        assert counted in text
+    # Nobody is to fear that what waits is deleted.
+    assert "Non dare più messaggi : milano" in text
+    assert "Svuota" not in text
 
 
 @pytest.mark.usefixtures("running")
