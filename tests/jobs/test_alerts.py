@@ -34,6 +34,6 @@ def test_a_killed_process_tells_nothing_twice(conn: db.Connection, config: Confi
         conn.execute("UPDATE alerts SET seen_at = 1")
         with run_component(config, "web", **settings):
             assert webhook.wait_for_post()["state"] == "over"
-            assert mailbox.wait_for_mail()["Subject"] == "Over: smpp-acme-1 is on hold: unusual traffic"
+            assert mailbox.wait_for_mail()["Subject"] == "Over now, it was: smpp-acme-1 is on hold: unusual traffic"
         assert conn.execute("SELECT count(*) FROM alerts").fetchone()[0] == 1
         assert webhook.list_posts() == []

@@ -92,7 +92,7 @@ def build_post(conn: sqlite3.Connection, config: Config, alert: Alert, *, is_ove
     address = f"{config.public_url}{alert.path}"
     with i18n.override_language(_choose_language(conn)):
         since = i18n.format_date_time(alert.since, config.timezone)
-        title = gettext("Over: %(title)s", title=alert.title) if is_over else alert.title
+        title = gettext("Over now, it was: %(title)s", title=alert.title) if is_over else alert.title
         parts = [f"{config.name}: {title}.", "" if is_over else alert.detail]
         parts += [gettext("Since %(since)s.", since=since), address]
     text = " ".join(filter(None, parts))

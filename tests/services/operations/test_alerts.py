@@ -139,8 +139,8 @@ def test_an_upstream_that_is_unbound_for_minutes_is_told_once_and_so_is_its_end(
     assert clock.look(OVER_MS - LOOK_MS) == []
     assert clock.look(LOOK_MS) == [(UPSTREAM_UNBOUND, "over")]
     over = mailbox.wait_for_mail()
-    assert over["Subject"] == "Over: “carrier” is not connected"
-    assert " ".join(get_text(over).split()).startswith("Over: “carrier” is not connected. It was so from ")
+    assert over["Subject"] == "Over now, it was: “carrier” is not connected"
+    assert " ".join(get_text(over).split()).startswith("Over now, it was: “carrier” is not connected. It was so from ")
     assert alerts.list_alerts(conn) == []
     assert [each.over_at for each in alerts.list_all_alerts(conn, 10)] == [last_seen_at]
 
@@ -360,7 +360,7 @@ def test_what_a_brake_holds_is_told_and_what_operators_hold_is_not(conn, clock, 
     # The mail with what is unusual tells operators that it is on hold, and no other one does.
     assert [each["Subject"] for each in told if each["To"] == cast.olga.email] == [
         "smpp-acme-1 is on hold: unusual traffic",
-        "Over: smpp-acme-1 is on hold: unusual traffic",
+        "Over now, it was: smpp-acme-1 is on hold: unusual traffic",
     ]
 
 
@@ -431,7 +431,7 @@ def test_a_mail_server_that_is_away_is_told_to_the_webhook_at_once_and_by_mail_l
     assert clock.look(2 * OVER_MS) == [(FAILING_MAILS, "over")]
     mailbox.wait_for_mail()
     subjects = [mailbox.wait_for_mail()["Subject"] for _ in range(2)]
-    assert subjects == ["Mails can’t be sent", "Over: Mails can’t be sent"]
+    assert subjects == ["Mails can’t be sent", "Over now, it was: Mails can’t be sent"]
 
 
 # --- the disk
@@ -527,11 +527,11 @@ def test_each_operator_reads_it_in_their_language(conn, clock, keys, carrier, ca
     list(mail.send_due_mails(conn, clock.settings, keys))
     subjects = {(each := mailbox.wait_for_mail())["To"]: each["Subject"] for _ in "12"}
     assert subjects == {
-        cast.olga.email: "Finito: “carrier” non è connesso",
-        "otto@portal.example": "Over: “carrier” is not connected",
+        cast.olga.email: "È finito, era: “carrier” non è connesso",
+        "otto@portal.example": "Over now, it was: “carrier” is not connected",
     }
     list(alert_webhook.send_due_posts(conn, clock.settings))
-    assert "Over: “carrier” is not connected" in webhook.wait_for_post()["text"]
+    assert "Over now, it was: “carrier” is not connected" in webhook.wait_for_post()["text"]
 
 
 # --- the webhook
