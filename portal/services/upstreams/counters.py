@@ -22,8 +22,8 @@ COUNTERS = (
     "answers_without_id",
     "malformed",
 )
-# What came of messages, the last days of which are compared (`load`).
-_BY_THE_HOUR = frozenset(("delivered", "undelivered", "failed"))
+# What came of messages, the last days of which are compared, and the receipts (`load`).
+_BY_THE_HOUR = frozenset(("delivered", "undelivered", "failed", "receipts"))
 
 
 def add_to_counters(conn: sqlite3.Connection, upstream_id: int, amounts: Mapping[str, int]) -> None:

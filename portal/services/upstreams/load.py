@@ -1,5 +1,6 @@
 """What each upstream does at the moment, as the SMPP server measures it, and how much of what it took has arrived."""
 
+import math
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, fields
@@ -8,11 +9,14 @@ from portal.core.clock import DAY_MS, HOUR_MS, now_ms
 from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts import session_records
+from portal.services.upstreams.unclaimed import UNMATCHED_RECEIPTS
 
 TOO_MANY = N_("too many at a time")
 """The last error of an upstream that has refused messages because they came too fast."""
 RATE_DAYS = 7
 """The days with whose delivery rate that of the last hour is compared."""
+# Receipts that match no message are many where they are so many, and such a share of all, or the second number.
+_MIN_UNMATCHED, _MANY_UNMATCHED, _UNMATCHED_SHARE = 3, 10_000, 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +64,14 @@ class DeliveryCounts:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRates:
-    """Of the last hour, up to two, since the hours are counted as the clock has them; and of the seven days."""
+    """Of the last hour, up to two, since the hours are counted as the clock has them; and of the seven days.
+    `receipts`: all that came in that hour; `lacks_matches`: whether many of them match no message.
+    """
 
     hour: DeliveryCounts = DeliveryCounts()
     days: DeliveryCounts = DeliveryCounts()
+    receipts: int = 0
+    lacks_matches: bool = False
 
     @property
     def before(self) -> DeliveryCounts:
@@ -131,12 +139,28 @@ def list_delivery_rates(conn: sqlite3.Connection, now: int | None = None) -> Map
     hour = (now or now_ms()) // HOUR_MS
     rows = conn.execute(
         "SELECT upstream, sum(iif(name = 'delivered' AND hour >= ?1, value, 0)),"
-        " sum(iif(name <> 'delivered' AND hour >= ?1, value, 0)), sum(iif(name = 'delivered', value, 0)),"
-        " sum(iif(name <> 'delivered', value, 0)) FROM upstream_hours"
-        " WHERE hour > ?2 AND name IN ('delivered', 'undelivered', 'failed') GROUP BY upstream",
+        " sum(iif(name IN ('undelivered', 'failed') AND hour >= ?1, value, 0)),"
+        " sum(iif(name = 'delivered', value, 0)), sum(iif(name IN ('undelivered', 'failed'), value, 0)),"
+        " sum(iif(name = 'receipts' AND hour >= ?1, value, 0)) FROM upstream_hours"
+        " WHERE hour > ?2 AND name IN ('delivered', 'undelivered', 'failed', 'receipts') GROUP BY upstream",
         (hour - 1, hour - RATE_DAYS * DAY_MS // HOUR_MS),
     )
     return {
-        upstream_id: DeliveryRates(DeliveryCounts(*counts[:2]), DeliveryCounts(*counts[2:]))
-        for upstream_id, *counts in rows
+        upstream_id: DeliveryRates(
+            DeliveryCounts(*counts[:2]),
+            DeliveryCounts(*counts[2:]),
+            receipts,
+            _lacks_matches(conn, upstream_id, receipts, (hour - 1) * HOUR_MS),
+        )
+        for upstream_id, *counts, receipts in rows
     }
+
+
+def _lacks_matches(conn: sqlite3.Connection, upstream_id: int, receipts: int, since: int) -> bool:
+    """Whether many of an upstream's receipts since a time (milliseconds) match no message up to now."""
+    many = min(max(_MIN_UNMATCHED, math.ceil(receipts * _UNMATCHED_SHARE)), _MANY_UNMATCHED)
+    row = conn.execute(
+        f"SELECT received_at FROM {UNMATCHED_RECEIPTS} WHERE upstream = ? ORDER BY id DESC LIMIT 1 OFFSET ?",
+        (upstream_id, many - 1),
+    ).fetchone()
+    return row is not None and row[0] >= since

@@ -190,6 +190,14 @@ def _judge(card: UpstreamCard, measured: UpstreamLoad, rates: DeliveryRates, *, 
         _judge_bound(card, measured, rates)
     else:
         _judge_unbound(card)
+    if rates.lacks_matches:
+        if card.kind == WELL:
+            card.judge(DOUBTFUL, _("bound, but receipts match nothing"), card.since)
+        card.sentences.append(
+            _("Many of its receipts of the last hour match no message: see by which setting they would.")
+        )
+        address = url_for("unclaimed.list_unmatched_receipts", upstream=upstream.id)
+        card.remedies.append(Remedy(address, _("Receipts of no message")))
     if upstream.draining:
         card.kind = DOUBTFUL if card.kind == WELL else card.kind
         draining = _("draining")

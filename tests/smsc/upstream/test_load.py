@@ -86,6 +86,7 @@ async def test_receipts_and_refusals_are_counted_by_the_hour(config, cast, conn,
         rates = load.list_delivery_rates(conn)[1]
         assert rates.hour == rates.days == DeliveryCounts(2, 2)
         assert rates.hour.rate == 0.5
+        assert rates.receipts >= 3
         await esme.close()
 
 

@@ -15,6 +15,7 @@ from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import UpstreamHealth
 from portal.services.upstreams.load import TOO_MANY, UpstreamLoad
 from portal.services.upstreams.upstreams import Upstream
+from tests.services.messages.test_receipt_matching import build, receive
 from tests.services.upstreams.waiting import queue_messages
 from tests.support import Cast, Person
 from tests.web.acting import extract_text
@@ -160,6 +161,26 @@ def test_most_of_a_new_upstreams_messages_in_this_hour_hide_no_fall(olga, conn, 
     assert "bound, but fewer messages arrive" in text_of(olga)
     conn.execute("UPDATE upstream_hours SET value = 19 WHERE value = 50")
     assert "bound, but fewer messages arrive" not in text_of(olga)
+
+
+@pytest.mark.usefixtures("running")
+def test_receipts_that_match_nothing_are_told_while_they_are_many(olga, conn, add):
+    alpha, beta = add("alpha"), add("beta")
+    receive(conn, *(build(f"a{number}", upstream=alpha.id) for number in range(2)))
+    assert "All work." in text_of(olga)
+    receive(conn, build("a2", upstream=alpha.id))
+    # Of sixteen three are fewer than a fifth.
+    counters.add_to_counters(conn, beta.id, {"receipts": 13})
+    receive(conn, *(build(f"b{number}", upstream=beta.id) for number in range(3)))
+    page = olga.get(LIST).text
+    text = extract_text(page)
+    assert "1 needs attention." in text
+    assert "bound, but receipts match nothing" in text
+    assert f'href="{LIST}/unmatched?upstream={alpha.id}"' in page
+    assert f'href="{LIST}/unmatched?upstream={beta.id}"' not in page
+    # They were matched later.
+    conn.execute("DELETE FROM unmatched_receipts WHERE upstream = ?", (alpha.id,))
+    assert "All work." in text_of(olga)
 
 
 @pytest.mark.usefixtures("running")
