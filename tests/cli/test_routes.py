@@ -219,7 +219,7 @@ def test_none_may_be_the_default_upstream(ok, refused, run_app, carriers):
         assert run_app("upstream", "default", *wrong).returncode == 2
     ok("route", "add", "--upstream", "A")
     assert refused("upstream", "remove", "A") == (
-        "Routes lead to “A”: 1. Remove them first (route remove ID), and add them again without it.\n"
+        "Routes lead to “A”: 1. Change them first so that they do without it, or remove them.\n"
     )
 
 

@@ -108,7 +108,7 @@ class DefaultUpstreamInUse(Refused):
 
 class UpstreamInRoutes(Refused):
     sentence = N_(
-        "Routes lead to “%(name)s”: %(routes)s. Remove them first (route remove ID), and add them again without it."
+        "Routes lead to “%(name)s”: %(routes)s. Change them first so that they do without it, or remove them."
     )
 
 
@@ -456,12 +456,7 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
     with write_transaction(conn):
         current = get_upstream_by_id(conn, upstream.id)
         # First, since what waits because of a route goes elsewhere once that is removed.
-        route_ids = _list_route_ids(conn, current.id)
-        if route_ids:
-            told = ", ".join(map(str, route_ids[:_MAX_TOLD_ROUTES])) + (
-                "…" if len(route_ids) > _MAX_TOLD_ROUTES else ""
-            )
-            raise UpstreamInRoutes(name=upstream.name, routes=told)
+        _check_routes(conn, current)
         if not is_simulator:
             under_way_count = count_messages_under_way(conn, upstream)
         if not current.is_default:
@@ -470,11 +465,7 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
         remaining_count = under_way_count + waiting.get(current.id, 0)
         if remaining_count:
             raise MessagesWaitForUpstream(count=remaining_count, name=upstream.name)
-        open_works = "SELECT 1 FROM queue_works WHERE upstream_id = ? AND ended_at IS NULL"
-        if conn.execute(open_works, (current.id,)).fetchone():
-            raise MessagesAreBeingMoved(name=upstream.name)
-        if current.is_default and len(list_upstreams(conn)) > 1:
-            raise DefaultUpstreamInUse(name=upstream.name)
+        check_use(conn, current)
         conn.execute(
             "UPDATE upstreams SET removed_at = ?, enabled = 0, draining = 0, is_default = 0, password = NULL"
             " WHERE id = ?",
@@ -485,13 +476,26 @@ def remove_upstream(conn: sqlite3.Connection, actor: Actor, upstream: Upstream) 
         audit.record_action(conn, actor, "upstream.remove", name=upstream.name)
 
 
-def _list_route_ids(conn: sqlite3.Connection, upstream_id: int) -> list[int]:
+def check_use(conn: sqlite3.Connection, upstream: Upstream) -> None:
+    """Raises: UpstreamInRoutes, MessagesAreBeingMoved, DefaultUpstreamInUse: as `remove_upstream`."""
+    _check_routes(conn, upstream)
+    open_works = "SELECT 1 FROM queue_works WHERE upstream_id = ? AND ended_at IS NULL"
+    if conn.execute(open_works, (upstream.id,)).fetchone():
+        raise MessagesAreBeingMoved(name=upstream.name)
+    if upstream.is_default and len(list_upstreams(conn)) > 1:
+        raise DefaultUpstreamInUse(name=upstream.name)
+
+
+def _check_routes(conn: sqlite3.Connection, upstream: Upstream) -> None:
     rows = conn.execute(
         "SELECT id FROM routes WHERE EXISTS (SELECT 1 FROM json_each(routes.upstreams) WHERE value ->> 'id' = ?)"
         " ORDER BY position",
-        (upstream_id,),
+        (upstream.id,),
     )
-    return [row["id"] for row in rows]
+    route_ids = [str(row["id"]) for row in rows]
+    if route_ids:
+        told = ", ".join(route_ids[:_MAX_TOLD_ROUTES]) + ("…" if len(route_ids) > _MAX_TOLD_ROUTES else "")
+        raise UpstreamInRoutes(name=upstream.name, routes=told)
 
 
 def _check_name(conn: sqlite3.Connection, name: str, own_id: int | None = None) -> str:

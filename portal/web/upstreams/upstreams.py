@@ -9,6 +9,7 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
 from portal.core.i18n import N_, _, gettext
+from portal.services.common.errors import Refused
 from portal.services.upstreams import counters, message_ids, upstreams
 from portal.services.upstreams.settings import DEFAULTS
 from portal.services.upstreams.upstreams import SMPP, Upstream, UpstreamChanged
@@ -207,7 +208,10 @@ _ACTIONS = {
         upstreams.remove_upstream,
         N_("Remove this upstream?"),
         N_("Remove %(name)s"),
-        N_("%(name)s is removed, with its settings and its password. Messages that it has sent go on naming it."),
+        N_(
+            "%(name)s is removed, with its settings and its password, unless messages wait for it or are under way to"
+            " it. Messages that it has sent go on naming it."
+        ),
         N_("%(name)s was removed."),
         "danger",
     ),
@@ -237,9 +241,21 @@ def _add_action(name: str, action: _Action) -> None:
 
 def _ask(name: str, action: _Action, upstream: Upstream) -> ResponseReturnValue:
     conn = context.get_conn()
+    title = gettext(action.title)
+    if name == "remove":
+        try:
+            upstreams.check_use(conn, upstream)
+        except Refused as error:
+            return htmx.render_dialog(
+                "upstreams/_in_use.html",
+                title=title,
+                upstream=upstream,
+                refusal=error.localized(),
+                leads_to_routes=isinstance(error, upstreams.UpstreamInRoutes),
+            )
     return htmx.render_dialog(
         "upstreams/_ask.html",
-        title=gettext(action.title),
+        title=title,
         upstream=upstream,
         action=action,
         address=url_for(f".{name}_upstream", upstream_id=upstream.id),

@@ -272,7 +272,7 @@ def test_routes_are_told_before_what_waits(conn, carriers, acme_1):
 def test_of_a_great_many_routes_to_an_upstream_the_first_are_told(conn, carriers):
     for each in range(25):
         route = create_route(conn, "B", prefix=f"39{each:02}")
-    with pytest.raises(UpstreamInRoutes, match=r"“B”: 1, 2, .* 19, 20…\. Remove them first"):
+    with pytest.raises(UpstreamInRoutes, match=r"“B”: 1, 2, .* 19, 20…\. Change them first"):
         upstreams.remove_upstream(conn, SHELL, carriers[1])
     assert routes.get_route(conn, route.id) == route == routes.list_routes(conn)[-1]
 
@@ -281,7 +281,7 @@ def test_an_upstream_that_routes_lead_to_is_not_removed(conn, carriers):
     _, b, c = carriers
     first = create_route(conn, "A,C")
     second = create_route(conn, "B:1,C:1", before_id=first.id)
-    with pytest.raises(UpstreamInRoutes, match=rf"“C”: {second.id}, {first.id}\. Remove them first"):
+    with pytest.raises(UpstreamInRoutes, match=rf"“C”: {second.id}, {first.id}\. Change them first"):
         upstreams.remove_upstream(conn, SHELL, c)
     routes.remove_route(conn, SHELL, first)
     with pytest.raises(UpstreamInRoutes, match=rf"“B”: {second.id}\."):

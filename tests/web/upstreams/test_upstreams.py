@@ -10,12 +10,14 @@ from portal.core.clock import now_ms
 from portal.core.crypto import Keys
 from portal.services.accounts import session_records
 from portal.services.common.audit import SYSTEM
+from portal.services.routing import routes
 from portal.services.upstreams import binds, counters, health, load, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.health import UpstreamHealth
 from portal.services.upstreams.load import TOO_MANY, UpstreamLoad
 from portal.services.upstreams.upstreams import Upstream
 from tests.services.messages.test_receipt_matching import build, receive
+from tests.services.routing.adding import create_route
 from tests.services.upstreams.waiting import queue_messages
 from tests.support import Cast, Person
 from tests.web.acting import extract_text
@@ -361,6 +363,18 @@ def test_one_is_removed_unless_it_is_in_use(olga, conn, add):
     assert len(upstreams.list_upstreams(conn)) == 2
     assert olga.post(f"{LIST}/{second.id}/remove").status_code == 303
     assert [each.name for each in upstreams.list_upstreams(conn)] == ["first"]
+
+
+def test_the_question_says_why_one_cannot_be_removed(olga, conn, add):
+    first, second = add("first"), add("second")
+    route = create_route(conn, "first,second")
+    address = f"{LIST}/{second.id}/remove"
+    page = olga.get(address).text
+    assert f"Routes lead to “second”: {route.id}. Change them first" in extract_text(page)
+    assert "Remove second" not in extract_text(page)
+    routes.remove_route(conn, SYSTEM, route)
+    assert "Remove second" in extract_text(olga.get(address).text)
+    assert "is the default upstream" in extract_text(olga.get(f"{LIST}/{first.id}/remove").text)
 
 
 @pytest.mark.usefixtures("running")
