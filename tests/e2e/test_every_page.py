@@ -27,6 +27,12 @@ async () => {
 }
 """
 
+MISSING_TARGETS = """
+() => [...document.querySelectorAll('[hx-target^="#"]')].map((element) => element.getAttribute('hx-target'))
+  .filter((target) => !document.querySelector(target))
+"""
+"""What htmx would replace, and isn't there: then it sends no request."""
+
 HAS_CUT_TABS = "[...document.querySelectorAll('.tabs')].some((tabs) => tabs.scrollWidth > tabs.clientWidth)"
 
 LABELS = {
@@ -59,6 +65,7 @@ def test_each_is_light_and_quiet_and_accessible_in_both_themes(
             if len(visit.html) > PAGE_BYTES:
                 heavy[visit.address] = len(visit.html)
             complaints += visit.tab.browser_errors
+            complaints += [f"{visit.address}: no {each}" for each in visit.page.evaluate(MISSING_TARGETS)]
             # axe-core, for both looks at the page. It tries styles that the page's policy forbids, and complains.
             visit.page.evaluate(AXE_SCRIPT)
             look_like(visit.page, DESK, "light")

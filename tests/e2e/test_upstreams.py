@@ -47,7 +47,7 @@ def test_one_is_added_tried_and_steered(
     expect(page.get_by_label("Password")).to_have_value("wrong")
     page.get_by_label("Password").fill(cast.smpp_acme_1.password)
     olga.button("Test the connection").click()
-    expect(steps).to_contain_text("All works with these settings.")
+    expect(steps).to_contain_text("All works with these settings. The test has saved nothing: press “Save”.")
     olga.button("Save").click()
     olga.expect_toast("carrier was added. It connects now.")
 
@@ -70,6 +70,46 @@ def test_one_is_added_tried_and_steered(
     expect(olga.tile("carrier")).to_contain_text("disabled")
     olga.tile("carrier").get_by_role("link", name="Enable").click()
     olga.dialog.get_by_role("button", name="Enable carrier").click()
+    expect(olga.tile("carrier")).to_contain_text("bound since")
+
+
+def test_a_question_on_a_page_of_its_own_is_acted_on(
+    open_tab: Callable[..., BrowserTab], simulated: RunningServer, cast: Cast
+) -> None:
+    olga = open_tab(simulated)
+    # As from a bookmark, or in a new tab.
+    olga.open_as(cast.olga, f"{LIST}/1/drain")
+    olga.button("Drain sim").click()
+    olga.expect_toast("sim is being drained.")
+    expect(olga.page).to_have_url(re.compile(f"{LIST}/1$"))
+    olga.page.goto(f"/admin/accounts/{cast.smpp_acme_1.name}/disable")
+    olga.button(f"Disable {cast.smpp_acme_1.name}").click()
+    olga.expect_toast(f"{cast.smpp_acme_1.name} was disabled.")
+    olga.expect_account_status("Disabled")
+
+
+def test_a_new_password_is_typed_and_saved_by_the_keyboard(
+    open_tab: Callable[..., BrowserTab], simulated: RunningServer, cast: Cast
+) -> None:
+    with closing(simulated.connect()) as conn:
+        upstreams.create_upstream(
+            conn,
+            Keys.load(simulated.data),
+            SHELL,
+            "carrier",
+            password="wrong",
+            host="127.0.0.1",
+            port=simulated.port,
+            system_id=cast.smpp_acme_1.name,
+        )
+    olga = open_tab(simulated)
+    olga.open_as(cast.olga, LIST)
+    olga.tile("carrier").get_by_role("link", name="Enter a new password").press("Enter")
+    password = olga.page.get_by_label("Password")
+    expect(password).to_be_focused()
+    olga.page.keyboard.type(cast.smpp_acme_1.password)
+    olga.page.keyboard.press("Enter")
+    olga.expect_toast("carrier was changed. It holds at once.")
     expect(olga.tile("carrier")).to_contain_text("bound since")
 
 

@@ -164,6 +164,6 @@ def _describe_obstacle(obstacle: Obstacle) -> Notice:
     if upstream is None:
         return Notice("err", text, *_link_upstreams())
     if reasons.is_sealed(obstacle.error):
-        address = url_for("upstreams.change_upstream", upstream_id=upstream.id)
+        address = url_for("upstreams.change_upstream", upstream_id=upstream.id, _anchor="password")
         return Notice("err", text, address, _("Enter a new password"))
     return Notice("err", text, *_link_upstream(upstream))

@@ -100,8 +100,8 @@ class UpstreamCard:
     def judge(self, kind: str, words: str, since: int = 0) -> None:
         self.kind, self.words, self.since = kind, words, since
 
-    def add_remedy(self, endpoint: str, label: str, *, asks: bool = False) -> None:
-        address = url_for(f"upstreams.{endpoint}", upstream_id=self.upstream.id)
+    def add_remedy(self, endpoint: str, label: str, *, asks: bool = False, field: str | None = None) -> None:
+        address = url_for(f"upstreams.{endpoint}", upstream_id=self.upstream.id, _anchor=field)
         self.remedies.append(Remedy(address, label, asks))
 
 
@@ -257,7 +257,7 @@ def _judge_unbound(card: UpstreamCard) -> None:
     if card.state.health.state == FAILING and card.state.state != binds.PARTLY:
         card.sentences.append(_("Where a route names another upstream, that one takes over."))
     if worst.status == _WRONG_PASSWORD or reasons.is_sealed(worst.error):
-        card.add_remedy("change_upstream", _("Enter a new password"))
+        card.add_remedy("change_upstream", _("Enter a new password"), field="password")
     else:
         card.add_remedy("change_upstream", _("Test the connection"))
 

@@ -147,7 +147,7 @@ def test_what_to_do_where_the_password_was_sealed_under_another_key(
     record_bind(conn, "unbound", str(upstreams.UpstreamPasswordUnreadable(name="carrier")))
     told = "“carrier” is not connected: its password was sealed under another secret.key. Enter a new password"
     assert told in read(olga, HOME)
-    assert 'href="/admin/upstreams/1/change"' in olga.get(HOME).text
+    assert 'href="/admin/upstreams/1/change#password"' in olga.get(HOME).text
 
 
 @pytest.mark.parametrize(
