@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from portal.services.accounts import session_records
-from portal.services.upstreams import binds, queue, waiting_counts
+from portal.services.upstreams import binds, paths, queue, waiting_counts
 from portal.services.upstreams.binds import UpstreamState
 from portal.services.upstreams.health import FAILING
 from portal.services.upstreams.paths import UpstreamPath
-from portal.services.upstreams.upstreams import SIMULATOR
+from portal.services.upstreams.upstreams import SIMULATOR, Upstream
 
 # Why messages wait, beside the states of `binds`: there is no upstream, none is the default one, the upstream takes no
 # new messages, the SMPP server isn't running, the upstream is bound and takes nothing.
@@ -22,8 +22,8 @@ TAKES_NOTHING = "takes nothing"
 class Obstacle:
     """Why messages that wait go on waiting, and how many they are.
 
-    `reason` is one of the five above, or `binds.DISABLED`, `REFUSED` or `UNBOUND`: the state of `upstream`, the first
-    one that they could take; empty where the reason is of no upstream. `error` is what keeps it from being bound, or
+    `reason` is one of the five above, or `binds.DISABLED`, `REFUSED` or `UNBOUND`: the state of `upstream`, the one
+    that they wait for; empty where the reason is of no upstream. `error` is what keeps it from being bound, or
     from taking anything.
     """
 
@@ -91,12 +91,25 @@ def _find_obstacle_of(states: Sequence[UpstreamState], reason: str, *, is_runnin
         return None
     if not reasons:
         return Obstacle(reason, 0)
-    first, found = states[0], reasons[0]
-    error = next((bind.error for bind in first.binds if bind.error and bind.state == found), "")
+    # The one that it waits for is the same as in `upstreams.find_takers`.
+    given = {
+        each.upstream.id: each.health.state for each in states if each.upstream.enabled and not each.upstream.draining
+    }
+    taker_id = paths.choose_taker([each.upstream.id for each in states], given)
+    at = next((at for at, each in enumerate(states) if each.upstream.id == taker_id), 0)
+    blamed, found = states[at], reasons[at]
+    error = next((bind.error for bind in blamed.binds if bind.error and bind.state == found), "")
     if found == TAKES_NOTHING:
-        error = first.health.reason
+        error = blamed.health.reason
     # That the server isn't running is the same for all upstreams.
-    return Obstacle(found, 0, "" if found == SERVER_STOPPED else first.upstream.name, error)
+    return Obstacle(found, 0, "" if found == SERVER_STOPPED else blamed.upstream.name, error)
+
+
+def is_last_taker(conn: sqlite3.Connection, upstream: Upstream) -> bool:
+    """Whether this upstream takes messages at this moment, and no other does."""
+    is_running = session_records.is_component_alive(conn, "smsc")
+    states = binds.list_upstream_states(conn)
+    return [each.upstream.id for each in states if not _find_reason(each, is_running=is_running)] == [upstream.id]
 
 
 def _find_reason(state: UpstreamState, *, is_running: bool) -> str:

@@ -47,7 +47,7 @@ def choose_default_path(_account_id: int, _destination: str, _country: str, _sou
     return DEFAULT_PATH
 
 
-def choose_taker(path: UpstreamPath, health: Mapping[int, str]) -> int | None:
+def choose_taker(path: Sequence[int], health: Mapping[int, str]) -> int | None:
     """Which upstream takes what waits on a path: the first that is not failing. Where all are, the first of them, so
     that nothing is given up.
 

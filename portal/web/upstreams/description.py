@@ -214,7 +214,7 @@ def _judge_bound(card: UpstreamCard, measured: UpstreamLoad, rates: DeliveryRate
     elif health.state == FAILING:
         card.judge(ILL, _("takes nothing"), health.since)
         reason = reasons.translate_reason(health.reason)
-        card.sentences.append(_("It is bound, but %(reason)s. Other upstreams of its routes take over.", reason=reason))
+        card.sentences += [_("It is bound, but %(reason)s.", reason=reason), _say_who_takes_over(card)]
         card.add_remedy("show_upstream", _("Test message"))
     elif health.state == TRYING:
         card.judge(DOUBTFUL, _("being tried"), health.since)
@@ -255,11 +255,18 @@ def _judge_unbound(card: UpstreamCard) -> None:
         card.judge(ILL if worst.error else DOUBTFUL, _("not connected"), worst.since)
     card.sentences += _explain_bind(worst)
     if card.state.health.state == FAILING and card.state.state != binds.PARTLY:
-        card.sentences.append(_("Where a route names another upstream, that one takes over."))
+        card.sentences.append(_say_who_takes_over(card))
     if worst.status == _WRONG_PASSWORD or reasons.is_sealed(worst.error):
         card.add_remedy("change_upstream", _("Enter a new password"), field="password")
     else:
         card.add_remedy("change_upstream", _("Test the connection"))
+
+
+def _say_who_takes_over(card: UpstreamCard) -> str:
+    # What another upstream takes doesn't wait for this one.
+    if card.waiting:
+        return _("No other upstream takes what waits for it.")
+    return _("Where a route names another upstream, that one takes over.")
 
 
 def _explain_bind(bind: BindState) -> list[str]:

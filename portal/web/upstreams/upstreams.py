@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from portal.core.i18n import N_, _, gettext
 from portal.services.common.errors import Refused
-from portal.services.upstreams import counters, message_ids, upstreams
+from portal.services.upstreams import counters, message_ids, obstacles, upstreams
 from portal.services.upstreams.settings import DEFAULTS
 from portal.services.upstreams.upstreams import SMPP, Upstream, UpstreamChanged
 from portal.web.core import access, context, htmx, live
@@ -257,6 +257,7 @@ def _ask(name: str, action: _Action, upstream: Upstream) -> ResponseReturnValue:
         "upstreams/_ask.html",
         title=title,
         upstream=upstream,
+        is_last=name in ("disable", "drain") and obstacles.is_last_taker(conn, upstream),
         action=action,
         address=url_for(f".{name}_upstream", upstream_id=upstream.id),
         waiting=upstreams.count_waiting_messages(conn).get(upstream.id, 0),

@@ -18,7 +18,7 @@ from portal.services.upstreams.load import TOO_MANY, UpstreamLoad
 from portal.services.upstreams.upstreams import Upstream
 from tests.services.messages.test_receipt_matching import build, receive
 from tests.services.routing.adding import create_route
-from tests.services.upstreams.waiting import queue_messages
+from tests.services.upstreams.waiting import queue_messages, reroute
 from tests.support import Cast, Person
 from tests.web.acting import extract_text
 from tests.web.conftest import Browser
@@ -363,6 +363,32 @@ def test_one_is_removed_unless_it_is_in_use(olga, conn, add):
     assert len(upstreams.list_upstreams(conn)) == 2
     assert olga.post(f"{LIST}/{second.id}/remove").status_code == 303
     assert [each.name for each in upstreams.list_upstreams(conn)] == ["first"]
+
+
+@pytest.mark.usefixtures("running")
+def test_banner_and_cards_say_the_same_of_what_waits(olga, conn, cast, add):
+    first, second = add("first"), add("second", "unbound", "the carrier has unbound")
+    health.record_health(conn, second.id, UpstreamHealth("failing", now_ms(), "it is not bound"))
+    assert "that one takes over" in text_of(olga)
+    create_route(conn, "first,second")
+    upstreams.drain_upstream(conn, SYSTEM, first)
+    queue_messages(conn, cast.smpp_acme_1.id, 5)
+    reroute(conn)
+    text = text_of(olga)
+    assert "5 messages wait. “second” is not connected: it has unbound." in text
+    assert "No other upstream takes what waits for it." in text
+    assert "that one takes over" not in text
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize("action", ["drain", "disable"])
+def test_it_is_told_that_no_other_upstream_takes_messages(olga, conn, add, action):
+    first, second = add("first"), add("second")
+    address = f"{LIST}/{first.id}/{action}"
+    assert "No other upstream takes messages" not in extract_text(olga.get(address).text)
+    upstreams.disable_upstream(conn, SYSTEM, second)
+    assert "No other upstream takes messages at this moment" in extract_text(olga.get(address).text)
+    assert "No other upstream" not in extract_text(olga.get(f"{LIST}/{first.id}/default").text)
 
 
 def test_the_question_says_why_one_cannot_be_removed(olga, conn, add):
