@@ -54,6 +54,15 @@ def list_sending_delays(conn: sqlite3.Connection, account_id: int, now: int | No
     return [*delays, SendingDelay(MESSAGES_HELD, min(held))] if held else delays
 
 
+def find_quiet_end(conn: sqlite3.Connection, message_id: int) -> int | None:
+    """When the quiet hours end (milliseconds) for which a message waits at this moment; None: it waits for none."""
+    path, now = queue.find_waiting_path(conn, message_id), now_ms()
+    if path is None or paths.is_held_path(path):
+        return None
+    quiet_hours = _find_quiet_hours(conn, path)
+    return quiet_hours.get_end(now) if quiet_hours is not None and quiet_hours.includes(now) else None
+
+
 def _find_quiet_hours(conn: sqlite3.Connection, path: UpstreamPath) -> QuietHours | None:
     row = conn.execute("SELECT quiet_hours FROM routes WHERE id = ?", (paths.get_quiet_route(path),)).fetchone()
     return read_stored_quiet_hours(row[0]) if row and row[0] else None

@@ -66,6 +66,13 @@ FIRST_UPSTREAM_SQL = f"""coalesce(
         WHERE {_build_queued_sql("messages")}),
     (SELECT first_upstream FROM held_messages AS h JOIN queue_paths ON queue_paths.id = h.path WHERE {_IS_HELD_SQL}))"""
 """The upstream that comes first on the path of a row of `messages` that waits; NULL: the default one does."""
+_FIND_PATH_SQL = f"""
+SELECT upstream_ids FROM messages CROSS JOIN queue_paths ON queue_paths.id = coalesce(
+    (SELECT q.path FROM queue_paths AS p CROSS JOIN queued_messages AS q ON q.path = p.id
+        WHERE {_build_queued_sql("messages")}),
+    (SELECT h.path FROM held_messages AS h WHERE {_IS_HELD_SQL}))
+WHERE messages.id = ?
+"""
 # Of a row of `held_messages`: it has only held up what comes behind it (`paths.hold_followers`) until now.
 _IS_UNTRIED_SQL = "attempts = 1 AND error = ''"
 IS_FIRST_TRY_SQL = f"attempts = 1 AND error IN ('', '{HELD_BY_OPERATOR}', '{MOVED_BY_OPERATOR}')"
@@ -405,6 +412,12 @@ def list_oldest_ids(conn: sqlite3.Connection, account_id: int) -> list[tuple[Ups
         (account_id,),
     )
     return [(paths.parse_path(upstream_ids), *oldest) for upstream_ids, *oldest in rows if any(oldest)]
+
+
+def find_waiting_path(conn: sqlite3.Connection, message_id: int) -> UpstreamPath | None:
+    """The path on which a message waits; None: it doesn't."""
+    row = conn.execute(_FIND_PATH_SQL, (message_id,)).fetchone()
+    return None if row is None else paths.parse_path(row[0])
 
 
 def list_claimable_accounts(conn: sqlite3.Connection, path_id: int, after_account_id: int, limit: int) -> list[int]:

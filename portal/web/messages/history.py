@@ -1,6 +1,6 @@
 """The messages that an account has sent: search, export, and the details of one."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from portal.services.history.search import SearchQuery
 from portal.services.messages import validation
 from portal.services.messages.message_parts import MessagePart
 from portal.services.prices import countries
+from portal.services.routing import sending_delays
 from portal.services.senders import senders
 from portal.services.upstreams import obstacles
 from portal.web.core import access, context, filters, htmx, live, paging, periods
@@ -142,7 +143,7 @@ def show_sent_message(account: Account, message_id: int) -> ResponseReturnValue:
         # None where one is no longer stored.
         origins={each: origins.get(each) for each in sorted(session_ids)},
         bind_types=session_records.BIND_TYPES,
-        course=_build_course(text, details),
+        course=_build_course(account, text, details),
         was_never_sent=_was_never_sent(text, details),
         # Which carriers there are is the operators' business.
         shows_upstreams=is_operator,
@@ -194,15 +195,14 @@ class CourseStep:
     is_open: bool = False
 
 
-def _build_course(text: SentText, details: dict[int, MessageDetails]) -> list[CourseStep]:
+def _build_course(account: Account, text: SentText, details: dict[int, MessageDetails]) -> list[CourseStep]:
     """What became of a text, from its submit to its end."""
     was_taken = not (_is_refused_here(text) and _was_never_sent(text, details))
     course = [CourseStep(_("Accepted") if was_taken else _("Submitted at"), text.submitted_at)]
     if text.scheduled_at is not None:
         course.append(CourseStep(_("Scheduled for"), text.scheduled_at))
-    queued = [details[each.id] for each in text.messages if each.is_queued]
-    if queued:
-        course.append(_describe_waiting(queued))
+    if queued := {each.id: details[each.id] for each in text.messages if each.is_queued}:
+        course.append(_describe_waiting(account, queued))
     return [*course, _describe_sending(text, details), _describe_end(text, details)]
 
 
@@ -221,9 +221,9 @@ def _was_never_sent(text: SentText, details: dict[int, MessageDetails]) -> bool:
     return _is_refused_here(text) or (text.done_at is not None and nobody_had_it)
 
 
-def _describe_waiting(queued: Sequence[MessageDetails]) -> CourseStep:
-    """How messages wait for an upstream: what it said of them is for operators."""
-    held = [each for each in queued if each.attempts is not None]
+def _describe_waiting(account: Account, queued: Mapping[int, MessageDetails]) -> CourseStep:
+    """How messages, by their ids, wait for an upstream: what it said of them is for operators."""
+    held = [each for each in queued.values() if each.attempts is not None]
     tried = max(held, key=lambda each: each.attempts or 0, default=None)
     words = []
     if tried is not None:
@@ -231,7 +231,12 @@ def _describe_waiting(queued: Sequence[MessageDetails]) -> CourseStep:
             words.append(i18n.ngettext("Tried %(num)s time", "Tried %(num)s times", tried.attempts))
         if access.get_current_user().is_operator:
             words.append(_(tried.error) if tried.error else "")
-    if obstacles.list_obstacles(context.get_conn()):
+    quiet_end = sending_delays.find_quiet_end(context.get_conn(), min(queued))
+    if account.is_on_hold:
+        words.append(_("The account is on hold"))
+    elif quiet_end is not None:
+        words.append(_("Quiet hours: it waits until %(time)s", time=_format_exact(quiet_end)))
+    elif obstacles.list_obstacles(context.get_conn()):
         words.append(_("Messages aren’t sent on at this moment"))
     elif tried is None or (tried.error and not tried.attempts):
         # That operators hold it, or have moved it, is told to them alone.

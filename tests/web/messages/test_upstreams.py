@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from portal.core import clock, db, i18n
+from portal.core.clock import HOUR_MS
 from portal.core.crypto import Keys
 from portal.services.accounts import session_records
 from portal.services.common import ids, message_states
@@ -14,9 +15,12 @@ from portal.services.messages import message_parts, outcomes, sending
 from portal.services.messages.message_parts import TextPart
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.sending import AcceptedMessage, UnsentMessage, UnsentReason
-from portal.services.upstreams import binds, upstreams
+from portal.services.upstreams import binds, holds, paths, steering, upstreams
 from portal.services.upstreams.binds import BindState
-from portal.services.upstreams.queue import HELD_BY_OPERATOR, MOVED_BY_OPERATOR
+from portal.services.upstreams.queue import HELD_BY_OPERATOR, HIGHEST_PRIORITY, MOVED_BY_OPERATOR
+from portal.services.upstreams.steering import WaitingRange
+from tests.services.routing.adding import create_route
+from tests.services.upstreams.waiting import queue_of_each
 from tests.support import Cast, Person
 from tests.web import acting
 from tests.web.acting import extract_text
@@ -310,6 +314,35 @@ def test_a_text_that_was_cut_says_how_many_of_its_parts_have_arrived(
     assert f"1 of 3 Delivered {exact(at + 1000)} id1 stat:DELIVRD err:000 bind 2 · {exact(at)}" in page
     assert "2 of 3 Not sent" in page
     assert f"3 of 3 On its way id3 Not yet bind 2 · {exact(at)}" in page
+
+
+def test_what_waits_for_quiet_hours_or_of_an_account_on_hold_says_so(
+    alice: Browser, olga: Browser, conn: db.Connection, cast: Cast
+) -> None:
+    account_id = cast.smpp_acme_1.id
+    record_bind(conn, binds.BOUND)
+    now = clock.now_ms()
+    hour = now // HOUR_MS % 24
+    route = create_route(conn, "bigcarrier", quiet_hours=f"{hour}:00-{(hour + 2) % 24}:00 UTC")
+    path = paths.mark_quiet_path((1,), route.id)
+    untried_id, refused_id, held_id = queue_of_each(conn, account_id, [NUMBER, "393401234568", "393401234569"])
+    with db.write_transaction(conn):
+        path_id = paths.get_path_ids(conn, [path])[path]
+        conn.execute("UPDATE queued_messages SET path = ?", (path_id,))
+        steering.hold_messages(conn, WaitingRange(path_id, False, account_id, HIGHEST_PRIORITY), [held_id], now)
+    hold(conn, refused_id, 1, now, "ESME_RSYSERR 0x08", "393401234568")
+    conn.execute("UPDATE held_messages SET path = ? WHERE message_id = ?", (path_id, refused_id))
+    ends_at = exact(now // HOUR_MS * HOUR_MS + 2 * HOUR_MS)
+    quiet = f"Quiet hours: it waits until {ends_at} Sent on Not yet"
+    for browser in (alice, olga):
+        assert f"Queued {quiet}" in extract_text(browser.get(f"{HISTORY}/{untried_id}").text)
+        assert quiet in extract_text(browser.get(f"{HISTORY}/{refused_id}").text)
+        assert "Quiet hours" not in extract_text(browser.get(f"{HISTORY}/{held_id}").text)
+    holds.hold_account(conn, SHELL, account_id, "")
+    assert "Queued The account is on hold Sent on Not yet" in extract_text(alice.get(f"{HISTORY}/{untried_id}").text)
+    holds.release_account(conn, SHELL, account_id)
+    conn.execute("UPDATE routes SET quiet_hours = ?", (f"{(hour + 2) % 24}:00-{(hour + 3) % 24}:00 UTC",))
+    assert "Queued It waits for its turn" in extract_text(alice.get(f"{HISTORY}/{untried_id}").text)
 
 
 @pytest.mark.parametrize("done", [HELD_BY_OPERATOR, MOVED_BY_OPERATOR])
