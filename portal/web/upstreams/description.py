@@ -221,13 +221,15 @@ def _judge_bound(card: UpstreamCard, measured: UpstreamLoad, rates: DeliveryRate
         card.sentences.append(_("It has failed, and gets a message to see whether it is well again."))
     elif measured.slowed_to is not None:
         card.judge(DOUBTFUL, _("throttled"))
-        card.sentences.append(
+        card.sentences += [
             _(
                 "The carrier refuses some messages as too many at a time. It gets %(rate)s parts a second at most, and"
                 " is tried faster again by itself.",
                 rate=i18n.format_number(measured.slowed_to),
-            )
-        )
+            ),
+            _("If that goes on, ask the carrier how many it allows, and set that as the throughput."),
+        ]
+        card.add_remedy("change_upstream", _("Settings"), field="throughput")
     elif _is_rate_low(rates):
         card.judge(DOUBTFUL, _("bound, but fewer messages arrive"), since)
         card.sentences.append(_("Compare a number that doesn’t get them with the carrier, and send a test message."))

@@ -37,10 +37,14 @@ def list_upstreams() -> ResponseReturnValue:
 @access.polled
 def poll_changes() -> ResponseReturnValue:
     """The list, or 204 where it looks as it did. Query: `seen`, what the answer before has said of it; `upstream`, the
-    id of the only one that the page has.
+    id of the only one that the page has, whose binds and counters come with it.
     """
     only_id = request.args.get("upstream", type=parse_row_id)
-    part = _render_cards(list_cards() if only_id is None else [_get_card(only_id)], oob=True, alone=only_id is not None)
+    if only_id is None:
+        part = _render_cards(list_cards(), oob=True)
+    else:
+        card = _get_card(only_id)
+        part = _render_cards([card], oob=True, alone=True) + _render_details(card, oob=True)
     return live.answer_part_poll(part, ".poll_changes", upstream=only_id)
 
 
@@ -52,6 +56,17 @@ def _render_cards(cards: Sequence[UpstreamCard], *, oob: bool = False, alone: bo
     summary, meaning = summarize(cards)
     values = {"cards": cards, "summary": summary, "meaning": meaning}
     return Markup(render_template(_LIST_PART, oob=oob, alone=alone, **values))
+
+
+def _render_details(card: UpstreamCard, *, oob: bool = False) -> Markup:
+    conn, upstream = context.get_conn(), card.upstream
+    values = {
+        "upstream": upstream,
+        "binds": describe_binds(card.state),
+        "counted": describe_counters(counters.get_counters(conn, upstream.id)),
+        "learned_ids": message_ids.load_id_forms(conn, [upstream.id])[upstream.id].learned,
+    }
+    return Markup(render_template("upstreams/_details.html", oob=oob, **values))
 
 
 # --- adding and changing one
@@ -131,19 +146,16 @@ def render_upstream_page(upstream: Upstream, form: trying.MessageForm | None = N
     Args:
         form: of a test message, where it was refused.
     """
-    conn = context.get_conn()
     card = _get_card(upstream.id)
-    part = _render_cards([card], alone=True)
+    part, details = _render_cards([card], alone=True), _render_details(card)
     return htmx.render_page(
         "upstreams/one.html",
         part=part,
+        details=details,
         upstream=upstream,
-        binds=describe_binds(card.state),
-        counted=describe_counters(counters.get_counters(conn, upstream.id)),
-        learned_ids=message_ids.load_id_forms(conn, [upstream.id])[upstream.id].learned,
         form=form or trying.MessageForm(),
         **trying.build_messages_values(upstream),
-        **live.build_part_poll(part, ".poll_changes", upstream=upstream.id),
+        **live.build_part_poll(part + details, ".poll_changes", upstream=upstream.id),
     )
 
 

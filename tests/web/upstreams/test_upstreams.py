@@ -22,6 +22,7 @@ from tests.services.upstreams.waiting import queue_messages, reroute
 from tests.support import Cast, Person
 from tests.web.acting import extract_text
 from tests.web.conftest import Browser
+from tests.web.core.test_live import OpenPage
 from tests.web.html import read_form_fields
 
 Client = Callable[[Person], Browser]
@@ -125,6 +126,7 @@ def test_each_state_has_its_words(olga, conn, keys, add):
     simulator = upstreams.create_upstream(conn, keys, SYSTEM, "sim", kind="simulator")
     counters.add_to_counters(conn, simulator.id, {"delivered": 6, "undelivered": 2})
     text = text_of(olga)
+    assert f"/admin/upstreams/{throttled.id}/change#throughput" in olga.get(LIST).text
     assert "1 is disabled." in text
     assert "Messages, last hour 8" in text
     assert "75 %" in text
@@ -149,6 +151,22 @@ def test_each_state_has_its_words(olga, conn, keys, add):
         "sim",
         "disabled",
     ]
+
+
+@pytest.mark.usefixtures("running")
+def test_the_open_page_of_one_shows_its_binds_and_counters_as_they_change(olga, conn, add):
+    milano = add("milano")
+    page = OpenPage(olga, f"{LIST}/{milano.id}")
+    assert 'id="binds" aria-labelledby="binds-title"' in page.text
+    assert page.ask().status_code == 204
+    counters.add_to_counters(conn, milano.id, {"accepted": 4711})
+    answer = page.ask().text
+    assert 'id="counted" aria-labelledby="counted-title" hx-swap-oob="true"' in answer
+    assert "4,711" in answer
+    binds.record_bind_states(conn, milano.id, [])
+    answer = extract_text(page.ask().text)
+    assert "1 · trx not connected" in answer
+    assert "bound" not in answer.partition("Binds")[2]
 
 
 @pytest.mark.usefixtures("running")
