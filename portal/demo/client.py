@@ -24,9 +24,9 @@ _TON_ALPHANUMERIC, _TON_INTERNATIONAL, _NPI_E164 = 5, 1, 1
 _RECEIPT_REQUESTED = 1
 _SHORT_MESSAGE_OCTETS = 254
 _TIMEOUT_S = 40
-# Seconds between two messages; and until a session that has ended is opened again: more binds that fail in a minute,
-# and the server would take none from this machine.
-_PAUSE_S, _RECONNECT_S = (3, 20), 10
+# Seconds between two messages; and until a session that has ended is opened again, twice as long after each bind that
+# fails: more of them in a minute, and the server would take none from this machine.
+_PAUSE_S, _RECONNECT_S, _LONGEST_RECONNECT_S = (3, 20), 10, 600
 # How the numbers end that it sends to: some that the simulator delivers to after half a minute, or not at all.
 _ENDS = ("", "", "005", "", "", "001", "", "", "005", "", "", "008")
 
@@ -84,8 +84,10 @@ def send_all_the_while(smpp: SmppSettings, system_id: str, password: str) -> Nev
         smpp: as for `send_message`.
     """
     rng = random.Random()
+    reconnect_s = _RECONNECT_S
     while True:
         with suppress(DemoSendFailed), _open_session(smpp, system_id, password) as session:
+            reconnect_s = _RECONNECT_S
             for end in cycle(_ENDS):
                 number, text = history_seed.invent_destination(rng, end), history_seed.invent_text(rng)
                 submit = _build_submit_sm(next(session.sequences), number, text)
@@ -95,7 +97,8 @@ def send_all_the_while(smpp: SmppSettings, system_id: str, password: str) -> Nev
                 session.take_deliveries(rng.uniform(*_PAUSE_S))
                 session.receipts.clear()
                 session.incoming.clear()
-        time.sleep(_RECONNECT_S)
+        time.sleep(reconnect_s)
+        reconnect_s = min(2 * reconnect_s, _LONGEST_RECONNECT_S)
 
 
 @contextmanager

@@ -63,7 +63,7 @@ class TracedPdu:
 
 def mask_number(address: str) -> str:
     """An address of which no handset can be told: of seven digits and more the last two stay, and in front the first
-    ones, four at most; six at least in between are asterisks. Short codes and names stay as they are.
+    ones, four at most, as long as six are asterisks. Short codes and names stay as they are.
     """
     count = sum(each.isdigit() for each in address)
     if count <= _HIDDEN_DIGITS:
