@@ -48,8 +48,9 @@ class _QueueGroup(DatabaseCommandGroup):
     """A group that lists where no command is named."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        is_named = any(each in self.commands or each in ctx.help_option_names for each in args)
-        return super().parse_args(ctx, args if is_named else ["list", *args])
+        # Not while a shell asks how a line may go on: it is to be told of all commands.
+        is_list = not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names)
+        return super().parse_args(ctx, ["list", *args] if is_list and not ctx.resilient_parsing else args)
 
 
 queue_group = _QueueGroup("queue", ROOT_COMMANDS["queue"][1])
@@ -95,7 +96,7 @@ def _list_queue(context: CommandContext, *, grouping: str, **fits: Any) -> Comma
     rows = queue_selection.list_queue_rows(context.conn, grouping, _build_filter(context, **fits))
     values: list[dict[str, object]] = [
         {
-            grouping: _format_age(row.narrowed.older_ms) if grouping == AGE and row.narrowed else row.name or None,
+            grouping: _format_age(row.key or 0) if grouping == AGE else row.name or None,
             **fields_to_dict(row, "waiting", "held"),
             "oldest": format_timestamp(row.oldest_at),
             "quiet": ", ".join(map(_describe_quiet, row.quiet)) or None,
@@ -113,8 +114,8 @@ def _describe_quiet(quiet: QuietMessages) -> str:
     return f"{quiet.count} wait until {format_timestamp(quiet.ends_at)}: quiet hours of route {quiet.route_id}"
 
 
-def _format_age(older_ms: int | None) -> str:
-    minutes = (older_ms or 0) // 60_000
+def _format_age(older_ms: int) -> str:
+    minutes = older_ms // 60_000
     return f"{minutes // 1440}d" if minutes >= 1440 else f"{minutes // 60}h" if minutes >= 60 else f"{minutes}m"
 
 
@@ -152,11 +153,11 @@ def _add_action(action: str, help: str, *options: Callable[[CommandFunction], Co
 
 
 def _describe(context: CommandContext, action: str, preview: QueuePreview) -> str:
-    names = queue_selection.read_account_names(context.conn, preview.counts_by_account)
-    counts = sorted(preview.counts_by_account.items(), key=lambda each: -each[1])
-    listed = [f"{names[each]} ({count})" for each, count in counts[:_MAX_NAMES]]
+    largest = queue_selection.list_largest_accounts(context.conn, preview, _MAX_NAMES)
+    listed = ", ".join(f"{name} ({count})" for name, count in largest)
+    others = " …" if len(preview.counts_by_account) > len(largest) else ""
     about = "" if preview.is_exact else "about "
-    text = f"{about}{preview.count} messages of {', '.join(listed)}{' …' if len(counts) > _MAX_NAMES else ''}"
+    text = f"{about}{preview.count} messages of {listed}{others}"
     if action == CANCEL:
         text += f", {about}{i18n.format_credits(preview.refund)} credits given back"
     return text

@@ -28,14 +28,14 @@ class UpstreamFigures:
             "latency_p50_ms": measured.latency_p50,
             "latency_p99_ms": measured.latency_p99,
             "delivered_last_hour": self.rates.hour.rate,
-            "delivered_7_days": self.rates.days.rate,
+            "delivered_7_days": self.rates.before.rate,
             "last_error": measured.last_error,
             "last_error_at": format_timestamp(measured.last_error_at),
         }
 
     def to_rows(self) -> dict[str, object]:
         """For people; what hasn't been measured is left out."""
-        measured, hour, days = self.load, self.rates.hour.rate, self.rates.days.rate
+        measured, hour, before = self.load, self.rates.hour.rate, self.rates.before.rate
         rows: dict[str, object] = {}
         if self.waiting.oldest_at is not None:
             rows["oldest queued"] = format_timestamp(self.waiting.oldest_at)
@@ -45,9 +45,10 @@ class UpstreamFigures:
             rows["window in use"] = f"{measured.window_in_use}/{measured.window}"
         if measured.latency_p50 is not None:
             rows["answers in"] = f"{measured.latency_p50:g} ms (p50), {measured.latency_p99:g} ms (p99)"
-        if days is not None:
-            of_hour = "" if hour is None else f"{hour:.1%} in the last hour, "
-            rows["delivered"] = f"{of_hour}{days:.1%} in {load.RATE_DAYS} days"
+        told = [] if hour is None else [f"{hour:.1%} in the last hour"]
+        told += [] if before is None else [f"{before:.1%} in the {load.RATE_DAYS} days before"]
+        if told:
+            rows["delivered"] = ", ".join(told)
         if measured.last_error:
             rows["last error"] = f"{format_timestamp(measured.last_error_at)}  {measured.last_error}"
         return rows

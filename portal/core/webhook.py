@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from portal import __version__
 from portal.core.tls_client import create_client_context
 
-# Of connecting, of sending, and of each wait for the answer; and of all that together, once it is connected.
+# Of connecting to an address, of sending, and of each wait for the answer; and of all that together.
 _TIMEOUT_S, _TOTAL_S = 10.0, 30.0
 # Some chat tools refuse what doesn't say who it is.
 _HEADERS = {"Content-Type": "application/json", "User-Agent": f"SMPP-Portal/{__version__}"}
@@ -35,10 +35,14 @@ def post_json(url: str, value: Mapping[str, object]) -> None:
         connection = HTTPConnection(host, port, timeout=_TIMEOUT_S)
     target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
     # An answer that comes octet by octet is in time for each wait, and never ends.
+    began_at = time.monotonic()
     timer = threading.Timer(_TOTAL_S, _interrupt, [connection])
     timer.start()
-    began_at = time.monotonic()
     try:
+        connection.connect()
+        # It is not interrupted while it looks for an address that answers.
+        if time.monotonic() - began_at >= _TOTAL_S:
+            raise TimeoutError("connecting takes too long")
         connection.request("POST", target, json.dumps(value).encode(), _HEADERS)
         status = connection.getresponse().status
     except HTTPException as error:

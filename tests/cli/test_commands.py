@@ -140,6 +140,7 @@ def test_the_version_needs_no_installation(start_app):
         ("acount list", "account"),
         ("account lits", "list"),
         ("account ad", "add"),
+        ("queue relase", "release"),
         ("account list --jsn", "--json"),
         ("credits correct smpp-acme-1 -20 --reasn mistake", "--reason"),
     ],
@@ -163,6 +164,7 @@ def test_a_group_alone_lists_what_there_is(capsys, args, names):
     [
         ("app.py acc", {"account"}),
         ("app.py account li", {"list"}),
+        ("app.py queue rel", {"release", "release-account"}),
         ("app.py account list --js", {"--json"}),
         ("app.py account add --kind sm", {"smpp", "sms"}),
     ],

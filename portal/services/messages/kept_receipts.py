@@ -12,7 +12,7 @@ from portal.core.db import write_transaction
 from portal.core.i18n import N_, gettext, ngettext
 from portal.services.messages import receipt_matching, sending
 from portal.services.messages.deliveries import DeliveryReceipt
-from portal.services.messages.receipt_matching import UpstreamReceipt
+from portal.services.messages.receipt_matching import IdSearch, UpstreamReceipt
 from portal.services.upstreams import message_ids, upstreams
 from portal.services.upstreams.message_ids import AS_IS, DEC_TO_HEX, FORMS, HEX_TO_DEC
 from portal.services.upstreams.receipt_texts import MAX_SEARCHED_LENGTH
@@ -85,7 +85,7 @@ def _find_hint(conn: sqlite3.Connection, upstream: Upstream) -> ReceiptHint | No
     if len(kept) < _MIN_MATCHES:
         return None
     forms = message_ids.load_id_forms(conn, [upstream.id])[upstream.id]
-    searches = [(forms.possible, forms.trusted), *(([each], each) for each in FORMS)]
+    searches = [IdSearch(forms.possible, forms.trusted), *(IdSearch([each], each) for each in FORMS)]
     least = max(_MIN_MATCHES, len(kept) * _MIN_SHARE)
     best: ReceiptHint | None = None
     for changes in _list_places(upstream.settings, kept):

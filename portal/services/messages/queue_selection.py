@@ -1,11 +1,13 @@
 """Which of the messages that wait for upstreams an operator means, how many they are, and the groups of a page."""
 
+import heapq
 import json
 import sqlite3
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from operator import itemgetter
 
 from portal.core.clock import now_ms
 from portal.services.common import ids
@@ -253,16 +255,16 @@ class QueueRow:
     (milliseconds) the oldest was submitted.
 
     `name`: of the upstream or account; of a route, its number, several where they share a way; empty: none.
-    `quiet`: those among the ones in their turn that wait for the end of quiet hours. `narrowed`: the filter of this
-    group, where there is one.
+    `quiet`: those among the ones in their turn that wait for the end of quiet hours. `key`: what a filter has for this
+    group, the id of the upstream, account or route (NO_ROUTE: none), or the age; None: no filter tells it apart.
     """
 
     name: str
+    key: int | None
     waiting: int
     held: int
     oldest_at: int | None
     quiet: Sequence[QuietMessages]
-    narrowed: QueueFilter | None
 
 
 def list_queue_rows(conn: sqlite3.Connection, grouping: str, queue_filter: QueueFilter) -> list[QueueRow]:
@@ -278,51 +280,57 @@ def list_queue_rows(conn: sqlite3.Connection, grouping: str, queue_filter: Queue
         account_id = queue_filter.account_id
         return [each for each in groups if each.path in chosen and account_id in (None, each.account_id)]
 
-    def add_up(name: str, groups: Iterable[WaitingGroup], narrowed: QueueFilter | None) -> QueueRow:
+    def add_up(name: str, key: int | None, groups: Iterable[WaitingGroup]) -> QueueRow:
         waiting = held = 0
         oldest_id: int | None = None
-        quiet: Counter[tuple[int, int]] = Counter()
+        # There may be thousands of groups, and a Counter takes as long as all the rest.
+        quiet: dict[tuple[int, int], int] = {}
         for each in groups:
             if paths.is_held_path(each.path) or each.account_id in held_account_ids:
                 held += each.count
             else:
                 waiting += each.count
                 if each.path in quiet_paths:
-                    quiet[quiet_paths[each.path]] += each.count
+                    quiet[quiet_paths[each.path]] = quiet.get(quiet_paths[each.path], 0) + each.count
             oldest_id = each.oldest_id if oldest_id is None else min(oldest_id, each.oldest_id)
         oldest_at = None if oldest_id is None else ids.time_from_id(oldest_id)
-        quiet_messages = [QuietMessages(*key, count) for key, count in sorted(quiet.items())]
-        return QueueRow(name, waiting, held, oldest_at, quiet_messages, narrowed)
+        quiet_messages = [QuietMessages(*which, count) for which, count in sorted(quiet.items())]
+        return QueueRow(name, key, waiting, held, oldest_at, quiet_messages)
 
     if grouping == AGE:
         by_age = waiting_counts.list_groups_by_age(conn)
         ages = [each for each in waiting_counts.AGES_MS if each >= (queue_filter.older_ms or 0)]
-        rows = [add_up("", choose(by_age[each]), replace(queue_filter, older_ms=each)) for each in ages]
+        rows = [add_up("", each, choose(by_age[each])) for each in ages]
         return [each for each in rows if each.waiting or each.held]
     groups = choose(waiting_counts.list_waiting_groups(conn, queue_filter.older_ms))
-    narrowed_filters: Mapping[str, QueueFilter | None]
+    keys: Mapping[str, int]
     if grouping == UPSTREAM:
         takers, names = upstreams.find_takers(conn, known), upstreams.get_upstream_names(conn)
-        keys = [names.get(takers[each.path] or 0, "") for each in groups]
-        narrowed_filters = {name: replace(queue_filter, upstream_id=each) for each, name in names.items()}
+        group_names = [names.get(takers[each.path] or 0, "") for each in groups]
+        keys = {name: each for each, name in names.items()}
     elif grouping == ACCOUNT:
-        names = read_account_names(conn, {each.account_id for each in groups})
-        keys = [names[each.account_id] for each in groups]
-        narrowed_filters = {name: replace(queue_filter, account_id=each) for each, name in names.items()}
+        names = _read_account_names(conn, {each.account_id for each in groups})
+        group_names = [names[each.account_id] for each in groups]
+        keys = {name: each for each, name in names.items()}
     else:
         route_ids = _list_routes_by_path(conn)
-        keys = [", ".join(map(str, route_ids.get(paths.get_path_upstreams(each.path), ()))) for each in groups]
-        narrowed_filters = {
-            each: replace(queue_filter, route_id=int(each or NO_ROUTE)) for each in keys if "," not in each
-        }
-    by_key: dict[str, list[WaitingGroup]] = defaultdict(list)
-    for key, group in zip(keys, groups, strict=True):
-        by_key[key].append(group)
-    rows = [add_up(key, found, narrowed_filters.get(key)) for key, found in by_key.items()]
+        group_names = [", ".join(map(str, route_ids.get(paths.get_path_upstreams(each.path), ()))) for each in groups]
+        keys = {each: int(each or NO_ROUTE) for each in {*group_names} if "," not in each}
+    by_name: dict[str, list[WaitingGroup]] = defaultdict(list)
+    for name, group in zip(group_names, groups, strict=True):
+        by_name[name].append(group)
+    rows = [add_up(name, keys.get(name), found) for name, found in by_name.items()]
     return sorted(rows, key=lambda row: (-row.waiting - row.held, row.name))
 
 
-def read_account_names(conn: sqlite3.Connection, account_ids: Collection[int]) -> dict[int, str]:
+def list_largest_accounts(conn: sqlite3.Connection, preview: QueuePreview, limit: int) -> list[tuple[str, int]]:
+    """The names of the accounts that have the most messages of a preview, with how many."""
+    counts = heapq.nlargest(limit, preview.counts_by_account.items(), key=itemgetter(1))
+    names = _read_account_names(conn, [account_id for account_id, _ in counts])
+    return [(names[account_id], count) for account_id, count in counts]
+
+
+def _read_account_names(conn: sqlite3.Connection, account_ids: Collection[int]) -> dict[int, str]:
     """The names of accounts by their ids."""
     rows = conn.execute(
         "SELECT id, name FROM accounts WHERE id IN (SELECT value FROM json_each(?))", (json.dumps([*account_ids]),)

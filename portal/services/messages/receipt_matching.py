@@ -295,18 +295,21 @@ def read_ids(receipt: UpstreamReceipt, settings: UpstreamSettings) -> tuple[str,
     return tuple(filter(None, dict.fromkeys((*kept_ids, text_id))))
 
 
+class IdSearch(NamedTuple):
+    """A search by ids: the forms that are `allowed`, and in which one a receipt need not name the message's number."""
+
+    allowed: Sequence[str]
+    trusted: str
+
+
 def count_matches(
     conn: sqlite3.Connection,
     upstream_id: int,
     receipts: Sequence[UpstreamReceipt],
-    searches: Sequence[tuple[Sequence[str], str]],
+    searches: Sequence[IdSearch],
 ) -> list[int]:
     """How many messages, or parts of messages, receipts are about, by each of some searches; nothing is learned or
     stored. One query finds what all of them need.
-
-    Args:
-        searches: of each the forms of ids that are allowed, and the one in which a receipt need not name the message's
-            number.
     """
     every_form = [_list_keys(each.message_ids, message_ids.FORMS) for each in receipts]
     candidates = _read_candidates(conn, upstream_id, {key for of_it in every_form for _, key, _ in of_it})

@@ -169,7 +169,7 @@ def watch(conn: sqlite3.Connection, config: Config, keys: Keys, now: int | None 
             if alert.kind not in causes:
                 # The kind was switched off.
                 _end_alert(conn, alert)
-            elif key not in wrong and causes[alert.kind] is not None and may_tell:
+            elif key not in wrong and causes[alert.kind] is not None and (may_tell or alert.told_at is None):
                 may_tell -= _note_absence(conn, config, keys, alert, at)
         for alert in _list_open_alerts(conn):
             is_due = alert.key in wrong and at - alert.since >= _get_delay(config, alert.kind)

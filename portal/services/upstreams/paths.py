@@ -52,7 +52,7 @@ def choose_taker(path: Sequence[int], health: Mapping[int, str]) -> int | None:
     that nothing is given up.
 
     Args:
-        path: not DEFAULT_PATH, but what that means.
+        path: ids of upstreams, the first choice first; in place of DEFAULT_PATH that of the default one.
         health: of each upstream that may be given messages, its state (`health`).
     """
     for state in (GOOD, TRYING, FAILING):

@@ -67,7 +67,7 @@ log = logging.getLogger(__name__)
 
 _BATCH_SIZE = 1_000
 # So many times as long as a step of what operators do to what waits took, the next one waits.
-_QUEUE_WORK_PAUSE = 9
+_QUEUE_WORK_PAUSE = 15
 # Between two batches of kept receipts that are looked for again.
 _RECEIPT_RETRY_SECONDS = 0.05
 
@@ -575,7 +575,7 @@ class OutboundStorage:
 
     def _handle_receipts_not_retried(self, upstream_ids: list[int], _: StorageError) -> None:
         self._receipt_retry_times[upstream_ids[0]] = self._loop.time() + queue_works.RETRY_MS / 1000
-        self._retry_receipts()
+        self._receipt_retry_timer = self._loop.call_later(_RECEIPT_RETRY_SECONDS, self._retry_receipts)
 
     def _handle_claimed(self, items: list[_ClaimJob], claimed: list[ClaimedMessages]) -> None:
         for (*_, resolve), each in zip(items, claimed, strict=True):

@@ -197,7 +197,7 @@ def _judge(card: UpstreamCard, measured: UpstreamLoad, rates: DeliveryRates, *, 
             _("Many of its receipts of the last hour match no message: see by which setting they would.")
         )
         address = url_for("unclaimed.list_unmatched_receipts", upstream=upstream.id)
-        card.remedies.append(Remedy(address, _("Receipts of no message")))
+        card.remedies.append(Remedy(address, _("Receipts that match nothing")))
     if upstream.draining:
         card.kind = DOUBTFUL if card.kind == WELL else card.kind
         draining = _("draining")
@@ -347,7 +347,7 @@ def _build_ended_figure(rates: DeliveryRates) -> Figure:
 
 
 def _build_rate_figure(rates: DeliveryRates) -> Figure:
-    usual = "–" if rates.days.rate is None else i18n.format_percent(rates.days.rate)
+    usual = "–" if rates.before.rate is None else i18n.format_percent(rates.before.rate)
     hour = "–" if rates.hour.rate is None else i18n.format_percent(rates.hour.rate)
     return Figure(
         _("Delivered, last hour"),

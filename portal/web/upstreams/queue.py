@@ -37,8 +37,8 @@ from portal.web.core.forms import GetForm, OnceForm, parse_row_id, refusals_on
 
 blueprint = Blueprint("queue", __name__, url_prefix="/admin/queue")
 
-# So many groups are shown, the largest ones.
-_MAX_ROWS = 100
+# So many groups are shown, the largest ones; and so many accounts are named before it is asked.
+_MAX_ROWS, _MAX_NAMES = 50, 5
 _GROUPING_LABELS = {UPSTREAM: N_("Upstream"), ACCOUNT: N_("Account"), ROUTE: N_("Route"), AGE: N_("Age")}
 _AGES = {"10m": 10 * MINUTE_MS, "1h": HOUR_MS, "1d": DAY_MS}
 _AGE_LABELS = {"10m": N_("more than 10 minutes"), "1h": N_("more than an hour"), "1d": N_("more than a day")}
@@ -174,18 +174,17 @@ def _describe_group(grouping: str, row: QueueRow) -> str:
             return _("None: the default")
         return i18n.ngettext("Route %(routes)s", "Routes %(routes)s", row.name.count(",") + 1, routes=row.name)
     if grouping == AGE:
-        assert row.narrowed
-        return _(_AGE_LABELS[_AGE_NAMES[row.narrowed.older_ms or 0]])
+        return _(_AGE_LABELS[_AGE_NAMES[row.key or 0]])
     return row.name or _("No upstream")
 
 
 def _link_group(form: QueueFilterForm, grouping: str, row: QueueRow) -> str:
     """The query for a group; empty where nothing tells it apart."""
-    if row.narrowed is None:
+    if row.key is None:
         return ""
     if grouping == AGE:
-        return _format_query(form, older=_AGE_NAMES[row.narrowed.older_ms or 0])
-    return _format_query(form, **{grouping: str(row.narrowed.route_id) if grouping == ROUTE else row.name})
+        return _format_query(form, older=_AGE_NAMES[row.key])
+    return _format_query(form, **{grouping: str(row.key) if grouping == ROUTE else row.name})
 
 
 def _describe_work(work: QueueWork) -> str:
@@ -279,7 +278,6 @@ def steer_messages(action: str) -> ResponseReturnValue:
                     conn, context.get_actor(), action, selection, asked_count=preview.count, target=target
                 )
             return htmx.redirect_browser_or_htmx(back, htmx.Toast(_(_BEGUN[action])))
-    names = queue_selection.read_account_names(conn, preview.counts_by_account)
     return htmx.render_dialog(
         "upstreams/_steer.html",
         title=_(_TITLES[action]),
@@ -287,10 +285,7 @@ def steer_messages(action: str) -> ResponseReturnValue:
         form=form,
         fits=_describe_filter(filter_form),
         preview=preview,
-        accounts=sorted(
-            ((names[each], count) for each, count in preview.counts_by_account.items()),
-            key=lambda each: (-each[1], each[0]),
-        ),
+        accounts=queue_selection.list_largest_accounts(conn, preview, _MAX_NAMES),
         address=f"{url_for('.steer_messages', action=action)}?{query}",
         back=back,
     )

@@ -43,7 +43,7 @@ def show_trace(upstream_id: int) -> ResponseReturnValue:
     upstream = upstreams.get_upstream_by_id(conn, upstream_id)
     form = TraceForm()
     if request.method == "POST":
-        with refusals_on(form), htmx.once(request.path):
+        with refusals_on(form), htmx.once(url_for(".show_trace", upstream_id=upstream.id)):
             traces.start_trace(conn, context.get_actor(), upstream, form.minutes.data)
             return _redirect(upstream, _("The PDUs of %(name)s are traced.", name=upstream.name))
     part = _render_part(upstream)

@@ -58,6 +58,7 @@ def _build_list_values(table: str) -> dict[str, Any]:
     conn = context.get_conn()
     return {
         "filter": form,
+        "upstream_id": upstream_id,
         "query": f"upstream={upstream_id}&" if upstream_id else "",
         "page": paging.paginate(partial(unclaimed.list_kept, conn, table, upstream_id)),
         "names": upstreams.get_upstream_names(conn),
@@ -76,10 +77,9 @@ def list_unmatched_receipts() -> ResponseReturnValue:
     values = _build_list_values(UNMATCHED_RECEIPTS)
     # They are costly, and of all pages.
     is_first_page = not any(each in request.args for each in paging.PAGING_ARGS)
-    upstream_id = values["filter"].upstream.data
     found: Sequence[ReceiptHint] = ()
     if is_first_page:
-        found = kept_receipts.find_hints(context.get_conn(), int(upstream_id) if upstream_id else None)
+        found = kept_receipts.find_hints(context.get_conn(), values["upstream_id"])
     hints = [(each, _HintForm(data={"version": each.upstream.version})) for each in found]
     return htmx.render_page("upstreams/unmatched.html", hints=hints, **values)
 

@@ -546,7 +546,7 @@ def test_what_waits_is_listed_in_groups(conn, cast, carriers):
     assert list_rows(UPSTREAM, route_id=NO_ROUTE) == [("first", 1, 1)]
     assert list_rows(ACCOUNT, upstream_id=first.id) == [("smpp-acme-1", 1, 0), ("smpp-globex-1", 0, 1)]
     row = queue_selection.list_queue_rows(conn, UPSTREAM, QueueFilter())[0]
-    assert row.narrowed == QueueFilter(upstream_id=first.id)
+    assert row.key == first.id
     assert row.oldest_at == ids.time_from_id(oldest)
     # A day later.
     conn.execute("UPDATE queued_messages SET message_id = message_id - (? << 12)", (DAY_MS + 1,))

@@ -221,7 +221,7 @@ def test_what_isnt_smpp_is_told_of_without_its_octets():
     }
     many = DeliverSm(7, source="393331234567", tlvs={0x1500 + each: b"" for each in range(1_000)})
     header, body = PduHeader(0, 5, 0, 7), many.encode()[16:]
-    assert describe(header, body)["more"] == "960"
+    assert describe(header, body)["tlvs_left_out"] == "960"
     assert len(describe(header, body)) < 60
     assert describe(PduHeader(20, 0x102, 0, 7), b"secret") == {"malformed": "command_id 0x00000102"}
 

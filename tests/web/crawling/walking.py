@@ -18,6 +18,8 @@ from tests.web.crawling.values import MARKER
 from tests.web.crawling.world import Snapshot
 
 _TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"|"X-CSRFToken":"([^"]+)"')
+# A question has a plain form where it is a page of its own, and one of htmx where it is a dialog.
+_QUESTION = 'class="confirm"'
 # How many addresses of one kind are opened: rows differ in what they offer.
 _ROWS = 3
 NOBODY = "nobody"
@@ -133,6 +135,10 @@ class Walker:
                 forms.extend(each for each in found if each.form.method != "get")
                 for each in found:
                     waiting.extend(_list_addresses(each.form) if each.form.method == "get" else ())
+                if _QUESTION in answer.text:
+                    dialog = self.asker.ask("GET", address, cookies, headers={"HX-Request": "true"})
+                    page = pages.read_page(dialog.text, address)
+                    forms.extend(self._list_forms(role, page, dialog, snapshot, 0))
         while forms and not only_look:
             case = forms.popleft()
             if case.key not in self._seen:

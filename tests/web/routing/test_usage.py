@@ -10,6 +10,7 @@ import pytest
 from portal.core import db
 from portal.core.clock import now_ms
 from portal.core.crypto import Keys
+from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.common.message_states import DELIVERED
 from portal.services.messages import outcomes, sending
@@ -26,7 +27,6 @@ from tests.web.acting import extract_text
 from tests.web.conftest import Browser
 
 USAGE = "/admin/routes/usage"
-THIS_MONTH = months.format_month(months.get_month(now_ms()))
 
 
 @pytest.fixture
@@ -107,14 +107,15 @@ def test_the_files_agree_with_the_messages(olga: Browser, conn: db.Connection, s
 
 
 def test_what_customers_have_used_is_a_file_for_invoices(olga: Browser, conn: db.Connection, sent: list[int]) -> None:
-    answer = olga.get(f"/admin/routes/customers.csv?month={THIS_MONTH}")
-    assert f"customers-{THIS_MONTH}.csv" in answer.headers["Content-Disposition"]
+    month = months.format_month(months.get_month(ids.time_from_id(sent[0])))
+    answer = olga.get(f"/admin/routes/customers.csv?month={month}")
+    assert f"customers-{month}.csv" in answer.headers["Content-Disposition"]
     rows = read_csv(answer)
     assert [(each["customer"], each["account"], each["country"], each["messages"]) for each in rows] == [
         ("Acme", "smpp-acme-1", "FR", "1"),
         ("Acme", "smpp-acme-1", "IT", "3"),
     ]
-    assert (rows[1]["delivered"], rows[1]["failed"], rows[1]["month"]) == ("1", "0", THIS_MONTH)
+    assert (rows[1]["delivered"], rows[1]["failed"], rows[1]["month"]) == ("1", "0", month)
     (total,) = conn.execute("SELECT sum(price) FROM messages").fetchone()
     assert sum(float(each["credits"]) for each in rows) == total / 1000
 

@@ -136,7 +136,7 @@ def test_each_state_has_its_words(olga, conn, keys, add):
     assert "10/10" in text
     assert "bound, but fewer messages arrive" in text
     assert "50 %" in text
-    assert "95.5 %" in text
+    assert "7 days: 100 %" in text
     assert "draining, bound" in text
     assert "It gets no new messages" in text
     assert "ready: it sends nothing" in text
@@ -178,7 +178,10 @@ def test_most_of_a_new_upstreams_messages_in_this_hour_hide_no_fall(olga, conn, 
     conn.execute(
         "INSERT INTO upstream_hours SELECT upstream, hour - 24, name, 50 FROM upstream_hours WHERE name = 'delivered'"
     )
-    assert "bound, but fewer messages arrive" in text_of(olga)
+    text = text_of(olga)
+    assert "bound, but fewer messages arrive" in text
+    # It is compared with what is shown beside it.
+    assert "50 % 7 days: 100 %" in text
     conn.execute("UPDATE upstream_hours SET value = 19 WHERE value = 50")
     assert "bound, but fewer messages arrive" not in text_of(olga)
 

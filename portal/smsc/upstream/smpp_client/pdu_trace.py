@@ -69,7 +69,7 @@ def describe(header: PduHeader, body: bytes) -> dict[str, str]:
     for tag, value in islice(tlvs.items(), _MAX_TLVS):
         shown[_name_tag(tag)] = _describe_tlv(tag, value)
     if len(tlvs) > _MAX_TLVS:
-        shown["more"] = str(len(tlvs) - _MAX_TLVS)
+        shown["tlvs_left_out"] = str(len(tlvs) - _MAX_TLVS)
     return shown
 
 
