@@ -93,7 +93,7 @@ def _build_filter(
 @_filter_options
 def _list_queue(context: CommandContext, *, grouping: str, **fits: Any) -> CommandOutput:
     """List what waits, in groups, the largest first; also without a command. Of accounts on hold all is held."""
-    rows = queue_selection.list_queue_rows(context.conn, grouping, _build_filter(context, **fits))
+    rows = queue_selection.list_queue_groups(context.conn, grouping, _build_filter(context, **fits)).rows
     values: list[dict[str, object]] = [
         {
             grouping: _format_age(row.key or 0) if grouping == AGE else row.name or None,

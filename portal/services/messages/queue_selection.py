@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
+from typing import Any
 
 from portal.core.clock import now_ms
 from portal.services.common import ids
@@ -267,9 +268,24 @@ class QueueRow:
     quiet: Sequence[QuietMessages]
 
 
-def list_queue_rows(conn: sqlite3.Connection, grouping: str, queue_filter: QueueFilter) -> list[QueueRow]:
-    """What fits a filter, in groups by one of GROUPINGS, the largest first. Some tens of milliseconds for a million
-    messages; of a route all count that take the same way.
+@dataclass(frozen=True, slots=True)
+class QueueGroups:
+    """`rows`: the largest groups first; `left_count`: how many smaller ones there are; `waiting`, `held`: of all."""
+
+    rows: Sequence[QueueRow]
+    left_count: int
+    waiting: int
+    held: int
+
+
+def list_queue_groups(
+    conn: sqlite3.Connection, grouping: str, queue_filter: QueueFilter, limit: int | None = None
+) -> QueueGroups:
+    """What fits a filter, in groups by one of GROUPINGS. Some ten milliseconds for a million messages; of a route all
+    count that take the same way.
+
+    Args:
+        limit: so many rows at most; None: all.
     """
     known = [*paths.list_paths(conn).values()]
     chosen = {*_choose_paths(conn, queue_filter)}
@@ -283,15 +299,14 @@ def list_queue_rows(conn: sqlite3.Connection, grouping: str, queue_filter: Queue
     def add_up(name: str, key: int | None, groups: Iterable[WaitingGroup]) -> QueueRow:
         waiting = held = 0
         oldest_id: int | None = None
-        # There may be thousands of groups, and a Counter takes as long as all the rest.
-        quiet: dict[tuple[int, int], int] = {}
+        quiet: Counter[tuple[int, int]] = Counter()
         for each in groups:
             if paths.is_held_path(each.path) or each.account_id in held_account_ids:
                 held += each.count
             else:
                 waiting += each.count
                 if each.path in quiet_paths:
-                    quiet[quiet_paths[each.path]] = quiet.get(quiet_paths[each.path], 0) + each.count
+                    quiet[quiet_paths[each.path]] += each.count
             oldest_id = each.oldest_id if oldest_id is None else min(oldest_id, each.oldest_id)
         oldest_at = None if oldest_id is None else ids.time_from_id(oldest_id)
         quiet_messages = [QuietMessages(*which, count) for which, count in sorted(quiet.items())]
@@ -301,26 +316,36 @@ def list_queue_rows(conn: sqlite3.Connection, grouping: str, queue_filter: Queue
         by_age = waiting_counts.list_groups_by_age(conn)
         ages = [each for each in waiting_counts.AGES_MS if each >= (queue_filter.older_ms or 0)]
         rows = [add_up("", each, choose(by_age[each])) for each in ages]
-        return [each for each in rows if each.waiting or each.held]
+        rows = [each for each in rows if each.waiting or each.held]
+        # A message is of several ages.
+        most_waiting = max((each.waiting for each in rows), default=0)
+        return QueueGroups(rows, 0, most_waiting, max((each.held for each in rows), default=0))
     groups = choose(waiting_counts.list_waiting_groups(conn, queue_filter.older_ms))
-    keys: Mapping[str, int]
+    keys: Iterable[Any]
     if grouping == UPSTREAM:
-        takers, names = upstreams.find_takers(conn, known), upstreams.get_upstream_names(conn)
-        group_names = [names.get(takers[each.path] or 0, "") for each in groups]
-        keys = {name: each for each, name in names.items()}
+        takers = upstreams.find_takers(conn, known)
+        keys = [takers[each.path] or 0 for each in groups]
     elif grouping == ACCOUNT:
-        names = _read_account_names(conn, {each.account_id for each in groups})
-        group_names = [names[each.account_id] for each in groups]
-        keys = {name: each for each, name in names.items()}
+        keys = [each.account_id for each in groups]
     else:
         route_ids = _list_routes_by_path(conn)
-        group_names = [", ".join(map(str, route_ids.get(paths.get_path_upstreams(each.path), ()))) for each in groups]
-        keys = {each: int(each or NO_ROUTE) for each in {*group_names} if "," not in each}
-    by_name: dict[str, list[WaitingGroup]] = defaultdict(list)
-    for name, group in zip(group_names, groups, strict=True):
-        by_name[name].append(group)
-    rows = [add_up(name, keys.get(name), found) for name, found in by_name.items()]
-    return sorted(rows, key=lambda row: (-row.waiting - row.held, row.name))
+        keys = [tuple(route_ids.get(paths.get_path_upstreams(each.path), [NO_ROUTE])) for each in groups]
+    by_key: dict[Any, list[WaitingGroup]] = defaultdict(list)
+    for key, group in zip(keys, groups, strict=True):
+        by_key[key].append(group)
+    # There may be thousands: no more of them are added up and named than are shown.
+    counts = {key: sum(each.count for each in found) for key, found in by_key.items()}
+    largest = heapq.nlargest(len(counts) if limit is None else limit, counts, key=counts.__getitem__)
+    if grouping == ROUTE:
+        names = {each: ", ".join(map(str, each)) if each != (NO_ROUTE,) else "" for each in largest}
+        filter_keys = {each: each[0] for each in largest if len(each) == 1}
+    else:
+        names = upstreams.get_upstream_names(conn) if grouping == UPSTREAM else _read_account_names(conn, largest)
+        filter_keys = {each: each for each in names}
+    rows = [add_up(names.get(each, ""), filter_keys.get(each), by_key[each]) for each in largest]
+    total = add_up("", None, groups)
+    rows.sort(key=lambda row: (-row.waiting - row.held, row.name))
+    return QueueGroups(rows, len(counts) - len(rows), total.waiting, total.held)
 
 
 def list_largest_accounts(conn: sqlite3.Connection, preview: QueuePreview, limit: int) -> list[tuple[str, int]]:

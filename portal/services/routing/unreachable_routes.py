@@ -1,5 +1,6 @@
 """Routes that can never be reached: an earlier one takes all that they would take."""
 
+import json
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -24,13 +25,19 @@ def find_unreachable_routes(
         By the route's id the id of the first one that takes all of its messages before it.
     """
     named_countries = {each.country for each in routes if each.country is not None}
-    customers_by_account = dict(conn.execute("SELECT id, customer_id FROM accounts").fetchall())
+    looked_at = routes if asked is None else asked
+    # Of accounts there may be thousands, and no more than some have routes of their own.
+    rows = conn.execute(
+        "SELECT id, customer_id FROM accounts WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps([each.account_id for each in looked_at if each.account_id is not None]),),
+    )
+    customers_by_account = dict(rows.fetchall())
     first: dict[_Conditions, Route] = {}
     for route in routes:
         own = ((route.customer_id, route.account_id), route.prefix or route.country or "", route.sender or "")
         first.setdefault(own, route)
     unreachable = {}
-    for route in routes if asked is None else asked:
+    for route in looked_at:
         conditions = _iterate_wider_conditions(route, customers_by_account, named_countries)
         widest = min((first[each] for each in conditions if each in first), key=lambda each: each.position)
         # It is among them itself, unless another one says the same.

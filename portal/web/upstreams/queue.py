@@ -1,7 +1,5 @@
 """What waits for upstreams, for operators: in groups, and held, released, moved or cancelled; and accounts on hold."""
 
-from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 from zlib import crc32
@@ -149,16 +147,12 @@ def _get_grouping() -> str:
 
 def _build_part_values(queue_filter: QueueFilter, form: QueueFilterForm) -> dict[str, Any]:
     conn, grouping = context.get_conn(), _get_grouping()
-    rows = queue_selection.list_queue_rows(conn, grouping, queue_filter)
-    # A message is of several ages.
-    add_up: Callable[[Iterable[int]], int] = partial(max, default=0) if grouping == AGE else sum
+    groups = queue_selection.list_queue_groups(conn, grouping, queue_filter, _MAX_ROWS)
     return {
-        "rows": [
-            (_describe_group(grouping, each), each, _link_group(form, grouping, each)) for each in rows[:_MAX_ROWS]
-        ],
-        "left_out": max(len(rows) - _MAX_ROWS, 0),
-        "waiting": add_up(each.waiting for each in rows),
-        "held": add_up(each.held for each in rows),
+        "rows": [(_describe_group(grouping, each), each, _link_group(form, grouping, each)) for each in groups.rows],
+        "left_out": groups.left_count,
+        "waiting": groups.waiting,
+        "held": groups.held,
         "grouping": grouping,
         "heading": _(_GROUPING_LABELS[grouping]),
         "groupings": [(each, _(words), _format_query(form, by=each)) for each, words in _GROUPING_LABELS.items()],
@@ -319,8 +313,7 @@ def release_account(account: accounts.Account) -> ResponseReturnValue:
     """Release an account, once that has been confirmed."""
     conn = context.get_conn()
     if request.method != "POST":
-        counts = queue_selection.list_queue_rows(conn, ACCOUNT, QueueFilter(account_id=account.id))
-        waiting = sum(each.held for each in counts)
+        waiting = queue_selection.list_queue_groups(conn, ACCOUNT, QueueFilter(account_id=account.id)).held
         title = _("Release this account?")
         return htmx.render_dialog("upstreams/_release_account.html", title=title, released=account, waiting=waiting)
     if holds.release_account(conn, context.get_actor(), account.id):

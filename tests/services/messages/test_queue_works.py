@@ -357,7 +357,7 @@ def test_where_a_great_many_wait_pages_have_what_was_counted_before(conn, cast):
 
     def count() -> tuple[int, int, int, bool]:
         """In the list, in a question, and by path; and whether that is told as exact."""
-        rows = queue_selection.list_queue_rows(conn, UPSTREAM, QueueFilter())
+        rows = queue_selection.list_queue_groups(conn, UPSTREAM, QueueFilter()).rows
         preview = ask(conn, HOLD)[1]
         by_path = waiting_counts.read_path_counts(conn)
         return sum(each.waiting for each in rows), preview.count, sum(by_path.values()), preview.is_exact
@@ -393,7 +393,7 @@ def test_thousands_of_accounts_are_counted_as_quickly_as_a_few(conn, older_ms):
             steps += 1
 
         conn.set_progress_handler(count_step, 100)
-        (row,) = queue_selection.list_queue_rows(conn, UPSTREAM, QueueFilter(older_ms=older_ms))
+        (row,) = queue_selection.list_queue_groups(conn, UPSTREAM, QueueFilter(older_ms=older_ms)).rows
         _, preview = ask(conn, HOLD, older_ms=older_ms)
         conn.set_progress_handler(None, 0)
         assert (row.waiting, preview.count) == (5_000, 5_000)
@@ -536,7 +536,7 @@ def test_what_waits_is_listed_in_groups(conn, cast, carriers):
     def list_rows(grouping: str, **fits: Any) -> list[tuple[str, int, int]]:
         return [
             (each.name, each.waiting, each.held)
-            for each in queue_selection.list_queue_rows(conn, grouping, QueueFilter(**fits))
+            for each in queue_selection.list_queue_groups(conn, grouping, QueueFilter(**fits)).rows
         ]
 
     assert list_rows(UPSTREAM) == [("first", 1, 1), ("second", 0, 2)]
@@ -545,8 +545,11 @@ def test_what_waits_is_listed_in_groups(conn, cast, carriers):
     assert list_rows(AGE) == []
     assert list_rows(UPSTREAM, route_id=NO_ROUTE) == [("first", 1, 1)]
     assert list_rows(ACCOUNT, upstream_id=first.id) == [("smpp-acme-1", 1, 0), ("smpp-globex-1", 0, 1)]
-    row = queue_selection.list_queue_rows(conn, UPSTREAM, QueueFilter())[0]
+    row = queue_selection.list_queue_groups(conn, UPSTREAM, QueueFilter()).rows[0]
     assert row.key == first.id
+    groups = queue_selection.list_queue_groups(conn, ACCOUNT, QueueFilter(), limit=1)
+    assert [each.name for each in groups.rows] == ["smpp-acme-1"]
+    assert (groups.left_count, groups.waiting, groups.held) == (1, 1, 3)
     assert row.oldest_at == ids.time_from_id(oldest)
     # A day later.
     conn.execute("UPDATE queued_messages SET message_id = message_id - (? << 12)", (DAY_MS + 1,))
@@ -615,7 +618,7 @@ def test_what_waits_for_the_end_of_quiet_hours_is_told_apart(conn, cast, monkeyp
     reroute(conn)
 
     def list_rows(**fits: Any) -> list[tuple[str, int, int, list[QuietMessages]]]:
-        rows = queue_selection.list_queue_rows(conn, UPSTREAM, QueueFilter(**fits))
+        rows = queue_selection.list_queue_groups(conn, UPSTREAM, QueueFilter(**fits)).rows
         return [(each.name, each.waiting, each.held, [*each.quiet]) for each in rows]
 
     # Not what is of an account on hold.
