@@ -34,7 +34,12 @@ def test_one_is_added_tried_and_steered(
     olga.button("Add an upstream").click()
 
     page = olga.page
-    page.get_by_label("Name", exact=True).fill("carrier")
+    name = page.get_by_label("Name", exact=True)
+    for label in ("Host", "SystemID", "Window", "Country of numbers"):
+        # Groups of fields stand below each other, and their headings above them.
+        box, first = page.get_by_label(label, exact=True).bounding_box(), name.bounding_box()
+        assert box and first and box["x"] == first["x"], label
+    name.fill("carrier")
     page.get_by_label("Host", exact=True).fill("127.0.0.1")
     page.get_by_label("Port", exact=True).fill(str(simulated.port))
     page.get_by_label("SystemID").fill(cast.smpp_acme_1.name)
