@@ -196,7 +196,7 @@ def test_the_likely_setting_is_set_and_a_number_added(
         unclaimed.keep_unowned_messages(conn, [(1_800_000_000_000, carrier.id, NUMBER, "48480", "hello")])
         olga = open_tab(server)
         olga.open_as(cast.olga, LIST)
-        olga.page.get_by_role("link", name="Receipts that match nothing").click()
+        olga.page.get_by_role("link", name="Receipts that match nothing", exact=True).click()
         olga.expect_text("10 ids match when those of submit_sm_resp are read as hexadecimal")
         olga.page.get_by_role("button", name="Set it").click()
         olga.expect_toast("It is set.")
