@@ -137,8 +137,22 @@ def probe(conn: sqlite3.Connection, keys: Keys) -> None:
         settings = UpstreamSettings(**{each: parse_setting(each, value) for each, value in given.items()})  # type: ignore[arg-type]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         wrong_usage("stdin has no test of a connection: a page starts this; to test an upstream, see upstream test")
-    signal.alarm(seconds)
     i18n.use_language(language)
+    signal.alarm(seconds)
+    try:
+        _run_probe(conn, keys, name, settings, password, upstream_id)
+    finally:
+        signal.alarm(0)
+
+
+def _run_probe(
+    conn: sqlite3.Connection,
+    keys: Keys,
+    name: str,
+    settings: UpstreamSettings,
+    password: str,
+    upstream_id: int | None,
+) -> None:
     upstream = upstreams.get_upstream_by_id(conn, upstream_id) if upstream_id else None
     is_stored = False
     if upstream is not None and not password:
@@ -148,7 +162,7 @@ def probe(conn: sqlite3.Connection, keys: Keys) -> None:
         is_stored = upstream.settings == settings
 
     def write(step: ConnectionStep) -> None:
-        if is_stored and binds.get_upstream_state(conn, upstream_id).state == binds.BOUND:
+        if upstream and is_stored and binds.get_upstream_state(conn, upstream.id).state == binds.BOUND:
             step = excuse_refused_bind(step)
         print(json.dumps(asdict(step)), flush=True)
 
