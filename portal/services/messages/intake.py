@@ -11,7 +11,7 @@ from portal.core.clock import DAY_MS, MINUTE_MS
 from portal.core.db import BulkInsert, write_transaction
 from portal.services.billing import auto_recredit
 from portal.services.brakes import brake_counters, brakes
-from portal.services.brakes.brake_counters import CapMeter, HourlyCounts
+from portal.services.brakes.brake_counters import BrakeCounters, CapMeter, DatabaseState
 from portal.services.common import ids
 from portal.services.common.message_states import ENROUTE, PTT_BLACKLISTED, PTT_NO_CREDIT, PTT_PENDING, REJECTED
 from portal.services.credits import alerts, ledger
@@ -95,7 +95,7 @@ def store_messages(
     now: int | None = None,
     *,
     buys_packs: bool = True,
-    hourly: HourlyCounts | None = None,
+    counters: BrakeCounters | None = None,
 ) -> StoredMessages:
     """Store messages with their debits: all in one transaction, which is on disk when this returns.
 
@@ -111,13 +111,13 @@ def store_messages(
     Args:
         now: when they were submitted (milliseconds), for a history that is written afterwards; None: this moment.
         buys_packs: whether accounts with automatic re-credit buy the packs that these messages need.
-        hourly: those of a process that stores many; None: they are read.
+        counters: those of a process that stores many; None: they are read.
 
     Raises:
         sqlite3.Error: nothing was stored.
     """
     with write_transaction(conn):
-        first_id, lines_end_at, has_brakes, charges = _read_ids_and_accounts(conn, submits, now)
+        state, first_id, lines_end_at, has_brakes, charges = _read_ids_and_accounts(conn, submits, now)
         submitted_at = ids.time_from_id(first_id)
         stored = StoredMessages([*range(first_id, first_id + len(submits))])
         blacklisted: Collection[tuple[int, str]] = ()
@@ -125,8 +125,8 @@ def store_messages(
             blacklisted = blacklist.find_blacklisted_destinations(conn, submits)
         meter = None
         if has_brakes:
-            hourly = hourly or brake_counters.load_hourly_counts(conn, submitted_at)
-            meter = brake_counters.read_meter(conn, charges, hourly, submits, submitted_at)
+            counters = counters or brake_counters.load_counters(conn, submitted_at)
+            meter = brake_counters.read_meter(conn, charges, counters, submits, submitted_at, state)
         if buys_packs and any(charge.recredit_below is not None for charge in charges.values()):
             _buy_recredit_packs(conn, charges, submits, blacklisted, meter, submitted_at)
         rows: list[tuple[object, ...]] = []
@@ -205,18 +205,18 @@ def store_messages(
                 (each.account_id, stored.braked[each.id], "") for each in submits if each.id in stored.braked
             )
             brakes.record_refused_messages(conn, refused, submitted_at)
-        if hourly is not None and hourly.is_counting:
+        if counters is not None and counters.is_counting:
             kept = [each for each in submits if each.id not in stored.braked] if stored.braked else submits
             unsent = {each.id for each in rejected}
             sent = [each for each in kept if each.id not in unsent] if unsent else kept
-            hourly.add_stored(kept[-1].id if kept else 0, sent)
+            counters.add_stored(kept[-1].id if kept else 0, sent)
         if stored.receipts:
             deliveries.enqueue_receipts(conn, stored.receipts, submitted_at)
     return stored
 
 
 _SELECT_IDS_AND_ACCOUNTS = f"""
-SELECT {ids.LAST_ID_SQL["messages"]}, {ledger.USAGE_LINES_END_SQL}, {brakes.HAS_BRAKES_SQL},
+SELECT {brake_counters.STATE_SQL}, {ledger.USAGE_LINES_END_SQL}, {brakes.HAS_BRAKES_SQL},
     json_group_array(json_array(accounts.id, balance, alert_below, recredit_below,
     EXISTS (SELECT 1 FROM blacklist WHERE account_id = accounts.id), {ledger.LAST_USAGE_SQL}))
 FROM json_each(?) CROSS JOIN accounts ON accounts.id = value
@@ -225,21 +225,22 @@ FROM json_each(?) CROSS JOIN accounts ON accounts.id = value
 
 def _read_ids_and_accounts(
     conn: sqlite3.Connection, submits: Sequence[SubmittedMessage], now: int | None
-) -> tuple[int, int | None, bool, dict[int, _AccountCharge]]:
-    """The id of the first message, as `ids.allocate_id` returns it, `ledger.USAGE_LINES_END_SQL`, whether any account
-    has brakes, and the accounts.
+) -> tuple[DatabaseState, int, int | None, bool, dict[int, _AccountCharge]]:
+    """The database's state, the id of the first message, as `ids.allocate_id` returns it, `ledger.USAGE_LINES_END_SQL`,
+    whether any account has brakes, and the accounts.
     """
     # Python writes a list of numbers as JSON does.
     account_ids = str([*{each.account_id for each in submits}])
-    last_id, lines_end_at, has_brakes, accounts = conn.execute(_SELECT_IDS_AND_ACCOUNTS, (account_ids,)).fetchone()
+    *found, lines_end_at, has_brakes, accounts = conn.execute(_SELECT_IDS_AND_ACCOUNTS, (account_ids,)).fetchone()
+    state = DatabaseState(*found)
     charges = {
         account_id: _AccountCharge(balance, balance, *fields) for account_id, balance, *fields in json.loads(accounts)
     }
-    first_id = ids.next_id(last_id, now)
+    first_id = ids.next_id(state.last_id, now)
     # Ids may run ahead of the clock. What is counted by the minute, the day or the month has those of one: the batch's.
     last_minute = ids.time_from_id(first_id + len(submits) - 1) // MINUTE_MS
     first_id = max(first_id, ids.min_id_at_time(last_minute * MINUTE_MS))
-    return first_id, lines_end_at, bool(has_brakes), charges
+    return state, first_id, lines_end_at, bool(has_brakes), charges
 
 
 def _buy_recredit_packs(

@@ -13,7 +13,7 @@ from typing import Any
 from portal.core.clock import now_ms
 from portal.core.crypto import Keys
 from portal.services.brakes import brake_counters
-from portal.services.brakes.brake_counters import HourlyCounts
+from portal.services.brakes.brake_counters import BrakeCounters
 from portal.services.messages import (
     client_ids,
     inbound,
@@ -109,7 +109,7 @@ class OutboundStorage:
     _held_account_ids: frozenset[int] = frozenset()
     _route_rows: DecisiveRows = field(default_factory=lambda: DecisiveRows([], {}, None))
     _routes: RouteTable = field(default_factory=lambda: RouteTable([], {}, None))
-    _hourly_counts: HourlyCounts = field(init=False)
+    _brake_counters: BrakeCounters = field(init=False)
     _last_test_id: int = 0
     # Of those that run, by the ids of their upstreams.
     _trace_ends: Mapping[int, int] = field(default_factory=dict)
@@ -127,7 +127,7 @@ class OutboundStorage:
     def start(self, writer: DatabaseWriter) -> None:
         """Begin to write; before all else about what was under way when the last process ended."""
         self._writer = writer
-        self._hourly_counts = brake_counters.load_hourly_counts(self._read_connection, now_ms())
+        self._brake_counters = brake_counters.load_counters(self._read_connection, now_ms())
         self._last_test_id = trial_messages.get_last_test_id(self._read_connection)
         writer.queue_write(WriteJobKind.RECOVER, None)
 
@@ -482,7 +482,7 @@ class OutboundStorage:
         if self.refuses_submits:
             return None
         submits = [submit for submit, _ in items]
-        return intake.store_messages(conn, submits, buys_packs=self.buys_packs, hourly=self._hourly_counts)
+        return intake.store_messages(conn, submits, buys_packs=self.buys_packs, counters=self._brake_counters)
 
     def _handle_submits_stored(self, items: _SubmitJobs, stored: StoredMessages | None) -> None:
         if stored is None:

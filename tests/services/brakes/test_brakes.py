@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -28,12 +28,12 @@ from tests.support import ROOT, list_submitted, prepare_submit
 NOON = 1_900_000_000_000 // DAY_MS * DAY_MS + 12 * HOUR_MS
 
 
-def store(conn, account, count=1, now=None, hourly=None, **overrides):
+def store(conn, account, count=1, now=None, counters=None, **overrides):
     """Store so many equal messages one by one; returns why each was refused, "" where it wasn't."""
     reasons = []
     for _ in range(count):
         submit = prepare_submit(conn, account.id, **overrides)
-        stored = intake.store_messages(conn, [submit], now, hourly=hourly)
+        stored = intake.store_messages(conn, [submit], now, counters=counters)
         reasons.append("no_credit" if stored.message_ids == [None] and not stored.braked else "")
         reasons[-1] = stored.braked.get(submit.id, reasons[-1])
     return reasons
@@ -170,12 +170,12 @@ def test_what_is_not_sent_does_not_count(conn, acme_1):
 
 def test_what_the_blacklist_has_stopped_does_not_count_in_a_process_that_goes_on(conn, acme_1):
     brakes.set_brakes(conn, SHELL, acme_1, Brakes(hour_messages=2))
-    hourly = brake_counters.HourlyCounts()
-    assert store(conn, acme_1, 1, NOON, hourly, destination="393401111111") == [""]
+    counters = brake_counters.BrakeCounters()
+    assert store(conn, acme_1, 1, NOON, counters, destination="393401111111") == [""]
     blacklist.add_blacklist_number(conn, SHELL, acme_1, "393409999999")
-    assert store(conn, acme_1, 3, NOON, hourly, destination="393409999999") == ["", "", ""]
+    assert store(conn, acme_1, 3, NOON, counters, destination="393409999999") == ["", "", ""]
     blacklist.remove_blacklist_number(conn, SHELL, acme_1, "393409999999")
-    assert store(conn, acme_1, 3, NOON, hourly, destination="393409999999") == ["", "", "hour_messages"]
+    assert store(conn, acme_1, 3, NOON, counters, destination="393409999999") == ["", "", "hour_messages"]
 
 
 def test_no_pack_is_bought_for_what_a_brake_refuses(conn, cast, acme_1):
@@ -206,13 +206,38 @@ def test_a_process_that_goes_on_counts_what_another_has_stored_and_what_came_bef
     """What is rolled back doesn't count."""
     brakes.set_brakes(conn, SHELL, acme_1, Brakes(hour_messages=5))
     assert store(conn, acme_1, now=NOON) == [""]
-    hourly = brake_counters.load_hourly_counts(conn, NOON)
+    counters = brake_counters.load_counters(conn, NOON)
     with suppress(ZeroDivisionError), write_transaction(conn):
-        store(conn, acme_1, now=NOON, hourly=hourly)
+        store(conn, acme_1, now=NOON, counters=counters)
         raise ZeroDivisionError
-    assert store(conn, acme_1, 2, now=NOON, hourly=hourly) == ["", ""]
+    assert store(conn, acme_1, 2, now=NOON, counters=counters) == ["", ""]
     assert store(conn, acme_1, now=NOON) == [""]
-    assert store(conn, acme_1, 2, now=NOON, hourly=hourly) == ["", "hour_messages"]
+    assert store(conn, acme_1, 2, now=NOON, counters=counters) == ["", "hour_messages"]
+
+
+def test_one_that_was_silent_for_an_hour_is_counted_again(conn, acme_1, globex_1):
+    for each in (acme_1, globex_1):
+        brakes.set_brakes(conn, SHELL, each, Brakes(hour_messages=2))
+    counters = brake_counters.load_counters(conn, NOON)
+    assert store(conn, acme_1, 1, NOON, counters) == [""]
+    others = {"source": "GLOBEX"}
+    for hour, (account, values) in enumerate(((globex_1, others), (globex_1, others), (acme_1, {})), start=1):
+        assert store(conn, account, 3, NOON + hour * HOUR_MS, counters, **values) == ["", "", "hour_messages"]
+
+
+def test_what_others_change_holds_at_once_in_a_process_that_goes_on(conn, data, acme_1):
+    """What it may send in any case is known to it only as long as nobody changes anything."""
+    brakes.set_brakes(conn, SHELL, acme_1, Brakes(day_messages=100, day_credits=100_000))
+    counters = brake_counters.load_counters(conn, NOON)
+    assert store(conn, acme_1, 3, NOON, counters) == ["", "", ""]
+    with closing(db.connect(data / db.FILE_NAME)) as other:
+        brakes.set_brakes(other, SHELL, acme_1, Brakes(day_messages=4))
+        assert store(conn, acme_1, 2, NOON, counters) == ["", "day_messages"]
+        brakes.set_brakes(other, SHELL, acme_1, Brakes(day_messages=6))
+        assert store(other, acme_1, 1, NOON) == [""]
+        assert store(conn, acme_1, 2, NOON, counters) == ["", "day_messages"]
+    # A day later.
+    assert store(conn, acme_1, 7, NOON + DAY_MS, counters)[5:] == ["", "day_messages"]
 
 
 def test_what_a_busy_account_had_sent_before_it_got_a_limit_is_counted_in_short_transactions(conn, acme_1, globex_1):
@@ -227,15 +252,15 @@ def test_what_a_busy_account_had_sent_before_it_got_a_limit_is_counted_in_short_
         (count, first_id, acme_1.id),
     )
     brakes.set_brakes(conn, SHELL, globex_1, Brakes(hour_messages=1))
-    hourly = brake_counters.load_hourly_counts(conn, NOON)
+    counters = brake_counters.load_counters(conn, NOON)
     brakes.set_brakes(conn, SHELL, acme_1, Brakes(hour_messages=1))
     steps: Counter[int] = Counter()
     for turn in range(30):
         conn.set_progress_handler(partial(steps.update, [turn]), 1000)
-        assert store(conn, acme_1, 1, NOON, hourly, destination=f"3933300000{turn:02}") == [""]
+        assert store(conn, acme_1, 1, NOON, counters, destination=f"3933300000{turn:02}") == [""]
     conn.set_progress_handler(None, 0)
     # What a process that begins counts, all at once, and what the last one has been told by and by.
-    for counted in (hourly, brake_counters.load_hourly_counts(conn, NOON)):
+    for counted in (counters, brake_counters.load_counters(conn, NOON)):
         assert store(conn, acme_1, 1, NOON, counted, destination="393400000000") == ["hour_messages"]
         assert counted.get(acme_1.id, "393401000001") == 1
         assert counted.get(acme_1.id, "393401000050") == 0
@@ -269,17 +294,17 @@ import sys
 from pathlib import Path
 from portal.core import db
 from portal.services.messages import intake
-from portal.services.brakes.brake_counters import HourlyCounts
+from portal.services.brakes.brake_counters import BrakeCounters
 from tests.support import prepare_submit
 conn = db.connect(Path(sys.argv[1]))
-account_id, now, hourly = int(sys.argv[2]), int(sys.argv[3]), HourlyCounts()
+account_id, now, counters = int(sys.argv[2]), int(sys.argv[3]), BrakeCounters()
 batches = [
     [prepare_submit(conn, account_id, destination=f"39340123456{digit}") for digit in (0, 1, 2, 3)] for _ in range(150)
 ]
-stored = [intake.store_messages(conn, batches.pop(), now, hourly=hourly)]
+stored = [intake.store_messages(conn, batches.pop(), now, counters=counters)]
 print("ready", flush=True)
 sys.stdin.readline()
-stored += [intake.store_messages(conn, batch, now, hourly=hourly) for batch in batches]
+stored += [intake.store_messages(conn, batch, now, counters=counters) for batch in batches]
 print(sum(message_id is not None for each in stored for message_id in each.message_ids), flush=True)
 """
 
