@@ -50,12 +50,19 @@ class DatabaseState(NamedTuple):
 
 STATE_SQL = f"{ids.LAST_ID_SQL['messages']}, (SELECT data_version FROM pragma_data_version)"
 """SQL for a `DatabaseState`, as two columns."""
-_get_price = attrgetter("price")
+_get_account_id, _get_destination, _get_price = map(attrgetter, ("account_id", "destination", "price"))
 _NO_LIMIT = (1 << 63) - 1
 _EARLIER_BATCH = 5_000
 """So many earlier messages at most are read at a time: some 15 ms."""
 # So many messages that this process has stored are counted together.
 _COUNTED_TOGETHER = 2_000
+
+
+class _Destinations(NamedTuple):
+    """The numbers of messages with their accounts. The messages themselves would be kept alive much longer."""
+
+    account_ids: list[int]
+    destinations: list[str]
 
 
 class _Room(NamedTuple):
@@ -86,8 +93,8 @@ class BrakeCounters:
         # Of the messages that are known; those of them that are still to be counted; and what this process has stored
         # since, up to which id.
         self._last_id = 0
-        self._pending: list[ChargedMessage] = []
-        self._own: Sequence[ChargedMessage] = ()
+        self._pending = _Destinations([], [])
+        self._own = _Destinations([], [])
         self._own_last_id = 0
         self._data_version = 0
         # As of a version of the database and a day; and the sums of all that was to be sent.
@@ -116,12 +123,13 @@ class BrakeCounters:
             # The version stays the same while nobody else writes. Then it is what this process has stored itself, but
             # where that was rolled back. To read it again would cost more than all else that is counted.
             if last_id == self._own_last_id and data_version == self._data_version:
-                self._pending += self._own
-                if len(self._pending) >= _COUNTED_TOGETHER:
+                self._pending.account_ids.extend(self._own.account_ids)
+                self._pending.destinations.extend(self._own.destinations)
+                if len(self._pending.account_ids) >= _COUNTED_TOGETHER:
                     self._count_pending()
             else:
                 self._count(self._read_messages(conn, first_id, last_id))
-        self._last_id, self._data_version, self._own = last_id, data_version, ()
+        self._last_id, self._data_version, self._own = last_id, data_version, _Destinations([], [])
         for each in account_ids:
             if each not in self._by_account:
                 self._by_account[each] = Counter()
@@ -160,15 +168,16 @@ class BrakeCounters:
 
     def _count_pending(self) -> None:
         destinations: dict[int, list[str]] = {account_id: [] for account_id in self._by_account}
-        for each in self._pending:
-            if each.account_id in destinations:
-                destinations[each.account_id].append(each.destination)
-        self._pending = []
+        for account_id, destination in zip(*self._pending, strict=True):
+            if account_id in destinations:
+                destinations[account_id].append(destination)
+        self._pending = _Destinations([], [])
         self._count(destinations)
 
     def add_stored(self, last_id: int, messages: Sequence[ChargedMessage]) -> None:
         """These were stored and charged, in the transaction in which it was caught up; `last_id`: the highest id."""
-        self._own, self._own_last_id = messages, last_id
+        self._own = _Destinations([*map(_get_account_id, messages)], [*map(_get_destination, messages)])
+        self._own_last_id = last_id
 
     @property
     def is_behind(self) -> bool:
@@ -206,7 +215,8 @@ class BrakeCounters:
                 return False
             most_to_number = min(most_to_number, room.to_number)
         # To count them only now is quicker: mostly there are too few of them to matter.
-        return self._most + len(self._pending) + count <= most_to_number or self.count_most() + count <= most_to_number
+        pending_count = len(self._pending.account_ids)
+        return self._most + pending_count + count <= most_to_number or self.count_most() + count <= most_to_number
 
     def set_rooms(
         self, account_ids: Collection[int], limits: Mapping[int, tuple[Caps, int, int]], data_version: int, day: int
