@@ -14,9 +14,9 @@ from portal.services.upstreams.paths import UNDER_WAY, UpstreamPath
 AGES_MS = (DAY_MS, HOUR_MS, 10 * MINUTE_MS)
 """Longer than each of these ago messages were submitted that a list by age shows together."""
 MAX_MESSAGE_ID = (1 << 63) - 1
-# Fewer are counted when a page asks: in some ten milliseconds, and some more where they are of thousands of accounts.
+# Fewer are counted when a page asks: in some milliseconds, and some more where they are of thousands of accounts.
 # What is kept is counted anew after so many times as long as that took.
-_QUICKLY_COUNTED, _PAUSE_FACTOR = 20_000, 10
+_QUICKLY_COUNTED, _PAUSE_FACTOR = 1_000, 10
 # What upstreams have at this moment doesn't wait.
 _BEGUN_SQL = f"held_messages INDEXED BY held_messages_begun WHERE not_before = {UNDER_WAY}"
 _HELD_SQL = "held_messages INDEXED BY held_messages_path"
