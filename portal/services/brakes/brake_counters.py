@@ -9,7 +9,7 @@ Clients wait for this, and most batches are far from each limit: then no stateme
 
 import json
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
 from typing import NamedTuple, Protocol
@@ -130,6 +130,9 @@ class BrakeCounters:
             else:
                 self._count(self._read_messages(conn, first_id, last_id))
         self._last_id, self._data_version, self._own = last_id, data_version, _Destinations([], [])
+        if account_ids:
+            # What these have sent until now is read below.
+            self._count_pending()
         for each in account_ids:
             if each not in self._by_account:
                 self._by_account[each] = Counter()
@@ -167,9 +170,11 @@ class BrakeCounters:
                 self._most = max(self._most, *map(counts.__getitem__, each))
 
     def _count_pending(self) -> None:
-        destinations: dict[int, list[str]] = {account_id: [] for account_id in self._by_account}
+        if not self._pending.account_ids:
+            return
+        destinations: dict[int, list[str]] = defaultdict(list)
         for account_id, destination in zip(*self._pending, strict=True):
-            if account_id in destinations:
+            if account_id in self._by_account:
                 destinations[account_id].append(destination)
         self._pending = _Destinations([], [])
         self._count(destinations)

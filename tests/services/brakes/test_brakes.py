@@ -225,6 +225,15 @@ def test_one_that_was_silent_for_an_hour_is_counted_again(conn, acme_1, globex_1
         assert store(conn, account, 3, NOON + hour * HOUR_MS, counters, **values) == ["", "", "hour_messages"]
 
 
+def test_what_an_account_has_sent_before_it_gets_a_limit_counts_once(conn, data, acme_1, globex_1):
+    brakes.set_brakes(conn, SHELL, acme_1, Brakes(hour_messages=100))
+    counters = brake_counters.load_counters(conn, NOON)
+    assert store(conn, globex_1, 4, NOON, counters, source="GLOBEX") == ["", "", "", ""]
+    with closing(db.connect(data / db.FILE_NAME)) as other:
+        brakes.set_brakes(other, SHELL, globex_1, Brakes(hour_messages=6))
+    assert store(conn, globex_1, 3, NOON, counters, source="GLOBEX") == ["", "", "hour_messages"]
+
+
 def test_what_others_change_holds_at_once_in_a_process_that_goes_on(conn, data, acme_1):
     """What it may send in any case is known to it only as long as nobody changes anything."""
     brakes.set_brakes(conn, SHELL, acme_1, Brakes(day_messages=100, day_credits=100_000))
