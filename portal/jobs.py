@@ -14,9 +14,9 @@ from portal.core import clock, db, paths
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.core.db import Connection
-from portal.services.accounts import account_messages, refused_binds
+from portal.services.accounts import account_messages, refusal_mails, refusals, refused_binds
 from portal.services.billing import credit_mails
-from portal.services.brakes import brakes, unusual_traffic
+from portal.services.brakes import unusual_traffic
 from portal.services.brakes.unusual_traffic import TrafficWatch
 from portal.services.common import audit, mail, rate_limit
 from portal.services.credits import expiry
@@ -127,7 +127,7 @@ def list_jobs(config: Config, keys: Keys, options: Sequence[str]) -> list[Job]:
         Job("brakes", 10.0, partial(_run_once, TrafficWatch(config.brakes, keys).look)),
         Job("alerts", 10.0, partial(_run_once, partial(alerts.watch, config=config, keys=keys))),
         *([Job("webhook", 1.0, partial(alert_webhook.send_due_posts, config=config))] if webhook_url else ()),
-        Job("refusals", 60.0, partial(_run_once, partial(refused_binds.queue_due_refused_bind_mails, keys=keys))),
+        Job("refusals", 60.0, partial(_run_once, partial(refusal_mails.queue_due_refusal_mails, keys=keys))),
         Job("refused logins", 1.0, partial(_run_once, refused_logins.write_refused_logins)),
         Job("mails", 0.5, partial(_send_mails, config, keys)),
         Job("outbox", 60.0, partial(_run_once, partial(mail.tend_outbox, config=config))),
@@ -150,8 +150,9 @@ def _purge_expired_data(config: Config, keys: Keys, conn: Connection) -> Iterato
         (rate_limit.purge_token_buckets, now - clock.DAY_MS),
         (login_limits.purge_login_networks, now),
         (unlock_links.purge_unlock_links, now),
-        (refused_binds.purge_refused_binds, now),
-        (brakes.purge_refused_messages, now),
+        (refusals.purge_refusals, now),
+        (refused_binds.purge_unknown_binds, now),
+        (refusal_mails.purge_mailed_refusals, now),
         (mail.purge_mails, now),
         (senders.purge_removed_senders, now),
         (statistics.purge_hourly_statistics, now),

@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -18,8 +18,12 @@ from typing import Any, Literal, TypeVar
 import pyotp
 
 from portal.core import clock, db
+from portal.core.clock import now_ms
 from portal.core.config import FILE_NAME
 from portal.core.crypto import hash_token
+from portal.core.db import Connection
+from portal.services.accounts import refusals
+from portal.services.accounts.refusals import RefusalKey
 from portal.services.history import history
 from portal.services.history.history import SentMessage
 from portal.services.messages import smpp_config, validation
@@ -213,3 +217,11 @@ def read_demo_text(pattern: str, printed: str) -> str:
     found = re.search(pattern, printed, re.MULTILINE)
     assert found
     return found[1]
+
+
+def record_refused_messages(
+    conn: Connection, account_id: int, counts: Mapping[tuple[str, str], int], at: int | None = None
+) -> None:
+    """Count refused messages of an account by reason and value, now or at `at` (milliseconds)."""
+    keyed = {RefusalKey(account_id, False, *key): count for key, count in counts.items()}
+    refusals.record_refusals(conn, keyed, now_ms() if at is None else at)

@@ -109,7 +109,7 @@ def _release(context: CommandContext, account: Account) -> CommandOutput:
 def _describe_account(context: CommandContext, account: Account) -> CommandOutput:
     found = brakes.get_brakes(context.conn, account.id)
     refused = [
-        {"reason": each.reason, "country": each.country or None, "messages": each.messages}
+        {"reason": each.reason, "country": each.value or None, "messages": each.count}
         | {"last_at": format_timestamp(each.last_at)}
         for each in brakes.list_refused_messages(context.conn, account.id)
     ]

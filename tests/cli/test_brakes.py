@@ -8,6 +8,7 @@ from portal.services.brakes.brakes import Brakes
 from portal.services.brakes.unusual_traffic import BUSY_HOUR, Finding
 from portal.services.common.audit import SHELL
 from portal.services.upstreams import holds
+from tests.support import record_refused_messages
 
 
 def test_what_is_not_given_stays_and_0_or_all_is_no_limit(ok, cast, conn):
@@ -22,7 +23,7 @@ def test_what_is_not_given_stays_and_0_or_all_is_no_limit(ok, cast, conn):
 
 
 def test_people_read_words(run_app, cast, conn):
-    brakes.record_refused_messages(conn, {(cast.smpp_acme_1.id, "country", "FR"): 7})
+    record_refused_messages(conn, cast.smpp_acme_1.id, {("country", "FR"): 7})
     text = run_app("brake", "show", "smpp-acme-1").stdout
     assert "countries          all" in text
     assert "messages_per_day   no limit" in text

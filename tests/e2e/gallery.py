@@ -47,7 +47,7 @@ from tests.documents import PDF
 from tests.e2e.browsing import BrowserTab, portal_url
 from tests.services.submitting import store_messages
 from tests.services.upstreams.waiting import add_upstream
-from tests.support import Cast, RunningServer, find_free_port, prepare_submit, wait_until
+from tests.support import Cast, RunningServer, find_free_port, prepare_submit, record_refused_messages, wait_until
 
 # The user who opens a page.
 ANONYMOUS, AFTER_PASSWORD, OWNER, CHANGING_AUTHENTICATOR, OPERATOR = (
@@ -403,8 +403,8 @@ def _create_brakes(conn: Connection, keys: Keys, account: Account, held_account:
     # Its messages above are unusual traffic, which would be noticed while somebody looks at its pages.
     limits = Brakes(countries.COUNTRIES - {"US"}, 1_000_000, 12_345_500, 10, brakes.OFF)
     brakes.set_brakes(conn, SHELL, account, limits)
-    reasons = ((brakes.COUNTRY, "US"), (brakes.DAY_MESSAGES, ""), (brakes.DAY_CREDITS, ""), (brakes.HOUR_MESSAGES, ""))
-    brakes.record_refused_messages(conn, {(held_account.id, *reason): 1234 for reason in reasons})
+    reasons = (("country", "US"), ("day_messages", ""), ("day_credits", ""), ("hour_messages", ""))
+    record_refused_messages(conn, held_account.id, dict.fromkeys(reasons, 1234))
     for found in (
         Finding(unusual_traffic.BUSY_HOUR, "", {"messages": 12_345, "threshold": 500, "usual": 34}),
         Finding(unusual_traffic.EXPENSIVE_COUNTRY, "CU", {"price": 4000, "days": 90}),

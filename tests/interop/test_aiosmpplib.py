@@ -32,7 +32,7 @@ def test_returns_once_its_address_is_authorised_again(client: DrivenClient, conn
     )
     client.wait_for_event("unbind")
     refusal = wait_until(lambda: refused_binds.list_refused_binds(conn, account.id))[0]
-    assert (refusal.address, refusal.reason) == ("127.0.0.1", refused_binds.NOT_AUTHORISED)
+    assert (refusal.value, refusal.reason) == ("127.0.0.1", refused_binds.NOT_AUTHORISED)
 
     allowed_ips.add_allowed_ip(conn, SHELL, account, "127.0.0.1")
     client.wait_until(lambda: len(client.find_events("bind", status=ESME_ROK)) == 2)

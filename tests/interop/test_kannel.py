@@ -256,7 +256,7 @@ def test_loses_its_session_with_its_address_and_returns_with_it(
         allowed_ips.remove_allowed_ip(conn, SHELL, account, each.id)
     running.wait_for_state("re-connecting")
     refusal = wait_until(lambda: refused_binds.list_refused_binds(conn, account.id))[0]
-    assert (refusal.address, refusal.reason) == ("127.0.0.1", refused_binds.NO_IP)
+    assert (refusal.value, refusal.reason) == ("127.0.0.1", refused_binds.NO_IP)
     assert session_records.list_open_smpp_sessions(conn, account.id) == []
 
     allowed_ips.add_allowed_ip(conn, SHELL, account, "127.0.0.1")
@@ -276,6 +276,6 @@ def test_is_refused_like_a_wrong_password_from_an_address_that_is_not_listed(
     )
 
     refusal = wait_until(lambda: refused_binds.list_refused_binds(conn, account.id))[0]
-    assert (refusal.address, refusal.reason) == ("127.0.0.1", refused_binds.NOT_AUTHORISED)
+    assert (refusal.value, refusal.reason) == ("127.0.0.1", refused_binds.NOT_AUTHORISED)
     # Kannel takes this code for a wrong password, and gives up for good.
     running.wait_for_state("dead")

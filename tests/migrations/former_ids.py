@@ -34,6 +34,8 @@ ID_COLUMNS: Mapping[str, tuple[str, ...]] = {
 _MOVEMENT_ID_COLUMNS = ("movement_id", "expiry_id")
 # What has another name today.
 _RENAMED_TABLES = {"routes": "inbound_numbers"}
+# What is kept in other tables today.
+_REPLACED_TABLES = {"refused_binds", "mailed_refusals"}
 
 
 def former_id(row_id: int, raised_counter: int = 0) -> int:
@@ -110,7 +112,7 @@ def _list_tables(conn: db.Connection) -> list[str]:
     rows = conn.execute(
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('sqlite_sequence', '_sqlite_migrations')"
     )
-    return [row["name"] for row in rows]
+    return [row["name"] for row in rows if row["name"] not in _REPLACED_TABLES]
 
 
 def list_columns(file: Path) -> dict[str, list[str]]:

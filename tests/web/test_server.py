@@ -17,7 +17,7 @@ from flask.sessions import SecureCookieSessionInterface
 from portal.core import clock, db
 from portal.core.config import Config, load_config
 from portal.core.crypto import Keys
-from portal.services.accounts import accounts, refused_binds
+from portal.services.accounts import accounts, refusal_mails, refused_binds
 from portal.services.common import credit_amounts, ids
 from portal.services.common.audit import SHELL
 from portal.services.credits import alerts, credits
@@ -273,7 +273,7 @@ def test_a_request_that_never_ends_holds_the_stop_up_for_a_second(config: Config
 
 def test_it_sends_the_mails_about_refused_binds(config: Config, cast: Cast, conn: db.Connection) -> None:
     alice = users.get_user_by_email(conn, cast.alice.email)
-    refused_binds.set_refused_bind_mails_enabled(conn, alice, True)
+    refusal_mails.set_refusal_mails_enabled(conn, alice, True)
     an_hour_ago = clock.now_ms() - 3_600_000
     refused = refused_binds.RefusedBind(cast.smpp_acme_1.id, "203.0.113.7", refused_binds.NOT_AUTHORISED, an_hour_ago)
     refused_binds.record_refused_binds(conn, [refused])

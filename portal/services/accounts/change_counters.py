@@ -22,8 +22,8 @@ class ChangeCounters:
     submitted: int
     delivered: int
     in_flight: int
-    refused_binds: int
     latest_refused_bind: int
+    latest_refused_message: int
     total_sent: int
     total_delivered: int
     total_failed: int
@@ -40,14 +40,16 @@ _QUERY = f"""
 SELECT config_version,
        (SELECT count(*) FROM allowed_ips WHERE account_id = :account AND (expires_at IS NULL OR expires_at > :now)),
        (SELECT count(*) FROM smpp_passwords WHERE account_id = :account AND expires_at > :now),
-       open.*, refused.*, total.*,
+       open.*,
+       (SELECT at FROM latest_refusals WHERE account_id = :account AND is_bind = 1),
+       (SELECT at FROM latest_refusals WHERE account_id = :account AND is_bind = 0),
+       total.*,
        {LATEST_MESSAGE_ID_SQL},
        (SELECT max(id) FROM movements WHERE account_id = :account),
        removed_messages
 FROM accounts,
      (SELECT count(*), max(id), sum(submitted), sum(delivered), sum(window) FROM connections
       WHERE account_id = :account) AS open,
-     (SELECT count(*), max(last_at) FROM refused_binds WHERE account_id = :account) AS refused,
      (SELECT sum(sent), sum(delivered), sum(failed), sum(stopped), sum(refused) FROM daily_totals
       WHERE account_id = :account) AS total
 WHERE accounts.id = :account

@@ -1,19 +1,16 @@
-"""Binds that the SMPP server refused: written by it, shown to the people of the account with the reason in words.
-
-And mails about them: once a day at most to each user who wants them, and only about what is new.
+"""Binds that the SMPP server refused: written by it, shown to the people of the account with the reason in words; and
+those with a system_id that no account has, which operators see.
 """
 
 import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import groupby
 
 from portal.core.clock import DAY_MS, now_ms
-from portal.core.crypto import Keys
 from portal.core.db import write_transaction
 from portal.core.i18n import N_
-from portal.services.common import mail
-from portal.services.people.users import User
+from portal.services.accounts import refusals
+from portal.services.accounts.refusals import RETENTION_MS, RefusalGroup, RefusalKey, escape_unprintable
 
 # Why a bind was refused.
 WRONG_PASSWORD = "wrong_password"
@@ -37,144 +34,83 @@ REASON_TEXTS = {
     THROTTLED: N_("Too many attempts had failed just before; the next ones were refused without a check."),
 }
 
-_MAX_ROWS_PER_ACCOUNT = 100
-RETENTION_MS = 7 * DAY_MS
-"""For how long refused binds are shown after the latest one."""
-
-# A client that is refused tries again, and others of the same team do: one mail reports them all.
-_COLLECT_MS = 10 * 60_000
-_MAX_LISTED_REFUSALS = 20
+SHOWN_MS = 7 * DAY_MS
+"""For how long pages tell of refused binds that nobody has asked for."""
+_MAX_UNKNOWN_BINDS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedBind:
-    """`password_id`: with REPLACED_PASSWORD, which one it was."""
+    """`account_id`: 0 where no account has the system_id. `password_id`: with REPLACED_PASSWORD, which one it was."""
 
     account_id: int
     address: str
     reason: str
     at: int
     password_id: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedBindGroup:
-    """Refused binds of an account from one address for one reason, counted.
-
-    `replaced_at`: with REPLACED_PASSWORD, when the password that the client uses was replaced, if that is still known.
-    """
-
-    address: str
-    reason: str
-    count: int
-    first_at: int
-    last_at: int
-    replaced_at: int | None = None
+    system_id: str = ""
 
 
 def record_refused_binds(conn: sqlite3.Connection, binds: Collection[RefusedBind]) -> None:
-    """Count refused binds, folded by account, address and reason; a week without one ends a count.
-
-    Those of no account are left out. They come here all the same, so that they take as long.
-    """
+    """Count refused binds. Those of no account take as long."""
     with write_transaction(conn):
         for each in binds:
-            conn.execute(
-                "INSERT INTO refused_binds (account_id, address, reason, count, first_at, last_at, password_id)"
-                " SELECT id, ?2, ?3, 1, ?4, ?4, ?6 FROM accounts WHERE id = ?1 ON CONFLICT DO UPDATE SET"
-                " count = iif(last_at < ?5, 1, count + 1), first_at = iif(last_at < ?5, ?4, first_at), last_at = ?4,"
-                " password_id = ?6",
-                (each.account_id, each.address, each.reason, each.at, each.at - RETENTION_MS, each.password_id),
-            )
-        # Whoever has a network of IPv6 addresses is a new one each time.
-        conn.executemany(
-            "DELETE FROM refused_binds WHERE account_id = ?1 AND last_at < (SELECT last_at FROM refused_binds"
-            " WHERE account_id = ?1 ORDER BY last_at DESC LIMIT 1 OFFSET ?2)",
-            [(account_id, _MAX_ROWS_PER_ACCOUNT - 1) for account_id in {each.account_id for each in binds}],
-        )
+            if each.account_id:
+                key = RefusalKey(each.account_id, True, each.reason, each.address)
+                refusals.record_refusals(conn, {key: 1}, each.at, each.password_id)
+            else:
+                _record_unknown_bind(conn, each)
 
 
-def purge_refused_binds(conn: sqlite3.Connection, now: int) -> None:
-    """Delete refused binds that are not shown any more at this moment (milliseconds)."""
-    conn.execute("DELETE FROM refused_binds WHERE last_at <= ?", (now - RETENTION_MS,))
+def list_refused_binds(conn: sqlite3.Connection, account_id: int) -> list[RefusalGroup]:
+    """An account's refused binds of the last seven days by address and reason, the latest first."""
+    return refusals.list_refusals(conn, account_id, now_ms() - SHOWN_MS, is_bind=True)
 
 
-def list_refused_binds(conn: sqlite3.Connection, account_id: int) -> list[RefusedBindGroup]:
-    """An account's refused binds of the last seven days, the latest first."""
-    rows = conn.execute(
-        "SELECT address, reason, count, first_at, last_at, replaced_at FROM refused_binds"
-        " LEFT JOIN smpp_passwords ON smpp_passwords.id = password_id"
-        " WHERE refused_binds.account_id = ? AND last_at > ? ORDER BY last_at DESC",
-        (account_id, now_ms() - RETENTION_MS),
+def find_password_replacement(conn: sqlite3.Connection, refused: RefusalGroup) -> int | None:
+    """When (milliseconds) the password was replaced that a client was refused with, if that is still known."""
+    row = conn.execute("SELECT replaced_at FROM smpp_passwords WHERE id = ?", (refused.password_id,)).fetchone()
+    return None if row is None else row[0]
+
+
+# --- system_ids that no account has
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownBind:
+    """Binds from one address with one system_id that no account has, counted."""
+
+    system_id: str
+    address: str
+    count: int
+    first_at: int
+    last_at: int
+
+
+def _record_unknown_bind(conn: sqlite3.Connection, bind: RefusedBind) -> None:
+    """Count it; of these system_ids with their addresses the latest thousand are kept."""
+    conn.execute(
+        "INSERT INTO unknown_binds (system_id, address, count, first_at, last_at) VALUES (?1, ?2, 1, ?3, ?3)"
+        " ON CONFLICT (system_id, address) DO UPDATE SET count = count + 1, last_at = excluded.last_at",
+        (escape_unprintable(bind.system_id), bind.address, bind.at),
     )
-    return [RefusedBindGroup(*row) for row in rows]
+    conn.execute(
+        "DELETE FROM unknown_binds WHERE last_at < (SELECT last_at FROM unknown_binds ORDER BY last_at DESC"
+        " LIMIT 1 OFFSET ?)",
+        (_MAX_UNKNOWN_BINDS - 1,),
+    )
 
 
-# --- mails
-
-# Refused binds that no mail to the user has listed yet. They are the same as before while address and reason are.
-_UNMAILED_REFUSALS = """
-SELECT account_id, name, address, reason, count, first_at FROM refused_binds JOIN accounts ON accounts.id = account_id
-WHERE customer_id = :customer_id AND deleted_at IS NULL AND last_at > :since AND NOT EXISTS (
-    SELECT 1 FROM mailed_refusals old WHERE old.user_id = :id AND old.account_id = refused_binds.account_id
-    AND old.address = refused_binds.address AND old.reason = refused_binds.reason)
-ORDER BY name, last_at DESC
-"""
-_MARK_AS_MAILED = f"""
-INSERT INTO mailed_refusals (account_id, address, reason, user_id)
-SELECT account_id, address, reason, :id FROM ({_UNMAILED_REFUSALS})
-"""
+def list_unknown_binds(conn: sqlite3.Connection, since: int) -> list[UnknownBind]:
+    """Those since then (milliseconds), the latest first."""
+    rows = conn.execute(
+        "SELECT system_id, address, count, first_at, last_at FROM unknown_binds WHERE last_at >= ?"
+        " ORDER BY last_at DESC, system_id, address",
+        (since,),
+    )
+    return [UnknownBind(*row) for row in rows]
 
 
-def has_refused_bind_mails_enabled(conn: sqlite3.Connection, user: User) -> bool:
-    """Whether a user wants them."""
-    return bool(conn.execute("SELECT refusal_mails FROM users WHERE id = ?", (user.id,)).fetchone()[0])
-
-
-def set_refused_bind_mails_enabled(conn: sqlite3.Connection, user: User, enabled: bool) -> None:
-    """Switch them on or off. What was refused before they are switched on is no news."""
-    with write_transaction(conn):
-        if enabled and not has_refused_bind_mails_enabled(conn, user):
-            since = now_ms() - RETENTION_MS
-            conn.execute(_MARK_AS_MAILED, {"id": user.id, "customer_id": user.customer_id, "since": since})
-        conn.execute("UPDATE users SET refusal_mails = ? WHERE id = ?", (enabled, user.id))
-
-
-def queue_due_refused_bind_mails(conn: sqlite3.Connection, keys: Keys) -> int:
-    """Queue a mail to each user who wants one, has had none for a day, and has an unmailed refused bind.
-
-    Returns:
-        How many mails.
-    """
-    now = now_ms()
-    # Not "more than a day ago": a clock that was wrong once must not silence the mails until it is right.
-    due_users = conn.execute(
-        "SELECT users.id, users.customer_id, users.email, ifnull(users.language, customers.language) AS language"
-        " FROM users JOIN customers ON customers.id = users.customer_id"
-        " WHERE refusal_mails AND abs(? - refusals_mailed_at) >= ?",
-        (now, DAY_MS),
-    ).fetchall()
-    return sum(_queue_refused_bind_mail(conn, keys, user, now) for user in due_users)
-
-
-def _queue_refused_bind_mail(conn: sqlite3.Connection, keys: Keys, user: sqlite3.Row, now: int) -> bool:
-    values = {**user, "since": now - RETENTION_MS}
-    if all(each["first_at"] > now - _COLLECT_MS for each in conn.execute(_UNMAILED_REFUSALS, values)):
-        return False
-    with write_transaction(conn):
-        unmailed = conn.execute(_UNMAILED_REFUSALS, values).fetchall()
-        account_groups = [
-            {"name": name, "refusals": [_describe_refusal(each) for each in rows]}
-            for name, rows in groupby(unmailed[:_MAX_LISTED_REFUSALS], key=lambda each: each["name"])
-        ]
-        omitted_count = max(0, len(unmailed) - _MAX_LISTED_REFUSALS)
-        mail.queue_mail(
-            conn, keys, user["email"], "refusals", user["language"], accounts=account_groups, more=omitted_count
-        )
-        conn.execute(_MARK_AS_MAILED, values)
-        conn.execute("UPDATE users SET refusals_mailed_at = ? WHERE id = ?", (now, user["id"]))
-    return True
-
-
-def _describe_refusal(row: sqlite3.Row) -> dict[str, object]:
-    return {"address": row["address"], "reason": REASON_TEXTS[row["reason"]], "count": row["count"]}
+def purge_unknown_binds(conn: sqlite3.Connection, now: int) -> None:
+    """Delete those that are older than they are kept at this moment (milliseconds)."""
+    conn.execute("DELETE FROM unknown_binds WHERE last_at <= ?", (now - RETENTION_MS,))

@@ -39,6 +39,7 @@ class SmppSessionRecord:
         password_id: which password it was bound with.
         bound_at, seen_at: in milliseconds, like all times.
         submitted, delivered: messages that came in and went out.
+        refused: messages that came in and were refused.
         window: submits that wait for their answer.
         rates: see `SmppSessionProgress`.
         ending_at: when its end was requested, if it was.
@@ -57,6 +58,7 @@ class SmppSessionRecord:
     window: int = 0
     rates: str = ""
     ending_at: int | None = None
+    refused: int = 0
 
     @property
     def rate_samples(self) -> tuple[float, ...]:
@@ -81,6 +83,7 @@ class SmppSessionProgress:
     delivered: int
     window: int
     rates: str = ""
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +133,12 @@ def insert_smpp_sessions(conn: sqlite3.Connection, sessions: Collection[SmppSess
 def update_smpp_session_progress(conn: sqlite3.Connection, updates: Iterable[SmppSessionProgress]) -> None:
     with write_transaction(conn):
         conn.executemany(
-            "UPDATE connections SET seen_at = ?, submitted = ?, delivered = ?, window = ?, rates = ? WHERE id = ?",
-            [(each.seen_at, each.submitted, each.delivered, each.window, each.rates, each.id) for each in updates],
+            "UPDATE connections SET seen_at = ?, submitted = ?, delivered = ?, window = ?, rates = ?, refused = ?"
+            " WHERE id = ?",
+            [
+                (each.seen_at, each.submitted, each.delivered, each.window, each.rates, each.refused, each.id)
+                for each in updates
+            ],
         )
 
 

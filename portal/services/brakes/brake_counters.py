@@ -16,7 +16,8 @@ from typing import NamedTuple, Protocol
 
 from portal.core.clock import DAY_MS, HOUR_MS
 from portal.services.accounts import account_messages
-from portal.services.brakes.brakes import CAPS_SQL, DAY_CREDITS, DAY_MESSAGES, HOUR_MESSAGES
+from portal.services.accounts.refused_messages import DAY_CREDITS, DAY_MESSAGES, HOUR_MESSAGES
+from portal.services.brakes.brakes import CAPS_SQL
 from portal.services.common import ids
 
 

@@ -6,14 +6,17 @@ counted by reason for its people.
 
 import re
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Any, NamedTuple
 
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import write_transaction
 from portal.core.i18n import N_, format_credits, format_number, gettext
+from portal.services.accounts import refusals
 from portal.services.accounts.accounts import Account, record_account_action
+from portal.services.accounts.refusals import RefusalGroup
+from portal.services.accounts.refused_messages import COUNTRY, DAY_CREDITS, DAY_MESSAGES, HOUR_MESSAGES
 from portal.services.common import audit
 from portal.services.common.audit import Actor
 from portal.services.common.errors import Refused
@@ -28,8 +31,6 @@ REACTION_TEXTS = {
 }
 REACTIONS = tuple(REACTION_TEXTS)
 
-# Why a message was refused.
-COUNTRY, DAY_MESSAGES, DAY_CREDITS, HOUR_MESSAGES = "country", "day_messages", "day_credits", "hour_messages"
 COUNTRY_TEXT = N_("This account sends no messages to %(country)s: whoever has set its countries can add this one.")
 LIMIT_TEXTS = {
     DAY_MESSAGES: N_(
@@ -46,10 +47,7 @@ LIMIT_TEXTS = {
     ),
 }
 
-RETENTION_MS = 7 * DAY_MS
-"""For how long counts of refused messages are kept after the latest one."""
-SHOWN_MS = DAY_MS
-"""For how long an account's home tells of them."""
+REFUSAL_REASONS = (COUNTRY, *LIMIT_TEXTS)
 _LIMIT_PATTERN = re.compile("[0-9]{1,12}")
 _SEPARATORS = re.compile(r"[\s,;]+")
 _ALL = "all"
@@ -310,61 +308,23 @@ def format_limit(name: str, limit: int) -> str:
 # --- what was refused
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedMessages:
-    """Messages of an account that were refused for one reason, counted; `country`: with COUNTRY, its code."""
-
-    reason: str
-    country: str
-    messages: int
-    first_at: int
-    last_at: int
+def list_refused_messages(conn: sqlite3.Connection, account_id: int) -> list[RefusalGroup]:
+    """What brakes have refused to an account in the last day, the latest first."""
+    found = refusals.list_refusals(conn, account_id, now_ms() - DAY_MS, is_bind=False)
+    return [each for each in found if each.reason in REFUSAL_REASONS]
 
 
-def record_refused_messages(
-    conn: sqlite3.Connection, counts: Mapping[tuple[int, str, str], int], at: int | None = None
-) -> None:
-    """Count refused messages, by account, reason and country ('' for other reasons); a day without one begins anew.
-
-    Args:
-        at: when (milliseconds); None: now.
-    """
-    now = now_ms() if at is None else at
-    with write_transaction(conn):
-        conn.executemany(
-            "INSERT INTO refused_messages VALUES (?1, ?2, ?3, ?4, ?5, ?5) ON CONFLICT DO UPDATE SET"
-            " messages = iif(last_at < ?6, 0, messages) + ?4, first_at = iif(last_at < ?6, ?5, first_at), last_at = ?5",
-            [(*key, count, now, now - DAY_MS) for key, count in counts.items()],
-        )
-
-
-def list_refused_messages(
-    conn: sqlite3.Connection, account_id: int, since_ms: int = RETENTION_MS
-) -> list[RefusedMessages]:
-    """What was refused to an account in the last time, the latest first."""
-    rows = conn.execute(
-        "SELECT reason, country, messages, first_at, last_at FROM refused_messages"
-        " WHERE account_id = ? AND last_at > ? ORDER BY last_at DESC",
-        (account_id, now_ms() - since_ms),
-    )
-    return [RefusedMessages(*row) for row in rows]
-
-
-def explain_refusal(refused: RefusedMessages, in_force: Brakes) -> str:
+def explain_refusal(reason: str, country: str, in_force: Brakes) -> str:
     """Why messages were refused, and what helps, in the language in use; empty where it is so no more.
 
     Args:
+        country: with COUNTRY, its code.
         in_force: the account's brakes as they are now.
     """
-    if refused.reason == COUNTRY:
+    if reason == COUNTRY:
         allowed = in_force.countries
-        if allowed is None or refused.country in allowed:
+        if allowed is None or country in allowed:
             return ""
-        return gettext(COUNTRY_TEXT, country=countries.get_country_name(refused.country))
-    limit = getattr(in_force, refused.reason)
-    return "" if limit is None else gettext(LIMIT_TEXTS[refused.reason], limit=format_limit(refused.reason, limit))
-
-
-def purge_refused_messages(conn: sqlite3.Connection, now: int) -> None:
-    """Delete counts that are not shown any more at this moment (milliseconds)."""
-    conn.execute("DELETE FROM refused_messages WHERE last_at <= ?", (now - RETENTION_MS,))
+        return gettext(COUNTRY_TEXT, country=countries.get_country_name(country))
+    limit = getattr(in_force, reason)
+    return "" if limit is None else gettext(LIMIT_TEXTS[reason], limit=format_limit(reason, limit))

@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -102,7 +101,7 @@ def store_messages(
     Submits are processed in their order, and get their `id`, and `hex_id` where they need one. One that its account's
     credits don't cover is stored as refused (ptt 10) and costs nothing; the others are not affected. One to a number on
     the account's blacklist is accepted, is rejected at once (ptt 53) and costs nothing. One that a limit of its account
-    refuses (`brakes`) is counted as that, and else not stored.
+    refuses (`brakes`) isn't stored.
 
     Clients wait for this. The number of statements does not grow with the number of accounts, and what each batch has
     to read is read by one: Python releases the GIL for each statement and row, which costs more than SQLite's work
@@ -200,11 +199,6 @@ def store_messages(
         if of_old_clients:
             _give_hex_ids(conn, of_old_clients, stored.receipts, submitted_at)
         _debit_accounts(conn, charges, submitted_at, lines_end_at)
-        if stored.braked:
-            refused = Counter(
-                (each.account_id, stored.braked[each.id], "") for each in submits if each.id in stored.braked
-            )
-            brakes.record_refused_messages(conn, refused, submitted_at)
         if counters is not None and counters.is_counting:
             kept = [each for each in submits if each.id not in stored.braked] if stored.braked else submits
             unsent = {each.id for each in rejected}

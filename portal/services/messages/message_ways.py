@@ -7,7 +7,7 @@ from typing import Any
 
 from portal.core.clock import now_ms
 from portal.core.i18n import N_, format_credits
-from portal.services.accounts import session_records
+from portal.services.accounts import refused_messages, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.brakes import brakes
 from portal.services.brakes.brakes import Brakes
@@ -236,7 +236,7 @@ def _explain_hold_and_limit(conn: sqlite3.Connection, account: Account, in_force
     if limit is not None:
         yield (
             N_("The account sends at most %(limit)s messages an hour to one number."),
-            {"limit": brakes.format_limit(brakes.HOUR_MESSAGES, limit)},
+            {"limit": brakes.format_limit(refused_messages.HOUR_MESSAGES, limit)},
         )
 
 
@@ -245,7 +245,10 @@ def _explain_caps(conn: sqlite3.Connection, account: Account, in_force: Brakes, 
     today = daily_totals.sum_daily_totals(conn, account.id, 1)
     reached = [
         (name, limit)
-        for name, wanted in ((brakes.DAY_MESSAGES, today.sent + 1), (brakes.DAY_CREDITS, today.price + price))
+        for name, wanted in (
+            (refused_messages.DAY_MESSAGES, today.sent + 1),
+            (refused_messages.DAY_CREDITS, today.price + price),
+        )
         if (limit := getattr(in_force, name)) is not None and wanted > limit
     ]
     for name, limit in reached:

@@ -45,6 +45,14 @@ class InvalidDestination(Refused):
     sentence = N_("%(destination)s isn't a number that messages can be sent to.")
 
 
+class DestinationWithoutPrice(InvalidDestination):
+    """`country`: the number's, an ISO 3166 code."""
+
+    def __init__(self, destination: str, country: str) -> None:
+        super().__init__(destination=destination)
+        self.country = country
+
+
 class NationalDestination(Refused):
     sentence = N_("%(destination)s is a national number (TON 2), which this account may not send to.")
 
@@ -245,7 +253,7 @@ def find_destination(
     """Return a destination address as `read_destination` does, the number's country, and the price of a part.
 
     Raises:
-        InvalidDestination, NationalDestination, CountryNotAllowed
+        InvalidDestination, DestinationWithoutPrice, NationalDestination, CountryNotAllowed
     """
     digits = destination
     found = None if ton == _TON_NATIONAL else price_list.find_price(digits)
@@ -254,7 +262,10 @@ def find_destination(
         digits = read_destination(account, destination, ton)
         found = price_list.find_price(digits)
     if found is None:
-        raise InvalidDestination(destination=destination)
+        country = countries.find_country(digits)
+        if country is None:
+            raise InvalidDestination(destination=destination)
+        raise DestinationWithoutPrice(destination, country)
     if account.countries is not None and found[0] not in account.countries:
         raise CountryNotAllowed(found[0])
     return digits, *found

@@ -119,12 +119,15 @@ class BindAuth:
             return self._check_bind(bind, client, account, is_its_turn=is_its_turn)
         except BindRefused as refused:
             if not isinstance(refused, NoBindPlace):
-                self.record_refusal(account.id, client.address, refused)
+                self._record_refusal(account.id, bind, client.address, refused)
             raise
 
-    def record_refusal(self, account_id: int, address: IPAddress, refused: BindRefused) -> None:
-        """Record for an account's users that a client at `address` was refused."""
-        row = RefusedBind(account_id, str(address), refused.reason, now_ms(), refused.password_id)
+    def record_no_place(self, bind: Bind, address: IPAddress, no_place: NoBindPlace) -> None:
+        """Record for an account's users that a client at `address` has found no place."""
+        self._record_refusal(no_place.account_id, bind, address, no_place)
+
+    def _record_refusal(self, account_id: int, bind: Bind, address: IPAddress, refused: BindRefused) -> None:
+        row = RefusedBind(account_id, str(address), refused.reason, now_ms(), refused.password_id, bind.system_id)
         self._storage.record_refused_bind(row)
 
     def _check_bind(
@@ -174,7 +177,7 @@ class BindAuth:
         excess_client, excess_bind = excess
         if excess_client is client:
             raise _throttled()
-        self.record_refusal(account.id, excess_client.address, _throttled())
+        self._record_refusal(account.id, excess_bind, excess_client.address, _throttled())
         excess_client.write_bind_refusal(excess_bind, _throttled())
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 
+from portal.services.accounts import refused_messages
 from portal.services.common.errors import Refused
 from portal.services.messages import validation
 from portal.services.messages.query_cancel import MessageStatus
@@ -31,13 +32,20 @@ _MAX_SUBUNIT = 4
 # 5.2.14: those above it are reserved, and go on to no carrier.
 _MAX_PRIORITY = 3
 
-_STATUS_BY_ERROR: dict[type[Refused], CommandStatus] = {
-    validation.InvalidSource: CommandStatus.ESME_RINVSRCADR,
-    validation.InvalidDestination: CommandStatus.ESME_RINVDSTADR,
-    validation.NationalDestination: CommandStatus.ESME_RINVDSTTON,
-    validation.UnsupportedDataCoding: CommandStatus.ESME_RUNSDATACODING,
-    validation.UndecodableText: CommandStatus.ESME_RINVGSM7CODING,
-    validation.BodyTooLong: CommandStatus.ESME_RINVMSGLEN,
+_REFUSALS: dict[type[Refused], tuple[CommandStatus, str]] = {
+    validation.InvalidSource: (CommandStatus.ESME_RINVSRCADR, refused_messages.SENDER),
+    validation.InvalidDestination: (CommandStatus.ESME_RINVDSTADR, refused_messages.DESTINATION),
+    validation.DestinationWithoutPrice: (CommandStatus.ESME_RINVDSTADR, refused_messages.PRICE),
+    validation.CountryNotAllowed: (CommandStatus.ESME_RINVDSTADR, refused_messages.COUNTRY),
+    validation.NationalDestination: (CommandStatus.ESME_RINVDSTTON, refused_messages.NATIONAL_NUMBER),
+    validation.UnsupportedDataCoding: (CommandStatus.ESME_RUNSDATACODING, refused_messages.CODING),
+    validation.UndecodableText: (CommandStatus.ESME_RINVGSM7CODING, refused_messages.TEXT),
+    validation.BodyTooLong: (CommandStatus.ESME_RINVMSGLEN, refused_messages.LENGTH),
+}
+_REASONS_BY_STATUS = {
+    CommandStatus.ESME_RINVMSGLEN: refused_messages.LENGTH,
+    CommandStatus.ESME_RINVSCHED: refused_messages.TIME,
+    CommandStatus.ESME_RINVEXPIRY: refused_messages.TIME,
 }
 
 _MESSAGE_ID_PATTERN = re.compile(r"[1-9][0-9]{0,18}")
@@ -50,12 +58,19 @@ _CANCEL_BATCH_SIZE = 500
 _Respond = Callable[[CommandStatus], None]
 
 
-class CountryRefused(RequestRefused):
-    """The account may not send to the country of a message; a brake of the account says so."""
+class MessageRefused(RequestRefused):
+    """`reason` is a constant of `refused_messages`, and `value` what is at fault."""
 
-    def __init__(self, country: str) -> None:
-        super().__init__(CommandStatus.ESME_RINVDSTADR)
-        self.country = country
+    def __init__(self, status: CommandStatus, reason: str, value: str = "") -> None:
+        super().__init__(status)
+        self.reason = reason
+        self.value = value
+
+
+def find_format_reason(status: CommandStatus) -> tuple[str, str]:
+    """The reason and the value of a message whose PDU is wrong, as its command_status says it."""
+    reason = _REASONS_BY_STATUS.get(status)
+    return (reason, "") if reason else (refused_messages.FORMAT, status.name)
 
 
 # --- submit_sm and data_sm (4.4, 4.7)
@@ -64,7 +79,29 @@ class CountryRefused(RequestRefused):
 def submitted_message_from_pdu(
     message: SubmitSm | DataSm, account: AccountConfig, price_list: PriceList, kept_tags: Collection[int] = ()
 ) -> SubmittedMessage:
-    """Return what is to be stored, with its optional parameters of these tags. Raises RequestRefused."""
+    """Return what is to be stored, with its optional parameters of these tags. Raises MessageRefused."""
+    try:
+        return _read_submit(message, account, price_list, kept_tags)
+    except Refused as refused:
+        status, reason = _REFUSALS[type(refused)]
+        raise MessageRefused(status, reason, _get_value_at_fault(message, refused)) from None
+    except RequestRefused as refused:
+        raise MessageRefused(refused.status, *find_format_reason(refused.status)) from None
+
+
+def _get_value_at_fault(message: SubmitSm | DataSm, refused: Refused) -> str:
+    if isinstance(refused, validation.InvalidSource):
+        return message.source
+    if isinstance(refused, (validation.DestinationWithoutPrice, validation.CountryNotAllowed)):
+        return refused.country
+    if isinstance(refused, (validation.UnsupportedDataCoding, validation.UndecodableText)):
+        return str(message.data_coding)
+    return ""
+
+
+def _read_submit(
+    message: SubmitSm | DataSm, account: AccountConfig, price_list: PriceList, kept_tags: Collection[int]
+) -> SubmittedMessage:
     if message.esm_class & _MESSAGE_TYPE_MASK not in _ALLOWED_MESSAGE_TYPES:
         raise RequestRefused(CommandStatus.ESME_RINVESMCLASS)
     reference = subunit = segment = kept_tlvs = None
@@ -78,23 +115,18 @@ def submitted_message_from_pdu(
         if kept_tags:
             kept_tlvs = validation.keep_tlvs(tlvs, kept_tags)
     scheduled_at = expires_at = None
-    try:
-        if isinstance(message, DataSm) or message.schedule_delivery_time or message.validity_period:
-            scheduled_at, expires_at = _parse_message_times(message)
-        submit = validation.validate_submit(
-            account,
-            price_list,
-            message,
-            reference=reference,
-            subunit=subunit,
-            segment=segment,
-            scheduled_at=scheduled_at,
-            expires_at=expires_at,
-        )
-    except validation.CountryNotAllowed as refused:
-        raise CountryRefused(refused.country) from None
-    except Refused as refused:
-        raise RequestRefused(_STATUS_BY_ERROR.get(type(refused), CommandStatus.ESME_RSUBMITFAIL)) from None
+    if isinstance(message, DataSm) or message.schedule_delivery_time or message.validity_period:
+        scheduled_at, expires_at = _parse_message_times(message)
+    submit = validation.validate_submit(
+        account,
+        price_list,
+        message,
+        reference=reference,
+        subunit=subunit,
+        segment=segment,
+        scheduled_at=scheduled_at,
+        expires_at=expires_at,
+    )
     if isinstance(message, SubmitSm) and message.priority:
         submit.priority = min(message.priority, _MAX_PRIORITY)
     if kept_tlvs is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
 
+from portal.services.accounts import refused_messages
 from portal.services.messages.deliveries import Deliverable
 from portal.services.messages.smpp_config import AccountConfig
 from portal.smsc.admission.rate_limits import TokenBucket
@@ -13,7 +14,7 @@ from portal.smsc.connection import message_requests
 from portal.smsc.delivery.deliver_sm import encode_deliver_sm
 from portal.smsc.delivery.delivery import DeliveryScheduler
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.constants import CommandId, CommandStatus, RequestRefused, format_status
+from portal.smsc.protocol.constants import CommandId, CommandStatus, format_status
 from portal.smsc.protocol.pdu import CancelSm, DataSm, QuerySm, SubmitSm
 from portal.smsc.protocol.pdu_stream import PduStream
 from portal.smsc.storage.interface import (
@@ -33,13 +34,6 @@ MAX_IN_FLIGHT = 1_000
 """Where the account has no windowing, so many are in flight, and nothing more is heard until half of them are answered:
 those of other sessions wait in the same queue. It bounds the memory of a session, too."""
 
-# What a submit is refused with that was not stored; ESME_RSYSERR for all else.
-_STATUS_BY_STORAGE_ERROR = {
-    InsufficientCredits: CommandStatus.ESME_RSUBMITFAIL,
-    LimitReached: CommandStatus.ESME_RSUBMITFAIL,
-    NoRoute: CommandStatus.ESME_RINVDSTADR,
-}
-
 
 class SessionState(Enum):
     """OPEN and BOUND are those of 2.2, where TX, RX and TRX are told apart by the kind of the accepted bind."""
@@ -54,6 +48,18 @@ class SessionState(Enum):
 
 # For what is done once a message: to find a member by its class takes a tenth of a microsecond.
 _OPEN, _BOUND, _DRAINING = SessionState.OPEN, SessionState.BOUND, SessionState.DRAINING
+_THROTTLED = CommandStatus.ESME_RTHROTTLED
+
+
+def _describe_storage_refusal(error: StorageError) -> tuple[CommandStatus, str, str]:
+    """What a submit is refused with that was not stored, why (empty: the history has it), and what was at fault."""
+    if isinstance(error, InsufficientCredits):
+        return CommandStatus.ESME_RSUBMITFAIL, "", ""
+    if isinstance(error, LimitReached):
+        return CommandStatus.ESME_RSUBMITFAIL, str(error), ""
+    if isinstance(error, NoRoute):
+        return CommandStatus.ESME_RINVDSTADR, refused_messages.ROUTE, str(error)
+    return CommandStatus.ESME_RSYSERR, refused_messages.SERVER, ""
 
 
 class MessageContext:
@@ -67,7 +73,7 @@ class MessageContext:
 class MessageSession(PduStream):
     """A session as far as messages go; its subclass binds it and ends it.
 
-    `submitted`, `delivered`: how many messages it has sent and taken.
+    `submitted`, `delivered`: how many messages it has sent and taken. `refused`: how many of its own were refused.
     """
 
     _server_context: MessageContext
@@ -75,6 +81,7 @@ class MessageSession(PduStream):
     submitted: int = 0
     has_submitted: bool = False
     delivered: int = 0
+    refused: int = 0
     _state: SessionState = SessionState.OPEN
     _account: AccountConfig = field(init=False)
     _is_smpp_3_4: bool = True
@@ -102,21 +109,23 @@ class MessageSession(PduStream):
     # --- messages from the client
 
     def _handle_submit(self, message: SubmitSm | DataSm) -> None:
-        refusal_status = self._find_submit_error_status()
-        if refusal_status:
-            self._refuse_submit(message, refusal_status)
+        if self._state is not _BOUND or not self._may_submit:
+            reason = refused_messages.ENDING if self._may_submit else refused_messages.RECEIVER
+            self._refuse_submit(message, self._get_state_error_status(), refused_messages.STATE, reason)
+            return
+        if 0 < self._account.windowing <= self._in_flight:
+            self._refuse_submit(message, _THROTTLED, refused_messages.WINDOW, str(self._account.windowing))
+            return
+        if not self._throughput_bucket.take_token(self._loop.time()):
+            self._refuse_submit(message, _THROTTLED, refused_messages.THROUGHPUT, str(self._account.throughput))
             return
         storage = self._server_context.storage
         try:
             submit = message_requests.submitted_message_from_pdu(
                 message, self._account, storage.get_price_list(self._account), storage.kept_tlv_tags
             )
-        except message_requests.CountryRefused as refused:
-            storage.count_refused_country(self._account.id, refused.country)
-            self._refuse_submit(message, refused.status, f", brake: {refused.country}")
-            return
-        except RequestRefused as refused:
-            self._refuse_submit(message, refused.status)
+        except message_requests.MessageRefused as refused:
+            self._refuse_submit(message, refused.status, refused.reason, refused.value)
             return
         submit.session_id = self.id
         if not self._is_smpp_3_4:
@@ -125,26 +134,44 @@ class MessageSession(PduStream):
         self._in_flight += 1
         self._server_context.dispatcher.store_submit(submit, partial(self._handle_submit_result, message))
 
-    def _refuse_submit(self, message: SubmitSm | DataSm, status: CommandStatus, reason: str = "") -> None:
-        """Refuse a message. The log tells of it once a session for each status: a client may send nothing else."""
+    def _refuse_submit(
+        self, message: SubmitSm | DataSm, status: CommandStatus, reason: str = "", value: str = ""
+    ) -> None:
+        """Refuse a message, and count it.
+
+        The log tells of it once a session for each reason: a client may send nothing else.
+
+        Args:
+            reason: a constant of `refused_messages`; empty where the history has the message.
+            value: what was at fault.
+        """
         self._write(pdu.encode_response(message.COMMAND, message.sequence, status))
-        refusal = f"{format_status(status)}{reason}"
-        if refusal not in self._logged_refusals:
-            self._logged_refusals.add(refusal)
+        self.count_refused_message(reason, value)
+        if reason not in self._logged_refusals:
+            self._logged_refusals.add(reason)
             log.info(
-                "message of %s refused: %s (sender %r, data_coding %d); others like it are not logged",
+                "message of %s refused: %s (%s %r; sender %r, data_coding %d); others like it are not logged",
                 self.log_name,
-                refusal,
+                format_status(status),
+                reason or "no credits",
+                value,
                 message.source,
                 message.data_coding,
             )
 
-    def _find_submit_error_status(self) -> CommandStatus | None:
-        """Return why no message can be accepted, or called back, at this moment; None where one can."""
+    def count_refused_message(self, reason: str, value: str) -> None:
+        """Count a refused message, see `_refuse_submit`. Before the bind it is nobody's."""
+        if self.id:
+            self.refused += 1
+            if reason:
+                self._server_context.storage.refused_messages.add(self._account.id, reason, value)
+
+    def _find_cancel_error_status(self) -> CommandStatus | None:
+        """Return why no message can be called back at this moment; None where one can."""
         if self._state is not _BOUND or not self._may_submit:
             return self._get_state_error_status()
         if 0 < self._account.windowing <= self._in_flight or not self._throughput_bucket.take_token(self._loop.time()):
-            return CommandStatus.ESME_RTHROTTLED
+            return _THROTTLED
         return None
 
     def _get_state_error_status(self) -> CommandStatus:
@@ -160,8 +187,7 @@ class MessageSession(PduStream):
         elif isinstance(result, CommitInDoubt):
             self.abort("could not be told whether its message is stored")
         else:
-            status = _STATUS_BY_STORAGE_ERROR.get(type(result), CommandStatus.ESME_RSYSERR)
-            self._refuse_submit(message, status, f", brake: {result}" if isinstance(result, LimitReached) else "")
+            self._refuse_submit(message, *_describe_storage_refusal(result))
         self._finish_in_flight_request()
 
     def _handle_query(self, message: QuerySm) -> None:
@@ -173,10 +199,10 @@ class MessageSession(PduStream):
         )
 
     def _handle_cancel(self, message: CancelSm) -> None:
-        refusal_status = self._find_submit_error_status()
+        refusal_status = self._find_cancel_error_status()
         if not refusal_status and self._has_open_search and not message.message_id:
             # One at a time: each takes long, and those of others wait for it.
-            refusal_status = CommandStatus.ESME_RTHROTTLED
+            refusal_status = _THROTTLED
         if refusal_status:
             self._write(pdu.encode_response(message.COMMAND, message.sequence, refusal_status))
             return

@@ -15,6 +15,7 @@ from portal.services.messages.smpp_config import AccountConfig
 from portal.smsc.admission.bind_auth import AcceptedBind, BindAuth, BindRefused, NoBindPlace
 from portal.smsc.admission.connection_limits import ConnectionSlot
 from portal.smsc.admission.rate_limits import TokenBucket
+from portal.smsc.connection.message_requests import find_format_reason
 from portal.smsc.connection.message_session import MAX_IN_FLIGHT, MessageContext, MessageSession, SessionState
 from portal.smsc.delivery.delivery import DeliveryScheduler
 from portal.smsc.limits import ServerLimits
@@ -38,6 +39,8 @@ _MAX_MALFORMED_LOGGED = 10
 _DELIVERY_ANSWER_SECONDS = 0.5
 _SUBMIT_ANSWER_SECONDS = 2.5
 _UNBIND_TIMEOUT_SECONDS = 1.0
+# The last is submit_multi (4.5), which is not supported.
+_SUBMITTING = (CommandId.SUBMIT_SM, CommandId.DATA_SM, 0x00000021)
 _HEARD_WHILE_DRAINING = (CommandId.ENQUIRE_LINK, CommandId.UNBIND)
 
 # For what is done once a message: to find a member by its class takes a tenth of a microsecond.
@@ -191,6 +194,8 @@ class SmppSession(MessageSession):
 
     def _reject_malformed_pdu(self, malformed: MalformedPdu) -> None:
         self._malformed_count += 1
+        if malformed.command in _SUBMITTING:
+            self.count_refused_message(*find_format_reason(malformed.status))
         if self._malformed_count <= _MAX_MALFORMED_LOGGED:
             log.info("malformed PDU from %s: %s", self.log_name, malformed)
         if malformed.status is CommandStatus.ESME_RINVCMDID:
@@ -283,7 +288,7 @@ class SmppSession(MessageSession):
 
     def refuse_bind(self, bind: Bind, no_place: NoBindPlace) -> None:
         """Answer a bind that has found no place."""
-        self._server_context.bind_auth.record_refusal(no_place.account_id, self.address, no_place)
+        self._server_context.bind_auth.record_no_place(bind, self.address, no_place)
         self.write_bind_refusal(bind, no_place)
 
     def write_bind_refusal(self, bind: Bind, refused: BindRefused) -> None:
@@ -445,7 +450,9 @@ class SmppSession(MessageSession):
         idle_seconds = self._loop.time() - self.last_received_at
         # To the second: of a session that does nothing else, the clock alone should not be written again and again.
         seen_at = (now_ms() - int(idle_seconds * 1000)) // 1000 * 1000
-        return SmppSessionProgress(self.id, seen_at, self.submitted, self.delivered, self._in_flight, rates)
+        return SmppSessionProgress(
+            self.id, seen_at, self.submitted, self.delivered, self._in_flight, rates, self.refused
+        )
 
 
 def _max_pdus_per_second(account: AccountConfig) -> int:

@@ -23,7 +23,9 @@ class InsufficientCredits(StorageError):
 
 
 class LimitReached(StorageError):
-    """The account has sent as much as its brakes allow. It is counted as refused, nothing is stored or charged."""
+    """The account has sent as much as its brakes allow. Nothing is stored or charged. Its text is the reason, a
+    constant of `refused_messages`.
+    """
 
 
 class StorageUnavailable(StorageError):
@@ -31,7 +33,9 @@ class StorageUnavailable(StorageError):
 
 
 class NoRoute(StorageError):
-    """No route takes the message's number, and there is no default upstream. Nothing is stored or charged."""
+    """No route takes the message's number, and there is no default upstream. Nothing is stored or charged. Its text is
+    the number's country.
+    """
 
 
 class CommitInDoubt(StorageError):

@@ -17,10 +17,11 @@ from typing import Any
 from portal.core import db
 from portal.core.clock import now_ms
 from portal.core.crypto import Keys
-from portal.services.accounts import refused_binds, session_records
+from portal.services.accounts import refusals, refused_binds, session_records
+from portal.services.accounts.refusals import RefusalKey
 from portal.services.accounts.refused_binds import RefusedBind
+from portal.services.accounts.refused_messages import MessageRefusalCounts
 from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionProgress, SmppSessionRecord
-from portal.services.brakes import brakes
 from portal.services.messages import client_ids, deliveries, inbound, query_cancel, smpp_config
 from portal.services.messages.client_ids import ClientIds
 from portal.services.messages.deliveries import Deliverable, DeliveryReceipt, DueDeliveries
@@ -29,7 +30,14 @@ from portal.services.prices import prices
 from portal.services.prices.prices import PriceList
 from portal.smsc.limits import ServerLimits
 from portal.smsc.storage.delivery_queue import DeliveryQueue
-from portal.smsc.storage.interface import BindKind, ClientId, StatusCallback, StatusesCallback, StorageError
+from portal.smsc.storage.interface import (
+    BindKind,
+    ClientId,
+    CommitInDoubt,
+    StatusCallback,
+    StatusesCallback,
+    StorageError,
+)
 from portal.smsc.storage.reading import DatabaseSearcher, handle_read_errors
 from portal.smsc.storage.sqlite_outbound import OutboundStorage
 from portal.smsc.storage.writer import DatabaseWriter, WriteJobHandler, WriteJobKind
@@ -94,8 +102,7 @@ class Storage:
         self._has_more_simulated = False
         self._is_started = False
         self._bind_counts: Counter[tuple[int, BindKind]] = Counter()
-        # Messages to countries that their account doesn't send to; a client may submit nothing else.
-        self._refused_counts: Counter[tuple[int, str, str]] = Counter()
+        self.refused_messages = MessageRefusalCounts()
         self._delivery_queues: dict[int, DeliveryQueue] = {}
         self._retry_timers: dict[int, asyncio.TimerHandle] = {}
         self._periodic_timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
@@ -118,7 +125,7 @@ class Storage:
         self._run_periodically(_CONFIG_POLL_SECONDS, self.poll_changes)
         self._run_periodically(self._server_limits.due_poll_seconds, self.outbound.poll_due_messages)
         self._run_periodically(_EXPIRY_INTERVAL_SECONDS, lambda: self.expire_deliveries(now_ms()))
-        self._run_periodically(_REFUSED_MESSAGES_SECONDS, self._write_refused_counts)
+        self._run_periodically(_REFUSED_MESSAGES_SECONDS, self._write_refused_messages)
         self._run_periodically(_OLD_PARTS_SECONDS, lambda: self.outbound.release_old_parts(now_ms()))
 
     def close_db_connections(self) -> None:
@@ -144,7 +151,7 @@ class Storage:
         self._is_started = False
         for timer in (*self._periodic_timers.values(), *self._retry_timers.values()):
             timer.cancel()
-        self._write_refused_counts()
+        self._write_refused_messages()
         if not self._writer.close(timeout):
             log.error("the database could not be written to the end")
             # The supervisor does the rest, and waits no longer for this process than that.
@@ -263,14 +270,9 @@ class Storage:
             self._last_simulated_id = messages[-1].simulated_id or 0
             self._writer.queue_write(WriteJobKind.INBOUND, *messages)
 
-    def count_refused_country(self, account_id: int, country: str) -> None:
-        """Count that a message was refused as its account doesn't send to its country."""
-        self._refused_counts[account_id, brakes.COUNTRY, country] += 1
-
-    def _write_refused_counts(self) -> None:
-        if self._refused_counts:
-            self._writer.queue_write(WriteJobKind.REFUSED_MESSAGES, self._refused_counts)
-            self._refused_counts = Counter()
+    def _write_refused_messages(self) -> None:
+        if counts := self.refused_messages.take():
+            self._writer.queue_write(WriteJobKind.REFUSED_MESSAGES, (counts, now_ms()))
 
     # --- what waits for receivers
 
@@ -381,7 +383,7 @@ class Storage:
                 self._handle_deliveries_expired,
             ),
             WriteJobKind.REFUSED_MESSAGES: WriteJobHandler(
-                lambda conn, counts: brakes.record_refused_messages(conn, sum(counts, Counter()))
+                _record_refused_messages, on_refused=self._handle_refused_messages_unwritten
             ),
             WriteJobKind.HEARTBEAT: WriteJobHandler(
                 lambda conn, times: session_records.record_component_heartbeat(conn, _COMPONENT_NAME, times[-1]),
@@ -407,6 +409,14 @@ class Storage:
             # What is submitted meanwhile has its turn in between.
             self.expire_deliveries(times[-1])
 
+    def _handle_refused_messages_unwritten(
+        self, batches: list[tuple[Mapping[RefusalKey, int], int]], error: StorageError
+    ) -> None:
+        # Where that isn't known they may be counted: none shall be counted twice.
+        if not isinstance(error, CommitInDoubt):
+            for counts, _ in batches:
+                self.refused_messages.put_back(counts)
+
     def _handle_inbound_stored(self, _: list[Any], account_ids: set[int]) -> None:
         self._mark_deliveries_due(account_ids)
         if self._has_more_simulated:
@@ -426,6 +436,11 @@ class Storage:
 def _save_applied_versions(conn: sqlite3.Connection, versions: list[Mapping[int, int]]) -> None:
     for each in versions:
         smpp_config.save_applied_config_versions(conn, each)
+
+
+def _record_refused_messages(conn: sqlite3.Connection, batches: list[tuple[Mapping[RefusalKey, int], int]]) -> None:
+    for counts, at in batches:
+        refusals.record_refusals(conn, counts, at)
 
 
 def _ignore_write_failure(_: list[object], __: StorageError) -> None:

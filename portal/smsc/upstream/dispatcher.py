@@ -127,7 +127,7 @@ class Dispatcher:
                     )
                 self._unroutable_count += 1
                 self._uncounted_count += 1
-                self._loop.call_soon(resolve, NoRoute())
+                self._loop.call_soon(resolve, NoRoute(message.country))
                 return
             if message.scheduled_at is None:
                 channel = path.direct

@@ -17,7 +17,7 @@ from portal.core.config import bracket_ipv6
 from portal.core.i18n import N_, _
 from portal.services.accounts import allowed_ips, credentials, refused_binds, session_records
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.refused_binds import RefusedBindGroup
+from portal.services.accounts.refusals import RefusalGroup
 from portal.services.common import idempotency
 from portal.services.people import customers
 from portal.services.statistics import daily_totals
@@ -212,17 +212,17 @@ def _statistics_context(account: Account) -> dict[str, Any]:
 
 def _refused_bind_context(account: Account) -> dict[str, Any]:
     """The latest refused client that would get in if its address were on the list."""
-    if not live.read_change_counters().refused_binds:
+    if not live.read_change_counters().latest_refused_bind:
         return {"refused": None}
     entries = allowed_ips.list_allowed_ips(context.get_conn(), account.id)
     refusals = refused_binds.list_refused_binds(context.get_conn(), account.id)
     return {"refused": next((each for each in refusals if is_refused_for_unlisted_ip(each, entries)), None)}
 
 
-def is_refused_for_unlisted_ip(refusal: RefusedBindGroup, entries: list[allowed_ips.AllowedIP]) -> bool:
+def is_refused_for_unlisted_ip(refusal: RefusalGroup, entries: list[allowed_ips.AllowedIP]) -> bool:
     """Whether the refused client would get in if its address were on the list."""
     refused_for_ip = refusal.reason in (refused_binds.NOT_AUTHORISED, refused_binds.NO_IP)
-    return refused_for_ip and not allowed_ips.is_ip_allowed(entries, refusal.address)
+    return refused_for_ip and not allowed_ips.is_ip_allowed(entries, refusal.value)
 
 
 GENERAL_PART = live.LiveFragment("accounts/_general.html", _smpp_settings_context)

@@ -7,10 +7,10 @@ from flask.typing import ResponseReturnValue
 
 from portal.core import clock, i18n
 from portal.core.i18n import _
-from portal.services.accounts import allowed_ips, credentials, refused_binds, session_records
+from portal.services.accounts import allowed_ips, credentials, refusal_mails, refused_binds, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.credentials import SmppPasswordInfo
-from portal.services.accounts.refused_binds import RefusedBindGroup
+from portal.services.accounts.refusals import RefusalGroup
 from portal.services.accounts.session_records import NoSuchSmppSession, SmppSessionRecord
 from portal.web.accounts.accounts import is_refused_for_unlisted_ip, require_smpp_account
 from portal.web.core import access, context, htmx, live
@@ -28,7 +28,7 @@ GRAPH_WIDTH, GRAPH_HEIGHT = 2 * session_records.RATE_SAMPLE_COUNT, 20
 @access.account_access_required
 def list_smpp_sessions(account: Account) -> ResponseReturnValue:
     user = access.get_current_user()
-    mails = None if user.is_operator else refused_binds.has_refused_bind_mails_enabled(context.get_conn(), user)
+    mails = None if user.is_operator else refusal_mails.has_refusal_mails_enabled(context.get_conn(), user)
     return live.render_live_page("accounts/sessions/page.html", "sessions", account, mails=mails, mails_to=user.email)
 
 
@@ -78,7 +78,7 @@ def set_refused_bind_mails() -> ResponseReturnValue:
     if access.get_current_user().is_operator:
         abort(404)
     enabled = "wanted" in request.form
-    refused_binds.set_refused_bind_mails_enabled(context.get_conn(), access.get_current_user(), enabled)
+    refusal_mails.set_refusal_mails_enabled(context.get_conn(), access.get_current_user(), enabled)
     toast = htmx.Toast(
         _("Mails about refused attempts are on.") if enabled else _("Mails about refused attempts are off.")
     )
@@ -165,7 +165,7 @@ def _refused_binds_context(account: Account) -> dict[str, Any]:
 
 
 def _build_refused_bind_row(
-    refusal: RefusedBindGroup, entries: list[allowed_ips.AllowedIP], password: SmppPasswordInfo | None
+    refusal: RefusalGroup, entries: list[allowed_ips.AllowedIP], password: SmppPasswordInfo | None
 ) -> dict[str, Any]:
     """Refused binds of one address for one reason, in plain words.
 
@@ -182,9 +182,11 @@ def _build_refused_bind_row(
     return {"refusal": refusal, "reason": reason, "remedy": remedy, "is_resolved": is_resolved}
 
 
-def _describe_refusal_reason(refusal: RefusedBindGroup) -> str:
-    if refusal.reason == refused_binds.REPLACED_PASSWORD and refusal.replaced_at is not None:
-        when = i18n.format_short_date_time(refusal.replaced_at, clock.now_ms(), context.get_config().timezone)
+def _describe_refusal_reason(refusal: RefusalGroup) -> str:
+    if refusal.reason == refused_binds.REPLACED_PASSWORD and (
+        replaced_at := refused_binds.find_password_replacement(context.get_conn(), refusal)
+    ):
+        when = i18n.format_short_date_time(replaced_at, clock.now_ms(), context.get_config().timezone)
         return _("The password it uses was replaced (%(when)s).", when=when)
     return _(refused_binds.REASON_TEXTS[refusal.reason])
 

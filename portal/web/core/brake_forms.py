@@ -112,8 +112,8 @@ def build_traffic_values(account: Account) -> dict[str, Any]:
         "is_operator": access.get_current_user().is_operator,
         "is_held": unusual_traffic.is_held_by_brake(conn, account.id),
         "refused": [
-            (each, brakes.explain_refusal(each, in_force))
-            for each in brakes.list_refused_messages(conn, account.id, brakes.SHOWN_MS)
+            (each, brakes.explain_refusal(each.reason, each.value, in_force))
+            for each in brakes.list_refused_messages(conn, account.id)
         ],
     }
 
@@ -122,6 +122,6 @@ def read_traffic_state(account: Account) -> Hashable:
     """What `_traffic.html` changes with; read at each poll."""
     conn = context.get_conn()
     events = unusual_traffic.list_open_events(conn, account.id)
-    refused = brakes.list_refused_messages(conn, account.id, brakes.SHOWN_MS)
+    refused = brakes.list_refused_messages(conn, account.id)
     delays = sending_delays.list_sending_delays(conn, account.id)
     return tuple((each.id, each.answer) for each in events), tuple(refused), tuple(delays)

@@ -11,7 +11,7 @@ from portal.services.accounts import allowed_ips, change_counters, credentials, 
 from portal.services.accounts.accounts import Account, get_account
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
-from tests.support import Cast
+from tests.support import Cast, record_refused_messages
 
 
 @pytest.fixture
@@ -64,7 +64,9 @@ def test_sessions_and_refusals(conn: db.Connection, account: Account, moved: Cal
     refused_binds.record_refused_binds(
         conn, [refused_binds.RefusedBind(account.id, "203.0.113.7", refused_binds.WRONG_PASSWORD, now)]
     )
-    assert moved() == {"refused_binds", "latest_refused_bind"}
+    assert moved() == {"latest_refused_bind"}
+    record_refused_messages(conn, account.id, {("sender", "NOTMINE"): 1})
+    assert moved() == {"latest_refused_message"}
 
 
 def test_movements(conn: db.Connection, account: Account, moved: Callable[[], set[str]]) -> None:

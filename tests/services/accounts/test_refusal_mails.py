@@ -9,7 +9,7 @@ import pytest
 from portal.core.clock import now_ms
 from portal.core.crypto import Keys
 from portal.core.db import Connection
-from portal.services.accounts import accounts, refused_binds
+from portal.services.accounts import accounts, refusal_mails, refused_binds
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.refused_binds import NOT_AUTHORISED, WRONG_PASSWORD, RefusedBind
 from portal.services.common.mail import send_due_mails
@@ -50,7 +50,7 @@ def refuse(conn: Connection, acme_1: Account) -> Callable[..., None]:
 @pytest.fixture
 def due(conn: Connection, keys: Keys) -> Callable[[], int]:
     """How many mails are queued now."""
-    return lambda: refused_binds.queue_due_refused_bind_mails(conn, keys)
+    return lambda: refusal_mails.queue_due_refusal_mails(conn, keys)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_nobody_gets_one_who_has_not_asked_for_it(due, refuse):
 
 
 def test_who_wants_them_is_told(conn, keys, config, alice, due, refuse, acme_1, acme_2):
-    refused_binds.set_refused_bind_mails_enabled(conn, alice, True)
+    refusal_mails.set_refusal_mails_enabled(conn, alice, True)
     refuse("203.0.113.7", times=3)
     refuse("198.51.100.9", reason=WRONG_PASSWORD, account=acme_2)
     assert due() == 1
@@ -88,7 +88,7 @@ def test_who_wants_them_is_told(conn, keys, config, alice, due, refuse, acme_1, 
 
 def test_it_speaks_the_readers_language(conn, keys, config, alice, due, refuse):
     users.set_user_language(conn, alice, "it")
-    refused_binds.set_refused_bind_mails_enabled(conn, alice, True)
+    refusal_mails.set_refusal_mails_enabled(conn, alice, True)
     refuse("203.0.113.7", times=2)
     due()
     with Mailbox().listening() as mailbox:
@@ -100,7 +100,7 @@ def test_it_speaks_the_readers_language(conn, keys, config, alice, due, refuse):
 
 
 def test_one_a_day_and_only_what_is_new(conn, alice, due, refuse, a_day_later):
-    refused_binds.set_refused_bind_mails_enabled(conn, alice, True)
+    refusal_mails.set_refusal_mails_enabled(conn, alice, True)
     refuse("203.0.113.7")
     assert [due(), due()] == [1, 0]
     refuse("203.0.113.8")
@@ -116,7 +116,7 @@ def test_one_a_day_and_only_what_is_new(conn, alice, due, refuse, a_day_later):
 
 def test_each_of_the_team_is_told_for_themselves(conn, alice, bob, due, refuse, a_day_later):
     for each in (alice, bob):
-        refused_binds.set_refused_bind_mails_enabled(conn, each, True)
+        refusal_mails.set_refusal_mails_enabled(conn, each, True)
     refuse("203.0.113.7")
     assert due() == 2
     recipients = [row["recipient"] for row in conn.execute("SELECT recipient FROM mails ORDER BY id")]
@@ -125,27 +125,27 @@ def test_each_of_the_team_is_told_for_themselves(conn, alice, bob, due, refuse, 
 
 def test_what_was_refused_before_they_were_switched_on_is_no_news(conn, alice, due, refuse):
     refuse("203.0.113.7")
-    refused_binds.set_refused_bind_mails_enabled(conn, alice, True)
+    refusal_mails.set_refusal_mails_enabled(conn, alice, True)
     assert due() == 0
     refuse("203.0.113.8")
-    refused_binds.set_refused_bind_mails_enabled(conn, alice, True)
+    refusal_mails.set_refusal_mails_enabled(conn, alice, True)
     assert due() == 1
 
 
 def test_off_is_off(conn, alice, due, refuse):
-    refused_binds.set_refused_bind_mails_enabled(conn, alice, True)
-    assert refused_binds.has_refused_bind_mails_enabled(conn, alice)
-    refused_binds.set_refused_bind_mails_enabled(conn, alice, False)
-    assert not refused_binds.has_refused_bind_mails_enabled(conn, alice)
+    refusal_mails.set_refusal_mails_enabled(conn, alice, True)
+    assert refusal_mails.has_refusal_mails_enabled(conn, alice)
+    refusal_mails.set_refusal_mails_enabled(conn, alice, False)
+    assert not refusal_mails.has_refusal_mails_enabled(conn, alice)
     refuse("203.0.113.7")
     assert due() == 0
 
 
 def test_it_waits_for_the_others_of_the_same_trouble(conn, alice, due, refuse):
-    refused_binds.set_refused_bind_mails_enabled(conn, alice, True)
+    refusal_mails.set_refusal_mails_enabled(conn, alice, True)
     refuse("203.0.113.7", at=now_ms() - 9 * MINUTE_MS)
     assert due() == 0
-    conn.execute("UPDATE refused_binds SET first_at = first_at - 60000")
+    conn.execute("UPDATE refusals SET first_at = first_at - 60000")
     refuse("203.0.113.8", at=now_ms())
     assert due() == 1
     assert conn.execute("SELECT count(*) FROM mailed_refusals").fetchone()[0] == 2
@@ -154,7 +154,7 @@ def test_it_waits_for_the_others_of_the_same_trouble(conn, alice, due, refuse):
 def test_nobody_is_told_of_another_customers_clients_or_of_accounts_that_are_gone(
     conn, cast, alice, due, refuse, acme_1
 ):
-    refused_binds.set_refused_bind_mails_enabled(conn, alice, True)
+    refusal_mails.set_refusal_mails_enabled(conn, alice, True)
     refuse("203.0.113.7", account=accounts.get_account(conn, cast.smpp_globex_1.name))
     refuse("203.0.113.7")
     conn.execute("UPDATE accounts SET deleted_at = 1 WHERE id = ?", (acme_1.id,))
@@ -162,7 +162,7 @@ def test_nobody_is_told_of_another_customers_clients_or_of_accounts_that_are_gon
 
 
 def test_a_list_without_end_is_cut(conn, keys, config, alice, due, refuse):
-    refused_binds.set_refused_bind_mails_enabled(conn, alice, True)
+    refusal_mails.set_refusal_mails_enabled(conn, alice, True)
     refuse(*(f"203.0.113.{number}" for number in range(60)))
     assert due() == 1
     list(send_due_mails(conn, config, keys))
@@ -174,15 +174,16 @@ def test_a_list_without_end_is_cut(conn, keys, config, alice, due, refuse):
 
 
 def test_a_clock_that_was_wrong_does_not_silence_them(conn, alice, due, refuse):
-    refused_binds.set_refused_bind_mails_enabled(conn, alice, True)
+    refusal_mails.set_refusal_mails_enabled(conn, alice, True)
     conn.execute("UPDATE users SET refusals_mailed_at = ?", (now_ms() + 400 * DAY_MS,))
     refuse("203.0.113.7")
     assert due() == 1
 
 
 def test_what_was_told_goes_with_the_refusals(conn, alice, due, refuse):
-    refused_binds.set_refused_bind_mails_enabled(conn, alice, True)
+    refusal_mails.set_refusal_mails_enabled(conn, alice, True)
     refuse("203.0.113.7", "203.0.113.8")
     assert due() == 1
-    conn.execute("DELETE FROM refused_binds WHERE address = '203.0.113.7'")
+    conn.execute("UPDATE refusals SET hour = hour - 8 * 24 WHERE value = '203.0.113.7'")
+    refusal_mails.purge_mailed_refusals(conn, now_ms())
     assert conn.execute("SELECT count(*) FROM mailed_refusals").fetchone()[0] == 1

@@ -2,11 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from portal.core.clock import DAY_MS, now_ms
+from portal.core.clock import now_ms
 from portal.core.db import Connection
-from portal.services.accounts import credentials, refused_binds, session_records
+from portal.services.accounts import session_records
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.refused_binds import NOT_AUTHORISED, RefusedBind
 from portal.services.accounts.session_records import (
     SmppSessionEnd,
     SmppSessionProgress,
@@ -135,50 +134,6 @@ def test_nobody_ends_a_session_of_another_account_or_one_that_has_ended(conn, ac
         session_records.request_smpp_session_end(conn, SHELL, acme_1, 1)
 
 
-def test_when_the_password_that_a_client_uses_was_replaced(conn, keys, acme_1):
-    old = credentials.find_smpp_password_info(conn, acme_1.id)
-    assert old is not None
-    credentials.regenerate_smpp_password(conn, keys, SHELL, acme_1, send_mail=False)
-    now = now_ms()
-    refused = RefusedBind(acme_1.id, "127.0.0.1", refused_binds.REPLACED_PASSWORD, now, old.id)
-    refused_binds.record_refused_binds(conn, [refused])
-    (seen,) = refused_binds.list_refused_binds(conn, acme_1.id)
-    assert seen.replaced_at is not None
-    assert now - 10_000 < seen.replaced_at <= now
-    refused_binds.record_refused_binds(conn, [replace(refused, password_id=999)])
-    (seen,) = refused_binds.list_refused_binds(conn, acme_1.id)
-    assert seen.replaced_at is None
-
-
-def test_refused_binds_are_counted_by_address_and_reason(conn, acme_1):
-    now = now_ms()
-    refused_binds.record_refused_binds(
-        conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now - 10 + n) for n in range(3)]
-    )
-    refused_binds.record_refused_binds(conn, [RefusedBind(acme_1.id, "203.0.113.8", refused_binds.WRONG_PASSWORD, now)])
-    assert [(each.address, each.reason, each.count) for each in refused_binds.list_refused_binds(conn, acme_1.id)] == [
-        ("203.0.113.8", refused_binds.WRONG_PASSWORD, 1),
-        ("203.0.113.7", NOT_AUTHORISED, 3),
-    ]
-
-
-def test_a_week_without_one_ends_the_count(conn, acme_1):
-    now = now_ms()
-    refused_binds.record_refused_binds(conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now - 8 * DAY_MS)])
-    assert refused_binds.list_refused_binds(conn, acme_1.id) == []
-    refused_binds.record_refused_binds(conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now)])
-    (seen,) = refused_binds.list_refused_binds(conn, acme_1.id)
-    assert (seen.count, seen.first_at) == (1, now)
-
-
-def test_purge_forgets_refusals_that_are_not_told_any_more(conn, acme_1):
-    now = now_ms()
-    for number, at in ((7, now - 7 * DAY_MS), (8, now - 7 * DAY_MS + 1)):
-        refused_binds.record_refused_binds(conn, [RefusedBind(acme_1.id, f"203.0.113.{number}", NOT_AUTHORISED, at)])
-    refused_binds.purge_refused_binds(conn, now)
-    assert [row["address"] for row in conn.execute("SELECT address FROM refused_binds")] == ["203.0.113.8"]
-
-
 def test_a_heart_that_stops_beating_is_noticed(conn):
     assert not session_records.is_component_alive(conn, "smsc")
     session_records.record_component_heartbeat(conn, "smsc", now_ms())
@@ -188,20 +143,3 @@ def test_a_heart_that_stops_beating_is_noticed(conn):
     session_records.record_component_heartbeat(conn, "smsc", now_ms())
     session_records.remove_component_heartbeat(conn, "smsc")
     assert not session_records.is_component_alive(conn, "smsc")
-
-
-def test_refused_binds_from_ever_new_addresses_are_kept_within_bounds(conn, acme_1, acme_2):
-    refused_binds.record_refused_binds(conn, [RefusedBind(acme_2.id, "203.0.113.7", NOT_AUTHORISED, 1)])
-    now = now_ms()
-    for number in range(30):
-        refused_binds.record_refused_binds(
-            conn,
-            [
-                RefusedBind(acme_1.id, f"2001:db8::{number:x}:{host:x}", NOT_AUTHORISED, now + number)
-                for host in range(10)
-            ],
-        )
-    binds = refused_binds.list_refused_binds(conn, acme_1.id)
-    assert 90 < len(binds) <= 110
-    assert binds[0].last_at == now + 29
-    assert conn.execute("SELECT count(*) FROM refused_binds WHERE account_id = ?", (acme_2.id,)).fetchone()[0] == 1

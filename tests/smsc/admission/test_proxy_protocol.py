@@ -168,7 +168,7 @@ async def test_the_list_of_addresses_holds_for_clients_and_not_for_the_balancer(
             esme = await connect_by_balancer(server.port, header)
             assert await esme.bind(login.name, login.password) == CommandStatus.ESME_RINVPASWD
         rows = await wait_until(lambda: len(rows := refused_binds.list_refused_binds(conn, login.id)) == 2 and rows)
-    assert {(each.address, each.reason) for each in rows} == {
+    assert {(each.value, each.reason) for each in rows} == {
         ("203.0.113.7", refused_binds.NOT_AUTHORISED),
         (BALANCER, refused_binds.NOT_AUTHORISED),
     }

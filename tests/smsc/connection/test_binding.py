@@ -100,7 +100,9 @@ async def test_an_unknown_system_id_takes_the_same_steps_as_a_wrong_password(con
             seen.append(steps.copy())
     assert seen[0] == seen[1]
     assert len(refused_binds.list_refused_binds(conn, cast.smpp_acme_1.id)) == 1
-    assert conn.execute("SELECT count(*) FROM refused_binds").fetchone()[0] == 1
+    assert conn.execute("SELECT count(*) FROM refusals").fetchone()[0] == 1
+    (unknown,) = refused_binds.list_unknown_binds(conn, 0)
+    assert (unknown.system_id, unknown.address, unknown.count) == ("smpp-nobody", "127.0.0.2", 1)
 
 
 async def test_a_wrong_password_and_a_wrong_address_look_alike(config, cast, conn):
@@ -109,7 +111,7 @@ async def test_a_wrong_password_and_a_wrong_address_look_alike(config, cast, con
         assert await refused(server, login.name, "wrong") == CommandStatus.ESME_RINVPASWD
         assert await refused(server, login.name, login.password, "127.0.0.2") == CommandStatus.ESME_RINVPASWD
         seen = await wait_until(lambda: len(rows := refused_binds.list_refused_binds(conn, login.id)) == 2 and rows)
-    assert {(each.address, each.reason) for each in seen} == {
+    assert {(each.value, each.reason) for each in seen} == {
         ("127.0.0.1", refused_binds.WRONG_PASSWORD),
         ("127.0.0.2", refused_binds.NOT_AUTHORISED),
     }
@@ -124,7 +126,9 @@ async def test_a_password_that_was_replaced_is_told_to_the_accounts_users_and_no
         assert await refused(server, login.name, login.password) == CommandStatus.ESME_RINVPASWD
         assert await refused(server, login.name, login.password, "127.0.0.2") == CommandStatus.ESME_RINVPASWD
         seen = await wait_until(lambda: len(rows := refused_binds.list_refused_binds(conn, login.id)) == 2 and rows)
-    assert {(each.address, each.reason, each.replaced_at is not None) for each in seen} == {
+    assert {
+        (each.value, each.reason, refused_binds.find_password_replacement(conn, each) is not None) for each in seen
+    } == {
         ("127.0.0.1", refused_binds.REPLACED_PASSWORD, True),
         ("127.0.0.2", refused_binds.NOT_AUTHORISED, False),
     }

@@ -48,7 +48,7 @@ async def test_countries_hold_at_once_on_open_connections_and_refusals_are_count
         assert (await esme.submit()).status == 0
         await wait_until(lambda: brakes.list_refused_messages(conn, cast.smpp_acme_1.id))
     (refused,) = brakes.list_refused_messages(conn, cast.smpp_acme_1.id)
-    assert (refused.reason, refused.country, refused.messages) == ("country", "FR", 3)
+    assert (refused.reason, refused.value, refused.count) == ("country", "FR", 3)
     assert len(list_submitted(conn, cast.smpp_acme_1.id)) == 2
 
 

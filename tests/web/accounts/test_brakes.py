@@ -20,7 +20,7 @@ from portal.services.routing import route_table
 from portal.services.upstreams import holds
 from portal.services.upstreams.paths import DEFAULT_PATH
 from tests.services.upstreams.waiting import add_upstream, queue_messages
-from tests.support import Cast, Person
+from tests.support import Cast, Person, record_refused_messages
 from tests.web import acting
 from tests.web.acting import extract_text, get_field_value
 from tests.web.conftest import Browser
@@ -277,7 +277,7 @@ def test_what_keeps_messages_waiting_is_told_at_once_to_its_people_alone(
 def test_what_brakes_have_refused_is_told_with_what_helps(alice: Browser, conn: Connection, acme_1: Account) -> None:
     brakes.set_brakes(conn, SHELL, acme_1, Brakes(frozenset(("IT",)), 1000, 5_500, 3))
     reasons = {("country", "FR"): 1, ("day_messages", ""): 2, ("day_credits", ""): 3, ("hour_messages", ""): 4}
-    brakes.record_refused_messages(conn, {(acme_1.id, *key): count for key, count in reasons.items()})
+    record_refused_messages(conn, acme_1.id, reasons)
     text = extract_text(alice.get("/accounts/smpp-acme-1").text)
     for sentence in (
         "1 message was refused",

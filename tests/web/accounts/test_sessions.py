@@ -113,7 +113,7 @@ def test_how_often_and_since_when(client: Client, cast: Cast, conn: db.Connectio
     acting.refuse_binds(conn, "smpp-acme-1", "203.0.113.7", refused_binds.WRONG_PASSWORD, times=12)
     acting.refuse_binds(conn, "smpp-acme-1", "203.0.113.8", refused_binds.WRONG_PASSWORD)
     at = i18n.format_short_date_time(clock.now_ms(), clock.now_ms(), "UTC")
-    conn.execute("UPDATE refused_binds SET first_at = ?", (clock.now_ms(),))
+    conn.execute("UPDATE refusals SET first_at = ?", (clock.now_ms(),))
     page_text = extract_text(client(cast.alice).get(SESSIONS).text)
     assert f"generate a new one. 12 since {at} " in page_text
     assert page_text.count("since") == 1
@@ -139,7 +139,7 @@ def test_a_password_that_was_replaced_with_when_and_its_remedy(
     page = alice.get(SESSIONS).text
     assert "The password it uses was replaced (3 Nov, 14:02)." in extract_text(page)
     assert PASSWORD_LINK in page
-    conn.execute("UPDATE refused_binds SET last_at = last_at - 1000")
+    conn.execute("UPDATE refusals SET last_at = last_at - 1000")
     credentials.regenerate_smpp_password(conn, keys, SHELL, account, send_mail=False)
     page = alice.get(SESSIONS).text
     assert "The password it uses was replaced" in extract_text(page)

@@ -1,0 +1,79 @@
+"""Messages that the SMPP server refused: why, and how many, until that is written."""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Mapping
+
+from portal.services.accounts.refusals import MAX_VALUES, OTHERS, RefusalKey, escape_unprintable
+
+# Why a message was refused.
+SENDER = "sender"
+"""The value is the source address."""
+DESTINATION, NATIONAL_NUMBER = "destination", "national"
+"""No number that messages can be sent to; TON 2, which the account refuses. No value: it would be somebody's number."""
+PRICE, ROUTE = "price", "route"
+"""No price, and no route, for the number's country, which is the value."""
+CODING, TEXT = "coding", "text"
+"""An unsupported data_coding; a text that isn't what its data_coding says. The value is the data_coding."""
+LENGTH, TIME = "length", "time"
+"""Too long; schedule_delivery_time or validity_period."""
+FORMAT = "format"
+"""Something else of the PDU; the value is the name of the command_status."""
+THROUGHPUT, WINDOW = "throughput", "window"
+"""The value is the limit that was reached."""
+COUNTRY, DAY_MESSAGES, DAY_CREDITS, HOUR_MESSAGES = "country", "day_messages", "day_credits", "hour_messages"
+"""A brake (`brakes`); with COUNTRY the value is the country."""
+STATE = "state"
+"""The session may not submit; the value is RECEIVER, or ENDING where it was about to be unbound."""
+SERVER = "server"
+"""The server could not store it."""
+RECEIVER, ENDING = "receiver", "ending"
+
+_FIRST_FOLD = 4 * MAX_VALUES
+
+
+class MessageRefusalCounts:
+    """Refused messages that are not written yet. However many different values there are, it stays small."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[int, str, str], int] = {}
+        self._fold_at = _FIRST_FOLD
+
+    def add(self, account_id: int, reason: str, value: str) -> None:
+        """Count one. This runs once a refused message."""
+        counts, key = self._counts, (account_id, reason, value)
+        counts[key] = counts.get(key, 0) + 1
+        if len(counts) >= self._fold_at:
+            self._fold_rare_values()
+
+    def take(self) -> dict[RefusalKey, int]:
+        """Return the counts, and begin anew."""
+        self._fold_rare_values()
+        taken: dict[RefusalKey, int] = defaultdict(int)
+        for (account_id, reason, value), count in self._counts.items():
+            taken[RefusalKey(account_id, False, reason, escape_unprintable(value))] += count
+        self._counts, self._fold_at = {}, _FIRST_FOLD
+        return taken
+
+    def put_back(self, counts: Mapping[RefusalKey, int]) -> None:
+        """Count what was taken and could not be written."""
+        for key, count in counts.items():
+            inner = key.account_id, key.reason, key.value
+            self._counts[inner] = self._counts.get(inner, 0) + count
+
+    def _fold_rare_values(self) -> None:
+        """Of each account keep the most frequent values, and count all else as OTHERS."""
+        by_account: dict[int, list[tuple[int, str, str]]] = defaultdict(list)
+        for key in self._counts:
+            by_account[key[0]].append(key)
+        for keys in by_account.values():
+            if len(keys) <= MAX_VALUES:
+                continue
+            frequent = set(heapq.nlargest(MAX_VALUES, keys, key=self._counts.__getitem__))
+            for key in keys:
+                if key not in frequent and key[2] != OTHERS:
+                    account_id, reason, _ = key
+                    others = account_id, reason, OTHERS
+                    self._counts[others] = self._counts.get(others, 0) + self._counts.pop(key)
+        # As many more before the next time: what one costs is shared by that many messages.
+        self._fold_at = len(self._counts) + _FIRST_FOLD
