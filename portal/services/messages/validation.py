@@ -260,7 +260,8 @@ def find_destination(
     if found is None:
         # No number begins with a plus or 0, so this is seldom.
         digits = read_destination(account, destination, ton)
-        found = price_list.find_price(digits)
+        if digits != destination or ton == _TON_NATIONAL:
+            found = price_list.find_price(digits)
     if found is None:
         country = countries.find_country(digits)
         if country is None:

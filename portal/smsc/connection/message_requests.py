@@ -4,8 +4,9 @@ refused.
 
 import asyncio
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 from portal.services.accounts import refused_messages
 from portal.services.common.errors import Refused
@@ -32,15 +33,33 @@ _MAX_SUBUNIT = 4
 # 5.2.14: those above it are reserved, and go on to no carrier.
 _MAX_PRIORITY = 3
 
-_REFUSALS: dict[type[Refused], tuple[CommandStatus, str]] = {
-    validation.InvalidSource: (CommandStatus.ESME_RINVSRCADR, refused_messages.SENDER),
-    validation.InvalidDestination: (CommandStatus.ESME_RINVDSTADR, refused_messages.DESTINATION),
-    validation.DestinationWithoutPrice: (CommandStatus.ESME_RINVDSTADR, refused_messages.PRICE),
-    validation.CountryNotAllowed: (CommandStatus.ESME_RINVDSTADR, refused_messages.COUNTRY),
-    validation.NationalDestination: (CommandStatus.ESME_RINVDSTTON, refused_messages.NATIONAL_NUMBER),
-    validation.UnsupportedDataCoding: (CommandStatus.ESME_RUNSDATACODING, refused_messages.CODING),
-    validation.UndecodableText: (CommandStatus.ESME_RINVGSM7CODING, refused_messages.TEXT),
-    validation.BodyTooLong: (CommandStatus.ESME_RINVMSGLEN, refused_messages.LENGTH),
+
+def _get_nothing(message: SubmitSm | DataSm, refused: Any) -> str:
+    return ""
+
+
+def _get_source(message: SubmitSm | DataSm, refused: Any) -> str:
+    return message.source
+
+
+def _get_country(message: SubmitSm | DataSm, refused: Any) -> str:
+    return str(refused.country)
+
+
+def _get_data_coding(message: SubmitSm | DataSm, refused: Any) -> str:
+    return str(message.data_coding)
+
+
+# By what is raised: the command_status to answer, the reason, and what is at fault.
+_REFUSALS: Mapping[type[Exception], tuple[CommandStatus, str, Callable[[SubmitSm | DataSm, Any], str]]] = {
+    validation.InvalidSource: (CommandStatus.ESME_RINVSRCADR, refused_messages.SENDER, _get_source),
+    validation.InvalidDestination: (CommandStatus.ESME_RINVDSTADR, refused_messages.DESTINATION, _get_nothing),
+    validation.DestinationWithoutPrice: (CommandStatus.ESME_RINVDSTADR, refused_messages.PRICE, _get_country),
+    validation.CountryNotAllowed: (CommandStatus.ESME_RINVDSTADR, refused_messages.COUNTRY, _get_country),
+    validation.NationalDestination: (CommandStatus.ESME_RINVDSTTON, refused_messages.NATIONAL_NUMBER, _get_nothing),
+    validation.UnsupportedDataCoding: (CommandStatus.ESME_RUNSDATACODING, refused_messages.CODING, _get_data_coding),
+    validation.UndecodableText: (CommandStatus.ESME_RINVGSM7CODING, refused_messages.TEXT, _get_data_coding),
+    validation.BodyTooLong: (CommandStatus.ESME_RINVMSGLEN, refused_messages.LENGTH, _get_nothing),
 }
 _REASONS_BY_STATUS = {
     CommandStatus.ESME_RINVMSGLEN: refused_messages.LENGTH,
@@ -57,14 +76,16 @@ _CANCEL_BATCH_SIZE = 500
 
 _Respond = Callable[[CommandStatus], None]
 
+REFUSALS = (Refused, RequestRefused)
+"""Why a message is refused, as it is raised: see `explain_refusal`."""
 
-class MessageRefused(RequestRefused):
-    """`reason` is a constant of `refused_messages`, and `value` what is at fault."""
 
-    def __init__(self, status: CommandStatus, reason: str, value: str = "") -> None:
-        super().__init__(status)
-        self.reason = reason
-        self.value = value
+def explain_refusal(message: SubmitSm | DataSm, refused: Exception) -> tuple[CommandStatus, str, str]:
+    """The command_status to answer, the reason (`refused_messages`), and the value at fault."""
+    if isinstance(refused, RequestRefused):
+        return refused.status, *find_format_reason(refused.status)
+    status, reason, get_value = _REFUSALS[type(refused)]
+    return status, reason, get_value(message, refused)
 
 
 def find_format_reason(status: CommandStatus) -> tuple[str, str]:
@@ -79,29 +100,7 @@ def find_format_reason(status: CommandStatus) -> tuple[str, str]:
 def submitted_message_from_pdu(
     message: SubmitSm | DataSm, account: AccountConfig, price_list: PriceList, kept_tags: Collection[int] = ()
 ) -> SubmittedMessage:
-    """Return what is to be stored, with its optional parameters of these tags. Raises MessageRefused."""
-    try:
-        return _read_submit(message, account, price_list, kept_tags)
-    except Refused as refused:
-        status, reason = _REFUSALS[type(refused)]
-        raise MessageRefused(status, reason, _get_value_at_fault(message, refused)) from None
-    except RequestRefused as refused:
-        raise MessageRefused(refused.status, *find_format_reason(refused.status)) from None
-
-
-def _get_value_at_fault(message: SubmitSm | DataSm, refused: Refused) -> str:
-    if isinstance(refused, validation.InvalidSource):
-        return message.source
-    if isinstance(refused, (validation.DestinationWithoutPrice, validation.CountryNotAllowed)):
-        return refused.country
-    if isinstance(refused, (validation.UnsupportedDataCoding, validation.UndecodableText)):
-        return str(message.data_coding)
-    return ""
-
-
-def _read_submit(
-    message: SubmitSm | DataSm, account: AccountConfig, price_list: PriceList, kept_tags: Collection[int]
-) -> SubmittedMessage:
+    """Return what is to be stored, with its optional parameters of these tags. Raises REFUSALS."""
     if message.esm_class & _MESSAGE_TYPE_MASK not in _ALLOWED_MESSAGE_TYPES:
         raise RequestRefused(CommandStatus.ESME_RINVESMCLASS)
     reference = subunit = segment = kept_tlvs = None

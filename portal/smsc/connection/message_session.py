@@ -124,8 +124,8 @@ class MessageSession(PduStream):
             submit = message_requests.submitted_message_from_pdu(
                 message, self._account, storage.get_price_list(self._account), storage.kept_tlv_tags
             )
-        except message_requests.MessageRefused as refused:
-            self._refuse_submit(message, refused.status, refused.reason, refused.value)
+        except message_requests.REFUSALS as refused:
+            self._refuse_submit(message, *message_requests.explain_refusal(message, refused))
             return
         submit.session_id = self.id
         if not self._is_smpp_3_4:
