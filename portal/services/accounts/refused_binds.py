@@ -69,6 +69,8 @@ def list_refused_binds(conn: sqlite3.Connection, account_id: int) -> list[Refusa
 
 def find_password_replacement(conn: sqlite3.Connection, refused: RefusalGroup) -> int | None:
     """When (milliseconds) the password was replaced that a client was refused with, if that is still known."""
+    if refused.password_id is None:
+        return None
     row = conn.execute("SELECT replaced_at FROM smpp_passwords WHERE id = ?", (refused.password_id,)).fetchone()
     return None if row is None else row[0]
 

@@ -87,7 +87,8 @@ class ExplainedRefusal:
 
     `text`: why, in the language in use. `remedy`: what the account's people can do, a constant of this module; empty:
     nothing on a page. `ask_for`: what they may ask the operator for, as `account_requests` names it; empty: nothing.
-    `is_resolved`: it would be accepted now.
+    `is_resolved`: it would be accepted now. `replaced_at`: when (milliseconds) the password was replaced that a client
+    uses, where that is the reason and is still known.
     """
 
     group: RefusalGroup
@@ -95,6 +96,7 @@ class ExplainedRefusal:
     remedy: str = ""
     ask_for: str = ""
     is_resolved: bool = False
+    replaced_at: int | None = None
 
 
 def describe_refusal(*, is_bind: bool, reason: str, value: str) -> str:
@@ -113,15 +115,18 @@ def describe_refusal(*, is_bind: bool, reason: str, value: str) -> str:
 
 
 def list_explained_refusals(
-    conn: sqlite3.Connection, account: Account, since: int, until: int | None = None
+    conn: sqlite3.Connection, account: Account, since: int, until: int | None = None, *, is_bind: bool | None = None
 ) -> list[ExplainedRefusal]:
     """An account's refused binds and messages by reason and value, the latest first; with those that the history has.
 
     Args:
         since, until: milliseconds; of hours, and of days (UTC) where only these are counted, the whole. None: now.
+        is_bind: only binds, or only messages.
     """
     until = now_ms() if until is None else until
-    groups = [*refusals.list_refusals(conn, account.id, since, until), *_list_in_history(conn, account, since, until)]
+    groups = refusals.list_refusals(conn, account.id, since, until, is_bind=is_bind)
+    if not is_bind:
+        groups += _list_in_history(conn, account, since, until)
     look = _AccountLook(conn, account)
     return [look.explain(each) for each in sorted(groups, key=lambda each: -each.last_at)]
 
@@ -201,7 +206,8 @@ class _AccountLook:
         """Say why it was refused, and what helps."""
         text = describe_refusal(is_bind=group.is_bind, reason=group.reason, value=group.value)
         if group.is_bind:
-            return ExplainedRefusal(group, text, *self._find_bind_remedy(group))
+            replaced_at = refused_binds.find_password_replacement(self.conn, group)
+            return ExplainedRefusal(group, text, *self._find_bind_remedy(group), replaced_at)
         if group.reason in _ASK_FOR_BRAKE:
             return self._explain_brake(group, text)
         return ExplainedRefusal(group, text, *self._find_message_remedy(group))
@@ -217,7 +223,7 @@ class _AccountLook:
             return "" if is_resolved else NEW_PASSWORD, "", is_resolved
         if group.reason == refused_binds.TOO_MANY_BINDS:
             is_resolved = not self.account.binds or self._session_count < self.account.binds
-            return SESSIONS, "binds", is_resolved
+            return "" if is_resolved else SESSIONS, "binds", is_resolved
         if group.reason == refused_binds.ACCOUNT_DISABLED:
             return "", "account", self.account.status != ERROR
         return "", "", False

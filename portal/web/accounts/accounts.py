@@ -15,12 +15,13 @@ from wtforms.fields.choices import SelectChoice
 from portal.core import i18n
 from portal.core.config import bracket_ipv6
 from portal.core.i18n import N_, _
-from portal.services.accounts import allowed_ips, credentials, refused_binds, session_records
+from portal.services.accounts import credentials, session_records
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.refusals import RefusalGroup
 from portal.services.common import idempotency
+from portal.services.messages import refusal_remedies
 from portal.services.people import customers
 from portal.services.statistics import daily_totals
+from portal.web.accounts.refused_lists import build_refused_row
 from portal.web.core import access, brake_forms, context, htmx, live
 from portal.web.core.forms import OnceForm, refusals_on
 
@@ -35,6 +36,7 @@ _PERIODS: dict[str, tuple[str, int | None, int]] = {
     "all": (N_("All"), None, 30),
 }
 _DEFAULT_PERIOD = "30d"
+_MAX_REFUSED_ROWS = 3
 
 
 class SmppPasswordForm(OnceForm):
@@ -207,32 +209,26 @@ def _statistics_context(account: Account) -> dict[str, Any]:
     }
 
 
-# --- refused clients
+# --- what was refused
 
 
-def _refused_bind_context(account: Account) -> dict[str, Any]:
-    """The latest refused client that would get in if its address were on the list."""
-    if not live.read_change_counters().latest_refused_bind:
-        return {"refused": None}
-    entries = allowed_ips.list_allowed_ips(context.get_conn(), account.id)
-    refusals = refused_binds.list_refused_binds(context.get_conn(), account.id)
-    return {"refused": next((each for each in refusals if is_refused_for_unlisted_ip(each, entries)), None)}
-
-
-def is_refused_for_unlisted_ip(refusal: RefusalGroup, entries: list[allowed_ips.AllowedIP]) -> bool:
-    """Whether the refused client would get in if its address were on the list."""
-    refused_for_ip = refusal.reason in (refused_binds.NOT_AUTHORISED, refused_binds.NO_IP)
-    return refused_for_ip and not allowed_ips.is_ip_allowed(entries, refusal.value)
+def _refused_context(account: Account) -> dict[str, Any]:
+    """The weightiest of what was refused in the last 24 hours, and would be refused still."""
+    refused = refusal_remedies.list_weightiest_refusals(context.get_conn(), account) if account.kind == "smpp" else []
+    return {
+        "refused": [build_refused_row(account, each) for each in refused[:_MAX_REFUSED_ROWS]],
+        "more": max(0, len(refused) - _MAX_REFUSED_ROWS),
+    }
 
 
 GENERAL_PART = live.LiveFragment("accounts/_general.html", _smpp_settings_context)
 STATUS_PART = live.LiveFragment("accounts/_status.html", _status_context)
 _ACTIONS_PART = live.LiveFragment("accounts/_actions.html")
 _STATISTICS_PART = live.LiveFragment("accounts/_statistics.html", _statistics_context)
-_REFUSED_BIND_PART = live.LiveFragment("accounts/_refused.html", _refused_bind_context)
+_REFUSED_PART = live.LiveFragment("accounts/_refused.html", _refused_context)
 _TRAFFIC_PART = live.LiveFragment(
     "accounts/_traffic.html", brake_forms.build_traffic_values, brake_forms.read_traffic_state
 )
 live.register_live_page(
-    "home", _TRAFFIC_PART, _REFUSED_BIND_PART, GENERAL_PART, STATUS_PART, _ACTIONS_PART, _STATISTICS_PART
+    "home", _TRAFFIC_PART, _REFUSED_PART, GENERAL_PART, STATUS_PART, _ACTIONS_PART, _STATISTICS_PART
 )

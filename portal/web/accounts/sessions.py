@@ -10,9 +10,10 @@ from portal.core.i18n import _
 from portal.services.accounts import allowed_ips, credentials, refusal_mails, refused_binds, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.credentials import SmppPasswordInfo
-from portal.services.accounts.refusals import RefusalGroup
 from portal.services.accounts.session_records import NoSuchSmppSession, SmppSessionRecord
-from portal.web.accounts.accounts import is_refused_for_unlisted_ip, require_smpp_account
+from portal.services.messages import refusal_remedies
+from portal.web.accounts.accounts import require_smpp_account
+from portal.web.accounts.refused_lists import build_refused_list
 from portal.web.core import access, context, htmx, live
 
 blueprint = Blueprint("sessions", __name__)
@@ -154,41 +155,9 @@ def _format_last_active(session: SmppSessionRecord) -> str:
 
 
 def _refused_binds_context(account: Account) -> dict[str, Any]:
-    conn = context.get_conn()
-    entries = allowed_ips.list_allowed_ips(conn, account.id)
-    password = credentials.find_smpp_password_info(conn, account.id)
-    refusals = refused_binds.list_refused_binds(conn, account.id)
-    return {
-        "attempts": [_build_refused_bind_row(each, entries, password) for each in refusals[:_MAX_REFUSED_BINDS]],
-        "more": max(0, len(refusals) - _MAX_REFUSED_BINDS),
-    }
-
-
-def _build_refused_bind_row(
-    refusal: RefusalGroup, entries: list[allowed_ips.AllowedIP], password: SmppPasswordInfo | None
-) -> dict[str, Any]:
-    """Refused binds of one address for one reason, in plain words.
-
-    `remedy` is "authorise", "password", or empty where no button helps; `is_resolved`: it would be accepted now.
-    """
-    remedy, is_resolved = "", False
-    if refusal.reason in (refused_binds.NOT_AUTHORISED, refused_binds.NO_IP):
-        is_resolved = not is_refused_for_unlisted_ip(refusal, entries)
-        remedy = "" if is_resolved else "authorise"
-    elif refusal.reason in (refused_binds.WRONG_PASSWORD, refused_binds.REPLACED_PASSWORD):
-        # A newer password may exist already: it only has to reach the client.
-        remedy = "" if password is not None and password.changed_at > refusal.last_at else "password"
-    reason = _describe_refusal_reason(refusal)
-    return {"refusal": refusal, "reason": reason, "remedy": remedy, "is_resolved": is_resolved}
-
-
-def _describe_refusal_reason(refusal: RefusalGroup) -> str:
-    if refusal.reason == refused_binds.REPLACED_PASSWORD and (
-        replaced_at := refused_binds.find_password_replacement(context.get_conn(), refusal)
-    ):
-        when = i18n.format_short_date_time(replaced_at, clock.now_ms(), context.get_config().timezone)
-        return _("The password it uses was replaced (%(when)s).", when=when)
-    return _(refused_binds.REASON_TEXTS[refusal.reason])
+    since = clock.now_ms() - refused_binds.SHOWN_MS
+    refused = refusal_remedies.list_explained_refusals(context.get_conn(), account, since, is_bind=True)
+    return {"list": build_refused_list(account, refused, _MAX_REFUSED_BINDS, has_addresses=True)}
 
 
 _OPEN_SESSIONS_PART = live.LiveFragment("accounts/sessions/_open.html", _open_sessions_context, _read_session_activity)

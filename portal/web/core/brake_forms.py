@@ -101,20 +101,13 @@ def build_brakes_values(account: Account) -> dict[str, Any]:
 
 
 def build_traffic_values(account: Account) -> dict[str, Any]:
-    """What `_traffic.html` shows: what keeps messages waiting, what is unusual, whether the account is held for it, and
-    what brakes have refused.
-    """
+    """What `_traffic.html` shows: what keeps messages waiting, what is unusual, and whether the account is held."""
     conn = context.get_conn()
-    in_force = brakes.get_brakes(conn, account.id).in_force
     return {
         "events": [each for each in unusual_traffic.list_open_events(conn, account.id) if not each.answer],
         "delays": {each.kind: each.since for each in sending_delays.list_sending_delays(conn, account.id)},
         "is_operator": access.get_current_user().is_operator,
         "is_held": unusual_traffic.is_held_by_brake(conn, account.id),
-        "refused": [
-            (each, brakes.explain_refusal(each.reason, each.value, in_force))
-            for each in brakes.list_refused_messages(conn, account.id)
-        ],
     }
 
 
@@ -122,6 +115,5 @@ def read_traffic_state(account: Account) -> Hashable:
     """What `_traffic.html` changes with; read at each poll."""
     conn = context.get_conn()
     events = unusual_traffic.list_open_events(conn, account.id)
-    refused = brakes.list_refused_messages(conn, account.id)
     delays = sending_delays.list_sending_delays(conn, account.id)
-    return tuple((each.id, each.answer) for each in events), tuple(refused), tuple(delays)
+    return tuple((each.id, each.answer) for each in events), tuple(delays)

@@ -79,8 +79,9 @@ class SenderSearchForm(GetForm):
 @blueprint.get("/accounts/<name>/senders")
 @access.account_access_required
 def list_senders(account: Account) -> ResponseReturnValue:
-    """Query: `sort` and `q`, see `SenderSearchForm`; `p`, the page's number from 1."""
-    return htmx.render_page("senders/page.html", **_build_page_values(account, SenderForm()))
+    """Query: `sort` and `q`, see `SenderSearchForm`; `p`, the page's number from 1; `sender`, one to ask for."""
+    form = SenderForm(formdata=None, data={"sender": request.args.get("sender", "")})
+    return htmx.render_page("senders/page.html", **_build_page_values(account, form))
 
 
 @blueprint.post("/accounts/<name>/senders")
