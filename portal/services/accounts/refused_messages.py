@@ -39,6 +39,10 @@ class MessageRefusalCounts:
         self._counts: dict[tuple[int, str, str], int] = {}
         self._fold_at = _FIRST_FOLD
 
+    def __len__(self) -> int:
+        """How many different values there are."""
+        return len(self._counts)
+
     def add(self, account_id: int, reason: str, value: str) -> None:
         """Count one. This runs once a refused message."""
         counts, key = self._counts, (account_id, reason, value)

@@ -50,6 +50,7 @@ _READ_RETRY_MS = 1_000
 _EXPIRY_INTERVAL_SECONDS = 600.0
 _OLD_PARTS_SECONDS = 60.0
 _REFUSED_MESSAGES_SECONDS = 1.0
+_FEW_VALUES, _MANY_VALUES_SECONDS = 500, 10.0
 # Shorter than elsewhere: clients wait for their submit_sm_resp meanwhile, and better get an ESME_RSYSERR.
 _WRITER_BUSY_TIMEOUT_MS = 2_000
 _LAST_BUSY_TIMEOUT_MS = 200
@@ -103,6 +104,7 @@ class Storage:
         self._is_started = False
         self._bind_counts: Counter[tuple[int, BindKind]] = Counter()
         self.refused_messages = MessageRefusalCounts()
+        self._refusals_written_at = 0.0
         self._delivery_queues: dict[int, DeliveryQueue] = {}
         self._retry_timers: dict[int, asyncio.TimerHandle] = {}
         self._periodic_timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
@@ -271,8 +273,13 @@ class Storage:
             self._writer.queue_write(WriteJobKind.INBOUND, *messages)
 
     def _write_refused_messages(self) -> None:
-        if counts := self.refused_messages.take():
-            self._writer.queue_write(WriteJobKind.REFUSED_MESSAGES, (counts, now_ms()))
+        """Write what was counted; of ever new values, of which most are soon counted as others, less often."""
+        now = self._loop.time()
+        is_long_ago = now - self._refusals_written_at >= _MANY_VALUES_SECONDS
+        if len(self.refused_messages) <= _FEW_VALUES or is_long_ago or not self._is_started:
+            self._refusals_written_at = now
+            if counts := self.refused_messages.take():
+                self._writer.queue_write(WriteJobKind.REFUSED_MESSAGES, (counts, now_ms()))
 
     # --- what waits for receivers
 
