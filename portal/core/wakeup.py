@@ -27,7 +27,7 @@ class WakeupSender:
     """Sends wakeups to the SMPP server of a data folder. Safe to share between threads."""
 
     def __init__(self, data: Path) -> None:
-        self._socket_file = str(_get_socket_path(data))
+        self._socket_file = str(get_socket_path(data, _SOCKET_NAME))
 
     def send(self) -> None:
         """Send one. This never raises and never blocks: a server that doesn't run, or has one to read, needs none."""
@@ -46,7 +46,7 @@ class WakeupListener:
         self._loop = loop
         self._callback = callback
         self._socket = _create_datagram_socket()
-        self._socket_file = _get_socket_path(data)
+        self._socket_file = get_socket_path(data, _SOCKET_NAME)
         self._socket_file.unlink(missing_ok=True)
         self._socket.bind(str(self._socket_file))
         self._socket_file.chmod(0o600)
@@ -71,9 +71,10 @@ def _create_datagram_socket() -> socket.socket:
     return new_socket
 
 
-def _get_socket_path(data: Path) -> Path:
-    path = data.absolute() / _SOCKET_NAME
+def get_socket_path(data: Path, name: str) -> Path:
+    """Where the Unix socket of that name of a data folder is: elsewhere, where its path would be too long for one."""
+    path = data.absolute() / name
     if len(os.fsencode(path)) <= _MAX_PATH_OCTETS:
         return path
-    name = hashlib.sha256(os.fsencode(data.absolute())).hexdigest()[:32]
-    return Path(tempfile.gettempdir()) / f"smpp-portal-{name}.sock"
+    digest = hashlib.sha256(os.fsencode(data.absolute())).hexdigest()[:32]
+    return Path(tempfile.gettempdir()) / f"smpp-portal-{digest}-{name}"

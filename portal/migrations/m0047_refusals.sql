@@ -59,3 +59,6 @@ DROP TABLE refused_binds;
 DROP TABLE refused_messages;
 
 ALTER TABLE connections ADD COLUMN refused INTEGER NOT NULL DEFAULT 0;
+
+-- Until when (milliseconds) the SMPP server keeps the account's last refused PDUs in memory; NULL: it doesn't.
+ALTER TABLE accounts ADD COLUMN refused_pdus_until INTEGER;

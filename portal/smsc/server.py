@@ -8,20 +8,23 @@ import socket
 import sqlite3
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from portal.core import wakeup
+from portal.core import query_socket, wakeup
 from portal.core.config import Config
 from portal.core.crypto import KeyFileError, Keys
 from portal.core.listening import open_listening_sockets
+from portal.services.accounts.refused_pdus import REFUSED_PDUS_QUERY
 from portal.smsc.admission import tls
 from portal.smsc.admission.bind_auth import BindAuth
 from portal.smsc.admission.connection_limits import ConnectionLimits
 from portal.smsc.admission.listener import SmppListener
+from portal.smsc.connection.refused_pdus import RefusedPdus
 from portal.smsc.connection.session import ServerContext, SmppSession
 from portal.smsc.connection.session_registry import SessionRegistry, WaitingBinds
 from portal.smsc.limits import DEFAULT_SERVER_LIMITS, ServerLimits
@@ -80,9 +83,12 @@ class SmppServer(ServerContext):
             self.storage.outbound.buys_packs = config.billing.enabled != "off"
             self.storage.load()
             self._wakeup_listener = wakeup.WakeupListener(config.data, loop, self.storage.poll_changes)
+            self._query_listener = query_socket.QueryListener(config.data, loop, self._answer_query)
             cleanup.pop_all()
         self.session_registry = SessionRegistry(self.storage)
         self.waiting_binds = WaitingBinds(self.session_registry, self.server_limits.probe_seconds)
+        self.refused_pdus = RefusedPdus()
+        self.storage.on_account_change(self.refused_pdus.apply_account_change)
         self.bind_auth = BindAuth(self.storage, config, self.server_limits)
         self.simulator = Simulator(self.storage.outbound.store_outcomes)
         self.dispatcher = Dispatcher(self.storage.outbound, self.simulator)
@@ -122,9 +128,16 @@ class SmppServer(ServerContext):
         remaining = started_at + _DRAIN_SECONDS + _SHUTDOWN_UNBIND_SECONDS - self.loop.time()
         await asyncio.wait({closing}, timeout=max(remaining, 0))
         self._wakeup_listener.close()
+        self._query_listener.close()
         self.session_registry.close()
         self.storage.close(_FINAL_WRITE_SECONDS)
         log.info("stopped")
+
+    def _answer_query(self, query: Mapping[str, Any]) -> object:
+        """Answer what another process of the installation asks: see `query_socket`."""
+        if query.get("ask") == REFUSED_PDUS_QUERY:
+            return [asdict(each) for each in self.refused_pdus.list_pdus(int(query["account_id"]))]
+        raise ValueError("it is asked for something unknown")
 
     def _open_sockets(self, cleanup: ExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
         smpp = self.config.smpp

@@ -30,6 +30,7 @@ SERVER = "server"
 RECEIVER, ENDING = "receiver", "ending"
 
 _FIRST_FOLD = 4 * MAX_VALUES
+_MOST_FREQUENT = MAX_VALUES // 10
 
 
 class MessageRefusalCounts:
@@ -51,8 +52,10 @@ class MessageRefusalCounts:
             self._fold_rare_values()
 
     def take(self) -> dict[RefusalKey, int]:
-        """Return the counts, and begin anew."""
-        self._fold_rare_values()
+        """Return the counts, and begin anew. Where an account had too many values, few are left: the others would soon
+        be counted as OTHERS.
+        """
+        self._fold_rare_values(_MOST_FREQUENT)
         taken: dict[RefusalKey, int] = defaultdict(int)
         for (account_id, reason, value), count in self._counts.items():
             taken[RefusalKey(account_id, False, reason, escape_unprintable(value))] += count
@@ -65,15 +68,15 @@ class MessageRefusalCounts:
             inner = key.account_id, key.reason, key.value
             self._counts[inner] = self._counts.get(inner, 0) + count
 
-    def _fold_rare_values(self) -> None:
-        """Of each account keep the most frequent values, and count all else as OTHERS."""
+    def _fold_rare_values(self, kept_count: int = MAX_VALUES) -> None:
+        """Of each account with too many values keep the most frequent ones, and count all else as OTHERS."""
         by_account: dict[int, list[tuple[int, str, str]]] = defaultdict(list)
         for key in self._counts:
             by_account[key[0]].append(key)
         for keys in by_account.values():
-            if len(keys) <= MAX_VALUES:
+            if len(keys) < MAX_VALUES:
                 continue
-            frequent = set(heapq.nlargest(MAX_VALUES, keys, key=self._counts.__getitem__))
+            frequent = set(heapq.nlargest(kept_count, keys, key=self._counts.__getitem__))
             for key in keys:
                 if key not in frequent and key[2] != OTHERS:
                     account_id, reason, _ = key

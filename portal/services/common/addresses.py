@@ -8,6 +8,7 @@ import re
 INTERNATIONAL_NUMBER = re.compile(r"(?:\+|00)([1-9][0-9]{6,14})")
 """A number (E.164, 6: at most 15 digits) with a plus or 00 in front; the group has its digits."""
 _WITH_PLUS = re.compile(r"\+([0-9]+)")
+_SHOWN_DIGITS, _LAST_DIGITS, _HIDDEN_DIGITS = 4, 2, 6
 
 
 def normalize_address(address: str) -> str:
@@ -20,3 +21,19 @@ def list_spellings(address: str) -> list[str]:
     """Every way to write an address: all that `normalize_address` makes the same of."""
     normalized = normalize_address(address)
     return [each for each in (normalized, f"+{normalized}", f"00{normalized}") if normalize_address(each) == normalized]
+
+
+def mask_number(address: str) -> str:
+    """An address of which no handset can be told: of seven digits and more the last two stay, and in front the first
+    ones, four at most, as long as six are asterisks. Short codes and names stay as they are.
+    """
+    count = sum(each.isdigit() for each in address)
+    if count <= _HIDDEN_DIGITS:
+        return address
+    first = max(min(_SHOWN_DIGITS, count - _HIDDEN_DIGITS - _LAST_DIGITS), 0)
+    masked, position = [], 0
+    for each in address:
+        position += each.isdigit()
+        is_hidden = each.isdigit() and first < position <= count - _LAST_DIGITS
+        masked.append("*" if is_hidden else each)
+    return "".join(masked)

@@ -57,6 +57,8 @@ class AccountConfig:
     """The price list of its messages."""
     countries: frozenset[str] | None = None
     """Those that it may send to (ISO 3166 codes); None: all."""
+    refused_pdus_until: int | None = None
+    """Until when (milliseconds) its refused PDUs are kept; None: they aren't."""
 
     def permits_address(self, address: IPAddress, now: int) -> bool:
         """Whether a client from this address may bind. An IPv4 address mapped into IPv6 comes as the IPv4 one."""
@@ -127,7 +129,7 @@ def read_config_version(conn: sqlite3.Connection) -> int:
 _SELECT_CONFIGS = f"""
 SELECT accounts.id, accounts.name, kind, disabled_at IS NULL AND accounts.deleted_at IS NULL AS enabled, windowing,
     throughput, binds, any_sender, config_version AS version, data_codings, packed_gsm, national_numbers,
-    coalesce(price_list_id, {price_lists.DEFAULT_LIST}) AS price_list_id,
+    refused_pdus_until, coalesce(price_list_id, {price_lists.DEFAULT_LIST}) AS price_list_id,
     (SELECT json_group_array(json_array(network, expires_at)) FROM allowed_ips WHERE account_id = accounts.id)
         AS networks,
     (SELECT json_group_array(json_array(id, hex(digest), expires_at)) FROM smpp_passwords

@@ -42,6 +42,7 @@ ACTION_LABELS = {
     "account.change": N_("Account changed"),
     "account.disable": N_("Account disabled"),
     "account.enable": N_("Account enabled"),
+    "account.refused_pdus": N_("Refused PDUs kept, or not"),
     "password.regenerate": N_("SMPP password generated"),
     "session.end": N_("SMPP session ended"),
     "ip.add": N_("IP authorised"),

@@ -17,7 +17,6 @@ MAX_MINUTES = 60
 MAX_ROWS = 5_000
 """So many PDUs of an upstream are kept, the newest; and each for KEPT_MS."""
 KEPT_MS = DAY_MS
-_SHOWN_DIGITS, _LAST_DIGITS, _HIDDEN_DIGITS = 4, 2, 6
 
 
 class InvalidTraceMinutes(Refused, field="minutes"):
@@ -59,22 +58,6 @@ class TracedPdu:
     status: str
     fields: Mapping[str, str] = field(default_factory=dict)
     id: int = 0
-
-
-def mask_number(address: str) -> str:
-    """An address of which no handset can be told: of seven digits and more the last two stay, and in front the first
-    ones, four at most, as long as six are asterisks. Short codes and names stay as they are.
-    """
-    count = sum(each.isdigit() for each in address)
-    if count <= _HIDDEN_DIGITS:
-        return address
-    first = max(min(_SHOWN_DIGITS, count - _HIDDEN_DIGITS - _LAST_DIGITS), 0)
-    masked, position = [], 0
-    for each in address:
-        position += each.isdigit()
-        is_hidden = each.isdigit() and first < position <= count - _LAST_DIGITS
-        masked.append("*" if is_hidden else each)
-    return "".join(masked)
 
 
 # --- asked for by operators

@@ -2,20 +2,26 @@
 
 import logging
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
 
+from portal.core.clock import now_ms
 from portal.services.accounts import refused_messages
+from portal.services.accounts.allowed_ips import IPAddress
+from portal.services.accounts.refused_pdus import RefusedPdu
 from portal.services.messages.deliveries import Deliverable
 from portal.services.messages.smpp_config import AccountConfig
 from portal.smsc.admission.rate_limits import TokenBucket
 from portal.smsc.connection import message_requests
+from portal.smsc.connection.refused_pdus import RefusedPdus
 from portal.smsc.delivery.deliver_sm import encode_deliver_sm
 from portal.smsc.delivery.delivery import DeliveryScheduler
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import CommandId, CommandStatus, format_status
 from portal.smsc.protocol.pdu import CancelSm, DataSm, QuerySm, SubmitSm
+from portal.smsc.protocol.pdu_description import describe_fields, name_command
 from portal.smsc.protocol.pdu_stream import PduStream
 from portal.smsc.storage.interface import (
     ClientId,
@@ -67,6 +73,7 @@ class MessageContext:
 
     storage: Storage
     dispatcher: Dispatcher
+    refused_pdus: RefusedPdus
 
 
 @dataclass(slots=True, eq=False, repr=False, kw_only=True)
@@ -77,6 +84,7 @@ class MessageSession(PduStream):
     """
 
     _server_context: MessageContext
+    address: IPAddress = field(init=False)
     id: int = 0
     submitted: int = 0
     has_submitted: bool = False
@@ -147,6 +155,10 @@ class MessageSession(PduStream):
         """
         self._write(pdu.encode_response(message.COMMAND, message.sequence, status))
         self.count_refused_message(reason, value)
+        if self.id and self._account.refused_pdus_until:
+            self.keep_refused_pdu(
+                self._account, message.COMMAND, message.sequence, status, reason, value, describe_fields(message)
+            )
         if reason not in self._logged_refusals:
             self._logged_refusals.add(reason)
             log.info(
@@ -158,6 +170,25 @@ class MessageSession(PduStream):
                 message.source,
                 message.data_coding,
             )
+
+    def keep_refused_pdu(
+        self,
+        account: AccountConfig,
+        command: int,
+        sequence: int,
+        status: CommandStatus,
+        reason: str,
+        value: str,
+        fields: Mapping[str, str],
+    ) -> None:
+        """Keep a refused PDU of an account that has asked for it."""
+        now = now_ms()
+        if account.refused_pdus_until and now < account.refused_pdus_until:
+            command_name, status_text = name_command(command), format_status(status)
+            refused = RefusedPdu(
+                now, str(self.address), self.id, command_name, sequence, status_text, reason, value, fields
+            )
+            self._server_context.refused_pdus.record(account.id, refused)
 
     def count_refused_message(self, reason: str, value: str) -> None:
         """Count a refused message, see `_refuse_submit`. Before the bind it is nobody's."""

@@ -9,7 +9,6 @@ from typing import Protocol
 
 from portal.core.clock import now_ms
 from portal.core.config import Config, LimitSettings
-from portal.services.accounts.allowed_ips import IPAddress
 from portal.services.accounts.session_records import SmppSessionProgress
 from portal.services.messages.smpp_config import AccountConfig
 from portal.smsc.admission.bind_auth import AcceptedBind, BindAuth, BindRefused, NoBindPlace
@@ -22,6 +21,7 @@ from portal.smsc.limits import ServerLimits
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import Bind, BindResp, CancelSm, DataSm, MalformedPdu, Pdu, PduHeader, QuerySm, SubmitSm
+from portal.smsc.protocol.pdu_description import describe_fields
 from portal.smsc.storage.interface import BindKind
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,6 @@ class SmppSession(MessageSession):
     _server_context: ServerContext
     _connection_slot: ConnectionSlot
     slow_reader_seconds: float = field(init=False)
-    address: IPAddress = field(init=False)
     kind: BindKind = field(init=False)
     accepted_bind: AcceptedBind | None = None
     has_failed: bool = False
@@ -195,7 +194,18 @@ class SmppSession(MessageSession):
     def _reject_malformed_pdu(self, malformed: MalformedPdu) -> None:
         self._malformed_count += 1
         if malformed.command in _SUBMITTING:
-            self.count_refused_message(*find_format_reason(malformed.status))
+            reason, value = find_format_reason(malformed.status)
+            self.count_refused_message(reason, value)
+            if self.id:
+                self.keep_refused_pdu(
+                    self._account,
+                    malformed.command,
+                    malformed.sequence,
+                    malformed.status,
+                    reason,
+                    value,
+                    {"malformed": str(malformed)},
+                )
         if self._malformed_count <= _MAX_MALFORMED_LOGGED:
             log.info("malformed PDU from %s: %s", self.log_name, malformed)
         if malformed.status is CommandStatus.ESME_RINVCMDID:
@@ -295,6 +305,17 @@ class SmppSession(MessageSession):
         """Answer a bind that was refused."""
         log.info("bind of %r from %s refused: %s %s", bind.system_id, self.address, refused.status.name, refused.reason)
         self._write(pdu.encode_response(bind.command, bind.sequence, refused.status))
+        account = self._server_context.storage.find_account(bind.system_id)
+        if account and account.refused_pdus_until:
+            self.keep_refused_pdu(
+                account,
+                bind.command,
+                bind.sequence,
+                refused.status,
+                refused.reason,
+                str(self.address),
+                describe_fields(bind),
+            )
 
     def _accept_bind(self, bind: Bind, accepted_bind: AcceptedBind) -> None:
         self._start_bound_session(accepted_bind)

@@ -105,6 +105,7 @@ class Storage:
         self._bind_counts: Counter[tuple[int, BindKind]] = Counter()
         self.refused_messages = MessageRefusalCounts()
         self._refusals_written_at = 0.0
+        self._writes_refusals = False
         self._delivery_queues: dict[int, DeliveryQueue] = {}
         self._retry_timers: dict[int, asyncio.TimerHandle] = {}
         self._periodic_timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
@@ -276,10 +277,13 @@ class Storage:
         """Write what was counted; of ever new values, of which most are soon counted as others, less often."""
         now = self._loop.time()
         is_long_ago = now - self._refusals_written_at >= _MANY_VALUES_SECONDS
-        if len(self.refused_messages) <= _FEW_VALUES or is_long_ago or not self._is_started:
-            self._refusals_written_at = now
-            if counts := self.refused_messages.take():
-                self._writer.queue_write(WriteJobKind.REFUSED_MESSAGES, (counts, now_ms()))
+        # In memory they take a bounded place; what waits for the writer doesn't.
+        must_wait = self._writes_refusals or (len(self.refused_messages) > _FEW_VALUES and not is_long_ago)
+        if must_wait and self._is_started:
+            return
+        if counts := self.refused_messages.take():
+            self._writes_refusals, self._refusals_written_at = True, now
+            self._writer.queue_write(WriteJobKind.REFUSED_MESSAGES, (counts, now_ms()))
 
     # --- what waits for receivers
 
@@ -390,7 +394,7 @@ class Storage:
                 self._handle_deliveries_expired,
             ),
             WriteJobKind.REFUSED_MESSAGES: WriteJobHandler(
-                _record_refused_messages, on_refused=self._handle_refused_messages_unwritten
+                _record_refused_messages, self._handle_refusals_written, self._handle_refusals_unwritten
             ),
             WriteJobKind.HEARTBEAT: WriteJobHandler(
                 lambda conn, times: session_records.record_component_heartbeat(conn, _COMPONENT_NAME, times[-1]),
@@ -416,9 +420,13 @@ class Storage:
             # What is submitted meanwhile has its turn in between.
             self.expire_deliveries(times[-1])
 
-    def _handle_refused_messages_unwritten(
+    def _handle_refusals_written(self, _: list[Any], __: None) -> None:
+        self._writes_refusals = False
+
+    def _handle_refusals_unwritten(
         self, batches: list[tuple[Mapping[RefusalKey, int], int]], error: StorageError
     ) -> None:
+        self._writes_refusals = False
         # Where that isn't known they may be counted: none shall be counted twice.
         if not isinstance(error, CommitInDoubt):
             for counts, _ in batches:

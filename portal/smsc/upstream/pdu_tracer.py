@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from portal.core.clock import now_ms
 from portal.services.upstreams.traces import TracedPdu
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, format_status
+from portal.smsc.protocol.constants import RESPONSE_BIT, format_status
 from portal.smsc.protocol.pdu import PduHeader
+from portal.smsc.protocol.pdu_description import name_command
 
 DescribePdu = Callable[[PduHeader, bytes], Mapping[str, str]]
 
@@ -66,7 +67,7 @@ class PduTracer:
         status = format_status(header.status) if header.command & RESPONSE_BIT else ""
         self._pdus.append(
             TracedPdu(
-                now_ms(), is_sent, bind, header.sequence, _name_command(header.command), status, describe(header, body)
+                now_ms(), is_sent, bind, header.sequence, name_command(header.command), status, describe(header, body)
             )
         )
 
@@ -76,10 +77,3 @@ class PduTracer:
         left_out, self._left_out = self._left_out, 0
         if traced:
             self.store(traced, left_out)
-
-
-def _name_command(command: int) -> str:
-    try:
-        return CommandId(command).name.lower()
-    except ValueError:
-        return f"0x{command:08X}"

@@ -7,6 +7,7 @@ import pytest
 
 from portal.core import db
 from portal.core.clock import MINUTE_MS, now_ms
+from portal.services.common import addresses
 from portal.services.common.audit import SYSTEM
 from portal.services.upstreams import traces, upstreams
 from portal.services.upstreams.traces import TracedPdu
@@ -203,7 +204,7 @@ async def test_the_newest_are_kept_and_what_comes_too_fast_is_counted(config, co
     ],
 )
 def test_how_numbers_are_masked(number, masked):
-    assert traces.mask_number(number) == masked
+    assert addresses.mask_number(number) == masked
 
 
 def test_a_receipt_in_a_carriers_own_words_tells_nothing():

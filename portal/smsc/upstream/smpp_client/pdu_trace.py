@@ -1,104 +1,36 @@
-"""What operators see of the PDUs of one upstream while they trace it: who sent what, without texts, numbers, passwords.
-
-A field that isn't known to be harmless is not shown: of an optional parameter that nothing here uses, its length alone.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import fields
-from itertools import islice
+"""What operators see of the PDUs of one upstream while they trace it."""
 
 from portal.services.upstreams.receipt_texts import parse_receipt_text
-from portal.services.upstreams.traces import mask_number
 from portal.smsc.protocol import pdu
-from portal.smsc.protocol.constants import CommandId, TlvTag
-from portal.smsc.protocol.pdu import Bind, DataSm, DeliverSm, MalformedPdu, Pdu, PduHeader, ShortMessage
+from portal.smsc.protocol.constants import CommandId
+from portal.smsc.protocol.pdu import DataSm, DeliverSm, MalformedPdu, PduHeader
+from portal.smsc.protocol.pdu_description import MASK, MAX_LENGTH, describe_fields
 from portal.smsc.upstream.smpp_client.deliver_sm import decode_receipt, is_receipt
 
-_MASK = "***"
-# The names of the standard, where those of the codec are shorter.
-_FIELD_NAMES: Mapping[str, str] = {
-    "source_ton": "source_addr_ton",
-    "source_npi": "source_addr_npi",
-    "source": "source_addr",
-    "dest_ton": "dest_addr_ton",
-    "dest_npi": "dest_addr_npi",
-    "destination": "destination_addr",
-    "priority": "priority_flag",
-    "replace_if_present": "replace_if_present_flag",
-    "default_message_id": "sm_default_msg_id",
-}
-_OF_HEADER = ("command", "sequence", "status")
-_HEXADECIMAL_FIELDS = ("esm_class", "interface_version")
-_ADDRESSES = ("source", "destination", "address_range")
-_SHOWN_TAGS = frozenset(TlvTag) - {TlvTag.MESSAGE_PAYLOAD, TlvTag.OUTGOING_ID, TlvTag.INCOMING_ID}
 _MESSAGE_RESPONSES = (CommandId.SUBMIT_SM_RESP, CommandId.DATA_SM_RESP)
 # The fields of appendix B that are shown, each as one word.
 _RECEIPT_FIELDS = {"id": "id", "submitdate": "submit date", "donedate": "done date", "stat": "stat", "err": "err"}
-_MAX_LENGTH = 64
-# Of optional parameters; 64 kB have room for 15,000.
-_MAX_TLVS = 40
 
 
 def describe(header: PduHeader, body: bytes) -> dict[str, str]:
-    """Return the fields of a PDU's body that may be shown, by their names in SMPP 3.4; those that are empty or 0 are
-    left out, but for data_coding and sm_length.
-    """
+    """Return the fields of a PDU's body as `describe_fields` does, and of a receipt what it says."""
     try:
         message = pdu.decode_pdu(header, body)
     except MalformedPdu as malformed:
         shown = {"malformed": str(malformed)} if body else {}
         if header.command in _MESSAGE_RESPONSES and not header.status and body:
             # As a session reads it.
-            shown["message_id"] = body.partition(b"\0")[0][:_MAX_LENGTH].decode("latin-1")
+            shown["message_id"] = body.partition(b"\0")[0][:MAX_LENGTH].decode("latin-1")
         return shown
-    shown = {}
-    for each in fields(message):
-        if each.name not in (*_OF_HEADER, "tlvs", "short_message"):
-            text = _describe_field(message, each.name)
-            if text:
-                shown[_FIELD_NAMES.get(each.name, each.name)] = text
-    if isinstance(message, ShortMessage):
-        shown["sm_length"] = str(len(message.short_message))
+    shown = describe_fields(message)
     if isinstance(message, DeliverSm | DataSm) and is_receipt(message):
+        shown.pop("short_message", None)
         shown["receipt"] = describe_receipt(decode_receipt(message, "auto"))
-    elif isinstance(message, ShortMessage) and message.short_message:
-        shown["short_message"] = _MASK
-    tlvs = getattr(message, "tlvs", {})
-    for tag, value in islice(tlvs.items(), _MAX_TLVS):
-        shown[_name_tag(tag)] = _describe_tlv(tag, value)
-    if len(tlvs) > _MAX_TLVS:
-        shown["tlvs_left_out"] = str(len(tlvs) - _MAX_TLVS)
     return shown
-
-
-def _describe_field(message: Pdu, name: str) -> str:
-    value = getattr(message, name)
-    if name == "password" and isinstance(message, Bind):
-        return _MASK
-    if name in _ADDRESSES:
-        return mask_number(value)
-    if name in _HEXADECIMAL_FIELDS:
-        return f"0x{value:02X}" if value else ""
-    return str(value) if value or name == "data_coding" else ""
 
 
 def describe_receipt(text: str) -> str:
     """What a receipt says of its message; of a carrier's own words nothing."""
     found = parse_receipt_text(text)
     words = {name: found[key].split()[:1] for key, name in _RECEIPT_FIELDS.items() if key in found}
-    return " ".join(f"{name}:{word[0][:_MAX_LENGTH]}" for name, word in words.items() if word) or _MASK
-
-
-def _name_tag(tag: int) -> str:
-    try:
-        return TlvTag(tag).name.lower()
-    except ValueError:
-        return f"0x{tag:04X}"
-
-
-def _describe_tlv(tag: int, value: bytes) -> str:
-    if tag == TlvTag.RECEIPTED_MESSAGE_ID:
-        return value.partition(b"\0")[0][:_MAX_LENGTH].decode("latin-1")
-    return f"0x{value[:_MAX_LENGTH].hex().upper()}" if tag in _SHOWN_TAGS else f"{_MASK} ({len(value)})"
+    return " ".join(f"{name}:{word[0][:MAX_LENGTH]}" for name, word in words.items() if word) or MASK
