@@ -16,6 +16,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +39,10 @@ UPSTREAM_SETTINGS: Mapping[str, object] = {"--binds": 4, "--window": 100, "--rec
 CREDITS = 1_000_000_000
 # Above this share of a core the generator could be what limits the rate.
 MAX_GENERATOR_CPU = 0.9
+COMPARED = (
+    *("then/s", "now/s", "now ÷ then", "then CPU µs", "now CPU µs", "now ÷ then"),
+    *("then p99 ms", "now p99 ms", "now ÷ then"),
+)
 
 
 def generator() -> Path:
@@ -259,6 +264,27 @@ def read_resident_mib(process: int) -> float:
 def cpu_us(result: dict[str, Any]) -> float:
     """Microseconds of the server's CPU for each message that was acknowledged."""
     return float(result["watched_cpu_s"] / max(result["acknowledged"], 1) * 1e6)
+
+
+def compare_pairs(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> tuple[list[str], list[float]]:
+    """Compare figures then and now.
+
+    Returns:
+        The cells of a row under COMPARED: the medians then and now of the rate, CPU and p99, and the median of now ÷
+        then with its quartiles; and the quartiles of the rates' now ÷ then.
+    """
+    cells, quartiles = [], {}
+    for figure, number_format in (("rate", "{:,.0f}"), ("cpu", "{:.1f}"), ("p99", "{:.2f}")):
+        low, middle, high = quartiles[figure] = quantiles(now[figure] / then[figure] for then, now in pairs)
+        cells += [number_format.format(median(side[figure] for side in sides)) for sides in zip(*pairs, strict=True)]
+        cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+    return cells, quartiles["rate"]
+
+
+def is_below_bar(quartiles: Sequence[float], bar: float) -> bool:
+    """Whether a ratio is certainly below the bar: its median, and its upper quartile too."""
+    _, middle, high = quartiles
+    return middle < bar and high < bar
 
 
 def share(values: Sequence[float], part: float) -> float:
