@@ -3,10 +3,13 @@
  * Built by the benches themselves (`stand.py`): cc -O2 -o generator generator.c
  *
  *   generator --port P --accounts FILE [--sessions S] [--window W] [--seconds T | --messages M] [--warm-up T]
- *             [--receipts 0|1] [--senders A,B,C] [--rate R] [--watch PID] [--commits FILE]
+ *             [--receipts 0|1] [--senders A,B,C] [--new-senders N] [--destinations PREFIX] [--data-coding C] [--rate R]
+ *             [--watch PID] [--commits FILE]
  *       Binds S transceivers and keeps W submits in flight on each (with --rate: R a second in all, at most W in flight
  *       on each). After the warm-up it counts for T seconds, then waits until everything is answered and every receipt
- *       has come, unbinds, and prints one line of JSON.
+ *       has come, unbinds, and prints one line of JSON. Submits may be refused: they are counted by command_status, and
+ *       by account. Senders are chosen by chance, with --new-senders of N made-up ones (with both, half of the submits
+ *       have one of each); so are destinations, with --destinations the prefix and seven digits.
  *   generator --port P --accounts FILE --idle N [--sources K]
  *       Opens N bound sessions, prints one line, and answers enquire_link until SIGTERM.
  *   generator --port P --accounts FILE --reconnect N [--sources K]
@@ -85,7 +88,8 @@ static struct {
     uint64_t messages;
     int watched[MOST_WATCHED], watched_count;
     const char *senders[MOST_SENDERS];
-    int sender_count;
+    int sender_count, new_senders, data_coding;
+    const char *destinations;
 } option = {.host = "127.0.0.1", .sessions = 1, .window = 10, .seconds = 5, .warm_up = 1, .sources = 0};
 
 static struct { char system_id[64], password[64]; } account[MOST_ACCOUNTS];
@@ -100,11 +104,11 @@ static uint8_t shared[4 * LONGEST];
 /* What is counted: in all, and within the measured seconds. */
 static int counting, submitting;
 static uint64_t total_submitted, total_acknowledged, total_refused, total_receipts, total_lost;
-static uint64_t acknowledged, receipts_counted, in_flight_all;
+static uint64_t acknowledged, refused_counted, receipts_counted, in_flight_all;
 static uint64_t last_heard, last_answer_at, receipts_expected;
 static uint32_t *latency;
 static size_t latencies, latency_room;
-static struct { uint32_t status; uint64_t count; } refused[MOST_STATUSES];
+static struct { uint32_t status; uint64_t count, of_account[MOST_ACCOUNTS]; } refused[MOST_STATUSES];
 static int refused_kinds;
 static uint64_t binds_refused;
 
@@ -203,9 +207,9 @@ static const struct { const char *prefix; int digits; } mobile[] = {
 
 static uint8_t *put_destination(uint8_t *at) {
     uint32_t which = random_below(sizeof mobile / sizeof *mobile);
-    const char *prefix = mobile[which].prefix;
+    const char *prefix = option.destinations ? option.destinations : mobile[which].prefix;
     size_t length = strlen(prefix);
-    int digits = mobile[which].digits;
+    int digits = option.destinations ? 7 : mobile[which].digits;
     memcpy(at, prefix, length);
     at += length;
     /* The first of the rest from 2 to 8: in North America it may not be 0 or 1. The last three from 100 on: the
@@ -254,21 +258,28 @@ static uint64_t free_slot(struct client *c, uint32_t sequence) {
     return took;
 }
 
+static uint8_t *put_sender(uint8_t *at) {
+    if (!option.new_senders || (option.sender_count && random_below(2)))
+        return put_text(at, option.senders[random_below((uint32_t)option.sender_count)]);
+    return at + sprintf((char *)at, "NEW%07u", random_below((uint32_t)option.new_senders)) + 1;
+}
+
 static void put_submit(struct client *c) {
     uint32_t sequence = take_slot(c);
     uint8_t *start = reserve(&c->out, 256), *at = start + HEADER;
     *at++ = 0; /* service_type */
     *at++ = 5; /* an alphanumeric source */
     *at++ = 0;
-    at = put_text(at, option.senders[random_below((uint32_t)option.sender_count)]);
+    at = put_sender(at);
     *at++ = 1;
     *at++ = 1;
     at = put_destination(at);
     memset(at, 0, 5); /* esm_class, protocol_id, priority_flag, schedule_delivery_time, validity_period */
     at += 5;
     *at++ = (uint8_t)option.receipts;
-    memset(at, 0, 3); /* replace_if_present_flag, data_coding, sm_default_msg_id */
-    at += 3;
+    *at++ = 0; /* replace_if_present_flag */
+    *at++ = (uint8_t)option.data_coding;
+    *at++ = 0; /* sm_default_msg_id */
     char text[96];
     int length = snprintf(text, sizeof text, "Your code is %06u. It is good for ten minutes: tell it to nobody.",
                           random_below(1000000));
@@ -361,29 +372,29 @@ static void count_latency(uint64_t nanoseconds) {
     latency[latencies++] = units > UINT32_MAX ? UINT32_MAX : (uint32_t)units;
 }
 
-static void count_refusal(uint32_t status) {
+static void count_refusal(int which, uint32_t status) {
     int i;
     for (i = 0; i < refused_kinds && refused[i].status != status; i++) {
     }
     if (i == MOST_STATUSES) return;
     if (i == refused_kinds) refused[refused_kinds++].status = status;
     refused[i].count++;
+    refused[i].of_account[which]++;
+    refused_counted += (uint64_t)counting;
     total_refused++;
 }
 
 static void submit_answered(struct client *c, uint32_t status, uint32_t sequence) {
     uint64_t took = free_slot(c, sequence);
     last_answer_at = now;
+    if (counting) count_latency(took);
     if (status) {
-        count_refusal(status);
+        count_refusal(c->number % account_count, status);
         return;
     }
     total_acknowledged++;
     receipts_expected += (uint64_t)option.receipts;
-    if (counting) {
-        acknowledged++;
-        count_latency(took);
-    }
+    acknowledged += (uint64_t)counting;
 }
 
 /* Whether a deliver_sm is a receipt: esm_class (5.2.12) stands behind service_type and the two addresses. */
@@ -628,11 +639,17 @@ static void load(void) {
            percentile(0.5), percentile(0.99), percentile(1));
     for (int i = 0; i < refused_kinds; i++)
         printf("%s\"0x%08x\": %lu", i ? ", " : "", refused[i].status, refused[i].count);
-    printf("}, \"receipts\": %lu, \"receipts_rate\": %.1f, \"drain_s\": %.3f, \"total_submitted\": %lu,"
+    printf("}, \"refused_by_account\": [");
+    for (int which = 0, some = 0; which < account_count; which++)
+        for (int i = 0; i < refused_kinds; i++)
+            if (refused[i].of_account[which])
+                printf("%s[\"%s\", \"0x%08x\", %lu]", some++ ? ", " : "", account[which].system_id,
+                       refused[i].status, refused[i].of_account[which]);
+    printf("], \"refused_rate\": %.1f, \"receipts\": %lu, \"receipts_rate\": %.1f, \"drain_s\": %.3f, \"total_submitted\": %lu,"
            " \"total_acknowledged\": %lu, \"total_receipts\": %lu, \"receipts_expected\": %lu, \"unanswered\": %lu,"
            " \"sessions_lost\": %lu, \"generator_cpu\": %.4f, \"watched_cpu_s\": %.3f, \"commits\": %u,"
            " \"began_at\": %.6f, \"last_answer_at\": %.6f}\n",
-           receipts_counted, (double)receipts_counted / took, drained, total_submitted, total_acknowledged,
+           (double)refused_counted / took, receipts_counted, (double)receipts_counted / took, drained, total_submitted, total_acknowledged,
            total_receipts, receipts_expected, in_flight_all, lost, own / took, others, committed,
            (double)pace_began / 1e9, (double)last_answer_at / 1e9);
 }
@@ -949,6 +966,9 @@ static void read_options(int count, char **arguments) {
         else if (!strcmp(name, "--seconds")) option.seconds = atof(value);
         else if (!strcmp(name, "--messages")) option.messages = strtoull(value, NULL, 10);
         else if (!strcmp(name, "--warm-up")) option.warm_up = atof(value);
+        else if (!strcmp(name, "--new-senders")) option.new_senders = atoi(value);
+        else if (!strcmp(name, "--destinations")) option.destinations = value;
+        else if (!strcmp(name, "--data-coding")) option.data_coding = atoi(value);
         else if (!strcmp(name, "--receipts")) option.receipts = atoi(value);
         else if (!strcmp(name, "--rate")) option.rate = atof(value);
         else if (!strcmp(name, "--idle")) option.idle = atoi(value);
@@ -966,7 +986,7 @@ static void read_options(int count, char **arguments) {
         } else
             die("unknown option %s", name);
     }
-    if (!option.sender_count) option.senders[option.sender_count++] = "BENCH";
+    if (!option.sender_count && !option.new_senders) option.senders[option.sender_count++] = "BENCH";
     if (option.window < 1 || option.sessions < 1) die("--sessions and --window must be at least 1");
 }
 
