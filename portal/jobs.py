@@ -21,7 +21,7 @@ from portal.services.brakes.unusual_traffic import TrafficWatch
 from portal.services.common import audit, mail, rate_limit
 from portal.services.credits import expiry
 from portal.services.history import deletion, removal, retention, search_index
-from portal.services.messages import queue_works, text_policy
+from portal.services.messages import account_requests, queue_works, text_policy
 from portal.services.operations import alert_webhook, alerts, daily_self_check
 from portal.services.people import login_limits, refused_logins, two_factor, unlock_links
 from portal.services.senders import documents, senders
@@ -162,6 +162,7 @@ def _purge_expired_data(config: Config, keys: Keys, conn: Connection) -> Iterato
         (audit.purge_audit_log, audited_from),
         (queue_works.purge_queue_works, audited_from),
         (unusual_traffic.purge_events, audited_from),
+        (account_requests.purge_requests, audited_from),
     ):
         purge_rows(conn, before_ms)
         yield
