@@ -35,6 +35,7 @@ ROOT_COMMANDS = {
     "route": ("routes", "Which upstreams a message takes: the first route that fits it."),
     "queue": ("queue", "What waits for upstreams: listed, held, released, moved, cancelled."),
     "brake": ("brakes", "What an account may send to whom, and unusual traffic."),
+    "request": ("requests", "What customers ask operators for: limits, prices, routes."),
     "simulate": ("messages", "What the built-in upstream makes up."),
     "number": ("messages", "Numbers and short codes that reach an account."),
     "blacklist": ("messages", "Numbers that get no messages of an account, most because they said STOP."),

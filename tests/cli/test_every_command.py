@@ -16,6 +16,7 @@ from portal.cli.groups import ROOT_COMMANDS, root
 from portal.services.accounts import accounts
 from portal.services.billing import orders, packs
 from portal.services.common.audit import SHELL
+from portal.services.messages import account_requests
 from tests.documents import PDF
 from tests.support import ROOT
 
@@ -79,6 +80,8 @@ def _describe_nested(value: object) -> str:
 def test_every_command_s_json_value_has_the_fields_that_are_written_down(ok, data, conn, tmp_path):
     account = accounts.get_account(conn, "smpp-acme-1")
     paid, cancelled = (orders.place_order(conn, SHELL, account, packs.get_pack(conn, 100_000)).number for _ in "12")
+    for subject in ("windowing", "throughput"):
+        account_requests.ask_operator(conn, SHELL, account, subject, "")
     (tmp_path / "document.pdf").write_bytes(PDF)
     (tmp_path / "numbers.csv").write_text("393407654321\n")
     (tmp_path / "prices.csv").write_text("destination,price\nFR,0.9\n")
