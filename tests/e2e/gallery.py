@@ -23,7 +23,16 @@ from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL, Actor
 from portal.services.common.message_states import DELIVERED, UNDELIVERABLE
 from portal.services.credits import alerts, credits
-from portal.services.messages import blacklist, deliveries, inbound, inbound_numbers, intake, outcomes, sending
+from portal.services.messages import (
+    account_requests,
+    blacklist,
+    deliveries,
+    inbound,
+    inbound_numbers,
+    intake,
+    outcomes,
+    sending,
+)
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.outcomes import MessageOutcome
 from portal.services.messages.sending import AcceptedMessage, UnsentMessage, UnsentReason
@@ -221,6 +230,9 @@ def _create_content(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
         ("2001:db8:85a3:8d3:1319:8a2e:370:7348", refused_binds.REPLACED_PASSWORD),
     ):
         refused_binds.record_refused_binds(conn, [refused_binds.RefusedBind(account.id, address, reason, now_ms())] * 3)
+    note = "We need 50 from the first of next month on, for the campaign of our largest customer. " * 2
+    account_requests.ask_operator(conn, Actor("alice@acme.example"), account, account_requests.WINDOWING, "", note)
+    account_requests.ask_operator(conn, Actor("alice@acme.example"), account, account_requests.ROUTE, "FR")
     newcomer = users.create_user(conn, keys, SHELL, "newcomer@acme.example", users.MANAGER, cast.acme)
     token = authentication.create_enrolment_link(conn, newcomer)
     # Both kinds of links have one name in the addresses.
@@ -243,6 +255,8 @@ def _create_content(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
         "test_id": 1,
         "received_id": _store_inbound_messages(conn, account),
         "token": token,
+        "subject": account_requests.THROUGHPUT,
+        "request_id": 1,
     }
 
 
@@ -434,6 +448,8 @@ def _list_pages(config: Config, keys: Keys, cast: Cast, arguments: dict[str, Any
         f"/accounts/{waiting_account}/history",
         f"/accounts/{waiting_account}/password",
         f"/accounts/{classic_account}",
+        f"/accounts/{arguments['name']}/ask/windowing",
+        f"/accounts/{arguments['name']}/ask/coding?value=3",
         f"/accounts/{arguments['name']}?period=all",
         f"/accounts/{arguments['name']}/credits/buy?pack=100000",
         f"/accounts/{waiting_account}/orders",

@@ -15,7 +15,7 @@ from portal.services.accounts import accounts, credentials, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit
 from portal.services.brakes import brakes
-from portal.services.messages import inbound_numbers, smpp_config, text_policy
+from portal.services.messages import account_requests, inbound_numbers, smpp_config, text_policy
 from portal.services.operations import alerts, daily_self_check
 from portal.services.people import authentication, customers, users
 from portal.services.people.customers import Customer
@@ -29,6 +29,8 @@ from portal.web.core.forms import OnceForm, TranslatedForm, refusals_on
 blueprint = Blueprint("admin_customers", __name__, url_prefix="/admin")
 
 _DATA_CODING_FIELDS = {"ascii": Encoding.ASCII, "latin_1": Encoding.LATIN_1, "binary": Encoding.BINARY}
+# Of all accounts; the others are shown when these have been answered.
+_MAX_REQUESTS = 10
 _HEADER_TEMPLATES = ("_account_status.html", "_account_figures.html")
 
 
@@ -134,6 +136,8 @@ def _render_customers_page(form: CustomerForm) -> ResponseReturnValue:
         script_root=request.script_root,
         check=daily_self_check.find_last_result(conn),
         check_command=context.get_config().format_command("check"),
+        open_requests=account_requests.list_open_requests(conn, limit=_MAX_REQUESTS),
+        more_requests=max(0, account_requests.count_open_requests(conn) - _MAX_REQUESTS),
     )
 
 
@@ -383,6 +387,8 @@ def answer_account_form(
         customer=customers.get_customer_by_id(conn, account.customer_id),
         unconfirmed=smpp_config.has_unapplied_config_changes(conn, account.id),
         inbound_numbers=inbound_numbers.list_inbound_numbers(conn, account.id),
+        open_requests=account_requests.list_open_requests(conn, account.id),
+        script_root=request.script_root,
         **values,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from enum import Enum
 from hmac import compare_digest
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from flask import Flask, abort, current_app, g, request, url_for
 from flask.typing import ResponseReturnValue
@@ -200,6 +201,28 @@ def get_safe_redirect_path(target: str | None) -> str:
         target: without the prefix under which a proxy serves the portal.
     """
     return request.script_root + target if target and is_own_path(target) else url_for("accounts.list_accounts")
+
+
+def find_opening_page(default: str) -> str:
+    """The page on which a dialog was opened, with its query: where its answer leads.
+
+    The query, and then the dialog's form, may name it as `back`.
+
+    Args:
+        default: an address of this portal, where nothing says which page that was.
+    """
+    if "back" in request.values:
+        path = request.values["back"]
+    else:
+        try:
+            opened_on = urlsplit(request.headers.get("HX-Current-URL") or request.referrer or "")
+        except ValueError:
+            return default
+        path = opened_on.path.removeprefix(request.script_root) + (f"?{opened_on.query}" if opened_on.query else "")
+        # Pages with a token in their address tell no more than the host.
+        if opened_on.netloc != request.host or path in ("/", request.full_path.rstrip("?")):
+            return default
+    return request.script_root + path if is_own_path(path) else default
 
 
 def is_own_path(target: str) -> bool:

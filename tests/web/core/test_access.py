@@ -13,7 +13,7 @@ from portal.core.crypto import Keys
 from portal.services.accounts import accounts
 from portal.services.billing import orders, packs
 from portal.services.common.audit import SHELL
-from portal.services.messages import inbound, intake
+from portal.services.messages import account_requests, inbound, intake
 from portal.services.messages import inbound_numbers as numbers
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.web.core.access import AccessRule, get_access_rule
@@ -74,7 +74,7 @@ def routes(app: Flask, account: str) -> list[Route]:
 def _routes(app: Flask, account: str) -> Iterator[Route]:
     # The first order of all; it is Acme's.
     number = f"{datetime.now(UTC).year}-00001"
-    words = {"name": account, "number": number, "token": "invented", "filename": "app.css"}
+    words = {"name": account, "number": number, "token": "invented", "filename": "app.css", "subject": "throughput"}
     for each in app.url_map.iter_rules():
         numbers = set(re.findall(r"<int(?:\([^)]*\))?:(\w+)>", each.rule))
         # 1 is the first row of each table, and so one of Acme's.
@@ -82,8 +82,8 @@ def _routes(app: Flask, account: str) -> Iterator[Route]:
         _, path = each.build(values) or ("", "")
         path += QUERIES.get(each.endpoint, "")
         for method in sorted((each.methods or set()) - {"OPTIONS"}):
-            # What a rule sets itself is nothing of its address.
-            numbered = bool(each.arguments - {"name", *(each.defaults or ())})
+            # What a rule sets itself is nothing of its address, and a subject is no row.
+            numbered = bool(each.arguments - {"name", "subject", *(each.defaults or ())})
             yield Route(each.endpoint, get_access_rule(app, each.endpoint), method, path, numbered)
 
 
@@ -124,6 +124,13 @@ def a_number(conn: db.Connection, cast: Cast) -> None:
 def an_order(conn: db.Connection, cast: Cast) -> None:
     """And an order of it, which is the first of its table too."""
     orders.place_order(conn, SHELL, accounts.get_account(conn, cast.smpp_acme_1.name), packs.list_packs(conn)[0])
+
+
+@pytest.fixture(autouse=True)
+def a_request(conn: db.Connection, cast: Cast) -> None:
+    """And it has asked the operator for something."""
+    account_requests.ask_operator(conn, SHELL, accounts.get_account(conn, cast.smpp_acme_1.name), "windowing", "")
+    conn.execute("DELETE FROM throttle_buckets")
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from portal.services.common.audit import SHELL
 from portal.services.common.credit_amounts import THOUSANDTHS
 from portal.services.credits import alerts, credits
 from portal.services.history import deletion
-from portal.services.messages import blacklist, inbound, inbound_numbers, sending, trial_messages
+from portal.services.messages import account_requests, blacklist, inbound, inbound_numbers, sending, trial_messages
 from portal.services.messages.inbound import MobileOriginatedMessage
 from portal.services.messages.receipt_matching import UpstreamReceipt
 from portal.services.messages.sending import AcceptedMessage
@@ -32,7 +32,7 @@ from portal.services.upstreams.claims import Claim
 from tests.documents import PDF
 from tests.services.routing.adding import create_route
 from tests.services.upstreams.waiting import add_upstream, queue_messages, queue_of_each
-from tests.support import Cast
+from tests.support import Cast, record_refused_messages
 from tests.web import acting
 
 # Stands in whatever belongs to Globex and is nobody's name: where one of Acme sees it, the isolation has a hole.
@@ -114,11 +114,14 @@ def _fill_customer(
     last = session_records.get_last_smpp_session_id(conn)
     acting.open_session(conn, name, last + 1)
     acting.refuse_binds(conn, name, f"203.0.113.{customer_id}", refused_binds.NOT_AUTHORISED, 3)
+    reasons = (("sender", f"{word}9"), ("throughput", "20"), ("price", "CU"), ("country", "FR"), ("coding", "4"))
+    record_refused_messages(conn, account.id, dict.fromkeys(reasons, 3))
     auto_recredit.set_recredit_rule(conn, SHELL, account, 200 * THOUSANDTHS, 500 * THOUSANDTHS, 2)
     alerts.set_alert_rule(conn, SHELL, account, 500 * THOUSANDTHS, [f"{word.lower()}@alerts.example"])
     paid, cancelled, _open = (orders.place_order(conn, SHELL, account, packs.list_packs(conn)[0]) for _ in range(3))
     orders.pay_order(conn, SHELL, paid, f"{word} transfer")
     orders.cancel_order(conn, SHELL, cancelled)
+    account_requests.ask_operator(conn, SHELL, account, account_requests.WINDOWING, "", f"{word} needs 50")
 
 
 def _fill_traffic(conn: db.Connection, keys: Keys, cast: Cast) -> None:
