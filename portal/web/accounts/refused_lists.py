@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from flask import url_for
+from flask import g, request, url_for
 
 from portal.core import clock, i18n
 from portal.core.i18n import N_, _
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.refusals import OTHERS, RefusalGroup
-from portal.services.messages import refusal_remedies
+from portal.services.messages import account_requests, refusal_remedies
+from portal.services.messages.account_requests import AccountRequest
 from portal.services.messages.refusal_remedies import ExplainedRefusal
 from portal.web.core import access, context
 
@@ -18,6 +19,7 @@ from portal.web.core import access, context
 @dataclass(frozen=True, slots=True)
 class RemedyButton:
     """A button of `_remedies.html`: it leads to `href`, in a dialog or not; or it authorises the address in `value`.
+    Without both it is no button, but says that nothing is left to do.
 
     `icon`: of the sprite, or empty. `about`: told to screen readers after the label.
     """
@@ -112,13 +114,22 @@ def _list_remedy_buttons(account: Account, refused: ExplainedRefusal) -> list[Re
     return buttons
 
 
+@context.once_per_request
+def _list_open_requests() -> list[AccountRequest]:
+    """What was asked for this request's account, and waits."""
+    return account_requests.list_open_requests(context.get_conn(), g.account.id)
+
+
 def _build_ask_button(account: Account, home: str, refused: ExplainedRefusal) -> RemedyButton:
-    """A button to ask the operator, or to set it for an operator."""
+    """A button to ask the operator, or to set it for an operator; once it was asked for, when that was."""
     subject, value = refused.ask_for, refused.group.value
     if access.get_current_user().is_operator:
-        pages = {"route": url_for("routes.list_routes"), "price": url_for("prices.show_prices")}
-        href = pages.get(subject) or url_for("admin_customers.show_account", name=account.name)
+        href = request.script_root + account_requests.find_place(account.name, subject)
         return RemedyButton(_("Set it"), href, about=refused.text)
+    asked = account_requests.find_open_request(_list_open_requests(), subject, value)
+    if asked is not None:
+        when = i18n.format_day(asked.asked_at, context.get_config().timezone)
+        return RemedyButton(_("Asked on %(when)s · waiting", when=when))
     query = f"?value={quote(value, safe='')}" if value and value != OTHERS else ""
     label = _("Ask for more") if subject in _AMOUNTS else _("Ask for it")
     return RemedyButton(label, f"{home}/ask/{subject}{query}", True, about=refused.text)
