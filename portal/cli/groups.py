@@ -36,6 +36,7 @@ ROOT_COMMANDS = {
     "queue": ("queue", "What waits for upstreams: listed, held, released, moved, cancelled."),
     "brake": ("brakes", "What an account may send to whom, and unusual traffic."),
     "request": ("requests", "What customers ask operators for: limits, prices, routes."),
+    "refused": ("refused", "Binds and messages that were refused, and why, the latest first."),
     "simulate": ("messages", "What the built-in upstream makes up."),
     "number": ("messages", "Numbers and short codes that reach an account."),
     "blacklist": ("messages", "Numbers that get no messages of an account, most because they said STOP."),

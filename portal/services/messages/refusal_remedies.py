@@ -123,7 +123,8 @@ def list_explained_refusals(
         since, until: milliseconds; of hours, and of days (UTC) where only these are counted, the whole. None: now.
         is_bind: only binds, or only messages.
     """
-    until = now_ms() if until is None else until
+    # Until the end of this day: in the morning most of it is still to come.
+    until = (now_ms() // DAY_MS + 1) * DAY_MS if until is None else until
     groups = refusals.list_refusals(conn, account.id, since, until, is_bind=is_bind)
     if not is_bind:
         groups += _list_in_history(conn, account, since, until)
@@ -148,14 +149,20 @@ def list_weightiest_refusals(conn: sqlite3.Connection, account: Account) -> list
     )
 
 
-def _list_in_history(conn: sqlite3.Connection, account: Account, since: int, until: int) -> Iterator[RefusalGroup]:
-    """What the history has, from days' totals. In a time zone days begin some hours earlier or later than in UTC: those
-    of which the period has the greater part are meant.
+def get_days_of_period(since: int, until: int) -> tuple[int, int]:
+    """The first and the last day (UTC, since 1970) of a period in milliseconds. In a time zone days begin some hours
+    earlier or later than in UTC: those of which the period has the greater part are meant, and one at least.
     """
     today = now_ms() // DAY_MS
     first, last = (since + DAY_MS // 2) // DAY_MS, (until + DAY_MS // 2) // DAY_MS - 1
-    first, last = min(first, today), max(last, min(first, today))
-    days = daily_totals.list_daily_totals(conn, account.id, today - first + 1)
+    first = min(first, today)
+    return first, max(last, first)
+
+
+def _list_in_history(conn: sqlite3.Connection, account: Account, since: int, until: int) -> Iterator[RefusalGroup]:
+    """What the history has, from days' totals."""
+    first, last = get_days_of_period(since, until)
+    days = daily_totals.list_daily_totals(conn, account.id, now_ms() // DAY_MS - first + 1)
     days = [(at, counts) for at, counts in days if at // DAY_MS <= last]
     for reason, name in ((NO_CREDITS, "refused"), (BLACKLISTED, "stopped")):
         found = [(at, getattr(counts, name)) for at, counts in days if getattr(counts, name)]

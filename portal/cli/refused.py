@@ -1,0 +1,77 @@
+"""`refused`: binds and messages that the SMPP server has refused."""
+
+import click
+
+from portal.cli.shell import CommandContext, CommandOutput, format_table, format_timestamp, root_command
+from portal.core.clock import DAY_MS, now_ms
+from portal.services.accounts import accounts, refused_binds
+from portal.services.accounts.refusals import RETENTION_MS, RefusalGroup
+from portal.services.accounts.refused_binds import UnknownBind
+from portal.services.messages import all_refusals, refusal_remedies
+
+_UNKNOWN_SYSTEM_ID = "unknown_system_id"
+_COLUMNS = ("account", "kind", "value", "count", "last_at", "text")
+_UNKNOWN_COLUMNS = ("system_id", "value", "count", "last_at")
+_UNKNOWN_HEADING = "Binds with a system_id that no account has:"
+
+
+@root_command("refused", example="refused smpp-acme-1 --days 1")
+@click.argument("account_name", metavar="[ACCOUNT]", required=False)
+@click.option(
+    "--days",
+    type=click.IntRange(1, RETENTION_MS // DAY_MS),
+    default=7,
+    metavar="N",
+    help="Of the last N days, at most 31 (7).",
+)
+def _list_refused(context: CommandContext, *, account_name: str | None, days: int) -> CommandOutput:
+    since = now_ms() - days * DAY_MS
+    if account_name is not None:
+        account = accounts.get_account(context.conn, account_name)
+        explained = refusal_remedies.list_explained_refusals(context.conn, account, since)
+        rows = [_refusal_to_dict(account.name, each.group, each.text) for each in explained]
+        return CommandOutput(rows, _format_rows(rows, _COLUMNS))
+    rows = [
+        _refusal_to_dict(each.account, each.group, _describe_group(each.group))
+        for each in all_refusals.list_all_refusals(context.conn, since)
+    ]
+    unknown_rows = [_unknown_bind_to_dict(each) for each in refused_binds.list_unknown_binds(context.conn, since)]
+    text = _format_rows(rows, _COLUMNS)
+    if unknown_rows:
+        text += f"\n\n{_UNKNOWN_HEADING}\n{_format_rows(unknown_rows, _UNKNOWN_COLUMNS)}"
+    return CommandOutput(sorted(rows + unknown_rows, key=lambda row: str(row["last_at"]), reverse=True), text)
+
+
+def _format_rows(rows: list[dict[str, object]], columns: tuple[str, ...]) -> str:
+    return format_table(columns, [[row[column] for column in columns] for row in rows])
+
+
+def _describe_group(group: RefusalGroup) -> str:
+    return refusal_remedies.describe_refusal(is_bind=group.is_bind, reason=group.reason, value=group.value)
+
+
+def _refusal_to_dict(account: str, group: RefusalGroup, text: str) -> dict[str, object]:
+    return {
+        "account": account,
+        "kind": "bind" if group.is_bind else "message",
+        "reason": group.reason,
+        "value": group.value,
+        "count": group.count,
+        "first_at": format_timestamp(group.first_at),
+        "last_at": format_timestamp(group.last_at),
+        "text": text,
+    }
+
+
+def _unknown_bind_to_dict(bind: UnknownBind) -> dict[str, object]:
+    return {
+        "account": None,
+        "kind": "bind",
+        "reason": _UNKNOWN_SYSTEM_ID,
+        "value": bind.address,
+        "count": bind.count,
+        "first_at": format_timestamp(bind.first_at),
+        "last_at": format_timestamp(bind.last_at),
+        "text": "No account has this system_id.",
+        "system_id": bind.system_id,
+    }
