@@ -8,6 +8,7 @@ from portal.services.accounts import accounts, refused_binds
 from portal.services.accounts.refusals import RETENTION_MS, RefusalGroup
 from portal.services.accounts.refused_binds import UnknownBind
 from portal.services.messages import all_refusals, refusal_remedies
+from portal.services.messages.all_refusals import RefusalFilter
 
 _UNKNOWN_SYSTEM_ID = "unknown_system_id"
 _COLUMNS = ("account", "kind", "value", "count", "last_at", "text")
@@ -25,21 +26,28 @@ _UNKNOWN_HEADING = "Binds with a system_id that no account has:"
     help="Of the last N days, at most 31 (7).",
 )
 def _list_refused(context: CommandContext, *, account_name: str | None, days: int) -> CommandOutput:
-    since = now_ms() - days * DAY_MS
+    now = now_ms()
+    since = now - days * DAY_MS
     if account_name is not None:
         account = accounts.get_account(context.conn, account_name)
         explained = refusal_remedies.list_explained_refusals(context.conn, account, since)
         rows = [_refusal_to_dict(account.name, each.group, each.text) for each in explained]
         return CommandOutput(rows, _format_rows(rows, _COLUMNS))
+    wanted = RefusalFilter(since, (now // DAY_MS + 1) * DAY_MS)
     rows = [
-        _refusal_to_dict(each.account, each.group, _describe_group(each.group))
-        for each in all_refusals.list_all_refusals(context.conn, since)
+        _refusal_to_dict(each.name, group, _describe_group(group))
+        for each, group in all_refusals.iterate_all_refusals(context.conn, wanted)
     ]
+    rows.sort(key=_get_latest, reverse=True)
     unknown_rows = [_unknown_bind_to_dict(each) for each in refused_binds.list_unknown_binds(context.conn, since)]
     text = _format_rows(rows, _COLUMNS)
     if unknown_rows:
         text += f"\n\n{_UNKNOWN_HEADING}\n{_format_rows(unknown_rows, _UNKNOWN_COLUMNS)}"
-    return CommandOutput(sorted(rows + unknown_rows, key=lambda row: str(row["last_at"]), reverse=True), text)
+    return CommandOutput(sorted(rows + unknown_rows, key=_get_latest, reverse=True), text)
+
+
+def _get_latest(row: dict[str, object]) -> str:
+    return str(row["last_at"])
 
 
 def _format_rows(rows: list[dict[str, object]], columns: tuple[str, ...]) -> str:

@@ -125,9 +125,11 @@ def list_explained_refusals(
     """
     # Until the end of this day: in the morning most of it is still to come.
     until = (now_ms() // DAY_MS + 1) * DAY_MS if until is None else until
+    # Until the end of this day: in the morning most of it is still to come.
+    until = (now_ms() // DAY_MS + 1) * DAY_MS if until is None else until
     groups = refusals.list_refusals(conn, account.id, since, until, is_bind=is_bind)
     if not is_bind:
-        groups += _list_in_history(conn, account, since, until)
+        groups += list_refusals_in_history(conn, account.id, since, until)
     look = _AccountLook(conn, account)
     return [look.explain(each) for each in sorted(groups, key=lambda each: -each.last_at)]
 
@@ -138,7 +140,9 @@ def list_weightiest_refusals(conn: sqlite3.Connection, account: Account) -> list
     """
     now = now_ms()
     if not refusals.has_refusals_since(conn, account.id, now - _WEIGHTIEST_MS):
-        explained = [_AccountLook(conn, account).explain(each) for each in _list_in_history(conn, account, now, now)]
+        explained = [
+            _AccountLook(conn, account).explain(each) for each in list_refusals_in_history(conn, account.id, now, now)
+        ]
     else:
         explained = list_explained_refusals(conn, account, now - _WEIGHTIEST_MS, now)
     is_connected = bool(session_records.list_open_smpp_sessions(conn, account.id, 1))
@@ -159,17 +163,19 @@ def get_days_of_period(since: int, until: int) -> tuple[int, int]:
     return first, max(last, first)
 
 
-def _list_in_history(conn: sqlite3.Connection, account: Account, since: int, until: int) -> Iterator[RefusalGroup]:
-    """What the history has, from days' totals."""
+def list_refusals_in_history(
+    conn: sqlite3.Connection, account_id: int, since: int, until: int
+) -> Iterator[RefusalGroup]:
+    """What the history has of a period (milliseconds), from days' totals."""
     first, last = get_days_of_period(since, until)
-    days = daily_totals.list_daily_totals(conn, account.id, now_ms() // DAY_MS - first + 1)
+    days = daily_totals.list_daily_totals(conn, account_id, now_ms() // DAY_MS - first + 1)
     days = [(at, counts) for at, counts in days if at // DAY_MS <= last]
     for reason, name in ((NO_CREDITS, "refused"), (BLACKLISTED, "stopped")):
         found = [(at, getattr(counts, name)) for at, counts in days if getattr(counts, name)]
         if found:
             last_at = min(found[-1][0] + DAY_MS - 1, now_ms())
             count = sum(count for _, count in found)
-            yield RefusalGroup(account.id, False, reason, "", count, found[0][0], last_at)
+            yield RefusalGroup(account_id, False, reason, "", count, found[0][0], last_at)
 
 
 @dataclass
