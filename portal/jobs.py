@@ -14,14 +14,14 @@ from portal.core import clock, db, paths
 from portal.core.config import Config
 from portal.core.crypto import Keys
 from portal.core.db import Connection
-from portal.services.accounts import account_messages, refusal_mails, refusals, refused_binds
+from portal.services.accounts import account_messages, refusals, refused_binds
 from portal.services.billing import credit_mails
 from portal.services.brakes import unusual_traffic
 from portal.services.brakes.unusual_traffic import TrafficWatch
 from portal.services.common import audit, mail, rate_limit
 from portal.services.credits import expiry
 from portal.services.history import deletion, removal, retention, search_index
-from portal.services.messages import account_requests, queue_works, text_policy
+from portal.services.messages import account_requests, queue_works, refusal_mails, text_policy
 from portal.services.operations import alert_webhook, alerts, daily_self_check
 from portal.services.people import login_limits, refused_logins, two_factor, unlock_links
 from portal.services.senders import documents, senders

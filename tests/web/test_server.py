@@ -17,10 +17,11 @@ from flask.sessions import SecureCookieSessionInterface
 from portal.core import clock, db
 from portal.core.config import Config, load_config
 from portal.core.crypto import Keys
-from portal.services.accounts import accounts, refusal_mails, refused_binds
+from portal.services.accounts import accounts, refused_binds
 from portal.services.common import credit_amounts, ids
 from portal.services.common.audit import SHELL
 from portal.services.credits import alerts, credits
+from portal.services.messages import refusal_mails
 from portal.services.people import authentication, users
 from portal.supervisor import increase_open_file_limit
 from portal.web.app import create_app

@@ -7,11 +7,11 @@ from flask.typing import ResponseReturnValue
 
 from portal.core import clock, i18n
 from portal.core.i18n import _
-from portal.services.accounts import allowed_ips, credentials, refusal_mails, refused_binds, session_records
+from portal.services.accounts import allowed_ips, credentials, refused_binds, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.accounts.credentials import SmppPasswordInfo
 from portal.services.accounts.session_records import NoSuchSmppSession, SmppSessionRecord
-from portal.services.messages import refusal_remedies
+from portal.services.messages import refusal_mails, refusal_remedies
 from portal.web.accounts.accounts import require_smpp_account
 from portal.web.accounts.refused_lists import build_refused_list
 from portal.web.core import access, context, htmx, live
@@ -69,19 +69,21 @@ def _find_sole_allowed_ip(account: Account, session: SmppSessionRecord) -> allow
     return entries[0] if len(entries) == 1 else None
 
 
-# --- mails about refused attempts
+# --- mails about what was refused
 
 
 @blueprint.post("/profile/refusal-mails")
 @access.login_required
 def set_refused_bind_mails() -> ResponseReturnValue:
-    """Switch on or off the mails that a user gets about refused attempts. Form: `wanted`; `next`, a page."""
+    """Switch on or off the mails that a user gets about refused binds and messages. Form: `wanted`; `next`, a page."""
     if access.get_current_user().is_operator:
         abort(404)
     enabled = "wanted" in request.form
     refusal_mails.set_refusal_mails_enabled(context.get_conn(), access.get_current_user(), enabled)
     toast = htmx.Toast(
-        _("Mails about refused attempts are on.") if enabled else _("Mails about refused attempts are off.")
+        _("Mails about refused binds and messages are on.")
+        if enabled
+        else _("Mails about refused binds and messages are off.")
     )
     return htmx.answer_done(access.get_safe_redirect_path(request.form.get("next")), toast)
 

@@ -278,11 +278,11 @@ def test_the_mails_are_switched_on_and_off(client: Client, cast: Cast, conn: db.
     assert "checked" not in bob.get(SESSIONS).text
     answer = bob.post("/profile/refusal-mails", data={"wanted": "1", "next": SESSIONS}, follow_redirects=True)
     assert answer.request.path == SESSIONS
-    assert "Mails about refused attempts are on." in extract_text(answer.text)
+    assert "Mails about refused binds and messages are on." in extract_text(answer.text)
     assert "checked" in answer.text
     assert "checked" not in client(cast.alice).get(SESSIONS).text
     answer = bob.post("/profile/refusal-mails", data={}, htmx="mails")
-    assert "Mails about refused attempts are off." in extract_text(answer.text)
+    assert "Mails about refused binds and messages are off." in extract_text(answer.text)
     assert "checked" not in bob.get(SESSIONS).text
 
 

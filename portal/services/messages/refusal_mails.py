@@ -1,0 +1,133 @@
+"""Mails about what was refused: once a day at most to each user who wants them, and only about what is new."""
+
+import sqlite3
+from itertools import groupby
+
+from portal.core.clock import DAY_MS, HOUR_MS, now_ms
+from portal.core.crypto import Keys
+from portal.core.db import write_transaction
+from portal.core.i18n import DEFAULT_LANGUAGE, override_language
+from portal.services.accounts.refusals import OTHERS
+from portal.services.accounts.refused_binds import SHOWN_MS
+from portal.services.common import mail
+from portal.services.messages.refusal_remedies import describe_refusal
+from portal.services.people.users import User
+
+# A client that is refused tries again, and others of the same team do: one mail reports them all.
+_COLLECT_MS = 10 * 60_000
+_MAX_LISTED_REFUSALS = 20
+# Of a reason so many values are told by themselves, the others by their number. Who knows that there are others is told
+# of a new value only where it has that part of all: new ones every day are no news.
+_MAX_VALUES_OF_REASON = 10
+_NOTABLE_PART = 20
+
+# What no mail to the user has listed yet. It is the same as before while value and reason are.
+_UNMAILED_REFUSALS = f"""
+WITH counted AS (
+    SELECT account_id, name, is_bind, reason, value, sum(count) AS count, min(first_at) AS first_at
+    FROM refusals JOIN accounts ON accounts.id = account_id
+    WHERE customer_id = :customer_id AND deleted_at IS NULL AND hour >= :hour
+    GROUP BY account_id, is_bind, reason, value),
+ranked AS (
+    SELECT *, row_number() OVER (
+        PARTITION BY account_id, is_bind, reason ORDER BY value = :others, count DESC, first_at, value) AS place,
+        sum(count) OVER (PARTITION BY account_id, is_bind, reason) AS total,
+        EXISTS (
+            SELECT 1 FROM mailed_refusals old WHERE old.user_id = :id AND old.account_id = counted.account_id
+            AND old.is_bind = counted.is_bind AND old.reason = counted.reason AND old.value = :others) AS knows_others
+    FROM counted),
+told AS (
+    SELECT account_id, name, is_bind, reason, CASE
+        WHEN place <= {_MAX_VALUES_OF_REASON} AND (NOT knows_others OR count * {_NOTABLE_PART} >= total) THEN value
+        ELSE :others END AS value, sum(count) AS count, min(first_at) AS first_at
+    FROM ranked GROUP BY 1, 2, 3, 4, 5)
+SELECT * FROM told WHERE NOT EXISTS (
+    SELECT 1 FROM mailed_refusals old WHERE old.user_id = :id AND old.account_id = told.account_id
+    AND old.is_bind = told.is_bind AND old.reason = told.reason AND old.value = told.value)
+ORDER BY name, count DESC, is_bind DESC, reason, value
+"""
+_MARK_AS_MAILED = f"""
+INSERT INTO mailed_refusals (account_id, is_bind, reason, value, user_id)
+SELECT account_id, is_bind, reason, value, :id FROM ({_UNMAILED_REFUSALS})
+"""
+# What has stopped for that long is new when it begins again. Others are those of any value.
+_DELETE_OLD_MARKS = """
+DELETE FROM mailed_refusals WHERE NOT EXISTS (
+    SELECT 1 FROM refusals WHERE refusals.account_id = mailed_refusals.account_id
+    AND refusals.is_bind = mailed_refusals.is_bind AND hour >= ? AND refusals.reason = mailed_refusals.reason
+    AND (refusals.value = mailed_refusals.value OR mailed_refusals.value = ?))
+"""
+
+
+def has_refusal_mails_enabled(conn: sqlite3.Connection, user: User) -> bool:
+    """Whether a user wants them."""
+    return bool(conn.execute("SELECT refusal_mails FROM users WHERE id = ?", (user.id,)).fetchone()[0])
+
+
+def set_refusal_mails_enabled(conn: sqlite3.Connection, user: User, enabled: bool) -> None:
+    """Switch them on or off. What was refused before they are switched on is no news."""
+    with write_transaction(conn):
+        if enabled and not has_refusal_mails_enabled(conn, user):
+            values = {"id": user.id, "customer_id": user.customer_id, "hour": _first_hour(now_ms()), "others": OTHERS}
+            conn.execute(_MARK_AS_MAILED, values)
+        conn.execute("UPDATE users SET refusal_mails = ? WHERE id = ?", (enabled, user.id))
+
+
+def queue_due_refusal_mails(conn: sqlite3.Connection, keys: Keys) -> int:
+    """Queue a mail to each user who wants one, has had none for a day, and has an unmailed refusal.
+
+    Returns:
+        How many mails.
+    """
+    now = now_ms()
+    # Not "more than a day ago": a clock that was wrong once must not silence the mails until it is right.
+    due_users = conn.execute(
+        "SELECT users.id, users.customer_id, users.email, ifnull(users.language, customers.language) AS language"
+        " FROM users JOIN customers ON customers.id = users.customer_id"
+        " WHERE refusal_mails AND abs(? - refusals_mailed_at) >= ?",
+        (now, DAY_MS),
+    ).fetchall()
+    return sum(_queue_refusal_mail(conn, keys, user, now) for user in due_users)
+
+
+def purge_mailed_refusals(conn: sqlite3.Connection, now: int) -> None:
+    """Forget who was told of what has not been refused for seven days at this moment (milliseconds)."""
+    conn.execute(_DELETE_OLD_MARKS, (_first_hour(now), OTHERS))
+
+
+def _first_hour(now: int) -> int:
+    return (now - SHOWN_MS) // HOUR_MS
+
+
+def _queue_refusal_mail(conn: sqlite3.Connection, keys: Keys, user: sqlite3.Row, now: int) -> bool:
+    values = {**user, "hour": _first_hour(now), "others": OTHERS}
+    if all(each["first_at"] > now - _COLLECT_MS for each in conn.execute(_UNMAILED_REFUSALS, values)):
+        return False
+    with write_transaction(conn):
+        unmailed = conn.execute(_UNMAILED_REFUSALS, values).fetchall()
+        with override_language(user["language"] or DEFAULT_LANGUAGE):
+            account_groups = [
+                {"name": name, "refusals": [_describe_refusal(each) for each in rows]}
+                for name, rows in groupby(unmailed[:_MAX_LISTED_REFUSALS], key=lambda each: each["name"])
+            ]
+        mail.queue_mail(
+            conn,
+            keys,
+            user["email"],
+            "refusals",
+            user["language"],
+            accounts=account_groups,
+            has_messages=any(not each["is_bind"] for each in unmailed),
+            more=max(0, len(unmailed) - _MAX_LISTED_REFUSALS),
+        )
+        conn.execute(_MARK_AS_MAILED, values)
+        conn.execute("UPDATE users SET refusals_mailed_at = ? WHERE id = ?", (now, user["id"]))
+    return True
+
+
+def _describe_refusal(row: sqlite3.Row) -> dict[str, object]:
+    """What a mail says of it; `address`: of a bind, empty where it is one of several."""
+    is_bind, value = bool(row["is_bind"]), row["value"]
+    text = describe_refusal(is_bind=is_bind, reason=row["reason"], value=value)
+    address = value if is_bind and value != OTHERS else ""
+    return {"is_bind": is_bind, "address": address, "text": text, "count": row["count"]}
