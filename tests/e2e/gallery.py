@@ -233,6 +233,10 @@ def _create_content(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
     note = "We need 50 from the first of next month on, for the campaign of our largest customer. " * 2
     account_requests.ask_operator(conn, Actor("alice@acme.example"), account, account_requests.WINDOWING, "", note)
     account_requests.ask_operator(conn, Actor("alice@acme.example"), account, account_requests.ROUTE, "FR")
+    unknown = refused_binds.RefusedBind(
+        0, "2001:db8:85a3:8d3:1319:8a2e:370:7348", "", now_ms(), system_id="smpp-nobody-1"
+    )
+    refused_binds.record_refused_binds(conn, [unknown] * 3)
     newcomer = users.create_user(conn, keys, SHELL, "newcomer@acme.example", users.MANAGER, cast.acme)
     token = authentication.create_enrolment_link(conn, newcomer)
     # Both kinds of links have one name in the addresses.

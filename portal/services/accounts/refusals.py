@@ -181,3 +181,15 @@ def list_accounts_with_refusals(conn: sqlite3.Connection, since: int) -> list[in
         (since,),
     )
     return [account_id for (account_id,) in rows]
+
+
+def count_refusals_of_hour(conn: sqlite3.Connection, hour: int, *, is_bind: bool) -> dict[str, int]:
+    """How many binds or messages of all accounts were refused in an hour (since 1970) that isn't over, by reason."""
+    # Accounts of which nothing was refused in it are not looked at.
+    rows = conn.execute(
+        "SELECT reason, sum(count) FROM latest_refusals CROSS JOIN refusals"
+        " ON refusals.account_id = latest_refusals.account_id AND refusals.is_bind = latest_refusals.is_bind"
+        " WHERE latest_refusals.is_bind = ? AND at >= ? AND hour = ? GROUP BY reason",
+        (is_bind, hour * HOUR_MS, hour),
+    )
+    return dict(rows.fetchall())

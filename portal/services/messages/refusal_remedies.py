@@ -125,8 +125,6 @@ def list_explained_refusals(
     """
     # Until the end of this day: in the morning most of it is still to come.
     until = (now_ms() // DAY_MS + 1) * DAY_MS if until is None else until
-    # Until the end of this day: in the morning most of it is still to come.
-    until = (now_ms() // DAY_MS + 1) * DAY_MS if until is None else until
     groups = refusals.list_refusals(conn, account.id, since, until, is_bind=is_bind)
     if not is_bind:
         groups += list_refusals_in_history(conn, account.id, since, until)
@@ -144,7 +142,7 @@ def list_weightiest_refusals(conn: sqlite3.Connection, account: Account) -> list
             _AccountLook(conn, account).explain(each) for each in list_refusals_in_history(conn, account.id, now, now)
         ]
     else:
-        explained = list_explained_refusals(conn, account, now - _WEIGHTIEST_MS, now)
+        explained = list_explained_refusals(conn, account, now - _WEIGHTIEST_MS)
     is_connected = bool(session_records.list_open_smpp_sessions(conn, account.id, 1))
     open_refusals = [each for each in explained if not each.is_resolved and each.group.reason != BLACKLISTED]
     return sorted(

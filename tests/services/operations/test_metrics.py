@@ -7,8 +7,9 @@ import pytest
 
 from portal.core.clock import DAY_MS, now_ms
 from portal.core.db import Connection
-from portal.services.accounts import session_records
+from portal.services.accounts import refused_binds, session_records
 from portal.services.accounts.accounts import Account
+from portal.services.accounts.refused_binds import NOT_AUTHORISED, RefusedBind
 from portal.services.common import ids
 from portal.services.common.audit import SHELL
 from portal.services.operations import metrics
@@ -17,7 +18,7 @@ from portal.services.upstreams import binds, counters, upstreams
 from portal.services.upstreams.binds import BindState
 from portal.services.upstreams.counters import COUNTERS
 from tests.services.submitting import store_messages
-from tests.support import prepare_submit
+from tests.support import prepare_submit, record_refused_messages
 
 HOUR_MS = DAY_MS // 24
 
@@ -46,7 +47,7 @@ def test_each_line_is_one_of_prometheus_text_format(conn, keys):
     upstreams.create_upstream(conn, keys, SHELL, "carrier.a-1", host="h", system_id="s", password="p")
     *lines, end = render_metrics(conn).split("\n")
     assert end == ""
-    assert all(re.fullmatch(r'# (HELP|TYPE) \w+ .+|\w+(\{upstream="[\w.-]+"\})? \d+', line) for line in lines)
+    assert all(re.fullmatch(r'# (HELP|TYPE) \w+ .+|\w+(\{(upstream|reason)="[\w.-]+"\})? \d+', line) for line in lines)
     named = re.findall(r"^# TYPE (\w+) (counter|gauge)$", "\n".join(lines), re.MULTILINE)
     assert len({name for name, _ in named}) == len(named)
     assert all(name.endswith("_total") == (kind == "counter") for name, kind in named)
@@ -150,3 +151,20 @@ def test_upstreams_are_told_by_name(conn, keys):
         " tried) VALUES (1, 1, 'x', '1', '2', 0, 'DELIVRD', '', '')"
     )
     assert read_value(conn, "smpp_portal_unmatched_receipts") == 1
+
+
+def test_what_was_refused_in_this_hour_is_counted_by_reason(conn, acme_1, globex_1, monkeypatch):
+    noon = 1_900_000_000_000 // DAY_MS * DAY_MS + DAY_MS // 2
+    monkeypatch.setattr(metrics, "now_ms", lambda: noon + HOUR_MS // 2)
+    for account in (acme_1, globex_1):
+        record_refused_messages(conn, account.id, {("sender", "A"): 3, ("sender", "B"): 2, ("coding", "4"): 1}, noon)
+    record_refused_messages(conn, acme_1.id, {("sender", "A"): 100}, noon - 1)
+    refused_binds.record_refused_binds(conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, noon)])
+
+    def count(kind: str, reason: str) -> int:
+        return read_value(conn, f'smpp_portal_refused_{kind}_total{{reason="{reason}"}}')
+
+    assert (count("messages", "sender"), count("messages", "coding"), count("messages", "price")) == (10, 2, 0)
+    assert (count("binds", "not_authorised"), count("binds", "wrong_password")) == (1, 0)
+    monkeypatch.setattr(metrics, "now_ms", lambda: noon + HOUR_MS)
+    assert count("messages", "sender") == count("binds", "not_authorised") == 0
