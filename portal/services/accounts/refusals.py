@@ -168,6 +168,15 @@ def list_refusals(
     return sorted(groups, key=lambda each: (-each.last_at, each.reason, each.value))
 
 
+def count_refused_messages(conn: sqlite3.Connection, account_id: int, since: int, until: int | None = None) -> int:
+    """How many of an account's messages were refused; the times are as for `list_refusals`."""
+    row = conn.execute(
+        "SELECT sum(count) FROM refusals WHERE account_id = ? AND is_bind = 0 AND hour BETWEEN ? AND ?",
+        (account_id, since // HOUR_MS, (now_ms() if until is None else until - 1) // HOUR_MS),
+    ).fetchone()
+    return row[0] or 0
+
+
 def has_refusals_since(conn: sqlite3.Connection, account_id: int, since: int) -> bool:
     """Whether anything of an account was refused since then (milliseconds)."""
     row = conn.execute("SELECT max(at) FROM latest_refusals WHERE account_id = ?", (account_id,)).fetchone()

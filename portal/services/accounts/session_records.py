@@ -200,8 +200,8 @@ def list_smpp_session_activity(conn: sqlite3.Connection, account_id: int, limit:
     An open page compares it every two seconds: that is cheaper than to read the sessions.
     """
     rows = conn.execute(
-        "SELECT seen_at, id, submitted, delivered, window, rates, ending_at FROM connections WHERE account_id = ?"
-        " ORDER BY id LIMIT ?",
+        "SELECT seen_at, id, submitted, delivered, window, rates, ending_at, refused FROM connections"
+        " WHERE account_id = ? ORDER BY id LIMIT ?",
         (account_id, limit),
     )
     return [(row[0], tuple(row)) for row in rows]

@@ -12,17 +12,17 @@ from flask.typing import ResponseReturnValue
 from wtforms import RadioField
 from wtforms.fields.choices import SelectChoice
 
-from portal.core import i18n
+from portal.core import clock, i18n
 from portal.core.config import bracket_ipv6
 from portal.core.i18n import N_, _
 from portal.services.accounts import credentials, session_records
 from portal.services.accounts.accounts import Account
-from portal.services.common import idempotency
+from portal.services.common import idempotency, periods
 from portal.services.messages import refusal_remedies
 from portal.services.people import customers
 from portal.services.statistics import daily_totals
 from portal.web.accounts.refused_lists import build_refused_row
-from portal.web.core import access, brake_forms, context, htmx, live
+from portal.web.core import access, brake_forms, context, htmx, live, refused_counts
 from portal.web.core.forms import OnceForm, refusals_on
 
 blueprint = Blueprint("accounts", __name__)
@@ -197,6 +197,9 @@ def _statistics_context(account: Account) -> dict[str, Any]:
     period = period if period in _PERIODS else _DEFAULT_PERIOD
     _label, days, chart_days = _PERIODS[period]
     totals = daily_totals.sum_daily_totals(conn, account.id, days)
+    # Days are UTC's here.
+    now = clock.now_ms()
+    whole = periods.parse_period(period, "", "", "UTC", now)
     return {
         "period": period,
         "periods": [(name, _(label)) for name, (label, *_days) in _PERIODS.items()],
@@ -206,6 +209,7 @@ def _statistics_context(account: Account) -> dict[str, Any]:
             {"label": i18n.format_day(at), "total": each.sent, "delivered": each.delivered}
             for at, each in daily_totals.list_daily_totals(conn, account.id, chart_days)
         ],
+        "refused_count": refused_counts.count_refused_messages(account, period, whole, now),
     }
 
 

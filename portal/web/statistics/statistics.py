@@ -20,7 +20,7 @@ from portal.services.prices import countries
 from portal.services.statistics import rollup, statistics
 from portal.services.statistics.daily_totals import MessageCounts
 from portal.services.statistics.statistics import DeliveryTimes, PreviousPeriod, Statistics
-from portal.web.core import access, charts, context, downloads, htmx, periods
+from portal.web.core import access, charts, context, downloads, htmx, periods, refused_counts
 from portal.web.core.charts import Chart, ChartSeries
 from portal.web.core.periods import PeriodFilter
 
@@ -92,12 +92,14 @@ def show_statistics(account: Account) -> ResponseReturnValue:
         values = _statistics_context(stats_filter, stats)
     else:
         values = {"statistics": None, "began": statistics.get_first_message_day(context.get_conn(), account.id)}
+    asked = stats_filter.period_param
     return htmx.render_page(
         "statistics/page.html",
         account=account,
         tab="statistics",
         filter=stats_filter.build_form(StatisticsFilterForm),
         query=stats_filter.query_string,
+        refused_count=refused_counts.count_refused_messages(account, asked.choice, asked.period, now_ms()),
         **values,
     )
 
