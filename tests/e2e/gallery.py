@@ -13,7 +13,7 @@ from portal.core.config import Config
 from portal.core.crypto import Keys, hash_token
 from portal.core.db import Connection, insert_row
 from portal.core.gsm0338 import Encoding
-from portal.services.accounts import accounts, allowed_ips, refused_binds, session_records
+from portal.services.accounts import accounts, allowed_ips, refusals, refused_binds, session_records
 from portal.services.accounts.accounts import Account
 from portal.services.billing import auto_recredit, orders, packs
 from portal.services.brakes import brakes, unusual_traffic
@@ -96,6 +96,22 @@ _DOWNLOAD_SUFFIXES = (".csv", ".jsonl")
 # Carriers' ids of messages, as submit_sm_resp has them; receipts have them in decimal.
 _FIRST_ID = 0xAB00
 _HEX_IDS = [f"{_FIRST_ID + number:x}" for number in range(8)]
+
+_REFUSED_MESSAGES = {
+    ("sender", "NOTMINE"): 12_345,
+    ("sender", "GL0BEX"): 44,
+    ("sender", refusals.OTHERS): 3,
+    ("throughput", "20"): 118,
+    ("window", "10"): 12,
+    ("price", "CU"): 7,
+    ("route", "NP"): 6,
+    ("country", "US"): 5,
+    ("coding", "4"): 4,
+    ("state", "receiver"): 3,
+    ("format", "ESME_RINVOPTPARAMVAL"): 2,
+    ("length", ""): 1,
+}
+"""By reason and value."""
 
 ALL, *HALVES = slice(None), slice(0, None, 2), slice(1, None, 2)
 """Shares of the pages: what takes long is done in two tests, so that no worker is left alone with it at the end."""
@@ -222,7 +238,7 @@ def _create_content(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
         conn, [_session_record(1, account.id, "203.0.113.7", "TLSv1.3"), _session_record(2, account.id, "::1", "")]
     )
     session_records.update_smpp_session_progress(
-        conn, [session_records.SmppSessionProgress(1, now_ms(), 1200, 1100, 3, "5 0 12.5 " * 10)]
+        conn, [session_records.SmppSessionProgress(1, now_ms(), 1200, 1100, 3, "5 0 12.5 " * 10, 118)]
     )
     for address, reason in (
         ("198.51.100.4", refused_binds.NOT_AUTHORISED),
@@ -237,6 +253,7 @@ def _create_content(conn: Connection, keys: Keys, cast: Cast) -> dict[str, Any]:
         0, "2001:db8:85a3:8d3:1319:8a2e:370:7348", "", now_ms(), system_id="smpp-nobody-1"
     )
     refused_binds.record_refused_binds(conn, [unknown] * 3)
+    record_refused_messages(conn, account.id, _REFUSED_MESSAGES)
     newcomer = users.create_user(conn, keys, SHELL, "newcomer@acme.example", users.MANAGER, cast.acme)
     token = authentication.create_enrolment_link(conn, newcomer)
     # Both kinds of links have one name in the addresses.

@@ -34,6 +34,18 @@ def test_messages_are_counted_by_the_hour_reason_and_value(conn, acme_1, acme_2)
     assert (latest.first_at, latest.last_at) == (NOON, NOON + HOUR_MS)
 
 
+def test_how_many_messages_of_an_account_were_refused_in_some_hours(conn, acme_1, acme_2):
+    record_refused_messages(conn, acme_1.id, {(SENDER, "NOTMINE"): 2, (CODING, "4"): 3}, NOON)
+    record_refused_messages(conn, acme_1.id, {(SENDER, "NOTMINE"): 10}, NOON + HOUR_MS)
+    record_refused_messages(conn, acme_2.id, {(SENDER, "NOTMINE"): 100}, NOON)
+    refused_binds.record_refused_binds(conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, NOON)])
+    assert refusals.count_refused_messages(conn, acme_1.id, NOON, NOON + 2 * HOUR_MS) == 15
+    assert refusals.count_refused_messages(conn, acme_1.id, NOON, NOON + HOUR_MS) == 5
+    assert refusals.count_refused_messages(conn, acme_1.id, NOON + HOUR_MS + 1, NOON + DAY_MS) == 10
+    assert refusals.count_refused_messages(conn, acme_1.id, NOON - DAY_MS, NOON) == 0
+    assert refusals.count_refused_messages(conn, acme_1.id, 0) == 0, "that hour is still to come"
+
+
 def test_of_a_day_the_most_frequent_values_are_kept_and_all_are_counted(conn, acme_1):
     """A million values come, each once, a thousand at a time; of one sender a message comes with each thousand."""
     counts = MessageRefusalCounts()

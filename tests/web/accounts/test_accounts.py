@@ -3,17 +3,18 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from html import unescape
 
 import pytest
 from flask import Flask
 
-from portal.core import db
+from portal.core import clock, db
 from portal.core.config import Config, SmppSettings, WebSettings
 from portal.services.accounts import accounts, credentials
-from portal.services.accounts.refused_binds import WRONG_PASSWORD
+from portal.services.accounts.refused_binds import TOO_MANY_BINDS, WRONG_PASSWORD
 from portal.services.common.audit import SHELL, Actor
 from portal.services.credits import credits
-from tests.support import Cast, Person
+from tests.support import Cast, Person, record_refused_messages
 from tests.web import acting
 from tests.web.acting import extract_text
 from tests.web.conftest import Browser
@@ -230,22 +231,104 @@ def test_what_credits_did_not_cover_is_counted(client: Client, cast: Cast, conn:
     assert "not sent: no credits 1" in extract_text(client(cast.alice).get(HOME).text)
 
 
-# --- refused clients
+def test_what_was_refused_stands_under_what_was_accepted(client: Client, cast: Cast, conn: db.Connection) -> None:
+    acting.send_texts(conn, "smpp-acme-1", "one")
+    alice = client(cast.alice)
+    assert "not counted here" not in alice.get(f"{HOME}?period=all").text
+    account_id, now = acting.get_account(conn, "smpp-acme-1").id, clock.now_ms()
+    record_refused_messages(conn, account_id, {("sender", "NOTMINE"): 1})
+    acting.refuse_binds(conn, "smpp-acme-1", "203.0.113.7", times=7)
+    today = alice.get(f"{HOME}?period=today", htmx="statistics").text
+    assert "credits left 999 1 message was refused and is not counted here." in extract_text(today)
+    record_refused_messages(conn, account_id, {("throughput", "20"): 1_180}, now - 10 * clock.DAY_MS)
+    record_refused_messages(conn, account_id, {("length", ""): 10_000}, now - 32 * clock.DAY_MS)
+    page = alice.get(f"{HOME}?period=30d").text
+    assert "1,181 messages were refused and are not counted here." in extract_text(page)
+    assert "Only those of the last" not in page
+    whole = alice.get(f"{HOME}?period=all").text
+    assert "1,181 messages were refused and are not counted here. Only those of the last 31 days are known." in (
+        extract_text(whole)
+    )
+    for shown in (today, page, whole):
+        link = re.search(rf'href="({HOME}/refused\?kind=message[^"]+)"', shown)
+        assert link
+        listed = extract_text(alice.get(unescape(link[1])).text)
+        assert "The sender NOTMINE isn't approved." in listed
+        assert ("The throughput of 20 messages a second was reached." in listed) is (shown is not today)
+        assert "203.0.113.7" not in listed
 
 
-def test_the_latest_refused_address_comes_with_its_remedy(client: Client, cast: Cast, conn: db.Connection) -> None:
+# --- what was refused
+
+
+BANNER = "Refused in the last 24 hours"
+
+
+def read_banner(page: str) -> str:
+    """The part of a home that tells what was refused."""
+    found = re.search(r'<div id="refused"(.*?</ul>.*?</a>)', page, re.DOTALL)
+    assert found
+    return found[1]
+
+
+def test_a_refused_address_comes_with_its_remedy(client: Client, cast: Cast, conn: db.Connection) -> None:
     acting.refuse_binds(conn, "smpp-acme-1", "203.0.113.7", times=12)
     alice = client(cast.alice)
     page = alice.get(HOME).text
-    assert "203.0.113.7 was refused 12 times, last" in extract_text(page)
+    assert f"{BANNER} 203.0.113.7 : It is not an authorised IP. 12 times, last " in extract_text(page)
     assert 'form="authorise" name="network" value="203.0.113.7"' in page
     alice.post(f"{HOME}/ips", data={"network": "203.0.113.7"})
-    assert "was refused" not in alice.get(HOME).text
+    assert BANNER not in alice.get(HOME).text
 
 
-def test_other_refusals_are_no_matter_of_addresses(client: Client, cast: Cast, conn: db.Connection) -> None:
+def test_a_wrong_password_and_too_many_sessions_are_told(client: Client, cast: Cast, conn: db.Connection) -> None:
     acting.refuse_binds(conn, "smpp-acme-1", "127.0.0.1", WRONG_PASSWORD)
-    assert "was refused" not in client(cast.alice).get(HOME).text
+    acting.refuse_binds(conn, "smpp-acme-1", "127.0.0.2", TOO_MANY_BINDS, times=2)
+    conn.execute("UPDATE accounts SET binds = 1")
+    acting.open_session(conn, "smpp-acme-1")
+    banner = read_banner(client(cast.alice).get(HOME).text)
+    text = extract_text(banner)
+    assert "127.0.0.1 : The password was wrong." in text
+    assert f'href="{HOME}/password" data-dialog' in banner
+    assert "127.0.0.2 : As many sessions as the account may have were open already. 2 times, last" in text
+    assert f'href="{HOME}/sessions"' in banner
+    assert f'href="{HOME}/ask/binds' in banner
+
+
+def test_the_three_weightiest_are_named_and_the_others_counted(client: Client, cast: Cast, conn: db.Connection) -> None:
+    acme_1, acme_2 = (acting.get_account(conn, name).id for name in ("smpp-acme-1", "smpp-acme-2"))
+    record_refused_messages(conn, acme_2, {("sender", "OTHERS"): 99})
+    record_refused_messages(conn, acme_1, {("sender", "LONGAGO"): 99}, clock.now_ms() - 26 * clock.HOUR_MS)
+    refused = {("sender", "NOTMINE"): 7, ("length", ""): 1, ("throughput", "20"): 1_180}
+    record_refused_messages(conn, acme_1, refused)
+    alice = client(cast.alice)
+    banner = read_banner(alice.get(HOME).text)
+    assert [extract_text(each).partition(" time")[0] for each in re.findall("<li>(.*?)</li>", banner, re.DOTALL)] == [
+        "The throughput of 20 messages a second was reached. 1,180",
+        "The sender NOTMINE isn't approved. 7",
+        "The text is too long. 1",
+    ]
+    assert "All that was refused" in banner.rpartition(f'<a href="{HOME}/refused">')[2]
+    assert f'href="{HOME}/senders?sender=NOTMINE"' in banner
+    assert f'href="{HOME}/ask/throughput?value=20" data-dialog' in banner
+    record_refused_messages(conn, acme_1, {("coding", "4"): 3, ("window", "10"): 2})
+    banner = read_banner(alice.get(HOME).text)
+    assert banner.count("<li>") == 3
+    assert "The text is too long." not in banner
+    assert "2 more reasons, and all that was refused" in banner.rpartition(f'<a href="{HOME}/refused">')[2]
+
+
+def test_it_appears_on_an_open_page_and_says_it_in_italian(client: Client, cast: Cast, conn: db.Connection) -> None:
+    alice = client(cast.alice)
+    alice.post("/language", data={"locale": "it", "next": "/"})
+    seen = alice.get(HOME).text.partition("seen=")[2].partition('"')[0].partition("&")[0]
+    poll = f"{HOME}/live?page=home&seen={seen}"
+    assert alice.get(poll, htmx=True).status_code == 204
+    record_refused_messages(conn, acting.get_account(conn, "smpp-acme-1").id, {("sender", "NOTMINE"): 1})
+    text = extract_text(read_banner(alice.get(poll, htmx=True).text))
+    assert text.partition(" 1 volta, ")[0].endswith(
+        "Rifiutati nelle ultime 24 ore Il mittente NOTMINE non è approvato."
+    )
 
 
 # --- who sees what
@@ -255,8 +338,14 @@ def test_a_viewer_sees_no_button_that_would_refuse_them(client: Client, cast: Ca
     acting.confirm_changes(conn)
     acting.refuse_binds(conn, "smpp-acme-1", "203.0.113.7")
     page = client(cast.bob).get(HOME).text
-    assert "203.0.113.7 was refused" in extract_text(page)
+    assert "203.0.113.7 : It is not an authorised IP. 1 time, " in extract_text(page)
     assert not [each for each in ("Generate a new", "Add a sender", "Transfer credits", '"authorise"') if each in page]
+    record_refused_messages(
+        conn, acting.get_account(conn, "smpp-acme-1").id, {("sender", "NOTMINE"): 1, ("coding", "4"): 1}
+    )
+    banner = read_banner(client(cast.bob).get(HOME).text)
+    assert "The sender NOTMINE isn't approved." in extract_text(banner)
+    assert re.findall("<(?:a|button).*?>", banner) == [f'<a href="{HOME}/refused">']
 
 
 def test_operators_see_every_account(client: Client, cast: Cast) -> None:

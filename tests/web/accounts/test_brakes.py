@@ -276,20 +276,31 @@ def test_what_keeps_messages_waiting_is_told_at_once_to_its_people_alone(
 
 def test_what_brakes_have_refused_is_told_with_what_helps(alice: Browser, conn: Connection, acme_1: Account) -> None:
     brakes.set_brakes(conn, SHELL, acme_1, Brakes(frozenset(("IT",)), 1000, 5_500, 3))
-    reasons = {("country", "FR"): 1, ("day_messages", ""): 2, ("day_credits", ""): 3, ("hour_messages", ""): 4}
-    record_refused_messages(conn, acme_1.id, reasons)
+    record_refused_messages(
+        conn, acme_1.id, {("day_messages", ""): 2, ("day_credits", ""): 3, ("hour_messages", ""): 4}
+    )
+    told = "The most messages an hour to one number (3) were reached.", "4 times, last"
+    more = "The most credits a day (5.5) were reached.", "3 times", "The most messages a day (1,000) were reached."
     text = extract_text(alice.get("/accounts/smpp-acme-1").text)
-    for sentence in (
-        "1 message was refused",
-        "This account sends no messages to France: whoever has set its countries can add this one.",
-        "2 messages were refused",
-        "The most messages a day (1,000) were reached.",
-        "The most credits a day (5.5) were reached.",
-        "The most messages an hour to one number (3) were reached.",
-    ):
-        assert sentence in text
+    assert [each for each in (*told, *more, "2 times") if each not in text] == []
+    record_refused_messages(conn, acme_1.id, {("country", "FR"): 5})
+    page = alice.get("/accounts/smpp-acme-1").text
+    assert "This account sends no messages to France: whoever has set its countries can add this one." in (
+        extract_text(page)
+    )
+    assert 'href="/accounts/smpp-acme-1/ask/countries?value=FR" data-dialog' in page
     brakes.set_brakes(conn, SHELL, acme_1, Brakes())
-    assert "What refused them has been changed since." in extract_text(alice.get("/accounts/smpp-acme-1").text)
+    assert "Refused in the last 24 hours" not in alice.get("/accounts/smpp-acme-1").text
+
+
+def test_who_has_set_a_brake_is_led_to_it(alice: Browser, conn: Connection, acme_1: Account) -> None:
+    record_refused_messages(conn, acme_1.id, {("day_messages", ""): 2})
+    data = fill(alice.get(OWN).text, day_messages="100")
+    assert alice.post(OWN, data=data).status_code == 303
+    banner = alice.get("/accounts/smpp-acme-1").text.partition('id="refused"')[2].partition("</ul>")[0]
+    assert "The most messages a day (100) were reached." in banner
+    assert f'href="{OWN}"' in banner
+    assert "/ask/" not in banner
 
 
 @pytest.mark.parametrize("answer", ["hold", "cancel"])

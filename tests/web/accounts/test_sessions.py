@@ -6,8 +6,9 @@ import pytest
 
 from portal.core import clock, db, i18n
 from portal.core.crypto import Keys
-from portal.services.accounts import allowed_ips, credentials, refused_binds
+from portal.services.accounts import allowed_ips, credentials, refused_binds, session_records
 from portal.services.accounts.refused_binds import RefusedBind
+from portal.services.accounts.session_records import SmppSessionProgress
 from portal.services.common.audit import SHELL
 from tests.services.audit_log import list_audit_entries
 from tests.support import Cast, Person
@@ -23,7 +24,7 @@ MINUTE_MS = 60_000
 def test_nobody_is_connected(client: Client, cast: Cast) -> None:
     page_text = extract_text(client(cast.alice).get(SESSIONS).text)
     assert "No client is connected" in page_text
-    assert "No attempts were refused." in page_text
+    assert "Nothing was refused." in page_text
 
 
 def test_an_open_session_with_what_passes_through_it(client: Client, cast: Cast, conn: db.Connection) -> None:
@@ -32,6 +33,25 @@ def test_an_open_session_with_what_passes_through_it(client: Client, cast: Cast,
     page_text = extract_text(client(cast.alice).get(SESSIONS).text)
     assert "198.51.100.20 Transceiver · TLS 1.3 3 hours ago" in page_text
     assert "active: now 4/10 0 12,840 12,811" in page_text
+
+
+def test_what_was_refused_stands_beside_what_was_accepted(client: Client, cast: Cast, conn: db.Connection) -> None:
+    acting.open_session(conn, "smpp-acme-1", submitted=12_840, delivered=12_811)
+    alice = client(cast.alice)
+    seen = alice.get(SESSIONS).text.partition("seen=")[2].partition('"')[0].partition("&")[0]
+    progress = SmppSessionProgress(1, clock.now_ms(), 12_840, 12_811, 0, refused=1_180)
+    session_records.update_smpp_session_progress(conn, [progress])
+    part = alice.get(f"/accounts/smpp-acme-1/live?page=sessions&seen={seen}", htmx=True).text
+    assert "12,840 1,180 refused 12,811" in extract_text(part)
+    assert 'href="/accounts/smpp-acme-1/refused?kind=message"' in part
+
+
+def test_all_that_was_refused_is_one_step_away(client: Client, cast: Cast) -> None:
+    alice = client(cast.alice)
+    page = alice.get(SESSIONS).text
+    for address in ("/accounts/smpp-acme-1/refused", "/accounts/smpp-acme-1/refused?kind=bind"):
+        assert f'href="{address}"' in page
+        assert alice.get(address).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -159,14 +179,14 @@ def test_the_remedy_works_and_then_is_no_more_offered(client: Client, cast: Cast
     alice = client(cast.alice)
     assert alice.post("/accounts/smpp-acme-1/ips", data={"network": "203.0.113.7"}, htmx="authorise").status_code == 200
     page = alice.get(SESSIONS).text
-    assert "It is not an authorised IP. It has been added since." in extract_text(page)
+    assert "It is not an authorised IP. It would be accepted now." in extract_text(page)
     assert 'value="203.0.113.7"' not in page
 
 
 def test_an_attempt_from_a_range_that_was_added_is_mended_too(client: Client, cast: Cast, conn: db.Connection) -> None:
     acting.refuse_binds(conn, "smpp-acme-1", "203.0.113.7")
     allowed_ips.add_allowed_ip(conn, SHELL, acting.get_account(conn, "smpp-acme-1"), "203.0.113.0/24")
-    assert "It has been added since." in client(cast.alice).get(SESSIONS).text
+    assert "It would be accepted now." in client(cast.alice).get(SESSIONS).text
 
 
 def test_a_viewer_sees_it_all_without_the_remedy(client: Client, cast: Cast, conn: db.Connection) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from html import unescape
 
 import pytest
 from flask import Flask
@@ -19,7 +20,7 @@ from portal.services.messages import blacklist, intake, outcomes
 from portal.services.people import authentication, users
 from portal.services.statistics import rollup
 from tests.serving import start_server
-from tests.support import Cast, Person, prepare_submit, wait_until
+from tests.support import Cast, Person, prepare_submit, record_refused_messages, wait_until
 from tests.web import acting
 from tests.web.acting import extract_text
 from tests.web.conftest import Browser
@@ -109,6 +110,41 @@ def test_the_figures_stand_beside_those_of_the_period_before(alice: Browser, con
     assert lines["delivery rate"] == ["60 %", "75 %", "-15 points"]
     assert lines["median time to delivery"] == ["≈ 2 s", "≈ 7.9 s", "-75 %"]
     assert "on their way" not in lines
+
+
+def test_what_was_refused_is_told_with_where_it_is_listed(alice: Browser, conn: db.Connection) -> None:
+    account_id = acting.get_account(conn, "smpp-acme-1").id
+    day = clock.DAY_MS
+    for days_ago, count in ((0, 1), (5, 10), (10, 100), (30, 1_000), (32, 100_000)):
+        record_refused_messages(conn, account_id, {("sender", "NOTMINE"): count}, NOW - days_ago * day)
+    other = acting.get_account(conn, "smpp-acme-2").id
+    record_refused_messages(conn, other, {("sender", "OTHERS"): 7}, NOW)
+
+    def told(query: str) -> tuple[str, str]:
+        page = alice.get(f"{STATISTICS}?{query}").text
+        found = re.search(rf'<p class="muted small">\s*<a href="{HOME}/refused\?(.*?)">.*?</p>', page, re.DOTALL)
+        return (extract_text(found[0]), unescape(found[1])) if found else ("", "")
+
+    # Where nothing was sent at all, and where something was.
+    assert told("period=today") == (
+        "1 message was refused and is not counted here.", "kind=message&period=today",
+    )  # fmt: skip
+    send(conn, 0.1, 0)
+    assert told("period=7d") == ("11 messages were refused and are not counted here.", "kind=message&period=7d")
+    assert told("period=30d")[0] == "111 messages were refused and are not counted here."
+    cut = "1,111 messages were refused and are not counted here. Only those of the last 31 days are known."
+    assert told("period=12m") == (cut, "kind=message&period=range&to=2026-11-23&from=2025-12-01")
+    assert told("period=all") == (cut, "kind=message&period=range&to=2026-11-23")
+    assert told("period=range&from=2026-11-12&to=2026-11-18") == (
+        "110 messages were refused and are not counted here.",
+        "kind=message&period=range&to=2026-11-18&from=2026-11-12",
+    )
+    assert told("period=range&from=2026-11-19&to=2026-11-22") == ("", "")
+    assert told("period=range&from=2026-09-01&to=2026-10-01") == ("", "")
+    alice.post("/language", data={"locale": "it", "next": "/"})
+    assert told("period=all")[0] == (
+        "1.111 messaggi sono stati rifiutati e non sono contati qui. Si conoscono solo quelli degli ultimi 31 giorni."
+    )
 
 
 def test_each_table_tells_its_part(alice: Browser, conn: db.Connection) -> None:
