@@ -167,3 +167,40 @@ def test_what_is_wrong_with_a_new_password_is_said_when_its_field_is_left(
     keyboard.type("correct horse battery")
     keyboard.press("Tab")
     expect(said).to_have_count(0)
+
+
+def test_what_is_refused_appears_and_is_mended_by_keys(
+    open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast
+) -> None:
+    tab = open_tab(server)
+    page, keyboard = tab.page, Keyboard(tab.page)
+    tab.open_as(cast.alice, "/accounts/smpp-acme-1")
+    banner = page.locator("#refused")
+    with SmpplibEsme(server.port) as client:
+        assert client.bind(cast.smpp_acme_1) == consts.SMPP_ESME_ROK
+        for _ in range(2):
+            assert client.submit(b"hello", source="NOTMINE").status == consts.SMPP_ESME_RINVSRCADR
+        expect(banner).to_contain_text("The sender NOTMINE isn't approved. 2 times")
+        keyboard.move_focus_to("All that was refused")
+        keyboard.press("Enter")
+        page.wait_for_url("**/refused")
+        row = page.get_by_role("row", name="The sender NOTMINE isn't approved.")
+        expect(row).to_contain_text("2")
+
+        # A page that is open counts on, and its buttons are reached with the next row under way.
+        assert client.submit(b"hello", to="notanumber").status != consts.SMPP_ESME_ROK
+        expect(page.get_by_role("row", name="The recipient is no number")).to_be_visible()
+        keyboard.move_focus_to("Ask for it")
+        keyboard.press("Enter")
+        page.wait_for_url("**/senders?sender=NOTMINE*")
+        expect(page.get_by_label("Sender", exact=True)).to_have_value("NOTMINE")
+        keyboard.move_focus_to("Add a sender")
+        keyboard.press("Enter")
+        expect(page.get_by_role("row", name="NOTMINE")).to_be_visible()
+
+    keyboard.move_focus_to("Home", key="Shift+Tab")
+    keyboard.press("Enter")
+    expect(banner).to_contain_text("The sender NOTMINE isn't approved.")
+    keyboard.move_focus_to("See its status")
+    keyboard.press("Enter")
+    expect(page.get_by_role("row", name="NOTMINE")).to_contain_text("Waiting")
