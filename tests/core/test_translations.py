@@ -17,12 +17,17 @@ PLACEHOLDER = re.compile(r"%\([a-z_0-9]+\)s")
 
 
 @cache
-def sentences(within: str = "") -> set[str | tuple[str, ...]]:
-    """Those of files whose path begins so."""
+def _extract_all() -> list[tuple[str, str | tuple[str, ...]]]:
+    """Each sentence with the file that has it. To look at all files takes seconds, so it is done once."""
     with (paths.ROOT / "babel.cfg").open() as file:
         methods, options = parse_mapping_cfg(file)
     extracted = extract_from_dir(str(paths.ROOT), methods, options, keywords=KEYWORDS)
-    return {message for file, _, message, _, _ in extracted if message and file.startswith(within)}
+    return [(file, message) for file, _, message, _, _ in extracted if message]
+
+
+def sentences(within: str = "") -> set[str | tuple[str, ...]]:
+    """Those of files whose path begins so."""
+    return {message for file, message in _extract_all() if file.startswith(within)}
 
 
 def _as_key(text: str | Sequence[str]) -> str | tuple[str, ...]:
