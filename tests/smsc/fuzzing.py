@@ -68,9 +68,15 @@ def get_command_id(message: Pdu) -> int:
 
 
 @cache
+def _get_field_types(pdu_class: type) -> dict[str, type]:
+    """Return the types of a class's fields. That takes a while, and thousands of PDUs are made to find limits."""
+    return get_type_hints(pdu_class)
+
+
+@cache
 def list_fields(command: int) -> tuple[PduField, ...]:
     """Return the fields of a PDU other than command and command_status, with limits found by trying."""
-    hints = get_type_hints(get_pdu_class(command))
+    hints = _get_field_types(get_pdu_class(command))
     fields = []
     for each in dataclasses.fields(get_pdu_class(command)):
         kind = get_origin(hints[each.name]) or hints[each.name]
@@ -101,7 +107,7 @@ def list_fields(command: int) -> tuple[PduField, ...]:
 def make_pdu(command: int, **values: object) -> Pdu:
     """Return a PDU. Fields that are not given are zero, empty or their class's default."""
     pdu_class = get_pdu_class(command)
-    hints = get_type_hints(pdu_class)
+    hints = _get_field_types(pdu_class)
     arguments = dict(values)
     for each in dataclasses.fields(pdu_class):
         if each.name == "command":
