@@ -38,6 +38,8 @@ hypothesis.settings.load_profile("tests")
 _MARKS_OF_FOLDERS = {"e2e": pytest.mark.browser, "interop": pytest.mark.interop, "faults": pytest.mark.faults}
 # What takes longest comes first: workers that have nothing left to do take what is last in another's queue.
 _FIRST_FOLDERS = ("test_binary.py", "faults", "e2e", "money", "interop")
+# These share what takes long to make. Nobody takes over what comes first in a queue, so one worker makes it for all.
+_FIRST_FILES = ("test_crawler.py",)
 # They start the program as a process.
 _SLOW_FIXTURES = {"serve", "serve_alone", "start_app"}
 
@@ -62,6 +64,8 @@ def _get_folder(item: pytest.Item) -> str:
 
 def _get_rank(item: pytest.Item) -> int:
     folder = _get_folder(item)
+    if item.path.name in _FIRST_FILES:
+        return -1
     return _FIRST_FOLDERS.index(folder) if folder in _FIRST_FOLDERS else len(_FIRST_FOLDERS)
 
 

@@ -1,5 +1,6 @@
 """A browser for the tests of pages: it runs no JavaScript, and checks the HTML of every answer."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from jinja2 import FileSystemBytecodeCache
 from werkzeug.datastructures import Headers
 from werkzeug.test import TestResponse
 
@@ -80,18 +82,38 @@ def page_limits() -> PageLimits:
     return DEFAULT_PAGE_LIMITS
 
 
+@pytest.fixture(scope="session")
+def build_app(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Config, Keys], Flask]:
+    """Builds the web application, of whose templates each is compiled once in all processes of pytest-xdist.
+
+    To compile all of them takes two seconds. What is kept is of this run alone: how they are read may change, too.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "compiled-templates"
+    folder.mkdir(exist_ok=True)
+
+    def build(config: Config, keys: Keys) -> Flask:
+        app = create_app(config, keys)
+        app.jinja_env.bytecode_cache = FileSystemBytecodeCache(str(folder))
+        return app
+
+    return build
+
+
 @pytest.fixture
-def make_app(data: object, keys: Keys) -> Iterator[Callable[[Config], Flask]]:
+def make_app(
+    data: object, keys: Keys, build_app: Callable[[Config, Keys], Flask]
+) -> Iterator[Callable[[Config], Flask]]:
     """Builds the web application with settings of the test's own."""
     with ExitStack() as made:
-        yield lambda config: made.enter_context(_open_app(create_app(config, keys)))
+        yield lambda config: made.enter_context(_open_app(build_app(config, keys)))
 
 
 @pytest.fixture(scope="session")
-def shared_app(template: tuple[Path, Cast]) -> Flask:
+def shared_app(template: tuple[Path, Cast], build_app: Callable[[Config, Keys], Flask]) -> Flask:
     """One that tests use one after the other: creating it and reading its templates takes longer than most of them."""
     data, _ = template
-    with _open_app(create_app(load_config(data=data, env={}), Keys.load(data))) as app:
+    with _open_app(build_app(load_config(data=data, env={}), Keys.load(data))) as app:
         return app
 
 

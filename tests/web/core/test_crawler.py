@@ -10,7 +10,7 @@ route that it doesn't reach, and a form whose good values it doesn't know, fail 
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
@@ -25,11 +25,10 @@ from flask import Flask
 from flask.sessions import SecureCookieSessionInterface
 
 from portal.core import clock, db, paths
-from portal.core.config import PaymentSettings, load_config
+from portal.core.config import Config, PaymentSettings, load_config
 from portal.core.crypto import Keys
 from portal.services.common import mail
 from portal.services.people import authentication, password_hashing, users
-from portal.web.app import create_app
 from portal.web.core import context
 from tests.documents import PDF
 from tests.support import Cast, Person, copy_data_folder
@@ -134,7 +133,11 @@ class Crawl:
 
 
 @pytest.fixture(scope="module")
-def crawl(template: tuple[Path, Cast], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crawl]:
+def crawl(
+    template: tuple[Path, Cast],
+    tmp_path_factory: pytest.TempPathFactory,
+    build_app: Callable[[Config, Keys], Flask],
+) -> Iterator[Crawl]:
     data, cast = copy_data_folder(template[0], tmp_path_factory.mktemp("crawler") / "data"), template[1]
     keys, conn = Keys.load(data), db.connect(data / db.FILE_NAME)
     with pytest.MonkeyPatch.context() as patch:
@@ -146,7 +149,7 @@ def crawl(template: tuple[Path, Cast], tmp_path_factory: pytest.TempPathFactory)
         patch.setattr(paths, "get_program_command_line", lambda: ["true"])
         links = world.fill(conn, keys, cast)
         payments = PaymentSettings(instructions="IBAN", checkout_url="https://pay.example/?shop=7", secret=SECRET)
-        app = create_app(replace(load_config(data=data, env={}), payments=payments), keys)
+        app = build_app(replace(load_config(data=data, env={}), payments=payments), keys)
         app.testing = True
         record_names(app)
         with app.app_context():
