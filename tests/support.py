@@ -215,8 +215,13 @@ def accepts_connections(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_until(condition: Callable[[], T | Literal[False] | None], deadline_s: float = DEADLINE_S) -> T:
+def wait_until(
+    condition: Callable[[], T | Literal[False] | None], deadline_s: float = DEADLINE_S, *, every_s: float = 0.01
+) -> T:
     """Call `condition` until its result is true (or not empty), and return the result.
+
+    Args:
+        every_s: how long it rests between two calls; longer where a call takes much longer than a moment.
 
     Raises:
         AssertionError: it wasn't before the deadline; with the last result.
@@ -224,7 +229,7 @@ def wait_until(condition: Callable[[], T | Literal[False] | None], deadline_s: f
     deadline = time.monotonic() + deadline_s
     while not (result := condition()):
         assert time.monotonic() < deadline, f"still {result!r} after {deadline_s} s"
-        Event().wait(0.01)
+        Event().wait(every_s)
     return result
 
 

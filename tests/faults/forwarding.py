@@ -34,6 +34,8 @@ DESTINATIONS = 800
 UNASKED_EVERY = 5
 # As long as what waits at the end takes.
 _QUIET_S = 300
+# Between two looks at an upstream: each is a command, which would keep a processor from what the test waits for.
+_LOOK_EVERY_S = 0.1
 # For each upstream its latest receipts are remembered.
 _MAX_GROWTH_MB = 24
 
@@ -71,8 +73,12 @@ class Forwarding:
         names = [NAME, SECOND_NAME] if self.second else [NAME]
         return sum(self.show_upstream(each)["counters"]["unsure"] for each in names)
 
+    def wait_for(self, is_so: Callable[[dict[str, Any]], bool], deadline_s: float, name: str = NAME) -> None:
+        """Wait until what `app.py upstream show` tells fulfils a condition."""
+        wait_until(lambda: is_so(self.show_upstream(name)), deadline_s, every_s=_LOOK_EVERY_S)
+
     def wait_for_state(self, state: str, deadline_s: float = 30) -> None:
-        wait_until(lambda: self.show_upstream()["state"] == state, deadline_s)
+        self.wait_for(lambda shown: shown["state"] == state, deadline_s)
 
     def change_upstream(self, **settings: object) -> None:
         """Change settings of the upstream; `password` is one of them."""

@@ -87,7 +87,7 @@ def let_others_take_over(forwarding: Forwarding, name: str) -> None:
 
 
 def wait_for_health(forwarding: Forwarding, name: str, states: Container[str]) -> None:
-    wait_until(lambda: forwarding.show_upstream(name)["health"] in states, _RECOVERY_S)
+    forwarding.wait_for(lambda shown: shown["health"] in states, _RECOVERY_S, name)
 
 
 def find_overtaken(copies: Iterable[Copy]) -> list[str]:

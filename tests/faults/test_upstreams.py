@@ -3,9 +3,11 @@ a customer is lost, and what it gets twice was unsure.
 """
 
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -17,10 +19,9 @@ from tests.faults import storage
 from tests.faults.carriers import Carrier, run_second_instance
 from tests.faults.conftest import ReportCounts, StartForwarding, take_share
 from tests.faults.crowd import WINDOW
-from tests.faults.forwarding import Forwarding
 from tests.faults.test_kill import kill_child
 from tests.faults.test_storage import REFUSALS
-from tests.support import AccountLogin, wait_until
+from tests.support import DEADLINE_S, AccountLogin, wait_until
 
 _AWAY_S = take_share(60, 6)
 _THROTTLED_S = take_share(10, 2)
@@ -33,9 +34,9 @@ _UNLIMITED = 1_000_000
 _REBIND_S = 60
 
 
-def has_held(forwarding: Forwarding) -> bool:
-    """Whether the bind is there for so long that after it the pauses begin anew."""
-    (bind,) = forwarding.show_upstream()["binds"]
+def has_held(shown: Mapping[str, Any]) -> bool:
+    """Whether an upstream's bind is there for so long that after it the pauses begin anew."""
+    (bind,) = shown["binds"]
     return bind["state"] == binds.BOUND and time.time() - datetime.fromisoformat(bind["since"]).timestamp() > _HELD_S
 
 
@@ -72,7 +73,7 @@ def test_binds_that_are_refused(start_forwarding: StartForwarding, carrier: Carr
             carrier.behave(bind_status=0)
             forwarding.clients.wait_for_receipts(10, _REBIND_S)
             # Otherwise three statuses take a minute.
-            wait_until(lambda: has_held(forwarding))
+            forwarding.wait_for(has_held, DEADLINE_S)
         # As soon as the operator says something else it is tried again.
         carrier.behave(password="other")
         carrier.cut()
