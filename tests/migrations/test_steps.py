@@ -64,7 +64,6 @@ EXECUTED = {
     "m0046_timed_messages": "e101b0d62739bab67b6cc92b2e6ddfd53f03480765a4fce5bc417150a4ad7a3d",
     "m0047_refusals": "17f883a13f18b8c689482ee439df9ab43efb2a653070cf4d0aac2665fa052239",
     "m0048_account_requests": "404415cdf46f5b0558767ec13ebb6da39d7646460127e57460fa8901bb5d4891",
-    "m0047_refusals": "6a6ac3797747ac9b8c8b5204aabf67c3889eaf507405bc313dd85eec1db2f2ed",
     "m0049_refused_days": "d671be336a839c8b6ba36ac38fb03d2eafe511fff254dd8fe5a98f075bfa4cd2",
 }
 CHANGED = """

@@ -85,8 +85,11 @@ def _build_query(wanted: RefusalFilter, *, by_time: bool) -> str:
         weight = "max(last_at)" if by_time else "sum(count)"
         of_reason = "AND reason = :reason" if wanted.reason else ""
         parts.append(
-            f"SELECT account_id, {weight} AS weight FROM refusals"
-            f" WHERE hour BETWEEN :first_hour AND :last_hour {of_reason} GROUP BY account_id"
+            # Accounts of which nothing was refused since then are not looked at, nor what was refused before.
+            f"SELECT latest_refusals.account_id, {weight} AS weight FROM latest_refusals CROSS JOIN refusals"
+            " ON refusals.account_id = latest_refusals.account_id AND refusals.is_bind = latest_refusals.is_bind"
+            f" WHERE at >= :first_hour * {HOUR_MS} AND hour BETWEEN :first_hour AND :last_hour {of_reason}"
+            " GROUP BY latest_refusals.account_id"
         )
     if column := _IN_HISTORY.get(wanted.reason):
         weight = f"min((max(day) + 1) * {DAY_MS} - 1, :now)" if by_time else f"sum({column})"

@@ -56,7 +56,9 @@ def test_it_is_switched_on_for_a_day_and_off_and_stands_in_the_log(
     assert "They are kept until" in alice.get(PDUS).text
     alice.post(PDUS)
     assert refused_pdus.get_kept_until(conn, cast.smpp_acme_1.id) is None
-    actions = [each.action for each in list_audit_entries(conn, cast.smpp_acme_1.id) if each.action == "account.refused_pdus"]
+    actions = [
+        each.action for each in list_audit_entries(conn, cast.smpp_acme_1.id) if each.action == "account.refused_pdus"
+    ]
     assert len(actions) == 2
 
 
