@@ -36,10 +36,10 @@ hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
 
 _MARKS_OF_FOLDERS = {"e2e": pytest.mark.browser, "interop": pytest.mark.interop, "faults": pytest.mark.faults}
-# What takes longest comes first: workers that have nothing left to do take what is last in another's queue.
-_FIRST_FOLDERS = ("test_binary.py", "faults", "e2e", "money", "interop")
-# These share what takes long to make. Nobody takes over what comes first in a queue, so one worker makes it for all.
-_FIRST_FILES = ("test_crawler.py",)
+# What takes longest comes first, each group in the share of another worker: what waits for servers beside what needs a
+# processor. What a group's tests share, a browser or the crawler's way, is made once then: workers that have nothing
+# left to do take what is last in another's queue.
+_FIRST = (("test_binary.py", "faults", "money", "interop"), ("e2e",), ("test_crawler.py",))
 # They start the program as a process.
 _SLOW_FIXTURES = {"serve", "serve_alone", "start_app"}
 
@@ -55,18 +55,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         assert isinstance(item, pytest.Function)
         if _SLOW_FIXTURES & {*item.fixturenames} or getattr(item.obj, "is_hypothesis_test", False):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=_get_rank)
+    _arrange(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 def _get_folder(item: pytest.Item) -> str:
     return item.path.relative_to(ROOT / "tests").parts[0]
 
 
-def _get_rank(item: pytest.Item) -> int:
-    folder = _get_folder(item)
-    if item.path.name in _FIRST_FILES:
-        return -1
-    return _FIRST_FOLDERS.index(folder) if folder in _FIRST_FOLDERS else len(_FIRST_FOLDERS)
+def _arrange(items: list[pytest.Item], workers: int) -> None:
+    """Puts what takes longest at the beginning of the workers' shares, as pytest-xdist is going to cut them off."""
+    firsts: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for number, names in enumerate(_FIRST):
+        for name in names:
+            firsts[number % workers] += [each for each in items if name in (_get_folder(each), each.path.name)]
+    placed = {each for first in firsts for each in first}
+    others = [each for each in items if each not in placed]
+    left = len(items)
+    arranged: list[pytest.Item] = []
+    for number, first in enumerate(firsts):
+        share = left // (workers - number)
+        left -= share
+        beside = max(share - len(first), 0)
+        arranged += [*first, *others[:beside]]
+        del others[:beside]
+    items[:] = [*arranged, *others]
 
 
 @pytest.hookimpl(tryfirst=True)
