@@ -1,6 +1,7 @@
 """The fixtures that all kinds of tests use. Tests share nothing: each has a data folder of its own."""
 
 import asyncio
+import gc
 import inspect
 import os
 import sqlite3
@@ -56,6 +57,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if _SLOW_FIXTURES & {*item.fixturenames} or getattr(item.obj, "is_hypothesis_test", False):
             item.add_marker(pytest.mark.slow)
     _arrange(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def pytest_collection_finish() -> None:
+    """Has the garbage collector look at what tests make, as in the program, and not at the eight thousand tests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
 
 
 def _get_folder(item: pytest.Item) -> str:
