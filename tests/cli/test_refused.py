@@ -1,15 +1,19 @@
 """`refused`, as operators and scripts run it."""
 
+import asyncio
+import json
 import re
 
 import pytest
 
 from portal.core.clock import DAY_MS, HOUR_MS, now_ms
 from portal.core.i18n import format_iso8601
-from portal.services.accounts import accounts, refused_binds
+from portal.services.accounts import accounts, refused_binds, refused_pdus
 from portal.services.accounts.refused_binds import NOT_AUTHORISED, RefusedBind
 from portal.services.accounts.refused_messages import SENDER, THROUGHPUT
+from portal.services.common.audit import SHELL
 from portal.services.statistics import daily_totals
+from tests.smsc.esme import RawEsme, run_smsc
 from tests.support import record_refused_messages
 
 
@@ -82,3 +86,26 @@ def test_what_the_history_has_is_among_it(ok, conn, acme_1):
 def test_days_and_accounts_that_there_are_not_are_refused(refused, run_app):
     assert "no account" in refused("refused", "smpp-x")
     assert run_app("refused", "--days", "32").returncode == 2
+
+
+def test_refused_pdus_are_kept_for_a_day_or_not(ok, refused, acme_1, conn):
+    kept = ok("refused", "smpp-acme-1", "--keep-pdus", "on")
+    assert kept["kept_until"] > format_iso8601(now_ms() + DAY_MS - HOUR_MS)
+    assert refused_pdus.get_kept_until(conn, acme_1.id)
+    assert ok("refused", "smpp-acme-1", "--keep-pdus", "off") == {"account": "smpp-acme-1", "kept_until": None}
+    assert "the SMPP server isn't answering" in refused("refused", "smpp-acme-1", "--pdus")
+
+
+async def test_refused_pdus_are_listed_as_the_smpp_server_has_them(run_app, config, cast, conn, acme_1):
+    refused_pdus.set_refused_pdus_kept(conn, SHELL, acme_1, kept=True)
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit("393331234567", b"a secret", source="NOTMINE")
+        shown = await asyncio.to_thread(run_app, "refused", "smpp-acme-1", "--pdus")
+        listed = await asyncio.to_thread(run_app, "refused", "smpp-acme-1", "--pdus", "--json")
+    assert (
+        "submit_sm  ESME_RINVSRCADR 0x0A  127.0.0.1\n    source_addr_ton: 5\n    source_addr: NOTMINE\n" in shown.stdout
+    )
+    (pdu,) = json.loads(listed.stdout)
+    assert (pdu["reason"], pdu["value"], pdu["fields"]["destination_addr"]) == ("sender", "NOTMINE", "3933******67")
+    assert "secret" not in shown.stdout + listed.stdout
