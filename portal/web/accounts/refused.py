@@ -43,9 +43,8 @@ def _get_filter() -> PeriodFilter:
 def _list_refusals(account: Account) -> Sequence[ExplainedRefusal]:
     """What this request's query asks for; first what would be refused still, and what was refused most often."""
     period, kind = _get_filter().period_param.period, _get_filter().choice
-    now = now_ms()
-    since, until = max(period.since, now - RETENTION_MS), min(period.until, now)
-    found = refusal_remedies.list_explained_refusals(context.get_conn(), account, since, until)
+    since = max(period.since, now_ms() - RETENTION_MS)
+    found = refusal_remedies.list_explained_refusals(context.get_conn(), account, since, period.until)
     return sorted(
         (each for each in found if not kind or each.group.is_bind == (kind == _BINDS)),
         key=lambda each: (each.is_resolved, -each.group.count, -each.group.last_at),
@@ -98,8 +97,10 @@ def _build_csv_rows(refused: Sequence[ExplainedRefusal]) -> Iterator[list[object
 
 def _lists_context(account: Account) -> dict[str, Any]:
     refused, kind = _list_refusals(account), _get_filter().choice
+    params = {**_get_filter().period_param.params, "kind": kind}
     titles = {_MESSAGES: _("Refused messages"), _BINDS: _("Refused connections")}
     return {
+        "params": {name: value for name, value in params.items() if value},
         "lists": [
             (
                 each,
@@ -113,7 +114,7 @@ def _lists_context(account: Account) -> dict[str, Any]:
             )
             for each, title in titles.items()
             if kind in ("", each)
-        ]
+        ],
     }
 
 

@@ -108,7 +108,8 @@ def _list_remedy_buttons(account: Account, refused: ExplainedRefusal) -> list[Re
     elif refused.remedy:
         label, path, icon = _LINKS[refused.remedy]
         path = path % quote(value, safe="") if "%s" in path else path
-        buttons.append(RemedyButton(_(label), home + path, icon=icon, about=refused.text))
+        about = value if "%s" in _LINKS[refused.remedy][1] else refused.text
+        buttons.append(RemedyButton(_(label), home + path, icon=icon, about=about))
     if refused.ask_for and not refused.is_resolved:
         buttons.append(_build_ask_button(account, home, refused))
     return buttons
