@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 SOCKET_NAME = "smsc-query.sock"
 # A page waits for it.
 _TIMEOUT_SECONDS = 1.0
+_ACCEPT_PAUSE_SECONDS = 0.2
 _MAX_QUESTION_OCTETS, _MAX_ANSWER_OCTETS = 10_000, 4 << 20
 
 
@@ -80,8 +81,16 @@ class QueryListener:
         self._socket_file.unlink(missing_ok=True)
 
     async def _accept(self) -> None:
+        import asyncio
+
         while True:
-            connection, _ = await self._loop.sock_accept(self._socket)
+            try:
+                connection, _ = await self._loop.sock_accept(self._socket)
+            except OSError as error:
+                # Out of file descriptors: whoever asks stays in the backlog, and would wake us without end.
+                log.error("questions can't be accepted: %s", error)
+                await asyncio.sleep(_ACCEPT_PAUSE_SECONDS)
+                continue
             task = self._loop.create_task(self._serve(connection))
             self._connections.add(task)
             task.add_done_callback(self._connections.discard)

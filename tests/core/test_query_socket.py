@@ -1,6 +1,8 @@
 """Questions to the SMPP server's process: answered, refused, or nobody is there; and by nobody else."""
 
 import asyncio
+import os
+import resource
 import socket
 import stat
 from collections.abc import Callable, Mapping
@@ -66,6 +68,33 @@ def test_nonsense_and_silence_harm_no_other_question(data: Path, octets: bytes) 
             return ask_smpp_server(data, {})
 
     assert run_beside(data, lambda _: 7, ask) == 7
+
+
+def test_questions_are_answered_again_after_a_want_of_file_descriptors(
+    data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(wakeup.get_socket_path(data, query_socket.SOCKET_NAME))
+
+    async def scenario() -> object:
+        listener = QueryListener(data, asyncio.get_running_loop(), lambda _: 7)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.socket(socket.AF_UNIX) as stranger:
+            try:
+                next_free = os.dup(0)
+                os.close(next_free)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (next_free, limits[1]))
+                stranger.connect(path)
+                async with asyncio.timeout(10):
+                    while "can't be accepted" not in caplog.text:
+                        await asyncio.sleep(0)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            try:
+                return await asyncio.to_thread(ask_smpp_server, data, {})
+            finally:
+                listener.close()
+
+    assert asyncio.run(scenario()) == 7
 
 
 def test_only_the_user_of_the_program_may_connect(data: Path) -> None:
