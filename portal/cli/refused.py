@@ -8,7 +8,7 @@ from portal.core import query_socket
 from portal.core.clock import DAY_MS, now_ms
 from portal.services.accounts import accounts, refused_binds, refused_pdus
 from portal.services.accounts.accounts import Account
-from portal.services.accounts.refusals import RETENTION_MS, RefusalGroup
+from portal.services.accounts.refusals import RETENTION_MS, RefusalGroup, escape_unprintable
 from portal.services.accounts.refused_binds import UnknownBind
 from portal.services.common.audit import SHELL
 from portal.services.messages import all_refusals, refusal_remedies
@@ -77,7 +77,7 @@ def _list_pdus(context: CommandContext, account: Account) -> CommandOutput:
     blocks = [
         "\n".join(
             [f"{each['at']}  {each['command']}  {each['status']}  {each['address']}"]
-            + [f"    {name}: {value}" for name, value in each["fields"].items()]
+            + [f"    {name}: {escape_unprintable(value)}" for name, value in each["fields"].items()]
         )
         for each in rows
     ]

@@ -100,12 +100,14 @@ async def test_refused_pdus_are_listed_as_the_smpp_server_has_them(run_app, conf
     refused_pdus.set_refused_pdus_kept(conn, SHELL, acme_1, kept=True)
     async with run_smsc(config) as server:
         esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        await esme.submit("393331234567", b"a secret", source="\x1b]0;X\x07")
         await esme.submit("393331234567", b"a secret", source="NOTMINE")
         shown = await asyncio.to_thread(run_app, "refused", "smpp-acme-1", "--pdus")
         listed = await asyncio.to_thread(run_app, "refused", "smpp-acme-1", "--pdus", "--json")
     assert (
         "submit_sm  ESME_RINVSRCADR 0x0A  127.0.0.1\n    source_addr_ton: 5\n    source_addr: NOTMINE\n" in shown.stdout
     )
-    (pdu,) = json.loads(listed.stdout)
+    assert "\n    source_addr: \\x1b]0;X\\x07\n" in shown.stdout
+    pdu, _ = json.loads(listed.stdout)
     assert (pdu["reason"], pdu["value"], pdu["fields"]["destination_addr"]) == ("sender", "NOTMINE", "3933******67")
     assert "secret" not in shown.stdout + listed.stdout
