@@ -2,7 +2,6 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
@@ -20,7 +19,7 @@ from portal.smsc.delivery.deliver_sm import encode_deliver_sm
 from portal.smsc.delivery.delivery import DeliveryScheduler
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import CommandId, CommandStatus, format_status
-from portal.smsc.protocol.pdu import CancelSm, DataSm, QuerySm, SubmitSm
+from portal.smsc.protocol.pdu import Bind, CancelSm, DataSm, MalformedPdu, QuerySm, SubmitSm
 from portal.smsc.protocol.pdu_description import describe_fields, name_command
 from portal.smsc.protocol.pdu_stream import PduStream
 from portal.smsc.storage.interface import (
@@ -156,9 +155,7 @@ class MessageSession(PduStream):
         self._write(pdu.encode_response(message.COMMAND, message.sequence, status))
         self.count_refused_message(reason, value)
         if self.id and self._account.refused_pdus_until:
-            self.keep_refused_pdu(
-                self._account, message.COMMAND, message.sequence, status, reason, value, describe_fields(message)
-            )
+            self.keep_refused_pdu(self._account, message.COMMAND, message, status, reason, value)
         if reason not in self._logged_refusals:
             self._logged_refusals.add(reason)
             log.info(
@@ -175,20 +172,29 @@ class MessageSession(PduStream):
         self,
         account: AccountConfig,
         command: int,
-        sequence: int,
+        refused: SubmitSm | DataSm | Bind | MalformedPdu,
         status: CommandStatus,
         reason: str,
         value: str,
-        fields: Mapping[str, str],
     ) -> None:
-        """Keep a refused PDU of an account that has asked for it."""
+        """Keep a refused PDU of an account that has asked for it, unless that time is over."""
         now = now_ms()
         if account.refused_pdus_until and now < account.refused_pdus_until:
-            command_name, status_text = name_command(command), format_status(status)
-            refused = RefusedPdu(
-                now, str(self.address), self.id, command_name, sequence, status_text, reason, value, fields
+            fields = {"malformed": str(refused)} if isinstance(refused, MalformedPdu) else describe_fields(refused)
+            self._server_context.refused_pdus.record(
+                account.id,
+                RefusedPdu(
+                    at=now,
+                    address=str(self.address),
+                    session=self.id,
+                    command=name_command(command),
+                    sequence_number=refused.sequence,
+                    status=format_status(status),
+                    reason=reason,
+                    value=value,
+                    fields=fields,
+                ),
             )
-            self._server_context.refused_pdus.record(account.id, refused)
 
     def count_refused_message(self, reason: str, value: str) -> None:
         """Count a refused message, see `_refuse_submit`. Before the bind it is nobody's."""

@@ -21,7 +21,6 @@ from portal.smsc.limits import ServerLimits
 from portal.smsc.protocol import pdu
 from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatus, TlvTag
 from portal.smsc.protocol.pdu import Bind, BindResp, CancelSm, DataSm, MalformedPdu, Pdu, PduHeader, QuerySm, SubmitSm
-from portal.smsc.protocol.pdu_description import describe_fields
 from portal.smsc.storage.interface import BindKind
 
 log = logging.getLogger(__name__)
@@ -197,15 +196,7 @@ class SmppSession(MessageSession):
             reason, value = find_format_reason(malformed.status)
             self.count_refused_message(reason, value)
             if self.id:
-                self.keep_refused_pdu(
-                    self._account,
-                    malformed.command,
-                    malformed.sequence,
-                    malformed.status,
-                    reason,
-                    value,
-                    {"malformed": str(malformed)},
-                )
+                self.keep_refused_pdu(self._account, malformed.command, malformed, malformed.status, reason, value)
         if self._malformed_count <= _MAX_MALFORMED_LOGGED:
             log.info("malformed PDU from %s: %s", self.log_name, malformed)
         if malformed.status is CommandStatus.ESME_RINVCMDID:
@@ -306,16 +297,8 @@ class SmppSession(MessageSession):
         log.info("bind of %r from %s refused: %s %s", bind.system_id, self.address, refused.status.name, refused.reason)
         self._write(pdu.encode_response(bind.command, bind.sequence, refused.status))
         account = self._server_context.storage.find_account(bind.system_id)
-        if account and account.refused_pdus_until:
-            self.keep_refused_pdu(
-                account,
-                bind.command,
-                bind.sequence,
-                refused.status,
-                refused.reason,
-                str(self.address),
-                describe_fields(bind),
-            )
+        if account:
+            self.keep_refused_pdu(account, bind.command, bind, refused.status, refused.reason, str(self.address))
 
     def _accept_bind(self, bind: Bind, accepted_bind: AcceptedBind) -> None:
         self._start_bound_session(accepted_bind)
