@@ -46,10 +46,10 @@ SELECT * FROM told WHERE NOT EXISTS (
     AND old.is_bind = told.is_bind AND old.reason = told.reason AND old.value = told.value)
 ORDER BY name, count DESC, is_bind DESC, reason, value
 """
-_MARK_AS_MAILED = f"""
-INSERT INTO mailed_refusals (account_id, is_bind, reason, value, user_id)
-SELECT account_id, is_bind, reason, value, :id FROM ({_UNMAILED_REFUSALS})
-"""
+_MARK_AS_MAILED = (
+    "INSERT INTO mailed_refusals (account_id, is_bind, reason, value, user_id) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT DO NOTHING"
+)
 # What has stopped for that long is new when it begins again. Others are those of any value.
 _DELETE_OLD_MARKS = """
 DELETE FROM mailed_refusals WHERE NOT EXISTS (
@@ -66,10 +66,10 @@ def has_refusal_mails_enabled(conn: sqlite3.Connection, user: User) -> bool:
 
 def set_refusal_mails_enabled(conn: sqlite3.Connection, user: User, enabled: bool) -> None:
     """Switch them on or off. What was refused before they are switched on is no news."""
+    is_switched_on = enabled and not has_refusal_mails_enabled(conn, user)
+    known = _list_unmailed_refusals(conn, user.id, user.customer_id, now_ms()) if is_switched_on else []
     with write_transaction(conn):
-        if enabled and not has_refusal_mails_enabled(conn, user):
-            values = {"id": user.id, "customer_id": user.customer_id, "hour": _first_hour(now_ms()), "others": OTHERS}
-            conn.execute(_MARK_AS_MAILED, values)
+        _mark_as_mailed(conn, user.id, known)
         conn.execute("UPDATE users SET refusal_mails = ? WHERE id = ?", (enabled, user.id))
 
 
@@ -99,12 +99,30 @@ def _first_hour(now: int) -> int:
     return (now - SHOWN_MS) // HOUR_MS
 
 
+def _list_unmailed_refusals(
+    conn: sqlite3.Connection, user_id: int, customer_id: int | None, now: int
+) -> list[sqlite3.Row]:
+    """Where many values were refused this takes seconds: clients' messages must not wait for it in a transaction."""
+    values = {"id": user_id, "customer_id": customer_id, "hour": _first_hour(now), "others": OTHERS}
+    return conn.execute(_UNMAILED_REFUSALS, values).fetchall()
+
+
+def _mark_as_mailed(conn: sqlite3.Connection, user_id: int, unmailed: list[sqlite3.Row]) -> None:
+    rows = [(each["account_id"], each["is_bind"], each["reason"], each["value"], user_id) for each in unmailed]
+    conn.executemany(_MARK_AS_MAILED, rows)
+
+
 def _queue_refusal_mail(conn: sqlite3.Connection, keys: Keys, user: sqlite3.Row, now: int) -> bool:
-    values = {**user, "hour": _first_hour(now), "others": OTHERS}
-    if all(each["first_at"] > now - _COLLECT_MS for each in conn.execute(_UNMAILED_REFUSALS, values)):
+    unmailed = _list_unmailed_refusals(conn, user["id"], user["customer_id"], now)
+    if all(each["first_at"] > now - _COLLECT_MS for each in unmailed):
         return False
     with write_transaction(conn):
-        unmailed = conn.execute(_UNMAILED_REFUSALS, values).fetchall()
+        written = conn.execute(
+            "UPDATE users SET refusals_mailed_at = ? WHERE id = ? AND refusal_mails", (now, user["id"])
+        )
+        if not written.rowcount:
+            # They don't want them any more, or are gone.
+            return False
         with override_language(user["language"] or DEFAULT_LANGUAGE):
             account_groups = [
                 {"name": name, "refusals": [_describe_refusal(each) for each in rows]}
@@ -120,8 +138,7 @@ def _queue_refusal_mail(conn: sqlite3.Connection, keys: Keys, user: sqlite3.Row,
             has_messages=any(not each["is_bind"] for each in unmailed),
             more=max(0, len(unmailed) - _MAX_LISTED_REFUSALS),
         )
-        conn.execute(_MARK_AS_MAILED, values)
-        conn.execute("UPDATE users SET refusals_mailed_at = ? WHERE id = ?", (now, user["id"]))
+        _mark_as_mailed(conn, user["id"], unmailed)
     return True
 
 

@@ -151,6 +151,22 @@ def test_each_of_the_team_is_told_for_themselves(conn, alice, bob, due, refuse, 
     assert recipients == [alice.email, bob.email]
 
 
+def test_nothing_is_searched_while_others_cannot_write(conn, alice, due, refuse):
+    """Among many values that takes seconds, and clients would wait for it."""
+    searches = []
+
+    def note_search(statement: str) -> None:
+        if "mailed_refusals old" in statement:
+            searches.append(conn.in_transaction)
+
+    conn.set_trace_callback(note_search)
+    refusal_mails.set_refusal_mails_enabled(conn, alice, True)
+    refuse("203.0.113.7")
+    assert due() == 1
+    conn.set_trace_callback(None)
+    assert searches == [False, False]
+
+
 def test_what_was_refused_before_they_were_switched_on_is_no_news(conn, alice, due, refuse):
     refuse("203.0.113.7")
     refusal_mails.set_refusal_mails_enabled(conn, alice, True)
