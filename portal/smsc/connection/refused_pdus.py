@@ -7,8 +7,9 @@ from portal.core.clock import now_ms
 from portal.services.accounts.refused_pdus import KEPT_MS, MAX_PDUS, RefusedPdu
 from portal.services.messages.smpp_config import AccountConfig
 
-# With a hundred PDUs of at most 5 kB each, 100 MB; a usual one takes a fiftieth of that.
-_MAX_ACCOUNTS = 200
+# With a hundred PDUs of at most 8.5 kB each, 85 MB. Those have as many optional parameters as are shown; a usual PDU
+# takes 1.5 kB.
+_MAX_ACCOUNTS = 100
 _FORGET_SECONDS = 60.0
 
 
