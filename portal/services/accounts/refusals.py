@@ -16,7 +16,8 @@ OTHERS = "…"
 """The value of what isn't counted by its own value. No address has it: they are Latin-1."""
 
 MAX_VALUES = 1_000
-"""So many values of an account's messages are counted on a day (UTC), the most frequent ones; all else as OTHERS."""
+"""So many values of a reason are counted of an account's messages on a day (UTC), the most frequent ones; the rest as
+OTHERS. Only of senders there can be more."""
 _MAX_BIND_VALUES = 100
 RETENTION_MS = 31 * DAY_MS
 """For how long counts are kept."""
@@ -68,23 +69,26 @@ _UPSERT_LATEST = (
     "INSERT INTO latest_refusals (account_id, is_bind, at) VALUES (?, ?, ?)"
     " ON CONFLICT (account_id, is_bind) DO UPDATE SET at = max(at, excluded.at)"
 )
-_OF_A_DAY = "account_id = :account AND is_bind = :is_bind AND hour BETWEEN :first AND :last AND value <> :others"
+_OF_A_DAY = (
+    "account_id = :account AND is_bind = :is_bind AND hour BETWEEN :first AND :last AND reason = :reason"
+    " AND value <> :others"
+)
 _RARE_VALUES = f"""
 WITH rare AS (
-    SELECT reason, value FROM refusals WHERE {_OF_A_DAY} GROUP BY reason, value
-    ORDER BY sum(count) DESC, max(last_at) DESC, reason, value LIMIT -1 OFFSET :kept)
+    SELECT value FROM refusals WHERE {_OF_A_DAY} GROUP BY value
+    ORDER BY sum(count) DESC, max(last_at) DESC, value LIMIT -1 OFFSET :kept)
 """
 _ADD_RARE_TO_OTHERS = f"""
 {_RARE_VALUES}
 INSERT INTO refusals (account_id, is_bind, hour, reason, value, count, first_at, last_at)
 SELECT account_id, is_bind, hour, reason, :others, sum(count), min(first_at), max(last_at) FROM refusals
-WHERE {_OF_A_DAY} AND (reason, value) IN (SELECT reason, value FROM rare) GROUP BY hour, reason
+WHERE {_OF_A_DAY} AND value IN (SELECT value FROM rare) GROUP BY hour
 ON CONFLICT (account_id, is_bind, hour, reason, value) DO UPDATE SET count = count + excluded.count,
     first_at = min(first_at, excluded.first_at), last_at = max(last_at, excluded.last_at)
 """
 _DELETE_RARE = f"""
 {_RARE_VALUES}
-DELETE FROM refusals WHERE {_OF_A_DAY} AND (reason, value) IN (SELECT reason, value FROM rare)
+DELETE FROM refusals WHERE {_OF_A_DAY} AND value IN (SELECT value FROM rare)
 """
 
 
@@ -103,16 +107,17 @@ def record_refusals(
         kinds = {(key.account_id, key.is_bind) for key in counts}
         conn.executemany(_UPSERT_LATEST, [(*kind, at) for kind in kinds])
         if new_rows:
-            for account_id, is_bind in kinds:
-                _fold_rare_values(conn, account_id, is_bind, hour // _HOURS_PER_DAY)
+            for account_id, is_bind, reason in {key[:3] for key in counts}:
+                _fold_rare_values(conn, account_id, is_bind, reason, hour // _HOURS_PER_DAY)
 
 
-def _fold_rare_values(conn: sqlite3.Connection, account_id: int, is_bind: bool, day: int) -> None:
-    """Count the rarest values of a day as OTHERS where there are twice as many as are kept."""
+def _fold_rare_values(conn: sqlite3.Connection, account_id: int, is_bind: bool, reason: str, day: int) -> None:
+    """Count the rarest values of a reason on a day as OTHERS where there are twice as many as are kept."""
     kept = _MAX_BIND_VALUES if is_bind else MAX_VALUES
     values = {
         "account": account_id,
         "is_bind": is_bind,
+        "reason": reason,
         "first": day * _HOURS_PER_DAY,
         "last": (day + 1) * _HOURS_PER_DAY - 1,
         "others": OTHERS,
@@ -120,7 +125,7 @@ def _fold_rare_values(conn: sqlite3.Connection, account_id: int, is_bind: bool, 
     }
     # Most accounts have a few rows, which takes no time to see.
     few = f"SELECT count(*) FROM (SELECT 1 FROM refusals WHERE {_OF_A_DAY} LIMIT {2 * kept})"
-    distinct = f"SELECT count(*) FROM (SELECT DISTINCT reason, value FROM refusals WHERE {_OF_A_DAY})"
+    distinct = f"SELECT count(*) FROM (SELECT DISTINCT value FROM refusals WHERE {_OF_A_DAY})"
     if all(conn.execute(query, values).fetchone()[0] >= 2 * kept for query in (few, distinct)):
         conn.execute(_ADD_RARE_TO_OTHERS, values)
         conn.execute(_DELETE_RARE, values)

@@ -57,7 +57,7 @@ class MessageRefusalCounts:
             self._fold_rare_values()
 
     def take(self) -> dict[RefusalKey, int]:
-        """Return the counts, and begin anew. Where an account had too many values, few are left: the others would soon
+        """Return the counts, and begin anew. Where a reason had too many values, few are left: the others would soon
         be counted as OTHERS.
         """
         self._fold_rare_values(_MOST_FREQUENT)
@@ -74,11 +74,11 @@ class MessageRefusalCounts:
             self._counts[inner] = self._counts.get(inner, 0) + count
 
     def _fold_rare_values(self, kept_count: int = MAX_VALUES) -> None:
-        """Of each account with too many values keep the most frequent ones, and count all else as OTHERS."""
-        by_account: dict[int, list[tuple[int, str, str]]] = defaultdict(list)
+        """Of each account and reason with too many values keep the most frequent ones, and count all else as OTHERS."""
+        by_reason: dict[tuple[int, str], list[tuple[int, str, str]]] = defaultdict(list)
         for key in self._counts:
-            by_account[key[0]].append(key)
-        for keys in by_account.values():
+            by_reason[key[:2]].append(key)
+        for keys in by_reason.values():
             if len(keys) < MAX_VALUES:
                 continue
             frequent = set(heapq.nlargest(kept_count, keys, key=self._counts.__getitem__))

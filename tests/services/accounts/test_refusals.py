@@ -6,7 +6,14 @@ from portal.core.clock import DAY_MS, HOUR_MS, now_ms
 from portal.services.accounts import credentials, refusals, refused_binds
 from portal.services.accounts.refusals import MAX_VALUES, OTHERS, RefusalKey
 from portal.services.accounts.refused_binds import NOT_AUTHORISED, RefusedBind
-from portal.services.accounts.refused_messages import CODING, SENDER, THROUGHPUT, MessageRefusalCounts
+from portal.services.accounts.refused_messages import (
+    CODING,
+    RECEIVER,
+    SENDER,
+    STATE,
+    THROUGHPUT,
+    MessageRefusalCounts,
+)
 from portal.services.common.audit import SHELL
 from tests.support import record_refused_messages
 
@@ -84,6 +91,28 @@ def test_refused_binds_are_not_pushed_out_by_refused_messages(conn, acme_1):
         senders = {(SENDER, f"{batch}-{each}"): 9 for each in range(MAX_VALUES)}
         record_refused_messages(conn, acme_1.id, senders, NOON)
     assert list_counts(conn, acme_1)[NOT_AUTHORISED, "203.0.113.7"] == 1
+
+
+def test_seldom_refusals_of_other_reasons_are_not_pushed_out_by_ever_new_senders(conn, acme_1):
+    """What helps follows from their values."""
+    seldom = {(STATE, RECEIVER): 1, (THROUGHPUT, "20"): 1, (CODING, "4"): 1}
+    for batch in range(4):
+        counts = MessageRefusalCounts()
+        for number in range(MAX_VALUES):
+            for _ in range(2):
+                counts.add(acme_1.id, SENDER, f"{batch}-{number}")
+        if not batch:
+            for reason, value in seldom:
+                counts.add(acme_1.id, reason, value)
+        taken = counts.take()
+        if not batch:
+            assert seldom.items() <= {(key.reason, key.value): count for key, count in taken.items()}.items()
+        refusals.record_refusals(conn, taken, NOON)
+        more = {(SENDER, f"{batch}+{number}"): 2 for number in range(MAX_VALUES)}
+        record_refused_messages(conn, acme_1.id, more, NOON)
+    found = list_counts(conn, acme_1)
+    assert seldom.items() <= found.items()
+    assert sum(found.values()) == 16 * MAX_VALUES + 3
 
 
 def test_of_each_account_its_own_values_are_kept_in_memory(conn, acme_1, acme_2):
