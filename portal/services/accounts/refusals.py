@@ -182,21 +182,6 @@ def count_refused_messages(conn: sqlite3.Connection, account_id: int, since: int
     return row[0] or 0
 
 
-def has_refusals_since(conn: sqlite3.Connection, account_id: int, since: int) -> bool:
-    """Whether anything of an account was refused since then (milliseconds)."""
-    row = conn.execute("SELECT max(at) FROM latest_refusals WHERE account_id = ?", (account_id,)).fetchone()
-    return row[0] is not None and row[0] >= since
-
-
-def list_accounts_with_refusals(conn: sqlite3.Connection, since: int) -> list[int]:
-    """The ids of accounts of which something was refused since then (milliseconds), the latest first."""
-    rows = conn.execute(
-        "SELECT account_id FROM latest_refusals WHERE at >= ? GROUP BY account_id ORDER BY max(at) DESC, account_id",
-        (since,),
-    )
-    return [account_id for (account_id,) in rows]
-
-
 def count_refusals_of_hour(conn: sqlite3.Connection, hour: int, *, is_bind: bool) -> dict[str, int]:
     """How many binds or messages of all accounts were refused in an hour (since 1970) that isn't over, by reason."""
     # Accounts of which nothing was refused in it are not looked at.

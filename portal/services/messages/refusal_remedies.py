@@ -136,13 +136,7 @@ def list_weightiest_refusals(conn: sqlite3.Connection, account: Account) -> list
     """Of the last 24 hours what would be refused still, the weightiest first: binds where nobody is connected, as
     nothing gets through then, and what was refused most often.
     """
-    now = now_ms()
-    if not refusals.has_refusals_since(conn, account.id, now - _WEIGHTIEST_MS):
-        explained = [
-            _AccountLook(conn, account).explain(each) for each in list_refusals_in_history(conn, account.id, now, now)
-        ]
-    else:
-        explained = list_explained_refusals(conn, account, now - _WEIGHTIEST_MS)
+    explained = list_explained_refusals(conn, account, now_ms() - _WEIGHTIEST_MS)
     is_connected = bool(session_records.list_open_smpp_sessions(conn, account.id, 1))
     open_refusals = [each for each in explained if not each.is_resolved and each.group.reason != BLACKLISTED]
     return sorted(

@@ -20,6 +20,7 @@ from portal.services.messages import blacklist, intake, refusal_remedies
 from portal.services.messages.refusal_remedies import ExplainedRefusal
 from portal.services.prices import prices
 from portal.services.senders import senders
+from portal.services.statistics import daily_totals
 from portal.services.upstreams import upstreams
 from tests.services.upstreams.waiting import add_upstream
 from tests.support import Cast, prepare_submit, record_refused_messages
@@ -188,6 +189,25 @@ def test_what_the_history_has_stands_beside_and_is_counted_once(conn: Connection
     )
     assert yesterday == []
     assert [each.group.reason for each in refusal_remedies.list_weightiest_refusals(conn, account)] == ["no_credits"]
+
+
+def test_what_the_credits_did_not_cover_is_told_whether_anything_else_was_refused_or_not(
+    conn: Connection, acme_1: Account
+) -> None:
+    conn.execute("UPDATE accounts SET balance = 0 WHERE id = ?", (acme_1.id,))
+    account = accounts.get_account(conn, acme_1.name)
+    today = now_ms() // DAY_MS
+    daily_totals.add_daily_totals(conn, [(acme_1.id, today - days, 0, 0, 0, 0, 5, 0, 0) for days in (0, 1, 2)])
+
+    def count_without_credits() -> list[int]:
+        listed = refusal_remedies.list_weightiest_refusals(conn, account)
+        return [each.group.count for each in listed if each.group.reason == "no_credits"]
+
+    alone = count_without_credits()
+    # In the morning the greater part of the last 24 hours is of the day before.
+    assert alone in ([5], [10])
+    record_refused_messages(conn, acme_1.id, {("sender", "NOTMINE"): 1})
+    assert count_without_credits() == alone
 
 
 def test_the_weightiest_are_what_keeps_everything_out_and_then_the_most_frequent(
