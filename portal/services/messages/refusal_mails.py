@@ -15,6 +15,8 @@ from portal.services.people.users import User
 
 # A client that is refused tries again, and others of the same team do: one mail reports them all.
 _COLLECT_MS = 10 * 60_000
+# So long after a refusal the SMPP server has written it, if not sooner.
+_WRITTEN_WITHIN_MS = 60_000
 _MAX_LISTED_REFUSALS = 20
 # Of a reason so many values are told by themselves, the others by their number. Who knows that there are others is told
 # of a new value only where it has that part of all: new ones every day are no news.
@@ -45,6 +47,16 @@ SELECT * FROM told WHERE NOT EXISTS (
     SELECT 1 FROM mailed_refusals old WHERE old.user_id = :id AND old.account_id = told.account_id
     AND old.is_bind = told.is_bind AND old.reason = told.reason AND old.value = told.value)
 ORDER BY name, count DESC, is_bind DESC, reason, value
+"""
+# Who wants a mail, has had none for a day, and of whose accounts something was refused since: what is unmailed is only
+# counted of these. Not "more than a day ago": a clock that was wrong once must not silence the mails until it is right.
+_DUE_USERS = f"""
+SELECT users.id, users.customer_id, users.email, ifnull(users.language, customers.language) AS language
+FROM users JOIN customers ON customers.id = users.customer_id
+WHERE refusal_mails AND abs(:now - refusals_mailed_at) >= {DAY_MS} AND EXISTS (
+    SELECT 1 FROM accounts JOIN latest_refusals ON account_id = accounts.id
+    WHERE accounts.customer_id = users.customer_id AND at >= :hour * {HOUR_MS}
+    AND (at >= refusals_mailed_at - {_WRITTEN_WITHIN_MS} OR refusals_mailed_at > :now))
 """
 _MARK_AS_MAILED = (
     "INSERT INTO mailed_refusals (account_id, is_bind, reason, value, user_id) VALUES (?, ?, ?, ?, ?)"
@@ -80,13 +92,7 @@ def queue_due_refusal_mails(conn: sqlite3.Connection, keys: Keys) -> int:
         How many mails.
     """
     now = now_ms()
-    # Not "more than a day ago": a clock that was wrong once must not silence the mails until it is right.
-    due_users = conn.execute(
-        "SELECT users.id, users.customer_id, users.email, ifnull(users.language, customers.language) AS language"
-        " FROM users JOIN customers ON customers.id = users.customer_id"
-        " WHERE refusal_mails AND abs(? - refusals_mailed_at) >= ?",
-        (now, DAY_MS),
-    ).fetchall()
+    due_users = conn.execute(_DUE_USERS, {"now": now, "hour": _first_hour(now)}).fetchall()
     return sum(_queue_refusal_mail(conn, keys, user, now) for user in due_users)
 
 

@@ -225,6 +225,23 @@ def test_a_clock_that_was_wrong_does_not_silence_them(conn, alice, due, refuse):
     assert due() == 1
 
 
+def test_what_is_unmailed_is_not_counted_where_nothing_was_refused_since_the_last_mail(
+    conn, alice, due, refuse, a_day_later
+):
+    """It takes long where much was refused, and is done every minute."""
+    statements: list[str] = []
+    refusal_mails.set_refusal_mails_enabled(conn, alice, True)
+    refuse("203.0.113.7")
+    assert due() == 1
+    a_day_later()
+    conn.execute("UPDATE latest_refusals SET at = at - ?", (DAY_MS,))
+    conn.set_trace_callback(statements.append)
+    assert due() == 0
+    assert [each.split()[0] for each in statements] == ["SELECT"], "that of users alone"
+    refuse("203.0.113.8")
+    assert due() == 1
+
+
 def test_what_was_told_goes_with_the_refusals(conn, alice, due, refuse):
     refusal_mails.set_refusal_mails_enabled(conn, alice, True)
     refuse("203.0.113.7", "203.0.113.8")
