@@ -93,7 +93,7 @@ class MessageSession(PduStream):
     _account: AccountConfig = field(init=False)
     _is_smpp_3_4: bool = True
     _throughput_bucket: TokenBucket = field(init=False)
-    _logged_refusals: set[str] = field(default_factory=set)
+    _logged_refusals: set[tuple[str, CommandStatus]] = field(default_factory=set)
     _delivery_scheduler: DeliveryScheduler = field(init=False)
     _may_submit: bool = False
     _has_open_search: bool = False
@@ -146,7 +146,7 @@ class MessageSession(PduStream):
     ) -> None:
         """Refuse a message, and count it.
 
-        The log tells of it once a session for each reason: a client may send nothing else.
+        The log tells of it once a session for each reason and status: a client may send nothing else.
 
         Args:
             reason: a constant of `refused_messages`; empty where the history has the message.
@@ -156,8 +156,8 @@ class MessageSession(PduStream):
         self.count_refused_message(reason, value)
         if self.id and self._account.refused_pdus_until:
             self.keep_refused_pdu(self._account, message.COMMAND, message, status, reason, value)
-        if reason not in self._logged_refusals:
-            self._logged_refusals.add(reason)
+        if (reason, status) not in self._logged_refusals:
+            self._logged_refusals.add((reason, status))
             log.info(
                 "message of %s refused: %s (%s %r; sender %r, data_coding %d); others like it are not logged",
                 self.log_name,

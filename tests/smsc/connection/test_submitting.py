@@ -265,13 +265,17 @@ async def test_why_messages_are_refused_is_logged_once_a_session(config, cast, c
     async with run_smsc(config) as server:
         for _ in range(2):
             esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
-            for fields in ({"data_coding": 1}, {"data_coding": 1}, {"source": "OTHER"}, {}, {}):
+            segment = {TlvTag.SAR_MSG_REF_NUM: b"\0\1", TlvTag.SAR_TOTAL_SEGMENTS: b"\2"}
+            wrong_formats = {"esm_class": 0x3C}, {"tlvs": segment | {TlvTag.SAR_SEGMENT_SEQNUM: b"\3"}}
+            for fields in ({"data_coding": 1}, {"data_coding": 1}, {"source": "OTHER"}, *2 * wrong_formats, {}, {}):
                 await esme.submit(**fields)
             await esme.request(HeaderOnlyPdu(CommandId.UNBIND, 99))
     logged = [each.getMessage() for each in caplog.records if "refused" in each.getMessage()]
     assert [each.partition(" refused: ")[2].partition("; others")[0] for each in logged] == [
         "ESME_RUNSDATACODING 0x401 (coding '1'; sender 'ACME', data_coding 1)",
         "ESME_RINVSRCADR 0x0A (sender 'OTHER'; sender 'OTHER', data_coding 0)",
+        "ESME_RINVESMCLASS 0x43 (format 'ESME_RINVESMCLASS'; sender 'ACME', data_coding 0)",
+        "ESME_RINVOPTPARAMVAL 0xC4 (format 'ESME_RINVOPTPARAMVAL'; sender 'ACME', data_coding 0)",
         "ESME_RSUBMITFAIL 0x45 (no credits ''; sender 'ACME', data_coding 0)",
     ] * 2
     assert logged[0].startswith("message of smpp-acme-1 from 127.0.0.1, session ")
