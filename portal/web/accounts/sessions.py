@@ -74,7 +74,7 @@ def _find_sole_allowed_ip(account: Account, session: SmppSessionRecord) -> allow
 
 @blueprint.post("/profile/refusal-mails")
 @access.login_required
-def set_refused_bind_mails() -> ResponseReturnValue:
+def set_refusal_mails() -> ResponseReturnValue:
     """Switch on or off the mails that a user gets about refused binds and messages. Form: `wanted`; `next`, a page."""
     if access.get_current_user().is_operator:
         abort(404)

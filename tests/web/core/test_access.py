@@ -44,7 +44,7 @@ ONE_S_OWN = {
     "login.replace_authenticator",
     "login.renew_recovery_codes",
     "login.end_login_session",
-    "sessions.set_refused_bind_mails",
+    "sessions.set_refusal_mails",
 }
 # Addresses that are pages only with a query.
 QUERIES = {"live.poll_changes": "?page=home"}

@@ -65,7 +65,7 @@ GOOD = {
     "payment": b"Transfer",
     "prices.preview_import.file": b"destination,price\nFR,0.05\n",
     "login.send_unlock_link.email": b"bob@acme.example",
-    "sessions.set_refused_bind_mails.wanted": b"1",
+    "sessions.set_refusal_mails.wanted": b"1",
     "customer_policies.change_text_policy.texts": b"none",
     "day_messages": b"1000",
     "host": b"127.0.0.1",
