@@ -134,12 +134,13 @@ def _fold_rare_values(conn: sqlite3.Connection, account_id: int, is_bind: bool, 
 def purge_refusals(conn: sqlite3.Connection, now: int) -> None:
     """Delete counts that are older than they are kept at this moment (milliseconds), account by account."""
     hour = (now - RETENTION_MS) // HOUR_MS
-    for account_id, is_bind, at in conn.execute("SELECT account_id, is_bind, at FROM latest_refusals").fetchall():
-        kind = account_id, is_bind
+    for kind in conn.execute("SELECT account_id, is_bind FROM latest_refusals").fetchall():
         with write_transaction(conn):
             conn.execute("DELETE FROM refusals WHERE account_id = ? AND is_bind = ? AND hour < ?", (*kind, hour))
-            if at // HOUR_MS < hour:
-                conn.execute("DELETE FROM latest_refusals WHERE account_id = ? AND is_bind = ?", kind)
+            # Of some there may be a new one since the list was read.
+            conn.execute(
+                "DELETE FROM latest_refusals WHERE account_id = ? AND is_bind = ? AND at < ?", (*kind, hour * HOUR_MS)
+            )
 
 
 # --- read
