@@ -50,7 +50,7 @@ def _list_refused(
         return CommandOutput(rows, _format_rows(rows, _COLUMNS))
     wanted = RefusalFilter(since, (now // DAY_MS + 1) * DAY_MS)
     rows = [
-        _refusal_to_dict(each.name, group, _describe_group(group))
+        _refusal_to_dict(each.name, group, refusal_remedies.describe_group(group))
         for each, group in all_refusals.iterate_all_refusals(context.conn, wanted)
     ]
     rows.sort(key=_get_latest, reverse=True)
@@ -90,10 +90,6 @@ def _get_latest(row: dict[str, object]) -> str:
 
 def _format_rows(rows: list[dict[str, object]], columns: tuple[str, ...]) -> str:
     return format_table(columns, [[row[column] for column in columns] for row in rows])
-
-
-def _describe_group(group: RefusalGroup) -> str:
-    return refusal_remedies.describe_refusal(is_bind=group.is_bind, reason=group.reason, value=group.value)
 
 
 def _refusal_to_dict(account: str, group: RefusalGroup, text: str) -> dict[str, object]:

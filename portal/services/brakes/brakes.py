@@ -1,7 +1,7 @@
 """Brakes: to which countries an account sends, how much in a day and to one number, and what unusual traffic leads to.
 
 Operators set them for an account, and for new accounts; an account's owner may make them stricter. What they refuse is
-counted by reason for its people.
+counted with all else that is refused (`refusals`).
 """
 
 import re

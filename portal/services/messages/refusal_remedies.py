@@ -114,6 +114,11 @@ def describe_refusal(*, is_bind: bool, reason: str, value: str) -> str:
     return gettext((_TEXTS | _BRAKE_TEXTS)[reason], value=value)
 
 
+def describe_group(group: RefusalGroup) -> str:
+    """Why binds or messages were refused, as `describe_refusal` says it."""
+    return describe_refusal(is_bind=group.is_bind, reason=group.reason, value=group.value)
+
+
 def list_explained_refusals(
     conn: sqlite3.Connection, account: Account, since: int, until: int | None = None, *, is_bind: bool | None = None
 ) -> list[ExplainedRefusal]:
@@ -209,7 +214,7 @@ class _AccountLook:
 
     def explain(self, group: RefusalGroup) -> ExplainedRefusal:
         """Say why it was refused, and what helps."""
-        text = describe_refusal(is_bind=group.is_bind, reason=group.reason, value=group.value)
+        text = describe_group(group)
         if group.is_bind:
             replaced_at = refused_binds.find_password_replacement(self.conn, group)
             return ExplainedRefusal(group, text, *self._find_bind_remedy(group), replaced_at)

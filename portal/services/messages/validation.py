@@ -195,8 +195,8 @@ def validate_submit(
         segment: from the sar_* parameters; a concatenation header in the UDH comes before it.
 
     Raises:
-        InvalidSource, InvalidDestination, NationalDestination, CountryNotAllowed, UnsupportedDataCoding,
-        UndecodableText, BodyTooLong
+        InvalidSource, InvalidDestination, DestinationWithoutPrice, NationalDestination, CountryNotAllowed,
+        UnsupportedDataCoding, UndecodableText, BodyTooLong
     """
     source, data_coding, content, udh = message.source, message.data_coding, message.body, None
     check_source(account, source)

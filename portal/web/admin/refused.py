@@ -144,7 +144,7 @@ def _iterate_csv_rows(rows: Iterator[tuple[RefusedAccount, RefusalGroup]]) -> It
             group.count,
             i18n.format_iso8601(group.first_at),
             i18n.format_iso8601(group.last_at),
-            _describe_group(group),
+            refusal_remedies.describe_group(group),
         ]
 
 
@@ -160,7 +160,7 @@ def _build_shown_account(account: RefusedAccount, query: _RefusedQuery) -> _Show
         [
             {
                 "group": each,
-                "text": _describe_group(each),
+                "text": refusal_remedies.describe_group(each),
                 "value": "" if each.value == OTHERS or not each.is_bind else each.value,
                 "remedy": _find_remedy(account, each, waiting),
             }
@@ -168,10 +168,6 @@ def _build_shown_account(account: RefusedAccount, query: _RefusedQuery) -> _Show
         ],
         len(groups) - len(shown),
     )
-
-
-def _describe_group(group: RefusalGroup) -> str:
-    return refusal_remedies.describe_refusal(is_bind=group.is_bind, reason=group.reason, value=group.value)
 
 
 def _find_remedy(account: RefusedAccount, group: RefusalGroup, waiting: Mapping[str, int]) -> tuple[str, str] | None:
