@@ -17,7 +17,9 @@ from portal import demo
 from portal.core import clock, db
 from portal.core import config as settings
 from portal.demo import client
+from portal.services.accounts import accounts, refused_binds, refused_messages
 from portal.services.common import ids
+from portal.services.messages import refusal_remedies
 from portal.services.operations import self_check
 from portal.services.people import authentication, two_factor
 from portal.services.people.login_limits import Visitor
@@ -83,15 +85,29 @@ def start(
 
 
 def test_there_is_something_to_see(demo_conn):
-    accounts = {row["name"]: row for row in demo_conn.execute("SELECT id, name, balance FROM accounts")}
-    assert accounts.keys() == {"smpp-demo-1", "smpp-demo-2", "smpp-demo-live", "sms-demo-1", "smpp-globex-1"}
-    assert all(row["balance"] > 0 for row in accounts.values())
-    totals = daily_totals.sum_daily_totals(demo_conn, accounts["smpp-demo-1"]["id"], 28)
+    rows = {row["name"]: row for row in demo_conn.execute("SELECT id, name, balance FROM accounts")}
+    assert rows.keys() == {"smpp-demo-1", "smpp-demo-2", "smpp-demo-live", "sms-demo-1", "smpp-globex-1"}
+    assert all(row["balance"] > 0 for row in rows.values())
+    totals = daily_totals.sum_daily_totals(demo_conn, rows["smpp-demo-1"]["id"], 28)
     assert totals.sent > 2000
     assert 0.9 < totals.delivered / totals.sent < 0.99
-    days = daily_totals.list_daily_totals(demo_conn, accounts["smpp-demo-1"]["id"], 28)
+    days = daily_totals.list_daily_totals(demo_conn, rows["smpp-demo-1"]["id"], 28)
     assert sum(day.sent > 0 for _, day in days) >= 27
     assert not demo_conn.execute("SELECT 1 FROM messages WHERE state = 1 LIMIT 1").fetchone(), "nothing is left to send"
+
+
+def test_what_was_refused_has_remedies_and_home_tells_of_the_last_day(demo_conn):
+    account = accounts.get_account(demo_conn, "smpp-demo-1")
+    since = clock.now_ms() - refused_binds.SHOWN_MS
+    explained = refusal_remedies.list_explained_refusals(demo_conn, account, since)
+    assert [(each.group.reason, each.remedy or each.ask_for) for each in explained if not each.is_resolved] == [
+        (refused_binds.NOT_AUTHORISED, refusal_remedies.AUTHORISE),
+        (refused_messages.SENDER, refusal_remedies.SEE_SENDER),
+        (refused_messages.THROUGHPUT, "throughput"),
+        (refused_messages.PRICE, "price"),
+    ]
+    weightiest = refusal_remedies.list_weightiest_refusals(demo_conn, account)
+    assert [each.group.value for each in weightiest] == ["203.0.113.7", "ACMESHOP"]
 
 
 def test_the_made_up_past_is_in_order(demo_conn):

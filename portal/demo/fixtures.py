@@ -10,8 +10,9 @@ from portal.core.crypto import Keys
 from portal.core.i18n import current_language, gettext
 from portal.core.progress import Progress
 from portal.demo import documents, history_seed
-from portal.services.accounts import accounts, allowed_ips, credentials, refused_binds
+from portal.services.accounts import accounts, allowed_ips, credentials, refusals, refused_binds, refused_messages
 from portal.services.accounts.accounts import Account
+from portal.services.accounts.refusals import RefusalKey
 from portal.services.billing import auto_recredit, orders, packs
 from portal.services.billing.packs import Pack
 from portal.services.common.audit import Actor
@@ -145,15 +146,28 @@ def _create_accounts(conn: sqlite3.Connection, keys: Keys, acme: int, globex: in
     inbound_numbers.add_inbound_number(conn, _OPERATOR_ACTOR, first, VIRTUAL_NUMBER)
     _seed_senders(conn, first, classic, other, live)
     credits.grant_credits(conn, _OPERATOR_ACTOR, live, 100_000 * THOUSANDTHS)
-    # Refused binds from an address that isn't in the list: the page offers to add it.
-    at = clock.now_ms() - 20 * 60_000
-    for n in range(3):
-        refusal = refused_binds.RefusedBind(first.id, "203.0.113.7", refused_binds.NOT_AUTHORISED, at + n * 5_000)
-        refused_binds.record_refused_binds(conn, [refusal])
+    _seed_refusals(conn, first)
     return {
         each.name: credentials.regenerate_smpp_password(conn, keys, _OPERATOR_ACTOR, each, send_mail=False)
         for each in (first, second, other, live)
     }
+
+
+def _seed_refusals(conn: sqlite3.Connection, account: Account) -> None:
+    """Count what was refused of an account in the last days, each with another remedy: a sender that waits for the
+    operator, a throughput that was reached, a destination without a price, an address that isn't in the list.
+    """
+    now = clock.now_ms()
+    for reason, value, count, ago in (
+        (refused_messages.PRICE, "KP", 1, 5 * clock.DAY_MS),
+        (refused_messages.THROUGHPUT, str(account.throughput), 12, 2 * clock.DAY_MS),
+        (refused_messages.SENDER, "ACMESHOP", 4, 3 * clock.HOUR_MS),
+    ):
+        refusals.record_refusals(conn, {RefusalKey(account.id, False, reason, value): count}, now - ago)
+    for n in range(3):
+        at = now - 20 * clock.MINUTE_MS + n * 5_000
+        refusal = refused_binds.RefusedBind(account.id, "203.0.113.7", refused_binds.NOT_AUTHORISED, at)
+        refused_binds.record_refused_binds(conn, [refusal])
 
 
 def _seed_senders(conn: sqlite3.Connection, first: Account, classic: Account, other: Account, live: Account) -> None:
