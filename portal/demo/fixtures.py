@@ -159,7 +159,7 @@ def _seed_refusals(conn: sqlite3.Connection, account: Account) -> None:
     """
     now = clock.now_ms()
     for reason, value, count, ago in (
-        (refused_messages.PRICE, "KP", 1, 5 * clock.DAY_MS),
+        (refused_messages.PRICE, "TA", 1, 5 * clock.DAY_MS),
         (refused_messages.THROUGHPUT, str(account.throughput), 12, 2 * clock.DAY_MS),
         (refused_messages.SENDER, "ACMESHOP", 4, 3 * clock.HOUR_MS),
     ):
