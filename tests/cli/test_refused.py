@@ -111,3 +111,7 @@ async def test_refused_pdus_are_listed_as_the_smpp_server_has_them(run_app, conf
     pdu, _ = json.loads(listed.stdout)
     assert (pdu["reason"], pdu["value"], pdu["fields"]["destination_addr"]) == ("sender", "NOTMINE", "3933******67")
     assert "secret" not in shown.stdout + listed.stdout
+
+
+def test_a_classic_account_has_no_refused_pdus(refused):
+    assert "classic account" in refused("refused", "sms-acme-1", "--keep-pdus", "on")

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from portal.core.clock import DAY_MS, HOUR_MS, now_ms
 from portal.core.db import write_transaction
+from portal.core.i18n import N_
 from portal.services.accounts.accounts import Account, record_account_action
 from portal.services.common.audit import Actor
+from portal.services.common.errors import Refused
 
 MAX_PDUS, KEPT_MS = 100, HOUR_MS
 """So many of an account are kept, the newest, each for so long."""
@@ -19,6 +21,10 @@ SWITCHED_ON_MS = DAY_MS
 
 REFUSED_PDUS_QUERY = "refused_pdus"
 """What the SMPP server is asked for, with an `account_id`; it answers with a list of RefusedPdus, newest first."""
+
+
+class NoSmppClients(Refused):
+    sentence = N_("%(name)s is a classic account: it has no SMPP clients.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,13 @@ class RefusedPdu:
 
 
 def set_refused_pdus_kept(conn: sqlite3.Connection, actor: Actor, account: Account, *, kept: bool) -> None:
-    """Have them kept from now on, or not. Those that are kept are forgotten where it is switched off."""
+    """Have them kept from now on, or not. Those that are kept are forgotten where it is switched off.
+
+    Raises:
+        NoSmppClients
+    """
+    if account.kind != "smpp":
+        raise NoSmppClients(name=account.name)
     until = now_ms() + SWITCHED_ON_MS if kept else None
     with write_transaction(conn):
         if kept or get_kept_until(conn, account.id) is not None:

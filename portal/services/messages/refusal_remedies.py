@@ -38,6 +38,8 @@ ADD_CREDITS = "add_credits"
 BLACKLIST = "blacklist"
 
 _WEIGHTIEST_MS = DAY_MS
+MANY = 300
+"""Pages explain so many, and count the others."""
 
 _TEXTS = {
     refused_messages.SENDER: N_("The sender %(value)s isn't approved."),
@@ -120,13 +122,20 @@ def describe_group(group: RefusalGroup) -> str:
 
 
 def list_explained_refusals(
-    conn: sqlite3.Connection, account: Account, since: int, until: int | None = None, *, is_bind: bool | None = None
+    conn: sqlite3.Connection,
+    account: Account,
+    since: int,
+    until: int | None = None,
+    *,
+    is_bind: bool | None = None,
+    most: int | None = None,
 ) -> list[ExplainedRefusal]:
     """An account's refused binds and messages by reason and value, the latest first; with those that the history has.
 
     Args:
         since, until: milliseconds; of hours, and of days (UTC) where only these are counted, the whole. None: now.
         is_bind: only binds, or only messages.
+        most: so many are explained, those that were refused most often; the others have no text. None: all.
     """
     # Until the end of this day: in the morning most of it is still to come.
     until = (now_ms() // DAY_MS + 1) * DAY_MS if until is None else until
@@ -134,19 +143,29 @@ def list_explained_refusals(
     if not is_bind:
         groups += list_refusals_in_history(conn, account.id, since, until)
     look = _AccountLook(conn, account)
-    return [look.explain(each) for each in sorted(groups, key=lambda each: -each.last_at)]
+    groups.sort(key=lambda each: -each.count)
+    # Of ever new senders there may be tens of thousands, and a page shows a few.
+    explained = [look.explain(each) for each in groups[:most]] + [
+        ExplainedRefusal(each, "") for each in groups[len(groups[:most]) :]
+    ]
+    return sorted(explained, key=lambda each: -each.group.last_at)
 
 
 def list_weightiest_refusals(conn: sqlite3.Connection, account: Account) -> list[ExplainedRefusal]:
     """Of the last 24 hours what would be refused still, the weightiest first: binds where nobody is connected, as
-    nothing gets through then, and what was refused most often.
+    nothing gets through then, and what was refused most often. Of more than MANY the rarest come last, without a text.
     """
-    explained = list_explained_refusals(conn, account, now_ms() - _WEIGHTIEST_MS)
+    explained = list_explained_refusals(conn, account, now_ms() - _WEIGHTIEST_MS, most=MANY)
     is_connected = bool(session_records.list_open_smpp_sessions(conn, account.id, 1))
     open_refusals = [each for each in explained if not each.is_resolved and each.group.reason != BLACKLISTED]
     return sorted(
         open_refusals,
-        key=lambda each: (is_connected or not each.group.is_bind, -each.group.count, -each.group.last_at),
+        key=lambda each: (
+            not each.text,
+            is_connected or not each.group.is_bind,
+            -each.group.count,
+            -each.group.last_at,
+        ),
     )
 
 

@@ -220,7 +220,7 @@ def _refused_context(account: Account) -> dict[str, Any]:
     """The weightiest of what was refused in the last 24 hours, and would be refused still."""
     refused = refusal_remedies.list_weightiest_refusals(context.get_conn(), account) if account.kind == "smpp" else []
     return {
-        "refused": [build_refused_row(account, each) for each in refused[:_MAX_REFUSED_ROWS]],
+        "refused": [build_refused_row(account, each) for each in refused[:_MAX_REFUSED_ROWS] if each.text],
         "more": max(0, len(refused) - _MAX_REFUSED_ROWS),
     }
 

@@ -40,14 +40,18 @@ def _get_filter() -> PeriodFilter:
     return parse_period_filter("kind", _KIND_LABELS, parse_period_param(periods.WEEK, _PERIODS))
 
 
-def _list_refusals(account: Account) -> Sequence[ExplainedRefusal]:
-    """What this request's query asks for; first what would be refused still, and what was refused most often."""
+def _list_refusals(account: Account, most: int | None = None) -> Sequence[ExplainedRefusal]:
+    """What this request's query asks for; first what would be refused still, and what was refused most often.
+
+    Args:
+        most: as in `list_explained_refusals`.
+    """
     period, kind = _get_filter().period_param.period, _get_filter().choice
     since = max(period.since, now_ms() - RETENTION_MS)
-    found = refusal_remedies.list_explained_refusals(context.get_conn(), account, since, period.until)
+    found = refusal_remedies.list_explained_refusals(context.get_conn(), account, since, period.until, most=most)
     return sorted(
         (each for each in found if not kind or each.group.is_bind == (kind == _BINDS)),
-        key=lambda each: (each.is_resolved, -each.group.count, -each.group.last_at),
+        key=lambda each: (not each.text, each.is_resolved, -each.group.count, -each.group.last_at),
     )
 
 
@@ -96,7 +100,7 @@ def _build_csv_rows(refused: Sequence[ExplainedRefusal]) -> Iterator[list[object
 
 
 def _lists_context(account: Account) -> dict[str, Any]:
-    refused, kind = _list_refusals(account), _get_filter().choice
+    refused, kind = _list_refusals(account, refusal_remedies.MANY), _get_filter().choice
     params = {**_get_filter().period_param.params, "kind": kind}
     titles = {_MESSAGES: _("Refused messages"), _BINDS: _("Refused connections")}
     return {

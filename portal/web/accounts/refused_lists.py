@@ -71,7 +71,7 @@ def build_refused_list(
     account: Account, refused: Sequence[ExplainedRefusal], limit: int, *, has_addresses: bool
 ) -> RefusedList:
     """The first ones as a list."""
-    rows = [build_refused_row(account, each) for each in refused[:limit]]
+    rows = [build_refused_row(account, each) for each in refused[:limit] if each.text]
     return RefusedList(has_addresses, rows, len(refused) - len(rows), sum(each.group.count for each in refused))
 
 

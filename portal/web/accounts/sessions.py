@@ -158,7 +158,9 @@ def _format_last_active(session: SmppSessionRecord) -> str:
 
 def _refused_binds_context(account: Account) -> dict[str, Any]:
     since = clock.now_ms() - refused_binds.SHOWN_MS
-    refused = refusal_remedies.list_explained_refusals(context.get_conn(), account, since, is_bind=True)
+    refused = refusal_remedies.list_explained_refusals(
+        context.get_conn(), account, since, is_bind=True, most=refusal_remedies.MANY
+    )
     return {"list": build_refused_list(account, refused, _MAX_REFUSED_BINDS, has_addresses=True)}
 
 

@@ -234,3 +234,15 @@ def test_it_is_said_in_italian(explain: Callable[..., ExplainedRefusal]) -> None
     with i18n.override_language("it"):
         assert explain("sender", "NOTMINE").text == "Il mittente NOTMINE non è approvato."
         assert explain("route", "JP").text == "Nessuna rotta porta a Giappone."
+
+
+def test_of_very_many_the_rarest_are_counted_and_not_explained(conn: Connection, acme_1: Account) -> None:
+    many = {("sender", f"S{number}"): 2 for number in range(refusal_remedies.MANY)}
+    rare = {("length", ""): 1, ("time", ""): 1}
+    record_refused_messages(conn, acme_1.id, many | rare)
+    found = refusal_remedies.list_weightiest_refusals(conn, acme_1)
+    assert len(found) == len(many) + 2
+    assert [each.group.reason for each in found if not each.text] == ["length", "time"]
+    assert not any(each.text for each in found[-2:])
+    every = refusal_remedies.list_explained_refusals(conn, acme_1, now_ms() - HOUR_MS)
+    assert all(each.text for each in every)
