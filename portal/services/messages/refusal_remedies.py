@@ -215,6 +215,12 @@ class _AccountLook:
         return len(session_records.list_open_smpp_sessions(self.conn, self.account.id, self.account.binds or 1))
 
     @cached_property
+    def _bound_at_by_address(self) -> dict[str, int]:
+        """When the latest of the open sessions was bound, by the client's address."""
+        sessions = session_records.list_open_smpp_sessions(self.conn, self.account.id)
+        return {each.address: each.bound_at for each in sorted(sessions, key=lambda each: each.bound_at)}
+
+    @cached_property
     def _sender_statuses(self) -> dict[str, str]:
         return {each.address: each.status for each in senders.list_senders(self.conn, self.account.id)}
 
@@ -247,14 +253,17 @@ class _AccountLook:
             is_resolved = allowed_ips.is_ip_allowed(self._entries, group.value)
             return "" if is_resolved else AUTHORISE, "", is_resolved
         if group.reason in (refused_binds.WRONG_PASSWORD, refused_binds.REPLACED_PASSWORD):
-            # A newer password may exist already: it only has to reach the client.
-            is_resolved = self._password_changed_at > group.last_at
+            # A newer password may exist already: it only has to reach the client. Or the client has got the right one.
+            mended_at = max(self._password_changed_at, self._bound_at_by_address.get(group.value, 0))
+            is_resolved = mended_at > group.last_at
             return "" if is_resolved else NEW_PASSWORD, "", is_resolved
         if group.reason == refused_binds.TOO_MANY_BINDS:
             is_resolved = not self.account.binds or self._session_count < self.account.binds
             return "" if is_resolved else SESSIONS, "binds", is_resolved
         if group.reason == refused_binds.ACCOUNT_DISABLED:
             return "", "account", self.account.status != ERROR
+        if group.reason == refused_binds.THROTTLED:
+            return "", "", self._bound_at_by_address.get(group.value, 0) > group.last_at
         return "", "", False
 
     def _find_message_remedy(self, group: RefusalGroup) -> tuple[str, str, bool]:

@@ -1,6 +1,7 @@
 """Why binds and messages were refused, in words, and what helps: as the account is now."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -155,6 +156,19 @@ def test_refused_binds(conn: Connection, keys: Keys, acme_1: Account, explain: C
     assert said(found)[1:] == ("", "", True)
     accounts.disable_account(conn, SHELL, acme_1)
     assert said(explain("disabled", address, is_bind=True))[1:] == ("", "account", False)
+
+
+@pytest.mark.parametrize("reason", ["wrong_password", "replaced_password", "throttled"])
+def test_a_client_that_was_bound_since_is_refused_no_more(
+    conn: Connection, acme_1: Account, explain: Callable[..., ExplainedRefusal], reason: str
+) -> None:
+    address, now = "203.0.113.7", now_ms()
+    session = SmppSessionRecord(1, acme_1.id, address, "transceiver", "", 1, now - HOUR_MS, now)
+    session_records.insert_smpp_sessions(conn, [session])
+    assert not explain(reason, address, is_bind=True).is_resolved, "another one is at the same address"
+    session_records.insert_smpp_sessions(conn, [replace(session, id=2, bound_at=now_ms() + 10_000)])
+    assert said(explain(reason, address, is_bind=True))[1:] == ("", "", True)
+    assert not explain(reason, "203.0.113.8", is_bind=True).is_resolved
 
 
 def test_too_many_sessions_are_resolved_by_one_less_or_by_more_places(
