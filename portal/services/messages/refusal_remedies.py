@@ -78,6 +78,7 @@ _OTHERS_TEXTS = {
     refused_messages.FORMAT: N_("Other PDUs that aren't as SMPP 3.4 has them."),
     refused_messages.COUNTRY: N_("Other countries that this account sends no messages to."),
 }
+_NO_SENDER_TEXT = N_("The message names no sender.")
 _WITH_COUNTRY = (refused_messages.PRICE, refused_messages.ROUTE, refused_messages.COUNTRY)
 # By the brake's field.
 _ASK_FOR_BRAKE = {refused_messages.COUNTRY: "countries"} | {each: each for each in brakes.LIMIT_TEXTS}
@@ -107,6 +108,8 @@ def describe_refusal(*, is_bind: bool, reason: str, value: str) -> str:
         return gettext(refused_binds.REASON_TEXTS[reason])
     if reason == refused_messages.STATE:
         return gettext(_STATE_TEXTS.get(value, _STATE_TEXTS[refused_messages.ENDING]))
+    if reason == refused_messages.SENDER and not value:
+        return gettext(_NO_SENDER_TEXT)
     if value == OTHERS and reason in _OTHERS_TEXTS:
         return gettext(_OTHERS_TEXTS[reason])
     if reason in _WITH_COUNTRY:

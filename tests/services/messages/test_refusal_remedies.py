@@ -58,6 +58,7 @@ def test_a_sender_is_asked_for_and_then_waits_and_is_approved(
     assert said(explain("sender", "no sender at all!")) == (
         "The sender no sender at all! isn't approved.", "", "", False,
     )  # fmt: skip
+    assert said(explain("sender", "")) == ("The message names no sender.", "", "", False)
     senders.add_sender(conn, SHELL, acme_1, "NOTMINE")
     assert said(explain("sender", "NOTMINE")) == (text, "see_sender", "", False)
     senders.decide_sender(conn, SHELL, acme_1, "NOTMINE", approve=True)
