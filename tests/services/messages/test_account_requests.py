@@ -79,14 +79,14 @@ def limited(conn: Connection, acme_1: Account) -> Account:
         (WINDOWING, "A window of more than 10 unanswered messages for smpp-acme-1",
          "Una finestra di più di 10 messaggi senza risposta per smpp-acme-1", "/admin/accounts/smpp-acme-1#limits"),
         (BINDS, "More sessions at the same time than 1 for smpp-acme-1",
-         "Più sessioni contemporanee di 1 per smpp-acme-1",
+         "Sessioni contemporanee di smpp-acme-1: più di 1",
          "/admin/accounts/smpp-acme-1#limits"),
         (CODING, "Messages of smpp-acme-1 with data_coding 3 (Latin-1)",
          "Messaggi di smpp-acme-1 con data_coding 3 (Latin-1)", "/admin/accounts/smpp-acme-1#limits"),
-        (PRICE, "A price for San Marino, for smpp-acme-1", "Un prezzo per San Marino, per smpp-acme-1",
+        (PRICE, "A price for San Marino, for smpp-acme-1", "Un prezzo per la destinazione San Marino, per smpp-acme-1",
          "/admin/prices/1/set?destination=SM"),
-        (ROUTE, "A route to France for smpp-acme-1", "Una rotta verso Francia per smpp-acme-1", "/admin/routes"),
-        (COUNTRIES, "Messages of smpp-acme-1 to France", "Messaggi di smpp-acme-1 verso Francia",
+        (ROUTE, "A route to France for smpp-acme-1", "Una rotta per la destinazione Francia, per smpp-acme-1", "/admin/routes"),
+        (COUNTRIES, "Messages of smpp-acme-1 to France", "Messaggi di smpp-acme-1 per la destinazione Francia",
          "/admin/accounts/smpp-acme-1#brakes"),
         (DAY_MESSAGES, "More than 5,000 messages a day for smpp-acme-1",
          "Più di 5.000 messaggi al giorno per smpp-acme-1",
@@ -256,7 +256,7 @@ def test_who_has_asked_gets_the_answer_in_their_language(conn, keys, acme_1, mai
     (first, first_subject, text, html), (second, second_subject, declined, _) = mails()
     assert (first, second) == (ALICE.name, ALICE.name)
     assert first_subject == "Fatto: Più di 20 messaggi al secondo per smpp-acme-1"
-    assert second_subject == "Respinto: Più sessioni contemporanee di 1 per smpp-acme-1"
+    assert second_subject == "Respinto: Sessioni contemporanee di smpp-acme-1: più di 1"
     assert "Commento: 50 <now>" in text
     assert "50 &lt;now&gt;" in html
     assert "è stato respinto" in declined

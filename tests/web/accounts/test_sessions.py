@@ -162,7 +162,8 @@ def test_a_password_that_was_replaced_with_when_and_its_remedy(
     conn.execute("UPDATE refusals SET last_at = last_at - 1000")
     credentials.regenerate_smpp_password(conn, keys, SHELL, account, send_mail=False)
     page = alice.get(SESSIONS).text
-    assert "The password it uses was replaced" in extract_text(page)
+    assert "A new password has been generated since: the client needs that one." in extract_text(page)
+    assert "It would be accepted now." not in page
     assert PASSWORD_LINK not in page
 
 
