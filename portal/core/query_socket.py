@@ -9,6 +9,7 @@ import json
 import logging
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,10 @@ log = logging.getLogger(__name__)
 SOCKET_NAME = "smsc-query.sock"
 # A page waits for it.
 _TIMEOUT_SECONDS = 1.0
-_ACCEPT_PAUSE_SECONDS = 0.2
 _MAX_QUESTION_OCTETS, _MAX_ANSWER_OCTETS = 10_000, 4 << 20
+# Of questions that are answered at the same time; clients need the other file descriptors of the process.
+_MAX_CONNECTIONS = 20
+_RETRY_SECONDS = 0.25
 
 
 class SmppServerSilent(Exception):
@@ -72,6 +75,7 @@ class QueryListener:
         self._socket_file.chmod(0o600)
         self._socket.listen()
         self._connections: set[asyncio.Task[None]] = set()
+        self._is_failing = False
         self._accepting = loop.create_task(self._accept())
 
     def close(self) -> None:
@@ -84,30 +88,40 @@ class QueryListener:
         import asyncio
 
         while True:
+            if len(self._connections) >= _MAX_CONNECTIONS:
+                # The others wait in the kernel: none takes longer than a second.
+                await asyncio.wait(self._connections, return_when=asyncio.FIRST_COMPLETED)
             try:
                 connection, _ = await self._loop.sock_accept(self._socket)
             except OSError as error:
-                # Out of file descriptors: whoever asks stays in the backlog, and would wake us without end.
-                log.error("questions can't be accepted: %s", error)
-                await asyncio.sleep(_ACCEPT_PAUSE_SECONDS)
+                # Mostly for want of file descriptors: there will be some again.
+                if not self._is_failing:
+                    log.error("no questions can be accepted: %s", error)
+                self._is_failing = True
+                await asyncio.sleep(_RETRY_SECONDS)
                 continue
+            self._is_failing = False
             task = self._loop.create_task(self._serve(connection))
             self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
+            task.add_done_callback(partial(self._end_connection, connection))
+
+    def _end_connection(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        """Here, as a task that is cancelled before it begins closes nothing."""
+        self._connections.discard(task)
+        connection.close()
 
     async def _serve(self, connection: socket.socket) -> None:
         import asyncio
 
-        with connection:
-            try:
-                async with asyncio.timeout(_TIMEOUT_SECONDS):
-                    question = b""
-                    while not question.endswith(b"\n") and len(question) < _MAX_QUESTION_OCTETS:
-                        octets = await self._loop.sock_recv(connection, _MAX_QUESTION_OCTETS)
-                        if not octets:
-                            return
-                        question += octets
-                    answer = json.dumps(self._answer(json.loads(question))).encode() + b"\n"
-                    await self._loop.sock_sendall(connection, answer)
-            except Exception as error:
-                log.warning("a question could not be answered: %s", error)
+        try:
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                question = b""
+                while not question.endswith(b"\n") and len(question) < _MAX_QUESTION_OCTETS:
+                    octets = await self._loop.sock_recv(connection, _MAX_QUESTION_OCTETS)
+                    if not octets:
+                        return
+                    question += octets
+                answer = json.dumps(self._answer(json.loads(question))).encode() + b"\n"
+                await self._loop.sock_sendall(connection, answer)
+        except Exception as error:
+            log.warning("a question could not be answered: %s", error)

@@ -1,7 +1,6 @@
 """Questions to the SMPP server's process: answered, refused, or nobody is there; and by nobody else."""
 
 import asyncio
-import os
 import resource
 import socket
 import stat
@@ -13,6 +12,7 @@ import pytest
 
 from portal.core import query_socket, wakeup
 from portal.core.query_socket import QueryListener, SmppServerSilent, ask_smpp_server
+from tests.support import wait_until
 
 
 @pytest.fixture(params=["short", "long/" + "x" * 120])
@@ -70,31 +70,51 @@ def test_nonsense_and_silence_harm_no_other_question(data: Path, octets: bytes) 
     assert run_beside(data, lambda _: 7, ask) == 7
 
 
-def test_questions_are_answered_again_after_a_want_of_file_descriptors(
-    data: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = str(wakeup.get_socket_path(data, query_socket.SOCKET_NAME))
+def count_file_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
-    async def scenario() -> object:
-        listener = QueryListener(data, asyncio.get_running_loop(), lambda _: 7)
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with socket.socket(socket.AF_UNIX) as stranger:
+
+def connect(data: Path) -> socket.socket:
+    stranger = socket.socket(socket.AF_UNIX)
+    stranger.settimeout(5)
+    stranger.connect(str(wakeup.get_socket_path(data, query_socket.SOCKET_NAME)))
+    return stranger
+
+
+def test_it_answers_again_once_there_are_file_descriptors(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def ask() -> object:
+        with connect(data) as first:
+            # It was accepted, as it is closed for its nonsense.
+            first.sendall(b"no json\n")
+            assert first.recv(1) == b""
+            # What is asked meanwhile takes the last one.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (count_file_descriptors(), limits[1]))
             try:
-                next_free = os.dup(0)
-                os.close(next_free)
-                resource.setrlimit(resource.RLIMIT_NOFILE, (next_free, limits[1]))
-                stranger.connect(path)
-                async with asyncio.timeout(10):
-                    while "can't be accepted" not in caplog.text:
-                        await asyncio.sleep(0)
+                with connect(data):
+                    wait_until(lambda: "no questions can be accepted" in caplog.text)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-            try:
-                return await asyncio.to_thread(ask_smpp_server, data, {})
-            finally:
-                listener.close()
+        return ask_smpp_server(data, {})
 
-    assert asyncio.run(scenario()) == 7
+    assert run_beside(data, lambda _: 7, ask) == 7
+
+
+def test_many_connections_take_few_file_descriptors(data: Path) -> None:
+    def ask() -> object:
+        before = count_file_descriptors()
+        # The kernel's backlog has room for them.
+        silent = [connect(data) for _ in range(100)]
+        try:
+            # The first is closed for its silence: all that are to be accepted beside it have been.
+            assert silent[0].recv(1) == b""
+            return count_file_descriptors() - before - len(silent)
+        finally:
+            for each in silent:
+                each.close()
+
+    assert run_beside(data, lambda _: 7, ask) <= 20
 
 
 def test_only_the_user_of_the_program_may_connect(data: Path) -> None:
