@@ -36,6 +36,8 @@ REASONS = (
 
 _FIRST_FOLD = 4 * MAX_VALUES
 _MOST_FREQUENT = MAX_VALUES // 10
+# Written at a time. Of an account with ever new values a fiftieth of a second goes by.
+_PART_VALUES, _PART_ACCOUNTS = 200, 10
 
 
 class MessageRefusalCounts:
@@ -89,3 +91,21 @@ class MessageRefusalCounts:
                     self._counts[others] = self._counts.get(others, 0) + self._counts.pop(key)
         # As many more before the next time: what one costs is shared by that many messages.
         self._fold_at = len(self._counts) + _FIRST_FOLD
+
+
+def split_counts(counts: Mapping[RefusalKey, int]) -> list[dict[RefusalKey, int]]:
+    """Counts in parts that are written in little time each. Those of an account are in one: whether some of its values
+    are too rare is looked at once.
+    """
+    by_account: dict[int, dict[RefusalKey, int]] = defaultdict(dict)
+    for key, count in counts.items():
+        by_account[key.account_id][key] = count
+    parts: list[dict[RefusalKey, int]] = []
+    account_count = 0
+    for each in by_account.values():
+        if not parts or len(parts[-1]) + len(each) > _PART_VALUES or account_count == _PART_ACCOUNTS:
+            parts.append({})
+            account_count = 0
+        parts[-1].update(each)
+        account_count += 1
+    return parts

@@ -8,7 +8,7 @@ a callback on the loop.
 import asyncio
 import logging
 import sqlite3
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from portal.core.crypto import Keys
 from portal.services.accounts import refusals, refused_binds, session_records
 from portal.services.accounts.refusals import RefusalKey
 from portal.services.accounts.refused_binds import RefusedBind
-from portal.services.accounts.refused_messages import MessageRefusalCounts
+from portal.services.accounts.refused_messages import MessageRefusalCounts, split_counts
 from portal.services.accounts.session_records import SmppSessionEnd, SmppSessionProgress, SmppSessionRecord
 from portal.services.messages import client_ids, deliveries, inbound, query_cancel, smpp_config
 from portal.services.messages.client_ids import ClientIds
@@ -105,6 +105,8 @@ class Storage:
         self._bind_counts: Counter[tuple[int, BindKind]] = Counter()
         self.refused_messages = MessageRefusalCounts()
         self._refusals_written_at = 0.0
+        self._refusals_to_write: deque[Mapping[RefusalKey, int]] = deque()
+        self._refusals_taken_at = 0
         self._writes_refusals = False
         self._delivery_queues: dict[int, DeliveryQueue] = {}
         self._retry_timers: dict[int, asyncio.TimerHandle] = {}
@@ -281,9 +283,18 @@ class Storage:
         must_wait = self._writes_refusals or (len(self.refused_messages) > _FEW_VALUES and not is_long_ago)
         if must_wait and self._is_started:
             return
+        self._write_taken_refusals()
         if counts := self.refused_messages.take():
-            self._writes_refusals, self._refusals_written_at = True, now
-            self._writer.queue_write(WriteJobKind.REFUSED_MESSAGES, (counts, now_ms()))
+            self._refusals_written_at, self._refusals_taken_at = now, now_ms()
+            self._refusals_to_write.extend(split_counts(counts))
+            self._write_taken_refusals()
+
+    def _write_taken_refusals(self) -> None:
+        """Write a part of them, and the next one after it, so that submits have their turn between; at the end all."""
+        while self._refusals_to_write and not (self._writes_refusals and self._is_started):
+            self._writes_refusals = True
+            part = self._refusals_to_write.popleft(), self._refusals_taken_at
+            self._writer.queue_write(WriteJobKind.REFUSED_MESSAGES, part)
 
     # --- what waits for receivers
 
@@ -422,6 +433,7 @@ class Storage:
 
     def _handle_refusals_written(self, _: list[Any], __: None) -> None:
         self._writes_refusals = False
+        self._write_taken_refusals()
 
     def _handle_refusals_unwritten(
         self, batches: list[tuple[Mapping[RefusalKey, int], int]], error: StorageError
@@ -431,6 +443,8 @@ class Storage:
         if not isinstance(error, CommitInDoubt):
             for counts, _ in batches:
                 self.refused_messages.put_back(counts)
+        while self._refusals_to_write:
+            self.refused_messages.put_back(self._refusals_to_write.popleft())
 
     def _handle_inbound_stored(self, _: list[Any], account_ids: set[int]) -> None:
         self._mark_deliveries_due(account_ids)

@@ -13,6 +13,7 @@ from portal.services.accounts.refused_messages import (
     STATE,
     THROUGHPUT,
     MessageRefusalCounts,
+    split_counts,
 )
 from portal.services.common.audit import SHELL
 from tests.support import record_refused_messages
@@ -71,6 +72,37 @@ def test_of_a_day_the_most_frequent_values_are_kept_and_all_are_counted(conn, ac
     assert found[THROUGHPUT, "20"] == 40
     assert sum(found.values()) == 40 * (MAX_VALUES + 4)
     assert found[SENDER, OTHERS] > 40 * MAX_VALUES - 2 * MAX_VALUES
+
+
+def test_what_no_client_makes_up_is_counted_by_itself_among_ever_new_values(conn, acme_1):
+    """The reason alone says what was wrong, or the one of two values."""
+    seldom = {(DESTINATION, ""), (STATE, RECEIVER), (STATE, ENDING)}
+    counts = MessageRefusalCounts()
+    for batch in range(3):
+        for reason, value in seldom:
+            counts.add(acme_1.id, reason, value)
+        for number in range(5 * MAX_VALUES):
+            counts.add(acme_1.id, SENDER, f"{batch}-{number % MAX_VALUES}")
+        refusals.record_refusals(conn, counts.take(), NOON + batch)
+        # In the database, too, they are the rarest.
+        record_refused_messages(conn, acme_1.id, {(SENDER, f"{batch}+{each}"): 9 for each in range(MAX_VALUES)}, NOON)
+    found = list_counts(conn, acme_1)
+    assert {key: found.get(key) for key in seldom} == dict.fromkeys(seldom, 3)
+    assert {key for key in found if key[1] == OTHERS} == {(SENDER, OTHERS)}
+
+
+def test_counts_are_written_in_small_parts_and_those_of_an_account_together():
+    sizes = {1: 150, 2: 50, 3: 1, 4: 900, 5: 1} | dict.fromkeys(range(6, 30), 1)
+    counts = {
+        RefusalKey(account_id, False, SENDER, f"S{each}"): account_id
+        for account_id, size in sizes.items()
+        for each in range(size)
+    }
+    parts = split_counts(counts)
+    accounts = [sorted({key.account_id for key in part}) for part in parts]
+    assert accounts == [[1, 2], [3], [4], [*range(5, 15)], [*range(15, 25)], [*range(25, 30)]]
+    assert {key: count for part in parts for key, count in part.items()} == counts
+    assert split_counts({}) == []
 
 
 def test_values_of_several_hours_of_a_day_are_folded_together_and_those_of_another_day_are_not(conn, acme_1):

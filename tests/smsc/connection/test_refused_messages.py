@@ -140,3 +140,27 @@ async def test_ever_new_senders_are_counted_within_bounds(config, cast, conn, ch
     assert sum(counts.values()) == 6_000
     assert len(counts) <= 2 * refusals.MAX_VALUES + 1
     assert counts["sender", OTHERS] >= 4_000
+
+
+async def test_those_of_many_accounts_are_written_part_by_part_while_others_submit(config, cast, conn, change_account):
+    change_account(throughput=0, windowing=0)
+    conn.execute("UPDATE accounts SET balance = 1000000000")
+    others = [accounts.create_account(conn, SHELL, cast.acme, name=f"smpp-many-{each}").id for each in range(40)]
+    written = []
+
+    def count_accounts():
+        written.append(conn.execute("SELECT count(DISTINCT account_id) FROM refusals").fetchone()[0])
+        return written[-1] == len(others)
+
+    async with run_smsc(config) as server:
+        esme = await RawEsme.connect_and_bind(server.port, cast.smpp_acme_1)
+        for account_id in others:
+            for number in range(900):
+                server.storage.refused_messages.add(account_id, "sender", f"S{number}")
+        while not count_accounts():
+            assert (await esme.submit()).status == 0
+        # Not all of them went by between two messages.
+        assert len(set(written)) > 3
+        for account_id in others:
+            server.storage.refused_messages.add(account_id, "sender", "AT THE END")
+    assert conn.execute("SELECT sum(count) FROM refusals").fetchone()[0] == len(others) * 901
