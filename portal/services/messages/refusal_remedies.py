@@ -68,17 +68,8 @@ _BRAKE_TEXTS = {
     refused_messages.DAY_CREDITS: N_("The most credits a day were reached."),
     refused_messages.HOUR_MESSAGES: N_("The most messages an hour to one number were reached."),
 }
-# Of values that are counted together, as there were too many.
-_OTHERS_TEXTS = {
-    refused_messages.SENDER: N_("Other senders that aren't approved."),
-    refused_messages.PRICE: N_("Other countries without a price."),
-    refused_messages.ROUTE: N_("Other countries without a route."),
-    refused_messages.CODING: N_("Other values of data_coding that aren't supported."),
-    refused_messages.TEXT: N_("Texts that can't be decoded as their data_coding says."),
-    refused_messages.FORMAT: N_("Other PDUs that aren't as SMPP 3.4 has them."),
-    refused_messages.COUNTRY: N_("Other countries that this account sends no messages to."),
-}
 _NO_SENDER_TEXT = N_("The message names no sender.")
+_OTHER_SENDERS_TEXT = N_("Other senders that aren't approved.")
 _WITH_COUNTRY = (refused_messages.PRICE, refused_messages.ROUTE, refused_messages.COUNTRY)
 # By the brake's field.
 _ASK_FOR_BRAKE = {refused_messages.COUNTRY: "countries"} | {each: each for each in brakes.LIMIT_TEXTS}
@@ -110,8 +101,8 @@ def describe_refusal(*, is_bind: bool, reason: str, value: str) -> str:
         return gettext(_STATE_TEXTS.get(value, _STATE_TEXTS[refused_messages.ENDING]))
     if reason == refused_messages.SENDER and not value:
         return gettext(_NO_SENDER_TEXT)
-    if value == OTHERS and reason in _OTHERS_TEXTS:
-        return gettext(_OTHERS_TEXTS[reason])
+    if value == OTHERS:
+        return gettext(_OTHER_SENDERS_TEXT)
     if reason in _WITH_COUNTRY:
         value = countries.get_country_name(value)
     elif value.isdigit() and reason in (refused_messages.THROUGHPUT, refused_messages.WINDOW):
@@ -305,11 +296,11 @@ class _AccountLook:
 
     def _explain_brake(self, group: RefusalGroup, text: str) -> ExplainedRefusal:
         reason, value = group.reason, group.value
-        explained = brakes.explain_refusal(reason, value, self._brakes.in_force) if value != OTHERS else text
+        explained = brakes.explain_refusal(reason, value, self._brakes.in_force)
         if not explained:
             return ExplainedRefusal(group, text, is_resolved=True)
         # Where the operator's alone would let it through, the owner's are what refuses it.
-        if value != OTHERS and self._is_own_brake(reason, value):
+        if self._is_own_brake(reason, value):
             return ExplainedRefusal(group, explained, OWN_BRAKES)
         return ExplainedRefusal(group, explained, ask_for=_ASK_FOR_BRAKE[reason])
 

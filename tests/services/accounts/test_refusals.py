@@ -8,6 +8,8 @@ from portal.services.accounts.refusals import MAX_VALUES, OTHERS, RefusalKey
 from portal.services.accounts.refused_binds import NOT_AUTHORISED, RefusedBind
 from portal.services.accounts.refused_messages import (
     CODING,
+    DESTINATION,
+    ENDING,
     RECEIVER,
     SENDER,
     STATE,

@@ -248,7 +248,7 @@ def test_the_weightiest_are_what_keeps_everything_out_and_then_the_most_frequent
 def test_it_is_said_in_italian(explain: Callable[..., ExplainedRefusal]) -> None:
     with i18n.override_language("it"):
         assert explain("sender", "NOTMINE").text == "Il mittente NOTMINE non è approvato."
-        assert explain("route", "JP").text == "Nessuna rotta porta a Giappone."
+        assert explain("route", "JP").text == "Manca una rotta per la destinazione Giappone."
 
 
 def test_of_very_many_the_rarest_are_counted_and_not_explained(conn: Connection, acme_1: Account) -> None:
