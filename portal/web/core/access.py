@@ -222,7 +222,8 @@ def find_opening_page(default: str) -> str:
         # Pages with a token in their address tell no more than the host.
         if opened_on.netloc != request.host or path in ("/", request.full_path.rstrip("?")):
             return default
-    return request.script_root + path if is_own_path(path) else default
+    # It goes into a header as it is; browsers write others than ASCII with percent signs.
+    return request.script_root + path if path.isascii() and is_own_path(path) else default
 
 
 def is_own_path(target: str) -> bool:

@@ -62,6 +62,8 @@ def test_the_dialog_leads_back_to_the_page_that_it_was_opened_on(alice: Browser,
 @pytest.mark.parametrize("page", ["", "http://elsewhere.example/accounts", "http://[", f"http://localhost{ASK}/binds"])
 def test_from_elsewhere_it_leads_to_the_account(alice: Browser, page: str) -> None:
     assert 'name="back" value="/accounts/smpp-acme-1"' in alice.get(f"{ASK}/binds", headers={"Referer": page}).text
+    odd = alice.post(f"{ASK}/windowing", data={"back": "/accounts/€"}, htmx=True)
+    assert odd.headers["HX-Redirect"] == "/accounts/smpp-acme-1"
     answer = alice.post(f"{ASK}/binds", data={"back": "//elsewhere.example"})
     assert answer.location == "/accounts/smpp-acme-1"
 
