@@ -165,12 +165,14 @@ def list_weightiest_refusals(conn: sqlite3.Connection, account: Account) -> list
 
 def get_days_of_period(since: int, until: int) -> tuple[int, int]:
     """The first and the last day (UTC, since 1970) of a period in milliseconds. In a time zone days begin some hours
-    earlier or later than in UTC: those of which the period has the greater part are meant, and one at least.
+    earlier or later than in UTC: those of which the period has the greater part are meant, one at least, and this day
+    where it isn't over: what was refused a moment ago is in it.
     """
-    today = now_ms() // DAY_MS
+    now = now_ms()
+    today = now // DAY_MS
     first, last = (since + DAY_MS // 2) // DAY_MS, (until + DAY_MS // 2) // DAY_MS - 1
     first = min(first, today)
-    return first, max(last, first)
+    return first, max(last, first, today if until > now else 0)
 
 
 def list_refusals_in_history(

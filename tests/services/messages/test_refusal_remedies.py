@@ -215,6 +215,19 @@ def test_what_the_history_has_stands_beside_and_is_counted_once(conn: Connection
     assert [each.group.reason for each in refusal_remedies.list_weightiest_refusals(conn, account)] == ["no_credits"]
 
 
+def test_the_days_of_a_period_are_those_that_it_mostly_has_and_this_one_until_it_is_over() -> None:
+    now = now_ms()
+    today = now // DAY_MS
+    two_days = (today - 3) * DAY_MS, (today - 1) * DAY_MS
+    for shift in (-11, 0, 11):
+        since, until = (each + shift * HOUR_MS for each in two_days)
+        assert refusal_remedies.get_days_of_period(since, until) == (today - 3, today - 2)
+    for until in (now + 60_000, now + HOUR_MS, now + DAY_MS):
+        assert refusal_remedies.get_days_of_period(until - 2 * DAY_MS, until)[1] >= today
+    tomorrow = (today + 1) * DAY_MS
+    assert refusal_remedies.get_days_of_period(tomorrow - HOUR_MS, tomorrow) == (today, today)
+
+
 def test_what_the_credits_did_not_cover_is_told_whether_anything_else_was_refused_or_not(
     conn: Connection, acme_1: Account
 ) -> None:
