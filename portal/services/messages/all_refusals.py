@@ -81,14 +81,22 @@ def _build_query(wanted: RefusalFilter, *, by_time: bool) -> str:
     a hundred thousand rows take a twentieth of a second.
     """
     parts = []
-    if wanted.reason not in (NO_CREDITS, BLACKLISTED):
+    of_accounts = f"AND latest_refusals.account_id IN ({_FOUND_BY_NAME})" if wanted.words else ""
+    if by_time and not wanted.reason and wanted.until > now_ms():
+        # The latest ones of each are known without a look at the counts.
+        parts.append(
+            "SELECT account_id, max(at) AS weight FROM latest_refusals"
+            f" WHERE at >= :first_hour * {HOUR_MS} {of_accounts} GROUP BY account_id"
+        )
+    elif wanted.reason not in (NO_CREDITS, BLACKLISTED):
         weight = "max(last_at)" if by_time else "sum(count)"
         of_reason = "AND reason = :reason" if wanted.reason else ""
         parts.append(
             # Accounts of which nothing was refused since then are not looked at, nor what was refused before.
             f"SELECT latest_refusals.account_id, {weight} AS weight FROM latest_refusals CROSS JOIN refusals"
             " ON refusals.account_id = latest_refusals.account_id AND refusals.is_bind = latest_refusals.is_bind"
-            f" WHERE at >= :first_hour * {HOUR_MS} AND hour BETWEEN :first_hour AND :last_hour {of_reason}"
+            f" WHERE at >= :first_hour * {HOUR_MS} {of_accounts}"
+            f" AND hour BETWEEN :first_hour AND :last_hour {of_reason}"
             " GROUP BY latest_refusals.account_id"
         )
     if column := _IN_HISTORY.get(wanted.reason):
