@@ -46,6 +46,8 @@ _OF_SMPP = (THROUGHPUT, WINDOWING, BINDS, CODING)
 _ACCOUNT_LIMITS = (THROUGHPUT, WINDOWING, BINDS)
 _BRAKES = (DAY_MESSAGES, DAY_CREDITS, HOUR_MESSAGES)
 _OF_COUNTRIES = (PRICE, ROUTE, COUNTRIES)
+WITH_VALUE = (*_OF_COUNTRIES, CODING)
+"""What is asked for of one country, or data_coding."""
 _CODING_NAMES = {Encoding.ASCII: "ASCII", Encoding.LATIN_1: "Latin-1", Encoding.BINARY: N_("binary")}
 # Where operators change it, on an account's page.
 _TILES = dict.fromkeys((COUNTRIES, *_BRAKES), "brakes") | dict.fromkeys(_OF_SMPP, "limits") | {ACCOUNT: "status"}

@@ -241,6 +241,8 @@ class _AccountLook:
             return ExplainedRefusal(group, text, *self._find_bind_remedy(group), replaced_at)
         if group.reason in _ASK_FOR_BRAKE:
             return self._explain_brake(group, text)
+        if group.reason == refused_messages.SENDER:
+            return self._explain_sender(group, text)
         return ExplainedRefusal(group, text, *self._find_message_remedy(group))
 
     def _find_bind_remedy(self, group: RefusalGroup) -> tuple[str, str, bool]:
@@ -266,10 +268,8 @@ class _AccountLook:
         reason, value, account = group.reason, group.value, self.account
         if value == OTHERS:
             return "", "", False
-        if reason == refused_messages.SENDER:
-            return self._find_sender_remedy(value)
         if reason == refused_messages.PRICE:
-            return "", "price", self._price_list.countries.get(value) is not None
+            return "", "price", self._has_price(value)
         if reason == refused_messages.ROUTE:
             return "", "route", self._has_default_upstream
         if reason == refused_messages.CODING:
@@ -283,18 +283,27 @@ class _AccountLook:
             return ADD_CREDITS, "", account.balance > 0
         return BLACKLIST if reason == BLACKLISTED else "", "", False
 
-    def _find_sender_remedy(self, source: str) -> tuple[str, str, bool]:
-        statuses = self._sender_statuses
+    def _has_price(self, country: str) -> bool:
+        """Whether all of a country's numbers have one: a range may be closed."""
+        closed = [prefix for prefix, price in self._price_list.ranges.items() if price is None]
+        return self._price_list.countries.get(country) is not None and not any(
+            countries.find_prefix_country(prefix) == country for prefix in closed
+        )
+
+    def _explain_sender(self, group: RefusalGroup, text: str) -> ExplainedRefusal:
+        source, statuses = group.value, self._sender_statuses
         status = statuses.get(source) or statuses.get(normalize_address(source))
         if self.account.any_sender or status == senders.ENABLED:
-            return "", "", True
+            return ExplainedRefusal(group, text, is_resolved=True)
         if status is not None:
-            return SEE_SENDER, "", False
+            return ExplainedRefusal(group, text, SEE_SENDER)
+        if source in ("", OTHERS):
+            return ExplainedRefusal(group, text)
         try:
             senders.parse_sender(source)
-        except Refused:
-            return "", "", False
-        return ADD_SENDER, "", False
+        except Refused as refused:
+            return ExplainedRefusal(group, f"{text} {refused.localized()}")
+        return ExplainedRefusal(group, text, ADD_SENDER)
 
     def _explain_brake(self, group: RefusalGroup, text: str) -> ExplainedRefusal:
         reason, value = group.reason, group.value

@@ -131,6 +131,6 @@ def _build_ask_button(account: Account, home: str, refused: ExplainedRefusal) ->
     if asked is not None:
         when = i18n.format_day(asked.asked_at, context.get_config().timezone)
         return RemedyButton(_("Asked on %(when)s · waiting", when=when))
-    query = f"?value={quote(value, safe='')}" if value and value != OTHERS else ""
+    query = f"?value={quote(value, safe='')}" if value and subject in account_requests.WITH_VALUE else ""
     label = _("Ask for more") if subject in _AMOUNTS else _("Ask for it")
     return RemedyButton(label, f"{home}/ask/{subject}{query}", True, about=refused.text)
