@@ -313,9 +313,7 @@ class _AccountLook:
         # Where the operator's alone would let it through, the owner's are what refuses it.
         if self._is_own_brake(reason, value):
             return ExplainedRefusal(group, explained, OWN_BRAKES)
-        # Of several countries nobody can ask for one.
-        is_asked_for = reason != refused_messages.COUNTRY or value != OTHERS
-        return ExplainedRefusal(group, explained, ask_for=_ASK_FOR_BRAKE[reason] if is_asked_for else "")
+        return ExplainedRefusal(group, explained, ask_for=_ASK_FOR_BRAKE[reason])
 
     def _is_own_brake(self, reason: str, country: str) -> bool:
         operator, own = self._brakes.operator, self._brakes.own

@@ -134,15 +134,6 @@ def test_whose_brake_it_is_decides_what_helps(
     assert (explain("day_messages").remedy, explain("day_messages").ask_for) == ("", "day_messages")
 
 
-def test_of_other_countries_none_is_asked_for(
-    conn: Connection, acme_1: Account, explain: Callable[..., ExplainedRefusal]
-) -> None:
-    brakes.set_brakes(conn, SHELL, acme_1, Brakes(frozenset(("IT",))))
-    text = "Other countries that this account sends no messages to."
-    assert said(explain("country", OTHERS)) == (text, "", "", False)
-    assert explain("country", "FR").ask_for == "countries"
-
-
 @pytest.mark.parametrize("reason", ["destination", "national", "text", "length", "time", "format", "server", "state"])
 def test_what_only_the_client_can_mend_is_said_without_a_button(
     explain: Callable[..., ExplainedRefusal], reason: str
