@@ -72,7 +72,7 @@ def test_it_says_so_where_nothing_was_refused(alice: Browser) -> None:
         ("destination", "", "The recipient is no number in international form, such as 393401234567.", [], None),
         ("price", "JP", "There is no price for Japan", [f"{HOME}/ask/price?value=JP"], "price"),
         ("coding", "4", "data_coding 4 isn't supported", [f"{HOME}/ask/coding?value=4"], "coding"),
-        ("throughput", "20", "The throughput of 20 messages", [f"{HOME}/ask/throughput?value=20"], "throughput"),
+        ("throughput", "20", "The throughput of 20 messages", [f"{HOME}/ask/throughput"], "throughput"),
         ("window", "10", "The window of 10 unanswered messages was full.", [f"{HOME}/ask/windowing"], "windowing"),
         ("country", "FR", "This account sends no messages to France", [f"{HOME}/options/brakes"], None),
         ("country", "JP", "This account sends no messages to Japan", [f"{HOME}/ask/countries?value=JP"], "countries"),
@@ -218,7 +218,7 @@ def test_in_italian(alice: Browser, conn: Connection, acme_1: Account) -> None:
     for sentence in (
         "Messaggi rifiutati 1.236",
         "Il mittente NOTMINE non è approvato. 1.234",
-        "È stata raggiunta la velocità di 20 messaggi al secondo.",
+        "È stata raggiunta la velocità autorizzata di 20 messaggi al secondo.",
         "Chiedi di più",
         "Connessioni rifiutate 1",
         "Non è un IP autorizzato.",
