@@ -45,7 +45,7 @@ def test_a_client_comes_sends_and_is_disconnected(
 def test_the_mails_are_switched_on_by_a_click_and_without_javascript(
     open_tab: Callable[..., BrowserTab], server: RunningServer, cast: Cast
 ) -> None:
-    label = "Tell me by mail when a client is refused that was not refused before"
+    label = "Tell me by mail when binds or messages are refused as none were before"
     alice = open_tab(server)
     alice.open_as(cast.alice, SESSIONS)
     alice.page.get_by_label(label).check()

@@ -91,7 +91,7 @@ def test_a_new_account_waits_for_its_first_address(alice: BrowserTab, server: Ru
     with bound(server, account):
         alice.page.goto(f"/accounts/{account.name}/sessions")
         expect(alice.tile("Connected now")).to_contain_text("127.0.0.1")
-        expect(alice.tile("Refused attempts")).to_contain_text("No IP was authorised yet. It has been added since.")
+        expect(alice.tile("Refused attempts")).to_contain_text("No IP was authorised yet. It would be accepted now.")
 
 
 def test_a_refused_client_is_let_in_with_one_click(alice: BrowserTab, server: RunningServer, cast: Cast) -> None:
@@ -99,7 +99,7 @@ def test_a_refused_client_is_let_in_with_one_click(alice: BrowserTab, server: Ru
     alice.page.goto(f"/accounts/{account.name}")
     with without_reload(alice.page):
         assert try_bind(server, account) == consts.SMPP_ESME_RBINDFAIL
-        alice.expect_text("it is not an authorised IP")
+        alice.expect_text("No IP was authorised yet.")
         alice.button("Add 127.0.0.1").click()
         alice.expect_account_status("OK")
         expect(alice.page.locator("#refused")).to_be_empty()

@@ -16,8 +16,12 @@ from portal.web.core import access
 blueprint = Blueprint("static_files", __name__)
 
 _COMPRESSIBLE = ("text/", "application/javascript", "image/svg+xml")
-# What whoever reads our style sheet needs, and a browser doesn't: a ninth of what it would get.
-_CSS_NOTES = re.compile(rb"/\*.*?\*/\s*|^\s+", re.DOTALL | re.MULTILINE)
+# What whoever reads our style sheet and script needs, and a browser doesn't: a ninth and a fifth of what it would get.
+# Of the script only comments with lines of their own, which is sure not to be within a text.
+_NOTES = {
+    ".css": re.compile(rb"/\*.*?\*/\s*|^\s+", re.DOTALL | re.MULTILINE),
+    ".js": re.compile(rb"^[ \t]*(?:/\*.*?\*/[ \t]*|//[^\n]*)\n", re.DOTALL | re.MULTILINE),
+}
 _IMMUTABLE_CACHE_CONTROL = "public, max-age=31536000, immutable"
 
 
@@ -41,8 +45,8 @@ def _load_static_files() -> dict[str, _StaticFile]:
 
 def _read_static_file(file: Path) -> _StaticFile:
     content = file.read_bytes()
-    if file.suffix == ".css" and file.parent == paths.STATIC:
-        content = _CSS_NOTES.sub(b"", content)
+    if file.suffix in _NOTES and file.parent == paths.STATIC:
+        content = _NOTES[file.suffix].sub(b"", content)
     mime_type = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
     mime_type = "text/javascript" if file.suffix == ".js" else mime_type
     compressed = gzip.compress(content, 9, mtime=0) if mime_type.startswith(_COMPRESSIBLE) else None

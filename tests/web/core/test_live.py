@@ -145,7 +145,7 @@ def test_who_connects_and_who_is_refused(alice: Browser, conn: db.Connection) ->
     assert "· 1" in text
     assert "198.51.100.20 Transceiver" in extract_text(sessions.ask().text)
     acting.refuse_binds(conn, NAME, "203.0.113.7")
-    assert "203.0.113.7 was refused" in extract_text(home.ask().text)
+    assert "203.0.113.7 : It is not an authorised IP." in extract_text(home.ask().text)
     answer = sessions.ask()
     assert "203.0.113.7 It is not an authorised IP." in extract_text(answer.text)
     assert 'id="open"' not in answer.text
@@ -254,7 +254,7 @@ def test_a_viewer_is_told_the_same_without_buttons(client: Client, cast: Cast, c
     opened = OpenPage(client(cast.bob), HOME)
     acting.refuse_binds(conn, NAME, "203.0.113.7")
     answer = opened.ask()
-    assert "203.0.113.7 was refused" in extract_text(answer.text)
+    assert "203.0.113.7 : It is not an authorised IP." in extract_text(answer.text)
     assert "<button" not in answer.text
 
 
