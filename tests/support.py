@@ -24,8 +24,8 @@ from portal.core.clock import now_ms
 from portal.core.config import FILE_NAME
 from portal.core.crypto import hash_token
 from portal.core.db import Connection
-from portal.services.accounts import refusals
-from portal.services.accounts.refusals import RefusalKey
+from portal.services.accounts import refusals, refused_binds
+from portal.services.accounts.refusals import RefusalGroup, RefusalKey
 from portal.services.history import history
 from portal.services.history.history import SentMessage
 from portal.services.messages import smpp_config, validation
@@ -251,3 +251,8 @@ def record_refused_messages(
     """Count refused messages of an account by reason and value, now or at `at` (milliseconds)."""
     keyed = {RefusalKey(account_id, False, *key): count for key, count in counts.items()}
     refusals.record_refusals(conn, keyed, now_ms() if at is None else at)
+
+
+def list_refused_binds(conn: Connection, account_id: int) -> list[RefusalGroup]:
+    """An account's refused binds of the last seven days by address and reason, the latest first."""
+    return refusals.list_refusals(conn, account_id, now_ms() - refused_binds.SHOWN_MS, is_bind=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from portal.core.wakeup import get_socket_path
 
 if TYPE_CHECKING:
-    # See `wakeup`.
+    # It takes a shell command a tenth of a second to import, see `wakeup`.
     import asyncio
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class QueryListener:
         self._socket_file.unlink(missing_ok=True)
 
     async def _accept(self) -> None:
-        import asyncio
+        import asyncio  # only the server has a loop, see `wakeup`
 
         while True:
             if len(self._connections) >= _MAX_CONNECTIONS:
@@ -111,7 +111,7 @@ class QueryListener:
         connection.close()
 
     async def _serve(self, connection: socket.socket) -> None:
-        import asyncio
+        import asyncio  # only the server has a loop, see `wakeup`
 
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):

@@ -10,7 +10,7 @@ from portal.services.common import credit_amounts
 from portal.services.common.audit import SHELL
 from portal.services.credits import credits
 from tests.interop.driven import AIOSMPPLIB, LATIN_1, SAR_BY_THE_LIBRARY, UDH, DrivenClient, run_client
-from tests.support import Cast, RunningServer, wait_until
+from tests.support import Cast, RunningServer, list_refused_binds, wait_until
 
 ESME_ROK, ESME_RINVMSGLEN = 0, 1
 
@@ -31,7 +31,7 @@ def test_returns_once_its_address_is_authorised_again(client: DrivenClient, conn
         conn, SHELL, account, allowed_ips.get_allowed_ip_by_network(conn, account.id, "127.0.0.1").id
     )
     client.wait_for_event("unbind")
-    refusal = wait_until(lambda: refused_binds.list_refused_binds(conn, account.id))[0]
+    refusal = wait_until(lambda: list_refused_binds(conn, account.id))[0]
     assert (refusal.value, refusal.reason) == ("127.0.0.1", refused_binds.NOT_AUTHORISED)
 
     allowed_ips.add_allowed_ip(conn, SHELL, account, "127.0.0.1")

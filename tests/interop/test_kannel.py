@@ -29,7 +29,15 @@ from tests.interop.kannel import (
     TRANSMITTER_AND_RECEIVER,
     DeliveryReportServer,
 )
-from tests.support import DEADLINE_S, Cast, RunningServer, accepts_connections, list_submitted, wait_until
+from tests.support import (
+    DEADLINE_S,
+    Cast,
+    RunningServer,
+    accepts_connections,
+    list_refused_binds,
+    list_submitted,
+    wait_until,
+)
 
 # Kannel cuts long texts itself: each part is a message of its own to the server, with a UDH.
 GSM = "Ciao àèìòù: 5 € [sconto] {oggi}"
@@ -255,7 +263,7 @@ def test_loses_its_session_with_its_address_and_returns_with_it(
     for each in allowed_ips.list_allowed_ips(conn, account.id):
         allowed_ips.remove_allowed_ip(conn, SHELL, account, each.id)
     running.wait_for_state("re-connecting")
-    refusal = wait_until(lambda: refused_binds.list_refused_binds(conn, account.id))[0]
+    refusal = wait_until(lambda: list_refused_binds(conn, account.id))[0]
     assert (refusal.value, refusal.reason) == ("127.0.0.1", refused_binds.NO_IP)
     assert session_records.list_open_smpp_sessions(conn, account.id) == []
 
@@ -275,7 +283,7 @@ def test_is_refused_like_a_wrong_password_from_an_address_that_is_not_listed(
         conn, SHELL, account, allowed_ips.get_allowed_ip_by_network(conn, account.id, "127.0.0.1").id
     )
 
-    refusal = wait_until(lambda: refused_binds.list_refused_binds(conn, account.id))[0]
+    refusal = wait_until(lambda: list_refused_binds(conn, account.id))[0]
     assert (refusal.value, refusal.reason) == ("127.0.0.1", refused_binds.NOT_AUTHORISED)
     # Kannel takes this code for a wrong password, and gives up for good.
     running.wait_for_state("dead")

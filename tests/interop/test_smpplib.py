@@ -17,7 +17,7 @@ from portal.services.common.message_states import DELIVERED
 from portal.services.credits import credits
 from tests.interop.conftest import HoldDatabase, SetLimits, StartOutage
 from tests.smpplib_esme import NUMBER, RECEIVER, TRANSCEIVER, TRANSMITTER, SmpplibEsme, try_bind
-from tests.support import DEADLINE_S, AccountLogin, Cast, RunningServer, list_submitted, wait_until
+from tests.support import DEADLINE_S, AccountLogin, Cast, RunningServer, list_refused_binds, list_submitted, wait_until
 
 TEXTS = {
     "Ciao àèì € {}": 1,
@@ -255,7 +255,7 @@ def test_refused_binds_tell_nothing_from_outside_and_the_reason_inside(
     assert try_bind(server, cast.smpp_acme_2) == consts.SMPP_ESME_RBINDFAIL
 
     def reasons(account_id: int) -> list[str]:
-        return [each.reason for each in refused_binds.list_refused_binds(conn, account_id)]
+        return [each.reason for each in list_refused_binds(conn, account_id)]
 
     wait_until(lambda: reasons(cast.smpp_acme_2.id) == [refused_binds.NO_IP])
     assert reasons(cast.smpp_acme_1.id) == [refused_binds.WRONG_PASSWORD]

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from portal.core.clock import DAY_MS, now_ms
+from portal.core.clock import DAY_MS
 from portal.core.db import write_transaction
 from portal.core.i18n import N_
 from portal.services.accounts import refusals
@@ -60,11 +60,6 @@ def record_refused_binds(conn: sqlite3.Connection, binds: Collection[RefusedBind
                 refusals.record_refusals(conn, {key: 1}, each.at, each.password_id)
             else:
                 _record_unknown_bind(conn, each)
-
-
-def list_refused_binds(conn: sqlite3.Connection, account_id: int) -> list[RefusalGroup]:
-    """An account's refused binds of the last seven days by address and reason, the latest first."""
-    return refusals.list_refusals(conn, account_id, now_ms() - SHOWN_MS, is_bind=True)
 
 
 def find_password_replacement(conn: sqlite3.Connection, refused: RefusalGroup) -> int | None:

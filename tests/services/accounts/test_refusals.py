@@ -18,7 +18,7 @@ from portal.services.accounts.refused_messages import (
     split_counts,
 )
 from portal.services.common.audit import SHELL
-from tests.support import record_refused_messages
+from tests.support import list_refused_binds, record_refused_messages
 
 # Noon of some day in UTC.
 NOON = 1_900_000_000_000 // DAY_MS * DAY_MS + 12 * HOUR_MS
@@ -194,12 +194,12 @@ def test_when_the_password_that_a_client_uses_was_replaced(conn, keys, acme_1):
     now = now_ms()
     refused = RefusedBind(acme_1.id, "127.0.0.1", refused_binds.REPLACED_PASSWORD, now, old.id)
     refused_binds.record_refused_binds(conn, [refused])
-    (seen,) = refused_binds.list_refused_binds(conn, acme_1.id)
+    (seen,) = list_refused_binds(conn, acme_1.id)
     replaced_at = refused_binds.find_password_replacement(conn, seen)
     assert replaced_at is not None
     assert now - 10_000 < replaced_at <= now
     refused_binds.record_refused_binds(conn, [replace(refused, password_id=999)])
-    (seen,) = refused_binds.list_refused_binds(conn, acme_1.id)
+    (seen,) = list_refused_binds(conn, acme_1.id)
     assert refused_binds.find_password_replacement(conn, seen) is None
 
 
@@ -209,7 +209,7 @@ def test_refused_binds_are_counted_by_address_and_reason(conn, acme_1):
         conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now - 10 + n) for n in range(3)]
     )
     refused_binds.record_refused_binds(conn, [RefusedBind(acme_1.id, "203.0.113.8", refused_binds.WRONG_PASSWORD, now)])
-    assert [(each.value, each.reason, each.count) for each in refused_binds.list_refused_binds(conn, acme_1.id)] == [
+    assert [(each.value, each.reason, each.count) for each in list_refused_binds(conn, acme_1.id)] == [
         ("203.0.113.8", refused_binds.WRONG_PASSWORD, 1),
         ("203.0.113.7", NOT_AUTHORISED, 3),
     ]
@@ -218,9 +218,9 @@ def test_refused_binds_are_counted_by_address_and_reason(conn, acme_1):
 def test_what_is_older_than_a_week_is_not_listed(conn, acme_1):
     now = now_ms()
     refused_binds.record_refused_binds(conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now - 8 * DAY_MS)])
-    assert refused_binds.list_refused_binds(conn, acme_1.id) == []
+    assert list_refused_binds(conn, acme_1.id) == []
     refused_binds.record_refused_binds(conn, [RefusedBind(acme_1.id, "203.0.113.7", NOT_AUTHORISED, now)])
-    (seen,) = refused_binds.list_refused_binds(conn, acme_1.id)
+    (seen,) = list_refused_binds(conn, acme_1.id)
     assert (seen.count, seen.first_at) == (1, now)
 
 

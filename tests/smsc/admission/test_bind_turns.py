@@ -19,7 +19,7 @@ from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import Bind, HeaderOnlyPdu
 from portal.smsc.server import SmppServer
 from tests.smsc.esme import RawEsme, close_connections, list_sessions, run_smsc, wait_until
-from tests.support import Cast
+from tests.support import Cast, list_refused_binds
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +83,7 @@ async def test_ten_wait_and_one_more_has_one_refused_at_once(config: Config, cas
         waiting.append(await send_bind(server, login.name, "another"))
         assert [*(await wait_for_bind_answers(waiting)).values()] == [CommandStatus.ESME_RBINDTHROTTLED]
         assert count_waiting(server) == MAX_WAITING
-        rows = await wait_until(lambda: len(rows := refused_binds.list_refused_binds(conn, login.id)) == 2 and rows)
+        rows = await wait_until(lambda: len(rows := list_refused_binds(conn, login.id)) == 2 and rows)
         assert {each.reason for each in rows} == {refused_binds.WRONG_PASSWORD, refused_binds.THROTTLED}
 
 
@@ -101,7 +101,7 @@ async def test_many_with_one_old_password_leave_a_place_to_the_right_one(
         assert count_waiting(server) > MAX_WAITING // 2, "it comes after all the others"
         others = await wait_for_bind_answers([each for each in old if each not in answers])
         assert {*others.values()} == {CommandStatus.ESME_RINVPASWD}
-        rows = await wait_until(lambda: len(rows := refused_binds.list_refused_binds(conn, login.id)) == 2 and rows)
+        rows = await wait_until(lambda: len(rows := list_refused_binds(conn, login.id)) == 2 and rows)
         assert {each.reason: each.count for each in rows}[refused_binds.THROTTLED] == 1
 
 

@@ -24,7 +24,7 @@ from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import HeaderOnlyPdu
 from portal.smsc.server import SmppServer
 from tests.smsc.esme import RawEsme, close_connections, list_sessions, make_tls_client_context, run_smsc, wait_until
-from tests.support import Cast
+from tests.support import Cast, list_refused_binds
 
 BALANCER, ELSEWHERE = "127.0.0.9", "127.0.0.5"
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -167,7 +167,7 @@ async def test_the_list_of_addresses_holds_for_clients_and_not_for_the_balancer(
         for header in (make_v1("203.0.113.7"), make_v1("127.0.0.9"), make_v2(0x20, 0)):
             esme = await connect_by_balancer(server.port, header)
             assert await esme.bind(login.name, login.password) == CommandStatus.ESME_RINVPASWD
-        rows = await wait_until(lambda: len(rows := refused_binds.list_refused_binds(conn, login.id)) == 2 and rows)
+        rows = await wait_until(lambda: len(rows := list_refused_binds(conn, login.id)) == 2 and rows)
     assert {(each.value, each.reason) for each in rows} == {
         ("203.0.113.7", refused_binds.NOT_AUTHORISED),
         (BALANCER, refused_binds.NOT_AUTHORISED),

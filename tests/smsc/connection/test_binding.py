@@ -19,6 +19,7 @@ from portal.smsc.protocol.constants import RESPONSE_BIT, CommandId, CommandStatu
 from portal.smsc.protocol.pdu import Bind, DeliverSm, HeaderOnlyPdu, Pdu, SubmitSm
 from portal.smsc.storage.sqlite import Storage
 from tests.smsc.esme import RawEsme, get_account_config, run_smsc, wait_until
+from tests.support import list_refused_binds
 
 BINDS = [CommandId.BIND_TRANSMITTER, CommandId.BIND_RECEIVER, CommandId.BIND_TRANSCEIVER]
 
@@ -99,7 +100,7 @@ async def test_an_unknown_system_id_takes_the_same_steps_as_a_wrong_password(con
             await wait_until(lambda: "record_refused_binds" in steps)
             seen.append(steps.copy())
     assert seen[0] == seen[1]
-    assert len(refused_binds.list_refused_binds(conn, cast.smpp_acme_1.id)) == 1
+    assert len(list_refused_binds(conn, cast.smpp_acme_1.id)) == 1
     assert conn.execute("SELECT count(*) FROM refusals").fetchone()[0] == 1
     (unknown,) = refused_binds.list_unknown_binds(conn, 0)
     assert (unknown.system_id, unknown.address, unknown.count) == ("smpp-nobody", "127.0.0.2", 1)
@@ -110,7 +111,7 @@ async def test_a_wrong_password_and_a_wrong_address_look_alike(config, cast, con
     async with run_smsc(config) as server:
         assert await refused(server, login.name, "wrong") == CommandStatus.ESME_RINVPASWD
         assert await refused(server, login.name, login.password, "127.0.0.2") == CommandStatus.ESME_RINVPASWD
-        seen = await wait_until(lambda: len(rows := refused_binds.list_refused_binds(conn, login.id)) == 2 and rows)
+        seen = await wait_until(lambda: len(rows := list_refused_binds(conn, login.id)) == 2 and rows)
     assert {(each.value, each.reason) for each in seen} == {
         ("127.0.0.1", refused_binds.WRONG_PASSWORD),
         ("127.0.0.2", refused_binds.NOT_AUTHORISED),
@@ -125,7 +126,7 @@ async def test_a_password_that_was_replaced_is_told_to_the_accounts_users_and_no
     async with run_smsc(config) as server:
         assert await refused(server, login.name, login.password) == CommandStatus.ESME_RINVPASWD
         assert await refused(server, login.name, login.password, "127.0.0.2") == CommandStatus.ESME_RINVPASWD
-        seen = await wait_until(lambda: len(rows := refused_binds.list_refused_binds(conn, login.id)) == 2 and rows)
+        seen = await wait_until(lambda: len(rows := list_refused_binds(conn, login.id)) == 2 and rows)
     assert {
         (each.value, each.reason, refused_binds.find_password_replacement(conn, each) is not None) for each in seen
     } == {
@@ -145,7 +146,7 @@ async def test_no_address_and_a_disabled_account_are_told_who_has_the_right_pass
     async with run_smsc(config) as server:
         status = await refused(server, login.name, login.password if has_right_password else "wrong")
         assert status == (CommandStatus.ESME_RBINDFAIL if has_right_password else CommandStatus.ESME_RINVPASWD)
-        (row,) = await wait_until(lambda: refused_binds.list_refused_binds(conn, login.id))
+        (row,) = await wait_until(lambda: list_refused_binds(conn, login.id))
         assert row.reason == fault
 
 
@@ -161,7 +162,7 @@ async def test_a_password_that_was_replaced_is_not_the_right_one_of_a_disabled_a
 async def test_a_classic_account_looks_like_a_wrong_password(config, cast, conn):
     async with run_smsc(config) as server:
         assert await refused(server, cast.sms_acme_1.name, "") == CommandStatus.ESME_RINVPASWD
-        (row,) = await wait_until(lambda: refused_binds.list_refused_binds(conn, cast.sms_acme_1.id))
+        (row,) = await wait_until(lambda: list_refused_binds(conn, cast.sms_acme_1.id))
         assert row.reason == refused_binds.CLASSIC_ACCOUNT
 
 

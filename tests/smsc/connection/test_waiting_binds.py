@@ -18,7 +18,7 @@ from portal.smsc.protocol.constants import CommandId, CommandStatus
 from portal.smsc.protocol.pdu import Bind, HeaderOnlyPdu
 from portal.smsc.server import SmppServer
 from tests.smsc.esme import RawEsme, get_account_config, list_sessions, make_tls_client_context, run_smsc, wait_until
-from tests.support import AccountLogin, Cast
+from tests.support import AccountLogin, Cast, list_refused_binds
 
 PROBE_SECONDS = 0.3
 LIMITS = replace(DEFAULT_SERVER_LIMITS, probe_seconds=PROBE_SECONDS)
@@ -97,7 +97,7 @@ async def test_a_dead_session_gives_up_its_place_within_seconds(
         assert session.accepted_bind
         assert server.storage._bind_counts[session.accepted_bind.account.id, session.kind] == 1
         await wait_until(lambda: len(session_records.list_open_smpp_sessions(conn, login.id)) == 1)
-        assert not refused_binds.list_refused_binds(conn, login.id)
+        assert not list_refused_binds(conn, login.id)
 
 
 @pytest.mark.slow
@@ -193,7 +193,7 @@ async def test_one_that_answers_keeps_its_place_and_the_other_is_refused_soon(
         alive.send(HeaderOnlyPdu(CommandId.ENQUIRE_LINK_RESP, enquiry.sequence))
         assert (await esme.wait_for_response(1)).status == CommandStatus.ESME_RALYBND
         assert (await alive.submit()).status == 0
-        (row,) = await wait_until(lambda: refused_binds.list_refused_binds(conn, login.id))
+        (row,) = await wait_until(lambda: list_refused_binds(conn, login.id))
         assert (row.reason, row.count) == (refused_binds.TOO_MANY_BINDS, 1)
         # The same connection may try again.
         assert await esme.bind(login.name, login.password) == CommandStatus.ESME_RALYBND
